@@ -1,0 +1,56 @@
+"""Small integers side by side in 32-bit words, the lowest bits first."""
+
+from collections.abc import Sequence
+
+import torch
+
+
+def words_for(count: int, bits: int) -> int:
+    """32-bit words that hold ``count`` values of ``bits`` bits."""
+    return -(-count * bits // 32)
+
+
+def pack(values: torch.Tensor, bits: int, order: Sequence[int] | None = None) -> torch.Tensor:
+    """Pack along the last axis; the last word is filled up with zeros.
+
+    Args:
+        values: uint8 [rows, count], each below 2**bits.
+        bits: 4 or 8.
+        order: which of a word's values each place holds, the lowest bits first; by default in
+            sequence.
+
+    Returns:
+        int32 [rows, words].
+    """
+    rows, count = values.shape
+    per_word = 32 // bits
+    padded = torch.nn.functional.pad(values, (0, words_for(count, bits) * per_word - count))
+    if order is not None:
+        padded = padded.view(rows, -1, per_word)[:, :, list(order)].reshape(rows, -1)
+    if bits == 4:
+        padded = padded[:, 0::2] | (padded[:, 1::2] << 4)
+    return padded.contiguous().view(torch.int32)
+
+
+def unpack(
+    words: torch.Tensor, bits: int, count: int, order: Sequence[int] | None = None
+) -> torch.Tensor:
+    """Undo ``pack``.
+
+    Args:
+        words: int32 [rows, words].
+        bits: 4 or 8.
+        count: values in a row.
+        order: as given to pack.
+
+    Returns:
+        uint8 [rows, count].
+    """
+    rows = words.shape[0]
+    values = words.contiguous().view(torch.uint8)
+    if bits == 4:
+        values = torch.stack((values & 15, values >> 4), dim=-1).view(rows, -1)
+    if order is not None:
+        places = torch.tensor(order).argsort().tolist()
+        values = values.view(rows, -1, 32 // bits)[:, :, places].reshape(rows, -1)
+    return values[:, :count].contiguous()

@@ -1,0 +1,213 @@
+"""Packed checkpoints: a folder like the original's, with quantized matrices. Written and read."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+
+from converters.layout import PackedLayout, linear_shapes
+from phi3quant.checkpoint import TensorFolder, check_tensors
+from phi3quant.config import Phi3Config
+from phi3quant.errors import CheckpointError
+from phi3quant.layout import (
+    BLOCK_TENSORS,
+    EMBEDDING,
+    FINAL_NORM,
+    HEAD,
+    LINEARS,
+    Block,
+    block_tensor_name,
+    tensor_shapes,
+)
+from phi3quant.qblock import QuantizedBlock
+from phi3quant.qtensor import QuantizedTensor
+from phi3quant.scheme import QuantScheme
+from phi3quant.tensor_stream import DTYPE_NAMES, SHARD_BYTES, SafetensorsStream, TensorSpec
+from phi3quant.tokenizer import FILES
+
+# What config.json must not promise any more: code that lies elsewhere, and the old dtype.
+_DROPPED_KEYS = ("auto_map", "torch_dtype", "dtype", "quantization_config")
+
+
+class PackedWriter:
+    """Streams a quantized model into a folder, block by block.
+
+    Norms, embedding and head are stored as FP16 beside the packed matrices.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        source: Path,
+        config: Phi3Config,
+        scheme: QuantScheme,
+        layout: PackedLayout,
+        shard_bytes: int = SHARD_BYTES,
+    ) -> None:
+        layout.check(scheme, config)
+        self._folder, self._source = folder, source
+        self._config, self._scheme, self._layout = config, scheme, layout
+        folder.mkdir(parents=True, exist_ok=True)
+        self._stream = SafetensorsStream(folder, packed_specs(config, scheme, layout), shard_bytes)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stream.__exit__(kind, error, trace)
+        if kind is None:
+            _write_config(self._folder, self._config, self._layout.describe(self._scheme))
+            _carry_along(self._source, self._folder)
+
+    def embedding(self, weight: torch.Tensor) -> None:
+        """Write the token embeddings [vocab, hidden]; comes first."""
+        self._stream.write(EMBEDDING, _half(EMBEDDING, weight))
+
+    def block(self, index: int, block: QuantizedBlock) -> None:
+        """Write the next block."""
+        for key in BLOCK_TENSORS:
+            name = block_tensor_name(index, key)
+            if key not in LINEARS:
+                self._stream.write(name, _half(name, block.norms[key]))
+                continue
+            for ending, tensor in self._layout.pack(block.linears[key]).items():
+                self._stream.write(_packed_name(name, ending), tensor)
+
+    def final(self, norm: torch.Tensor, head: torch.Tensor | None) -> None:
+        """Write the last norm [hidden] and, of an untied model, the head [vocab, hidden]."""
+        self._stream.write(FINAL_NORM, _half(FINAL_NORM, norm))
+        if head is not None:
+            self._stream.write(HEAD, _half(HEAD, head))
+
+
+def packed_specs(config: Phi3Config, scheme: QuantScheme, layout: PackedLayout) -> list[TensorSpec]:
+    """Every tensor of a packed checkpoint, in the order of writing."""
+    packed = {
+        block_tensor_name(index, key): shape
+        for index in range(config.num_hidden_layers)
+        for key, shape in linear_shapes(config).items()
+    }
+    specs = []
+    for name, shape in tensor_shapes(config).items():
+        if name not in packed:
+            specs.append(TensorSpec(name, torch.float16, shape))
+            continue
+        rows, columns = packed[name]
+        specs.extend(
+            TensorSpec(_packed_name(name, spec.name), spec.dtype, spec.shape)
+            for spec in layout.specify(rows, columns, scheme)
+        )
+    return specs
+
+
+@dataclass(frozen=True)
+class PackedCheckpoint:
+    """A packed checkpoint read back; implements ModelWeights by dequantizing."""
+
+    folder: Path
+    config: Phi3Config
+    store: TensorFolder
+    scheme: QuantScheme
+    layout: PackedLayout
+
+    def quantized(self, index: int, key: str) -> QuantizedTensor:
+        """Codes, scales and zero points of one linear.
+
+        Raises:
+            CheckpointError: a scale is not finite.
+        """
+        rows, columns = linear_shapes(self.config)[key]
+        name = block_tensor_name(index, key)
+        stored = {
+            spec.name: self.store.load(_packed_name(name, spec.name))
+            for spec in self.layout.specify(rows, columns, self.scheme)
+        }
+        tensor = self.layout.unpack(stored, (rows, columns), self.scheme)
+        if not torch.isfinite(tensor.scales).all():
+            raise CheckpointError(f"the scales of {name} in {self.folder} are not all finite")
+        return tensor
+
+    def embedding(self) -> torch.Tensor:
+        """See ModelWeights."""
+        return self.store.load_finite(EMBEDDING)
+
+    def block(self, index: int) -> Block:
+        """See ModelWeights."""
+        return {
+            key: self.quantized(index, key).dequantize()
+            if key in LINEARS
+            else self.store.load_finite(block_tensor_name(index, key))
+            for key in BLOCK_TENSORS
+        }
+
+    def final_norm(self) -> torch.Tensor:
+        """See ModelWeights."""
+        return self.store.load_finite(FINAL_NORM)
+
+    def head(self) -> torch.Tensor:
+        """See ModelWeights."""
+        return self.store.load_finite(EMBEDDING if self.config.tie_word_embeddings else HEAD)
+
+
+def open_packed(
+    store: TensorFolder, config: Phi3Config, scheme: QuantScheme, layout: PackedLayout
+) -> PackedCheckpoint:
+    """Check the headers of a packed checkpoint against what its config announces.
+
+    Raises:
+        CheckpointError: a tensor is missing or has another dtype or shape.
+        SchemeError: the scheme doesn't fit the model.
+    """
+    layout.check(scheme, config)
+    floats: dict[str, tuple[int, ...]] = {}
+    for spec in packed_specs(config, scheme, layout):
+        stored = store.tensors.get(spec.name)
+        if spec.dtype.is_floating_point:
+            floats[spec.name] = spec.shape
+        elif stored is None:
+            raise CheckpointError(f"{store.folder} has no tensor {spec.name}")
+        elif stored.shape != spec.shape or stored.dtype != DTYPE_NAMES[spec.dtype]:
+            raise CheckpointError(
+                f"tensor {spec.name} in {stored.file} is {stored.dtype} {list(stored.shape)}; "
+                f"config.json calls for {DTYPE_NAMES[spec.dtype]} {list(spec.shape)}"
+            )
+    check_tensors(store, floats)
+    return PackedCheckpoint(store.folder, config, store, scheme, layout)
+
+
+def _packed_name(name: str, ending: str) -> str:
+    return f"{name.removesuffix('weight')}{ending}"
+
+
+def _half(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    half = tensor.half()
+    if not torch.isfinite(half).all():
+        raise CheckpointError(
+            f"tensor {name} has a value of {float(tensor.abs().max()):g}, which doesn't fit FP16; "
+            "a packed checkpoint can't hold it"
+        )
+    return half
+
+
+def _write_config(folder: Path, config: Phi3Config, quantization: Mapping[str, Any]) -> None:
+    kept = {key: value for key, value in config.raw.items() if key not in _DROPPED_KEYS}
+    described = {**kept, "torch_dtype": "float16", "quantization_config": quantization}
+    text = json.dumps(described, indent=2, ensure_ascii=False)
+    (folder / "config.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _carry_along(source: Path, folder: Path) -> None:
+    licences = [path.name for path in sorted(source.glob("LICENSE*"))]
+    for name in (*FILES, *licences):
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)

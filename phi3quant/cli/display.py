@@ -1,0 +1,91 @@
+"""What a person sees: progress bars on stderr, tables on stdout."""
+
+import json
+import resource
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+from phi3quant.progress import Progress, Step, silent
+from phi3quant.verification import Evaluation
+
+
+def use_threads(threads: int | None) -> None:
+    """Limit the threads of all matrix products."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+
+def progress_bars(*, quiet: bool) -> Progress:
+    """Bars with an ETA on stderr; silent when that is no terminal."""
+    if quiet or not sys.stderr.isatty():
+        return silent
+    return _bar
+
+
+@contextmanager
+def _bar(title: str, total: int) -> Iterator[Step]:
+    with tqdm(total=total, desc=title, file=sys.stderr, unit="step", dynamic_ncols=True) as bar:
+
+        def step(done: int = 1, note: str = "") -> None:
+            if note:
+                bar.set_postfix_str(note, refresh=False)
+            bar.update(done)
+
+        yield step
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON on stdout."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_evaluation(evaluation: Evaluation) -> None:
+    """Print models scored on one text as a table, the reference first."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("model", overflow="fold")
+    headings = ["size MB", "perplexity", "±"]
+    if len(evaluation.names) > 1:
+        headings += ["ratio", "95 % interval", "mean KL", "same top"]
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    rows = zip(evaluation.names, evaluation.sizes, evaluation.comparisons, strict=True)
+    for number, (name, size, comparison) in enumerate(rows):
+        own = comparison.candidate
+        cells = [f"{size / 1e6:.2f}", f"{own.perplexity:.4g}", f"{own.standard_error:.2g}"]
+        if number:
+            low, high = comparison.interval
+            cells += [
+                f"{comparison.ratio:.4f}",
+                f"{low:.4f}-{high:.4f}",
+                f"{float(comparison.kl.mean()):.4f}",
+                f"{comparison.same_top:.1%}",
+            ]
+        table.add_row(name, *cells)
+    text = evaluation.text
+    # Tables keep their width when piped into a file, where there is no terminal to measure.
+    console = Console(width=None if sys.stdout.isatty() else 110, highlight=False)
+    console.print(table)
+    tokens = evaluation.comparisons[0].candidate.tokens
+    console.print(
+        f"{tokens} tokens of {text['text']} in windows of {text['window_tokens']}; no BOS added"
+    )
+    for name, comparison in zip(evaluation.names, evaluation.comparisons, strict=True):
+        if comparison.candidate.not_finite:
+            console.print(
+                f"warning: {name} gave NaN or infinity for {comparison.candidate.not_finite} tokens"
+            )
+
+
+def peak_memory_bytes() -> int:
+    """The largest resident set of this process so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,83 @@
+"""``phi3quant inspect``."""
+
+import click
+
+from phi3quant import inspection
+from phi3quant.cli import options
+from phi3quant.cli.display import print_json, use_threads
+from phi3quant.config import Phi3Config
+
+
+@click.command()
+@click.argument("path", required=False)
+@options.common
+def inspect(
+    path: str | None, revision: str | None, threads: int | None, *, quiet: bool, as_json: bool
+) -> None:
+    r"""Show a model's architecture, parameters, sizes, hashes and how it was made.
+
+    \b
+    phi3quant inspect ./Phi-3-mini-4k-instruct
+    phi3quant inspect ./phi3-4bit --json
+
+    PATH is a folder, plain or quantized, or a hub id; left out, it is the bundled phi3-tiny.
+    """
+    use_threads(threads)
+    found = inspection.inspect(options.note_bundled(path, quiet=quiet), revision)
+    if as_json:
+        print_json(found.as_json())
+        return
+    size = found.weight_bytes
+    rows = [
+        ("model", found.name),
+        ("format", found.format),
+        *_architecture(found.config),
+        ("parameters", f"{found.parameters:,}"),
+        ("weights", f"{size:,} bytes = {size / 1e9:.3f} GB = {size / 2**30:.3f} GiB"),
+        ("bits a weight", f"{found.bits_per_weight:.3f} over all parameters"),
+        ("", f"{found.linear_bits_per_weight:.3f} in the blocks' matrices"),
+        *(("sha256", f"{digest}  {name}") for name, digest in found.sha256.items()),
+        *_provenance(found.manifest),
+    ]
+    for label, value in rows:
+        click.echo(f"{label:<16}{value}")
+
+
+def _architecture(config: Phi3Config) -> list[tuple[str, str]]:
+    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+    kind = "MHA" if heads == kv_heads else f"GQA, {config.queries_per_key_value} queries share one"
+    window = config.sliding_window
+    rotary = f"theta {config.rope_theta:g}, {config.rotary_dim} of {config.head_dim} values rotate"
+    return [
+        ("layers", str(config.num_hidden_layers)),
+        ("widths", f"hidden {config.hidden_size}, intermediate {config.intermediate_size}"),
+        ("heads", f"{heads} of {config.head_dim} values, {kv_heads} key-value ({kind})"),
+        ("vocabulary", f"{config.vocab_size}{' (tied)' if config.tie_word_embeddings else ''}"),
+        (
+            "context",
+            f"{config.max_position_embeddings} tokens"
+            + (f", each sees the last {window}" if window else ""),
+        ),
+        ("rope", rotary + (", LongRoPE" if config.long_rope else "")),
+    ]
+
+
+def _provenance(manifest: dict[str, object]) -> list[tuple[str, str]]:
+    if not manifest:
+        return []
+    source, recipe, tools, verified = (
+        manifest.get(key) for key in ("source", "recipe", "tools", "verification")
+    )
+    rows = []
+    if isinstance(source, dict) and isinstance(recipe, dict) and isinstance(tools, dict):
+        rows.append(("made from", f"{source.get('name')} by phi3quant {tools.get('phi3quant')}"))
+        rows.append(("recipe", ", ".join(f"{key} {value}" for key, value in recipe.items())))
+    if isinstance(verified, dict):
+        score = verified["artifact"]
+        low, high = score["ratio_95"]
+        verdict = (
+            f"perplexity {score['perplexity']:.4f}, {score['ratio']:.4f} of full precision "
+            f"({low:.4f}-{high:.4f}), KL {score['kl_mean']:.4f}"
+        )
+        rows.append(("verified", verdict))
+    return rows

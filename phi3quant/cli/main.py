@@ -1,0 +1,62 @@
+"""The ``phi3quant`` command."""
+
+import signal
+from types import FrameType
+from typing import Any
+
+import click
+
+from phi3quant.cli.inspect import inspect
+from phi3quant.cli.perplexity import perplexity
+from phi3quant.cli.quantize import awq, rtn
+from phi3quant.errors import Phi3QuantError
+from phi3quant.manifest import tool_version
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+
+class _BadInput(click.ClickException):
+    exit_code = EXIT_BAD_INPUT
+
+
+class _Group(click.Group):
+    """Turns the project's errors into a message and an exit code, at this one place."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Phi3QuantError as error:
+            raise _BadInput(str(error)) from None
+        except KeyboardInterrupt:
+            click.echo("\nInterrupted; nothing was left half-written.", err=True)
+            ctx.exit(EXIT_INTERRUPTED)
+
+
+@click.group(
+    cls=_Group,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(tool_version(), prog_name="phi3quant")
+def main() -> None:
+    r"""Turn FP16/BF16 Phi-3 checkpoints into 4-bit models and measure what that cost.
+
+    \b
+    phi3quant awq --bits 4                        the bundled model, to see it work
+    phi3quant awq MODEL -o OUT                    quantize a checkpoint and verify it
+    phi3quant perplexity MODEL OUT                score both on the same text
+    phi3quant inspect OUT                         sizes, architecture, provenance
+
+    MODEL is a folder, a hub id, or phi3-tiny, which is bundled.
+    Exit codes: 0 done, 1 a quality limit was missed, 2 bad input, 130 interrupted.
+    """
+    # A polite kill cleans up like Ctrl-C.
+    signal.signal(signal.SIGTERM, _interrupt)
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+for command in (awq, rtn, perplexity, inspect):
+    main.add_command(command)

@@ -1,0 +1,232 @@
+"""``phi3quant awq`` and ``phi3quant rtn``."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from converters import LAYOUTS
+from phi3quant.cli import options
+from phi3quant.cli.display import (
+    peak_memory_bytes,
+    print_evaluation,
+    print_json,
+    progress_bars,
+    use_threads,
+)
+from phi3quant.hub import locate
+from phi3quant.methods import METHODS
+from phi3quant.pipeline import Calibration, Quantized, Recipe, quantize
+from phi3quant.progress import Progress
+from phi3quant.scheme import GROUP_SIZES, WHOLE_ROW, QuantScheme
+from phi3quant.verification import Evaluation, EvaluationText, verify
+
+EXIT_MISSED = 1
+
+_SCHEME = (
+    click.option("--bits", type=int, default=4, show_default=True, help="Bits of a code: 4 or 8."),
+    click.option(
+        "--group-size",
+        type=options.GroupSize(),
+        default="32",
+        show_default=True,
+        help=f"Weights that share a scale: {', '.join(map(str, GROUP_SIZES))} or {WHOLE_ROW}.",
+    ),
+    click.option(
+        "--sym/--asym",
+        "symmetric",
+        default=True,
+        show_default=True,
+        help="Codes around a fixed middle, or with a zero point for each group.",
+    ),
+)
+_CALIBRATION = (
+    click.option(
+        "--calib",
+        help="Text to calibrate on: a .txt, .jsonl or .parquet file or a folder of them, "
+        "hf:DATASET, or general or tiny (bundled).  [default: the bundled one that suits the "
+        "model]",
+    ),
+    click.option("--calib-field", help="Field of each record that holds the text or messages."),
+    click.option(
+        "--samples",
+        type=click.IntRange(1),
+        default=64,
+        show_default=True,
+        help="Calibration windows.",
+    ),
+    click.option(
+        "--seq-len",
+        type=click.IntRange(2),
+        default=512,
+        show_default=True,
+        help="Tokens in a calibration window.",
+    ),
+    click.option("--seed", type=int, default=0, show_default=True, help="Choice of the windows."),
+)
+_OUTPUT = (
+    click.option(
+        "--export",
+        "formats",
+        default=next(iter(LAYOUTS)),
+        show_default=True,
+        help=f"Formats, comma-separated: {', '.join(LAYOUTS)}. The first is OUT itself, "
+        "further ones are folders in it.",
+    ),
+    click.option(
+        "-o",
+        "--output",
+        type=options.OUTPUT_TYPE,
+        help="Folder to make.  [default: MODEL-METHOD-BITSbit in the current folder]",
+    ),
+    click.option("--overwrite", is_flag=True, help="Replace OUT if phi3quant made it."),
+    click.option("--no-verify", is_flag=True, help="Don't score the result."),
+    click.option(
+        "--max-ppl-increase",
+        type=options.Percent(),
+        help="Exit with code 1 if perplexity grows by more, such as 5%.",
+    ),
+)
+
+
+def _apply(*decorators: Callable[..., Any]) -> Callable[..., Any]:
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return decorate
+
+
+_MODEL = click.argument("model", required=False)
+
+
+@click.command()
+@_apply(_MODEL, *_SCHEME, *_CALIBRATION, *_OUTPUT, options.evaluation_text, options.common)
+def awq(**given: Any) -> None:
+    r"""Quantize MODEL with activation-aware scaling (AWQ), calibrated on text, and verify it.
+
+    \b
+    phi3quant awq --bits 4
+    phi3quant awq ./Phi-3-mini-4k-instruct -o phi3-4bit
+    phi3quant awq ./my-finetune -o out --asym --group-size 64 --calib train.jsonl
+    phi3quant awq ./my-finetune -o out --export compressed-tensors,awq-gemm
+    phi3quant awq ./my-finetune -o out --max-ppl-increase 8%     (for CI: exit code 1 if worse)
+
+    MODEL is a folder or a hub id; left out, it is the bundled phi3-tiny.
+    """
+    _run("awq", given)
+
+
+@click.command()
+@_apply(_MODEL, *_SCHEME, *_CALIBRATION, *_OUTPUT, options.evaluation_text, options.common)
+def rtn(**given: Any) -> None:
+    r"""Quantize MODEL by rounding to nearest (RTN), without calibration, and verify it.
+
+    The calibration options are accepted, so that both commands take the same line, and ignored.
+
+    \b
+    phi3quant rtn ./Phi-3-mini-4k-instruct -o phi3-rtn
+    phi3quant rtn ./my-finetune -o out --bits 8 --group-size row
+
+    MODEL is a folder or a hub id; left out, it is the bundled phi3-tiny.
+    """
+    _run("rtn", given)
+
+
+def _run(method: str, given: dict[str, Any]) -> None:
+    if given["no_verify"] and given["max_ppl_increase"] is not None:
+        raise click.UsageError("--max-ppl-increase needs the verification that --no-verify drops")
+    quiet = given["quiet"]
+    use_threads(given["threads"])
+    model = options.note_bundled(given["model"], quiet=quiet)
+    recipe = Recipe(
+        method,
+        QuantScheme(given["bits"], given["group_size"], given["symmetric"]),
+        tuple(name.strip() for name in given["formats"].split(",") if name.strip()),
+        Calibration(
+            given["calib"],
+            given["calib_field"],
+            given["samples"],
+            given["seq_len"],
+            given["seed"],
+        ),
+    )
+    output = given["output"] or Path(f"{_name(model, given)}-{method}-{recipe.scheme.bits}bit")
+    progress = progress_bars(quiet=quiet)
+    started = time.monotonic()
+    made = quantize(
+        model,
+        output,
+        recipe,
+        revision=given["revision"],
+        overwrite=given["overwrite"],
+        progress=progress,
+    )
+    seconds = time.monotonic() - started
+    evaluation = None
+    if not given["no_verify"]:
+        evaluation = _verify(made, given, progress)
+    _report(made, recipe, seconds, evaluation, given)
+    _gate(evaluation, given["max_ppl_increase"])
+
+
+def _name(model: str, given: dict[str, Any]) -> str:
+    return locate(model, given["revision"]).name.split("/")[-1]
+
+
+def _verify(made: Quantized, given: dict[str, Any], progress: Progress) -> Evaluation:
+    text = EvaluationText(given["text"], given["text_field"], given["window"], given["max_tokens"])
+    return verify(made, text, progress=progress)
+
+
+def _report(
+    made: Quantized,
+    recipe: Recipe,
+    seconds: float,
+    evaluation: Evaluation | None,
+    given: dict[str, Any],
+) -> None:
+    fell_back = sum(bool(block.get("fell_back_to_rtn")) for block in made.blocks)
+    if given["as_json"]:
+        print_json(
+            {
+                "folders": {name: str(folder) for name, folder in made.folders.items()},
+                "method": recipe.method,
+                "scheme": str(recipe.scheme),
+                "seconds": round(seconds, 2),
+                "peak_memory_bytes": peak_memory_bytes(),
+                "blocks": list(made.blocks),
+                "evaluation": evaluation.as_json() if evaluation else None,
+            }
+        )
+        return
+    if evaluation is not None:
+        print_evaluation(evaluation)
+    for name, folder in made.folders.items():
+        click.echo(f"{folder}: {METHODS[recipe.method].title} {recipe.scheme}, {name}")
+    if fell_back:
+        click.echo(f"{fell_back} of {len(made.blocks)} blocks fell back to RTN")
+    click.echo(
+        f"quantized in {seconds:.1f} s, peak memory {peak_memory_bytes() / 1e9:.2f} GB"
+        f"{'' if evaluation else '; not verified'}"
+    )
+
+
+def _gate(evaluation: Evaluation | None, limit: float | None) -> None:
+    """Exit with 1 if an artifact is broken, or worse than allowed."""
+    if evaluation is None:
+        return
+    for name, comparison in zip(evaluation.names[1:], evaluation.comparisons[1:], strict=True):
+        increase = comparison.ratio - 1
+        if comparison.candidate.not_finite:
+            click.echo(f"FAIL: {name} gives NaN or infinity", err=True)
+            raise click.exceptions.Exit(EXIT_MISSED)
+        if limit is not None and not increase <= limit:
+            click.echo(
+                f"FAIL: the perplexity of {name} grew by {increase:.2%}; allowed is {limit:.2%}",
+                err=True,
+            )
+            raise click.exceptions.Exit(EXIT_MISSED)

@@ -1,0 +1,1 @@
+"""Weight codecs: how a matrix becomes codes and scales. One file each."""

@@ -1,0 +1,58 @@
+"""The exceptions phi3quant raises for anything a user can cause or mend.
+
+    Phi3QuantError
+    ├── InputError             something given can't be used
+    │   ├── ModelNotFoundError   no such folder, hub id or bundled model
+    │   ├── ConfigError          config.json is missing, broken or not Phi-3
+    │   ├── CheckpointError      a shard or tensor is missing, truncated, mis-shaped or not finite
+    │   ├── TokenizerError       no usable tokenizer files
+    │   ├── CorpusError          text is missing, empty, too short or not UTF-8
+    │   └── SchemeError          bits, group size and symmetry don't go with the model or the format
+    ├── OutputError            the result can't be written there
+    └── MissingExtraError      an optional dependency is not installed
+
+The command line prints the message alone and exits with code 2.
+"""
+
+
+class Phi3QuantError(Exception):
+    """Base of all errors with a message meant for the user: what is wrong, where, what to do."""
+
+
+class InputError(Phi3QuantError):
+    """Something the user gave can't be used."""
+
+
+class ModelNotFoundError(InputError):
+    """The model is neither a folder, a hub id that can be had, nor the bundled one."""
+
+
+class ConfigError(InputError):
+    """config.json is missing, unreadable, or describes something other than Phi-3."""
+
+
+class CheckpointError(InputError):
+    """A weight file or tensor is missing, truncated, mis-shaped or holds NaN or infinity."""
+
+
+class TokenizerError(InputError):
+    """The model folder has no tokenizer that can be read."""
+
+
+class CorpusError(InputError):
+    """Calibration or evaluation text is missing, empty, too short or not UTF-8."""
+
+
+class SchemeError(InputError):
+    """A quantization scheme does not go with the model, the method or the format."""
+
+
+class OutputError(Phi3QuantError):
+    """The output can't be written: it exists, or the disk is full or read-only."""
+
+
+class MissingExtraError(Phi3QuantError):
+    """An optional dependency is needed; the message names the extra that brings it."""
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(f"{what} needs an optional dependency: pip install 'phi3quant[{extra}]'")

@@ -1,0 +1,59 @@
+"""What calibration learns about a linear layer's input: its second moments."""
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Gram:
+    """Statistics of the inputs x of one linear layer over all calibration tokens.
+
+    Attributes:
+        matrix: FP32 [in, in], the mean over tokens of x x^T. Its diagonal is what llama.cpp calls
+            the importance matrix.
+        mean_abs: FP32 [in], the mean of abs(x): AWQ's activation scale.
+        tokens: how many tokens went in.
+    """
+
+    matrix: torch.Tensor
+    mean_abs: torch.Tensor
+    tokens: int
+
+    def divided(self, scales: torch.Tensor) -> "Gram":
+        """The statistics after every input channel was divided by ``scales`` [in].
+
+        Exact: x/s has the second moments D^-1 G D^-1, so nothing needs capturing again.
+        """
+        inverse = 1.0 / scales
+        matrix = self.matrix * inverse[:, None] * inverse[None, :]
+        return Gram(matrix, self.mean_abs * inverse, self.tokens)
+
+
+def output_error(error: torch.Tensor, gram: torch.Tensor) -> torch.Tensor:
+    """Mean squared output error per token of each row, FP32 [rows].
+
+    For a weight error E [rows, in] the outputs are off by E x; the mean of (E x)^2 over tokens is
+    the diagonal of E G E^T. Exact, whatever the number of tokens.
+    """
+    return ((error @ gram) * error).sum(dim=1)
+
+
+def grouped_output_error(error: torch.Tensor, gram: torch.Tensor, width: int) -> torch.Tensor:
+    """Output error of each group of ``width`` weights taken alone, FP32 [rows, in/width].
+
+    Uses the blocks on the diagonal of ``gram``: correlations inside a group count, those between
+    groups don't.
+    """
+    rows, columns = error.shape
+    groups = columns // width
+    blocks = diagonal_blocks(gram, width)
+    parts = error.view(rows, groups, width).transpose(0, 1)
+    return ((parts @ blocks) * parts).sum(dim=-1).T
+
+
+def diagonal_blocks(gram: torch.Tensor, width: int) -> torch.Tensor:
+    """The blocks [in/width, width, width] on the diagonal of a Gram matrix [in, in]."""
+    groups = gram.shape[0] // width
+    view = gram.view(groups, width, groups, width)
+    return view.diagonal(dim1=0, dim2=2).permute(2, 0, 1).contiguous()

@@ -1,0 +1,97 @@
+"""Find a model: a folder, a hub id, or the bundled phi3-tiny."""
+
+import re
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from phi3quant.errors import MissingExtraError, ModelNotFoundError
+
+BUNDLED = "phi3-tiny"
+# What a model needs; pickles are left out on purpose.
+_PATTERNS = ["*.json", "*.safetensors", "tokenizer.model", "*.jinja", "merges.txt", "LICENSE*"]
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+@dataclass(frozen=True)
+class Located:
+    """Where a model lies and what it was called.
+
+    Attributes:
+        folder: on this machine.
+        name: for tables: the folder's name, the hub id, or ``phi3-tiny``.
+        revision: the hub's commit, where the model came from there.
+    """
+
+    folder: Path
+    name: str
+    revision: str | None = None
+
+    @property
+    def bundled(self) -> bool:
+        """Whether it is the model that comes with phi3quant."""
+        return self.name == BUNDLED and self.folder == bundled_folder()
+
+
+def bundled_folder() -> Path:
+    """Folder of the model that is installed with phi3quant."""
+    return Path(str(resources.files("phi3quant") / "assets" / BUNDLED))
+
+
+def locate(model: str | Path | None, revision: str | None = None) -> Located:
+    """Find the folder of a model.
+
+    Args:
+        model: a folder; a hub id such as ``microsoft/Phi-3-mini-4k-instruct``; or None or
+            ``phi3-tiny`` for the bundled one.
+        revision: branch, tag or commit, for a hub id.
+
+    Raises:
+        ModelNotFoundError: nothing of that name can be had.
+        MissingExtraError: it looks like a hub id and huggingface_hub isn't installed.
+    """
+    if model is None or (str(model) == BUNDLED and not Path(model).exists()):
+        return Located(bundled_folder(), BUNDLED)
+    path = Path(model)
+    if path.is_dir():
+        return Located(path, path.resolve().name)
+    if path.exists():
+        raise ModelNotFoundError(
+            f"{model} is a file; give the folder that holds config.json and the safetensors"
+        )
+    if not _HUB_ID.fullmatch(str(model)):
+        raise ModelNotFoundError(
+            f"there is no folder {model}; give a folder, a hub id like "
+            f"microsoft/Phi-3-mini-4k-instruct, or {BUNDLED} (bundled)"
+        )
+    return _from_hub(str(model), revision)
+
+
+def _from_hub(name: str, revision: str | None) -> Located:
+    try:
+        import huggingface_hub  # noqa: PLC0415 - an extra
+    except ImportError:
+        raise MissingExtraError(
+            f"there is no folder {name}; to fetch it from the hub", "hub"
+        ) from None
+    for local_only in (True, False):
+        try:
+            folder = huggingface_hub.snapshot_download(
+                name, revision=revision, allow_patterns=_PATTERNS, local_files_only=local_only
+            )
+        except Exception as error:  # noqa: BLE001 - the client raises its HTTP library's kinds too
+            reason = error
+            continue
+        if _is_complete(Path(folder)):
+            return Located(Path(folder), name, Path(folder).name)
+        reason = ModelNotFoundError("the local copy is incomplete")
+    detail = str(reason).strip().splitlines()[0] if str(reason).strip() else type(reason).__name__
+    raise ModelNotFoundError(
+        f"there is no folder {name}, and it can't be had from the hub either ({detail}); "
+        "download it elsewhere and give its folder"
+    )
+
+
+def _is_complete(folder: Path) -> bool:
+    """An interrupted download leaves a snapshot without some of its files."""
+    return (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))

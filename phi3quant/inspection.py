@@ -1,0 +1,120 @@
+"""What a model folder holds: architecture, parameters, sizes, hashes, provenance."""
+
+from dataclasses import asdict, dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from converters import open_model
+from converters.packed import PackedCheckpoint
+from phi3quant.checkpoint import TensorFolder, read_json_if_there, sha256
+from phi3quant.config import Phi3Config
+from phi3quant.hub import locate
+from phi3quant.layout import LINEARS, block_tensor_name, tensor_shapes
+from phi3quant.output import MANIFEST
+from phi3quant.tensor_stream import DTYPE_NAMES
+
+_ITEM_BYTES = {name: dtype.itemsize for dtype, name in DTYPE_NAMES.items()}
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A model folder's facts, from its headers; no weights are computed with.
+
+    Attributes:
+        name, folder: what was looked at.
+        format: ``safetensors F16`` and the like, or the layout with its scheme.
+        config: the architecture.
+        parameters: weights of the model, a tied head counted once.
+        weight_bytes: of all tensors together.
+        linear_bits_per_weight: stored bits for each weight of the blocks' matrices.
+        sha256: of each weight file and config.json.
+        manifest: phi3quant's record of how it was made, if it has one.
+    """
+
+    name: str
+    folder: Path
+    format: str
+    config: Phi3Config
+    parameters: int
+    weight_bytes: int
+    linear_bits_per_weight: float
+    sha256: dict[str, str]
+    manifest: dict[str, Any]
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits of the whole model over its parameters."""
+        return 8 * self.weight_bytes / self.parameters
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it as plain values."""
+        architecture = asdict(self.config)
+        del architecture["raw"]
+        return {
+            "name": self.name,
+            "folder": str(self.folder),
+            "format": self.format,
+            "architecture": architecture,
+            "parameters": self.parameters,
+            "bytes": self.weight_bytes,
+            "bits_per_weight": self.bits_per_weight,
+            "linear_bits_per_weight": self.linear_bits_per_weight,
+            "sha256": self.sha256,
+            "manifest": self.manifest or None,
+        }
+
+
+def inspect(model: str | Path | None, revision: str | None = None) -> Inspection:
+    """Look at a model folder, plain or quantized.
+
+    Raises:
+        Phi3QuantError: see phi3quant.errors.
+
+    Example:
+        >>> inspect("phi3-tiny").config.num_hidden_layers
+        4
+    """
+    located = locate(model, revision)
+    opened = open_model(located.folder)
+    config = opened.config
+    linears = [
+        block_tensor_name(index, key)
+        for index in range(config.num_hidden_layers)
+        for key in LINEARS
+    ]
+    shapes = tensor_shapes(config)
+    linear_weights = sum(prod(shapes[name]) for name in linears)
+    prefixes = tuple(name.removesuffix("weight") for name in linears)
+    linear_bytes = _bytes(opened.store, prefixes)
+    return Inspection(
+        name=located.name,
+        folder=located.folder,
+        format=(
+            f"{opened.layout.title} {opened.scheme}"
+            if isinstance(opened, PackedCheckpoint)
+            else f"safetensors {opened.store.tensors[linears[0]].dtype}"
+        ),
+        config=config,
+        parameters=sum(prod(shape) for shape in shapes.values()),
+        weight_bytes=stored_bytes(opened.store),
+        linear_bits_per_weight=8 * linear_bytes / linear_weights,
+        sha256={
+            path.name: sha256(path)
+            for path in (located.folder / "config.json", *opened.store.files)
+        },
+        manifest=read_json_if_there(located.folder / MANIFEST),
+    )
+
+
+def stored_bytes(store: TensorFolder) -> int:
+    """Bytes of all tensors of a folder."""
+    return _bytes(store, ("",))
+
+
+def _bytes(store: TensorFolder, prefixes: tuple[str, ...]) -> int:
+    return sum(
+        prod(stored.shape) * _ITEM_BYTES.get(stored.dtype, 0)
+        for name, stored in store.tensors.items()
+        if name.startswith(prefixes)
+    )

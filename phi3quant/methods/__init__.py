@@ -1,0 +1,39 @@
+"""Methods that choose codes: functions over (block, statistics, scheme), and a table of them."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from phi3quant.config import Phi3Config
+from phi3quant.gram import Gram
+from phi3quant.layout import Block
+from phi3quant.methods import awq, rtn
+from phi3quant.qblock import QuantizedBlock
+from phi3quant.scheme import QuantScheme
+
+BlockQuantizer = Callable[[Block, Mapping[str, Gram], Phi3Config, QuantScheme], QuantizedBlock]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to choose codes.
+
+    Attributes:
+        title: how tables and manifests name it.
+        calibrated: whether it needs the statistics of calibration text.
+        quantize_block: the function; without calibration the statistics are empty.
+    """
+
+    title: str
+    calibrated: bool
+    quantize_block: BlockQuantizer
+
+
+METHODS: Mapping[str, Method] = {
+    "rtn": Method(
+        "RTN",
+        calibrated=False,
+        quantize_block=lambda block, _grams, _config, scheme: rtn.quantize_block(block, scheme),
+    ),
+    "awq": Method("AWQ", calibrated=True, quantize_block=awq.quantize_block),
+}
+"""Every method by its name on the command line."""

@@ -1,0 +1,202 @@
+"""Activation-aware weight quantization (AWQ), on Gram matrices.
+
+Lin et al., "AWQ: Activation-aware Weight Quantization for LLM Compression and Acceleration", 2023.
+Where the original runs each layer on all calibration tokens for every candidate, here the output
+error comes from the inputs' second moments: sum((E G) * E), the same number at a cost that doesn't
+depend on the tokens.
+"""
+
+from collections.abc import Iterator, Mapping
+
+import torch
+
+from phi3quant.codecs import affine
+from phi3quant.config import Phi3Config
+from phi3quant.folds import FOLDS, Fold
+from phi3quant.gram import Gram, output_error
+from phi3quant.layout import LINEARS, Block
+from phi3quant.methods import rtn
+from phi3quant.qblock import QuantizedBlock, TensorLoss
+from phi3quant.qtensor import QuantizedTensor
+from phi3quant.scheme import QuantScheme
+
+# The exponents r of s = a^r: AWQ's 20 steps, with both ends.
+_GRID_STEPS = 20
+# Output rows that rank the candidates; the best few are then measured on all rows.
+_RANKING_ROWS = 256
+_FINALISTS = 4
+# A fold must beat no fold by this much, so that rounding noise never decides.
+_WORTHWHILE = 0.999
+# AWQ's guards against vanishing activations and weights.
+_MIN_SCALE, _MIN_WEIGHT = 1e-4, 1e-4
+# Rows whose error is computed at once, which bounds the memory it takes.
+_ERROR_ROWS = 2048
+
+Scales = Mapping[str, torch.Tensor]
+"""Per fold (by its consumer's name), what its channels are multiplied by: FP32 [channels]."""
+
+
+def quantize_block(
+    block: Block, grams: Mapping[str, Gram], config: Phi3Config, scheme: QuantScheme
+) -> QuantizedBlock:
+    """Choose folds and codes for one decoder block.
+
+    Each linear searches the scales of its own fold, identity included, and then the clipping of
+    each group. The four searches don't touch one another: dividing a producer's rows by s takes
+    the grid of its codes along. A linear that ends up worse than RTN gives its fold up.
+
+    Args:
+        block: FP32 tensors.
+        grams: input statistics of each of layout.LINEARS.
+        config: the model's.
+        scheme: bits, group size, symmetry.
+
+    Raises:
+        SchemeError: the scheme doesn't fit the block's shapes.
+    """
+    plain = rtn.quantize_block(block, scheme)
+    rtn_losses = {
+        name: _total_error(q.dequantize() - block[name], grams[name].matrix)
+        for name, q in plain.linears.items()
+    }
+    scales = {
+        name: found
+        for name in LINEARS
+        if (found := search_scales(block[name], grams[name], FOLDS[name], config, scheme))
+        is not None
+    }
+    while True:
+        scales = _with_exact_norms(block, scales)
+        result = _choose_codes(block, scales, grams, config, scheme, rtn_losses)
+        worse = {
+            name for name, loss in result.losses.items() if loss.chosen * _WORTHWHILE > loss.rtn
+        }
+        if not worse & scales.keys():
+            return result
+        scales = {name: value for name, value in scales.items() if name not in worse}
+
+
+def search_scales(
+    weight: torch.Tensor, gram: Gram, fold: Fold, config: Phi3Config, scheme: QuantScheme
+) -> torch.Tensor | None:
+    """Find what to multiply a linear's input channels by before rounding.
+
+    The candidates are AWQ's: s = a^r with a = mean abs(x), and "duo" s = a^r / w^(1-r) with
+    w = the mean over rows of abs(W) relative to its group's largest; for 21 values of r from 0
+    to 1. A sample of rows ranks them, all rows decide among the best and against leaving the
+    weights alone.
+
+    Args:
+        weight: FP32 [out, in].
+        gram: statistics of the linear's input.
+        fold: where the scales go; it says which columns share a channel.
+        config: the model's.
+        scheme: bits, group size, symmetry.
+
+    Returns:
+        FP32 [channels], or None if no candidate is worth it.
+    """
+
+    def loss(rows: torch.Tensor, scales: torch.Tensor | None) -> float:
+        if scales is None:
+            return _total_error(affine.round_trip(rows, scheme) - rows, gram.matrix)
+        columns = fold.per_column(scales, config)
+        error = affine.round_trip(rows * columns, scheme) / columns - rows
+        return _total_error(error, gram.matrix)
+
+    sample = weight[:: max(1, weight.shape[0] // _RANKING_ROWS)]
+    candidates = list(_candidates(weight, gram, fold, config, scheme))
+    ranked = sorted(candidates, key=lambda scales: loss(sample, scales))
+    losses = [(loss(weight, scales), scales) for scales in ranked[:_FINALISTS]]
+    best_loss, best = min(losses, key=lambda pair: pair[0])
+    return best if best_loss < _WORTHWHILE * loss(weight, None) else None
+
+
+def _candidates(
+    weight: torch.Tensor, gram: Gram, fold: Fold, config: Phi3Config, scheme: QuantScheme
+) -> Iterator[torch.Tensor]:
+    activation = fold.per_channel(gram.mean_abs, config)
+    groups = weight.view(weight.shape[0], -1, scheme.group_width(weight.shape[1])).abs()
+    relative = groups / groups.amax(dim=-1, keepdim=True).clamp(min=torch.finfo().tiny)
+    share = fold.per_channel(relative.view_as(weight).mean(dim=0), config)
+    for step in range(_GRID_STEPS + 1):
+        r = step / _GRID_STEPS
+        for scales in (activation**r, activation**r / (share ** (1 - r) + _MIN_WEIGHT)):
+            yield _normalised(scales)
+
+
+def _normalised(scales: torch.Tensor) -> torch.Tensor:
+    """Centre scales around 1; dead channels and overflows get exactly 1."""
+    scales = scales.clamp(min=_MIN_SCALE)
+    scales = scales / (scales.max() * scales.min()).sqrt()
+    usable = torch.isfinite(scales) & (scales > 0)
+    return torch.where(usable, scales, 1.0)
+
+
+def _with_exact_norms(block: Block, scales: Scales) -> dict[str, torch.Tensor]:
+    """Adjust the scales so that the divided norms are FP16 numbers.
+
+    The norm n is stored as n' = fp16(n / s); multiplying the columns by n / n' instead of s makes
+    the fold exact again, and leaves all rounding to the codes.
+    """
+    adjusted = dict(scales)
+    for name, value in scales.items():
+        producer = block[FOLDS[name].producer]
+        if producer.dim() != 1:
+            continue
+        exact = producer / (producer / value).half().float()
+        adjusted[name] = torch.where(torch.isfinite(exact) & (exact > 0), exact, 1.0)
+    return adjusted
+
+
+def _choose_codes(
+    block: Block,
+    scales: Scales,
+    grams: Mapping[str, Gram],
+    config: Phi3Config,
+    scheme: QuantScheme,
+    rtn_losses: Mapping[str, float],
+) -> QuantizedBlock:
+    """Fold, then take plain or clipped codes for each linear, whichever loses less output."""
+    folded: Block = block
+    for name, value in scales.items():
+        folded = FOLDS[name].apply(folded, value, config)
+    linears: dict[str, QuantizedTensor] = {}
+    losses: dict[str, TensorLoss] = {}
+    for name in LINEARS:
+        gram = grams[name].matrix
+        if name in scales:
+            gram = grams[name].divided(FOLDS[name].per_column(scales[name], config)).matrix
+        units = _row_units(name, folded[name].shape[0], scales, config)
+        loss, linears[name] = min(
+            (
+                (_total_error((q.dequantize() - folded[name]) * units, gram), q)
+                for q in (
+                    affine.quantize_clipped(folded[name], scheme, gram),
+                    affine.quantize(folded[name], scheme),
+                )
+            ),
+            key=lambda pair: pair[0],
+        )
+        losses[name] = TensorLoss(rtn=rtn_losses[name], chosen=loss)
+    norms = {key: value.half().float() for key, value in folded.items() if key not in LINEARS}
+    return QuantizedBlock(norms, linears, losses, folds=dict(scales))
+
+
+def _row_units(name: str, rows: int, scales: Scales, config: Phi3Config) -> torch.Tensor:
+    """What brings a folded linear's outputs back to the units of the unfolded one: [rows, 1].
+
+    Rows that produce another linear's input were divided by that fold's scales.
+    """
+    units = torch.ones(rows, 1)
+    for consumer, value in scales.items():
+        fold = FOLDS[consumer]
+        if fold.producer == name:
+            units[fold.producer_rows(config), 0] = value
+    return units
+
+
+def _total_error(error: torch.Tensor, gram: torch.Tensor) -> float:
+    """Mean squared output error per token, summed over rows."""
+    rows = [output_error(part, gram) for part in torch.split(error, _ERROR_ROWS)]
+    return float(torch.cat(rows).sum(dtype=torch.float64))

@@ -1,0 +1,125 @@
+"""Phi-3's computation as plain functions over one block's tensors.
+
+Nothing here holds weights: a caller brings one block at a time, so the model is never in memory
+as a whole. Checked against transformers' Phi3ForCausalLM in tests/test_model.py.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional
+
+from phi3quant.config import Phi3Config
+from phi3quant.layout import Block
+from phi3quant.rope import RopeTables, rope_tables, rotate
+
+Observer = Callable[[str, torch.Tensor], None]
+"""Called with a linear's name (layout.LINEARS) and its input [batch, positions, in]."""
+
+
+@dataclass(frozen=True)
+class SequenceContext:
+    """What every block needs to know of the sequences: depends on their length alone."""
+
+    config: Phi3Config
+    rope: RopeTables
+    mask: torch.Tensor | None
+    """bool [positions, positions], True where a query sees a key; None: plain causal."""
+
+
+def sequence_context(config: Phi3Config, length: int) -> SequenceContext:
+    """Rotary tables and attention mask for sequences of ``length`` tokens."""
+    return SequenceContext(
+        config, rope_tables(config, length), sliding_mask(config.sliding_window, length)
+    )
+
+
+def sliding_mask(window: int | None, length: int) -> torch.Tensor | None:
+    """A causal mask in which each position sees itself and the ``window - 1`` before it.
+
+    None when the window is no shorter than the sequence, so that the fast causal path is taken.
+    """
+    if window is None or window >= length:
+        return None
+    distance = torch.arange(length)[:, None] - torch.arange(length)[None, :]
+    return (distance >= 0) & (distance < window)
+
+
+def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    """Root-mean-square normalisation over the last axis (Zhang and Sennrich, 2019), in FP32."""
+    return functional.rms_norm(x, (x.shape[-1],), weight, eps)
+
+
+def linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """``x @ weight.T`` in the dtype of ``weight``; the result is FP32.
+
+    A BF16 weight asks for BF16 products, which the CPU sums in FP32.
+    """
+    if weight.dtype == x.dtype:
+        return functional.linear(x, weight)
+    return functional.linear(x.to(weight.dtype), weight).to(x.dtype)
+
+
+def embed(embedding: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """Hidden states [batch, positions, hidden] of token ids [batch, positions]."""
+    return functional.embedding(ids, embedding)
+
+
+def decoder_block(
+    block: Block,
+    context: SequenceContext,
+    hidden: torch.Tensor,
+    observe: Observer | None = None,
+) -> torch.Tensor:
+    """One decoder block: attention and gated MLP, each with its norm and residual.
+
+    Args:
+        block: the block's tensors, FP32 (matrices may be BF16).
+        context: for the length of these sequences.
+        hidden: FP32 [batch, positions, hidden].
+        observe: sees the input of each of the four linears.
+
+    Returns:
+        FP32 [batch, positions, hidden].
+    """
+    eps = context.config.rms_norm_eps
+    tell = observe or (lambda _name, _x: None)
+
+    x = rms_norm(hidden, block["input_layernorm"], eps)
+    tell("qkv_proj", x)
+    x = _attention(linear(x, block["qkv_proj"]), context)
+    tell("o_proj", x)
+    hidden = hidden + linear(x, block["o_proj"])
+
+    x = rms_norm(hidden, block["post_attention_layernorm"], eps)
+    tell("gate_up_proj", x)
+    gate, up = linear(x, block["gate_up_proj"]).chunk(2, dim=-1)
+    x = up * functional.silu(gate)
+    tell("down_proj", x)
+    return hidden + linear(x, block["down_proj"])
+
+
+def _attention(qkv: torch.Tensor, context: SequenceContext) -> torch.Tensor:
+    """Causal attention over fused rows [batch, positions, q|k|v]; gives [batch, positions, q]."""
+    config = context.config
+    sections = [config.query_rows, config.key_value_rows, config.key_value_rows]
+    query, key, value = (
+        part.view(*part.shape[:2], -1, config.head_dim).transpose(1, 2)
+        for part in torch.split(qkv, sections, dim=-1)
+    )
+    query, key = rotate(query, context.rope), rotate(key, context.rope)
+    if config.queries_per_key_value > 1:
+        key = key.repeat_interleave(config.queries_per_key_value, dim=1)
+        value = value.repeat_interleave(config.queries_per_key_value, dim=1)
+    mixed = functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=context.mask, is_causal=context.mask is None
+    )
+    return mixed.transpose(1, 2).flatten(-2)
+
+
+def logits(
+    hidden: torch.Tensor, final_norm: torch.Tensor, head: torch.Tensor, eps: float
+) -> torch.Tensor:
+    """Scores [..., vocab] of the next token from the last block's output [..., hidden]."""
+    return linear(rms_norm(hidden, final_norm, eps), head)

@@ -1,0 +1,323 @@
+"""From a checkpoint to a quantized folder: the only file that knows all the parts."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from calib.capture import advance, layer_error
+from calib.corpus import load_corpus, render, suitable
+from converters import LAYOUTS
+from converters.layout import PackedLayout
+from converters.packed import PackedWriter, packed_specs
+from phi3quant import manifest, windows
+from phi3quant.checkpoint import Checkpoint, open_checkpoint
+from phi3quant.config import Phi3Config
+from phi3quant.errors import CheckpointError, CorpusError, OutputError, SchemeError
+from phi3quant.hub import Located, locate
+from phi3quant.layout import LINEARS, Block
+from phi3quant.methods import METHODS, Method, rtn
+from phi3quant.model import SequenceContext, embed, sequence_context
+from phi3quant.output import atomic_folder, check_output_folder, clear_os_errors
+from phi3quant.precision import product_dtype
+from phi3quant.progress import Progress, Step, silent
+from phi3quant.qblock import QuantizedBlock
+from phi3quant.scheme import QuantScheme
+from phi3quant.tokenizer import load_tokenizer
+
+# Windows on which a finished block is compared with RTN's by its true output.
+_GUARD_WINDOWS = 4
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What text a method learns from.
+
+    Attributes:
+        source: as calib.corpus.load_corpus takes it; None: the bundled corpus that suits the model.
+        field: the field of each record that holds the text.
+        samples: windows at most.
+        length: tokens in a window.
+        seed: of the choice of windows.
+    """
+
+    source: str | Path | None = None
+    field: str | None = None
+    samples: int = 64
+    length: int = 512
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides what comes out.
+
+    Attributes:
+        method: a key of phi3quant.methods.METHODS.
+        scheme: bits, group size, symmetry.
+        formats: keys of converters.LAYOUTS; the first is the output folder itself, further ones
+            are folders in it.
+        calibration: for methods that calibrate.
+    """
+
+    method: str = "awq"
+    scheme: QuantScheme = field(default_factory=QuantScheme)
+    formats: tuple[str, ...] = (next(iter(LAYOUTS)),)
+    calibration: Calibration = field(default_factory=Calibration)
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What ``quantize`` made.
+
+    Attributes:
+        source: the model it was made from.
+        folders: one for each format, by the format's name.
+        blocks: per block, output errors and whether it fell back to RTN.
+    """
+
+    source: Located
+    folders: Mapping[str, Path]
+    blocks: Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class _States:
+    """Hidden states of all calibration windows, FP32 [windows, length, hidden], on their way."""
+
+    context: SequenceContext
+    hidden: torch.Tensor
+
+
+@dataclass(frozen=True)
+class _Windows:
+    """Calibration windows, int64 [windows, length], and where they came from."""
+
+    ids: torch.Tensor
+    description: Mapping[str, Any]
+
+
+def quantize(
+    model: str | Path | None,
+    output: Path,
+    recipe: Recipe,
+    *,
+    revision: str | None = None,
+    overwrite: bool = False,
+    progress: Progress = silent,
+) -> Quantized:
+    """Quantize a checkpoint into a new folder, one block in memory at a time.
+
+    Args:
+        model: a folder, a hub id, or None for the bundled phi3-tiny.
+        output: the folder to make; it appears when everything in it is whole.
+        recipe: method, scheme, formats and calibration.
+        revision: of a hub id.
+        overwrite: replace ``output`` if phi3quant made it.
+        progress: is told of the stages.
+
+    Raises:
+        Phi3QuantError: see phi3quant.errors; nothing is left at ``output``.
+
+    Example:
+        >>> import tempfile
+        >>> recipe = Recipe("rtn", QuantScheme(bits=4, group_size=64))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     made = quantize("phi3-tiny", Path(folder) / "out", recipe)
+        ...     (made.folders["compressed-tensors"] / "model.safetensors").is_file()
+        True
+    """
+    located = locate(model, revision)
+    checkpoint = _open_plain(located.folder)
+    layouts = _layouts(recipe)
+    for layout in layouts:
+        layout.check(recipe.scheme, checkpoint.config)
+    check_output_folder(output, overwrite=overwrite)
+    _check_not_inside(output, located.folder)
+    _check_space(output, checkpoint.config, recipe)
+    method = METHODS[recipe.method]
+    text = _calibration_windows(located, recipe.calibration) if method.calibrated else None
+
+    with progress("hashing the source", 1) as step:
+        source = manifest.describe_source(located, checkpoint.store)
+        step()
+    with atomic_folder(output, overwrite=overwrite) as partial, ExitStack() as stack:
+        folders = {
+            layout.name: partial if layout is layouts[0] else partial / layout.name
+            for layout in layouts
+        }
+        with ExitStack() as open_writers:
+            writers = [
+                open_writers.enter_context(
+                    PackedWriter(
+                        folders[layout.name],
+                        located.folder,
+                        checkpoint.config,
+                        recipe.scheme,
+                        layout,
+                    )
+                )
+                for layout in layouts
+            ]
+            step = stack.enter_context(
+                progress(f"quantizing ({method.title})", checkpoint.config.num_hidden_layers)
+            )
+            blocks = _stream(checkpoint, recipe.scheme, method, text, writers, step)
+        for folder in folders.values():
+            manifest.write_manifest(
+                folder, source, _describe(recipe), text.description if text else None, blocks
+            )
+    return Quantized(
+        located,
+        {name: output / path.relative_to(partial) for name, path in folders.items()},
+        blocks,
+    )
+
+
+def _stream(
+    checkpoint: Checkpoint,
+    scheme: QuantScheme,
+    method: Method,
+    text: _Windows | None,
+    writers: Sequence[PackedWriter],
+    step: Step,
+) -> list[dict[str, Any]]:
+    """Take every block through calibration, method and writers, and forget it."""
+    config = checkpoint.config
+    embedding = checkpoint.embedding()
+    for writer in writers:
+        writer.embedding(embedding)
+    states = None
+    if text is not None:
+        states = _States(sequence_context(config, text.ids.shape[1]), embed(embedding, text.ids))
+    del embedding
+    reports: list[dict[str, Any]] = []
+    for index in range(config.num_hidden_layers):
+        block = checkpoint.block(index)
+        report: dict[str, Any] = {}
+        if states is None:
+            result = method.quantize_block(block, {}, config, scheme)
+        else:
+            result, report = _calibrated(block, states, method, scheme)
+        for writer in writers:
+            writer.block(index, result)
+        reports.append(report)
+        step(1, f"{report['error_ratio']:.3f} of RTN's error" if report else "")
+    norm = checkpoint.final_norm()
+    head = None if config.tie_word_embeddings else checkpoint.head()
+    for writer in writers:
+        writer.final(norm, head)
+    return reports
+
+
+def _calibrated(
+    block: Block, states: _States, method: Method, scheme: QuantScheme
+) -> tuple[QuantizedBlock, dict[str, Any]]:
+    """Advance the states through a block and quantize it; RTN steps in if its output is better."""
+    stride = max(1, len(states.hidden) // _GUARD_WINDOWS)
+    sample = states.hidden[::stride][:_GUARD_WINDOWS].clone()
+    grams = advance(_for_products(block), states.context, states.hidden)
+    chosen = method.quantize_block(block, grams, states.context.config, scheme)
+    plain = rtn.quantize_block(block, scheme)
+    errors = layer_error(
+        {"rtn": plain.dequantized(), "chosen": chosen.dequantized()}, block, states.context, sample
+    )
+    # Written so that an error that is NaN falls back too.
+    fell_back = not errors["chosen"] <= errors["rtn"]
+    kept = errors["rtn"] if fell_back else errors["chosen"]
+    report = {
+        "output_error": kept,
+        "output_error_rtn": errors["rtn"],
+        "error_ratio": kept / errors["rtn"] if errors["rtn"] else 1.0,
+        "fell_back_to_rtn": fell_back,
+        "folds": [] if fell_back else sorted(chosen.folds),
+        "linears": {
+            name: {"error": loss.chosen, "error_rtn": loss.rtn}
+            for name, loss in chosen.losses.items()
+        },
+    }
+    return (plain if fell_back else chosen), report
+
+
+def _for_products(block: Block) -> Block:
+    """The block with its matrices in the type that this machine multiplies fastest."""
+    dtype = product_dtype()
+    return {key: value.to(dtype) if key in LINEARS else value for key, value in block.items()}
+
+
+def _open_plain(folder: Path) -> Checkpoint:
+    checkpoint = open_checkpoint(folder)
+    if checkpoint.config.raw.get("quantization_config") is not None:
+        raise CheckpointError(f"{folder} is quantized already; give the original checkpoint")
+    return checkpoint
+
+
+def _layouts(recipe: Recipe) -> list[PackedLayout]:
+    if recipe.method not in METHODS:
+        raise SchemeError(f"there is no method {recipe.method!r}; choose from {list(METHODS)}")
+    unknown = [name for name in recipe.formats if name not in LAYOUTS]
+    if unknown or not recipe.formats:
+        raise SchemeError(
+            f"there is no format {', '.join(unknown) or '(none given)'}; "
+            f"choose from {', '.join(LAYOUTS)}"
+        )
+    return [LAYOUTS[name] for name in dict.fromkeys(recipe.formats)]
+
+
+def _calibration_windows(located: Located, calibration: Calibration) -> _Windows:
+    if calibration.samples < 1:
+        raise CorpusError(f"{calibration.samples} calibration windows are too few; at least 1")
+    tokenizer = load_tokenizer(located.folder)
+    source = suitable(tokenizer) if calibration.source is None else calibration.source
+    corpus = load_corpus(source, "calibration", calibration.field)
+    ids = tokenizer.encode(render(corpus, tokenizer))
+    everything = windows.cut_windows(ids, calibration.length, f"the calibration text {source}")
+    chosen = windows.sample_windows(everything, calibration.samples, calibration.seed)
+    description = {
+        "text": corpus.name,
+        "text_sha256": corpus.digest,
+        "windows": len(chosen),
+        "window_tokens": calibration.length,
+        "seed": calibration.seed,
+        "tokens_sha256": windows.digest(chosen),
+    }
+    return _Windows(chosen, description)
+
+
+def _describe(recipe: Recipe) -> dict[str, Any]:
+    return {
+        "method": recipe.method,
+        "bits": recipe.scheme.bits,
+        "group_size": recipe.scheme.group_size,
+        "symmetric": recipe.scheme.symmetric,
+        "formats": list(recipe.formats),
+    }
+
+
+def _check_not_inside(output: Path, source: Path) -> None:
+    inner, outer = output.resolve(), source.resolve()
+    if inner == outer or outer in inner.parents or inner in outer.parents:
+        raise OutputError(
+            f"the output {output} and the model {source} lie in one another; choose another -o"
+        )
+
+
+def _check_space(output: Path, config: Phi3Config, recipe: Recipe) -> None:
+    """Refuse before the work starts when the disk can't hold the result."""
+    need = sum(
+        spec.nbytes
+        for layout in _layouts(recipe)
+        for spec in packed_specs(config, recipe.scheme, layout)
+    )
+    place = next(parent for parent in output.resolve().parents if parent.exists())
+    with clear_os_errors(output):
+        free = shutil.disk_usage(place).free
+    if need > free:
+        raise OutputError(
+            f"{output} needs {need / 1e9:.2f} GB and {place} has {free / 1e9:.2f} GB free; "
+            "no space is left for it. Free some or choose another -o"
+        )

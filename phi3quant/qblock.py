@@ -1,0 +1,41 @@
+"""A quantized decoder block: what a method makes and a writer takes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from phi3quant.layout import Block
+from phi3quant.qtensor import QuantizedTensor
+
+
+@dataclass(frozen=True)
+class TensorLoss:
+    """Mean squared output error per calibration token of one linear, summed over its outputs.
+
+    Measured in the units of the unfolded layer, so that methods compare.
+    """
+
+    rtn: float
+    chosen: float
+
+
+@dataclass(frozen=True)
+class QuantizedBlock:
+    """A finished decoder block.
+
+    Attributes:
+        norms: FP32 values that FP16 holds exactly, under their short names.
+        linears: codes under the names of layout.LINEARS.
+        losses: per linear, for methods that measure; empty for RTN.
+        folds: per fold, the scales [channels] that were moved; empty for RTN.
+    """
+
+    norms: Mapping[str, torch.Tensor]
+    linears: Mapping[str, QuantizedTensor]
+    losses: Mapping[str, TensorLoss]
+    folds: Mapping[str, torch.Tensor]
+
+    def dequantized(self) -> Block:
+        """The block as a reader of any format will compute with it, FP32."""
+        return {**self.norms, **{name: q.dequantize() for name, q in self.linears.items()}}

@@ -1,0 +1,156 @@
+"""Stream safetensors out: the header first, then the tensors as they come.
+
+The safetensors library writes a file from a dict of tensors that are all in memory; here only
+the tensor at hand is. The format: https://huggingface.co/docs/safetensors
+"""
+
+import json
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+import torch
+
+SHARD_BYTES = 5_000_000_000
+"""The customary size limit of one shard."""
+
+DTYPE_NAMES: Mapping[torch.dtype, str] = {
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+}
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name, dtype and shape of a tensor that is going to be written."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the data in bytes."""
+        return prod(self.shape) * self.dtype.itemsize
+
+
+class SafetensorsStream:
+    """Writes shards of safetensors into a folder, one tensor at a time.
+
+    Files are named as Hugging Face does: ``model.safetensors``, or ``model-00001-of-00002`` and
+    so on with an index. Tensors must come in the order of ``specs``.
+
+    Example:
+        >>> import tempfile
+        >>> specs = [TensorSpec("w", torch.float32, (2, 2))]
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with SafetensorsStream(Path(folder), specs) as out:
+        ...         out.write("w", torch.eye(2))
+        ...     sorted(path.name for path in Path(folder).iterdir())
+        ['model.safetensors']
+    """
+
+    def __init__(
+        self, folder: Path, specs: Sequence[TensorSpec], shard_bytes: int = SHARD_BYTES
+    ) -> None:
+        self._folder = folder
+        self._shards = _plan_shards(specs, shard_bytes)
+        self._queue = [
+            (number, spec) for number, shard in enumerate(self._shards) for spec in shard
+        ]
+        self._next = 0
+        self._file: IO[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._file is not None:
+            self._file.close()
+        if kind is not None:
+            return
+        if self._next != len(self._queue):
+            raise ValueError(f"tensor {self._queue[self._next][1].name} was never written")
+        if len(self._shards) > 1:
+            self._write_index()
+
+    def write(self, name: str, tensor: torch.Tensor) -> None:
+        """Append the next tensor.
+
+        Raises:
+            ValueError: it is not the tensor announced for this place, in name, dtype or shape.
+        """
+        if self._next >= len(self._queue):
+            raise ValueError(f"tensor {name} was not announced")
+        number, spec = self._queue[self._next]
+        found = TensorSpec(name, tensor.dtype, tuple(tensor.shape))
+        if found != spec:
+            raise ValueError(f"expected {spec}, got {found}")
+        if spec is self._shards[number][0]:
+            self._open_shard(number)
+        assert self._file is not None
+        data = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+        self._file.write(data.numpy().data)
+        self._next += 1
+
+    def _open_shard(self, number: int) -> None:
+        if self._file is not None:
+            self._file.close()
+        self._file = (self._folder / self._shard_name(number)).open("wb")
+        self._file.write(_header(self._shards[number]))
+
+    def _shard_name(self, number: int) -> str:
+        count = len(self._shards)
+        if count == 1:
+            return "model.safetensors"
+        return f"model-{number + 1:05d}-of-{count:05d}.safetensors"
+
+    def _write_index(self) -> None:
+        weight_map = {spec.name: self._shard_name(number) for number, spec in self._queue}
+        total = sum(spec.nbytes for _, spec in self._queue)
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        path = self._folder / "model.safetensors.index.json"
+        path.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _plan_shards(specs: Sequence[TensorSpec], shard_bytes: int) -> list[list[TensorSpec]]:
+    """Cut the tensors into runs of at most ``shard_bytes`` (a larger tensor stands alone)."""
+    shards: list[list[TensorSpec]] = [[]]
+    room = shard_bytes
+    for spec in specs:
+        if shards[-1] and spec.nbytes > room:
+            shards.append([])
+            room = shard_bytes
+        shards[-1].append(spec)
+        room -= spec.nbytes
+    return shards
+
+
+def _header(specs: Sequence[TensorSpec]) -> bytes:
+    entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for spec in specs:
+        entries[spec.name] = {
+            "dtype": DTYPE_NAMES[spec.dtype],
+            "shape": list(spec.shape),
+            "data_offsets": [offset, offset + spec.nbytes],
+        }
+        offset += spec.nbytes
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    # Padding with spaces lets the data start at a multiple of 8, as the library itself does.
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text

@@ -1,0 +1,187 @@
+"""Score artifacts as read back from disk, against full precision."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from calib.corpus import load_corpus, render, suitable
+from converters import open_model
+from phi3quant import manifest, windows
+from phi3quant.errors import InputError
+from phi3quant.hub import Located, locate
+from phi3quant.inspection import stored_bytes
+from phi3quant.perplexity import Comparison, score, steps
+from phi3quant.pipeline import Quantized
+from phi3quant.progress import Progress, silent
+from phi3quant.tokenizer import load_tokenizer
+
+
+@dataclass(frozen=True)
+class EvaluationText:
+    """What text models are scored on.
+
+    Attributes:
+        source: as calib.corpus.load_corpus takes it; None: the bundled text that suits the model.
+        field: the field of each record that holds the text.
+        length: tokens in a window; None: 512, or less if the model's context is shorter.
+        max_tokens: how much of the text is scored; None: all of it.
+    """
+
+    source: str | Path | None = None
+    field: str | None = None
+    length: int | None = None
+    max_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Models scored on the same windows.
+
+    Attributes:
+        names: of the models, the reference first.
+        sizes: bytes of weights on disk.
+        comparisons: each with the reference, in the order of names.
+        text: where the windows came from, with hashes.
+    """
+
+    names: Sequence[str]
+    sizes: Sequence[int]
+    comparisons: Sequence[Comparison]
+    text: Mapping[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        """All figures as plain values."""
+        rows = zip(self.names, self.sizes, self.comparisons, strict=True)
+        return {
+            "text": dict(self.text),
+            "models": [
+                {"name": name, "bytes": size, **figures(comparison, reference=number == 0)}
+                for number, (name, size, comparison) in enumerate(rows)
+            ],
+        }
+
+
+def evaluate(
+    models: Sequence[str | Path | None],
+    text: EvaluationText | None = None,
+    *,
+    revision: str | None = None,
+    progress: Progress = silent,
+) -> Evaluation:
+    """Score one or more models; further ones are compared with the first, token by token.
+
+    Args:
+        models: folders, hub ids or None for the bundled model, plain or quantized.
+        text: what to score on.
+        revision: of hub ids.
+        progress: is told of the blocks done.
+
+    Raises:
+        Phi3QuantError: see phi3quant.errors; InputError if the models' tokenizers differ, so that
+            their perplexities don't compare.
+
+    Example:
+        >>> scored = evaluate(["phi3-tiny"], EvaluationText(max_tokens=2048))
+        >>> scored.comparisons[0].candidate.tokens
+        2044
+    """
+    located = [locate(model, revision) for model in models]
+    return _evaluate(located, text or EvaluationText(), progress)
+
+
+def verify(
+    quantized: Quantized,
+    text: EvaluationText | None = None,
+    *,
+    progress: Progress = silent,
+) -> Evaluation:
+    """Score what ``quantize`` wrote, as read back from disk, against its source.
+
+    The figures are also recorded in each folder's manifest.
+
+    Raises:
+        Phi3QuantError: an artifact or its source can't be read back, or the text can't be used.
+    """
+    artifacts = [Located(folder, folder.resolve().name) for folder in quantized.folders.values()]
+    result = _evaluate([quantized.source, *artifacts], text or EvaluationText(), progress)
+    for number, artifact in enumerate(artifacts, start=1):
+        manifest.record_verification(
+            artifact.folder,
+            {
+                "text": dict(result.text),
+                "reference": figures(result.comparisons[0], reference=True),
+                "artifact": figures(result.comparisons[number], reference=False),
+            },
+        )
+    return result
+
+
+def _evaluate(located: Sequence[Located], text: EvaluationText, progress: Progress) -> Evaluation:
+    models = [open_model(item.folder) for item in located]
+    tokenizers = [load_tokenizer(item.folder) for item in located]
+    for item, tokenizer in zip(located, tokenizers, strict=True):
+        if tokenizer.digest != tokenizers[0].digest:
+            raise InputError(
+                f"{item.name} has another tokenizer than {located[0].name}; perplexities over "
+                "different tokens don't compare. Score them one at a time"
+            )
+    source = suitable(tokenizers[0]) if text.source is None else text.source
+    corpus = load_corpus(source, "evaluation", text.field)
+    config = models[0].config
+    length = text.length or min(512, config.max_position_embeddings)
+    ids = tokenizers[0].encode(render(corpus, tokenizers[0]))
+    ids = ids[: text.max_tokens] if text.max_tokens is not None else ids
+    cut = windows.cut_windows(ids, length, f"the evaluation text {source}")
+    with torch.inference_mode(), progress("scoring", steps(models)) as step:
+        comparisons = score(models, cut, step)
+    description = {
+        "text": corpus.name,
+        "text_sha256": corpus.digest,
+        "tokenizer_sha256": tokenizers[0].digest,
+        "tokens_sha256": windows.digest(cut),
+        "windows": len(cut),
+        "window_tokens": length,
+        "bos": "none added",
+        "protocol": "non-overlapping windows, every target after the first of a window",
+    }
+    return Evaluation(
+        [item.name for item in located],
+        [stored_bytes(model.store) for model in models],
+        comparisons,
+        description,
+    )
+
+
+def figures(comparison: Comparison, *, reference: bool) -> dict[str, Any]:
+    """A comparison as plain values; a reference has no figures beside its own."""
+    candidate = comparison.candidate
+    own = {
+        "perplexity": _plain(candidate.perplexity),
+        "standard_error": _plain(candidate.standard_error),
+        "tokens": candidate.tokens,
+        "not_finite": candidate.not_finite,
+    }
+    if reference:
+        return own
+    kl = comparison.kl.flatten()
+    low, high = comparison.interval
+    return {
+        **own,
+        "ratio": _plain(comparison.ratio),
+        "ratio_95": [_plain(low), _plain(high)],
+        "kl_mean": _plain(float(kl.mean())),
+        "kl_median": _plain(float(kl.median())),
+        "kl_p999": _plain(statistics.quantiles(kl.tolist(), n=1000)[-1]),
+        "kl_max": _plain(float(kl.max())),
+        "same_top": comparison.same_top,
+    }
+
+
+def _plain(value: float) -> float | None:
+    """JSON knows no NaN or infinity."""
+    return value if math.isfinite(value) else None

@@ -1,0 +1,36 @@
+"""Fixtures that all tests share."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.models import PROSE, VARIANTS, make_model
+
+
+@pytest.fixture(autouse=True)
+def _two_threads() -> None:
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def checkpoint_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A function that gives the folder of a variant's checkpoint; it must not be changed."""
+    made: dict[str, Path] = {}
+
+    def folder(variant: str) -> Path:
+        if variant not in made:
+            made[variant] = tmp_path_factory.mktemp(variant)
+            make_model(made[variant], **VARIANTS[variant])
+        return made[variant]
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def prose(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A text file to calibrate and score on."""
+    path = tmp_path_factory.mktemp("text") / "prose.txt"
+    path.write_text(PROSE, encoding="utf-8")
+    return path
