@@ -1,0 +1,67 @@
+# Everything here sets itself up: python3 (3.11 or newer) and make are all that is needed.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: help demo test check test-real real tiny bench format clean
+
+help:
+	@echo 'make demo       quantize the bundled model by RTN and AWQ, and compare them'
+	@echo 'make test       the tests'
+	@echo 'make check      formatting, lint, types, layers'
+	@echo 'make real       fetch a real model (135M parameters) into models/real'
+	@echo 'make test-real  the tests on the real model and in real runtimes'
+	@echo 'make bench      compare with AutoAWQ on the real model (takes about an hour)'
+	@echo 'make tiny       train the bundled model again (takes about 40 minutes)'
+
+# What using phi3quant takes; the tests and checks take more.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; try make PYTHON=python3.12")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(INSTALL) -e .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(INSTALL) -e '.[dev]'
+	touch $@
+
+$(VENV)/.installed-real: $(VENV)/.installed-dev
+	$(INSTALL) -e '.[dev,real]'
+	touch $@
+
+demo: $(VENV)/.installed
+	$(BIN)/phi3quant rtn --bits 4 -o build/demo/rtn --overwrite --no-verify
+	$(BIN)/phi3quant awq --bits 4 -o build/demo/awq --overwrite --no-verify
+	$(BIN)/phi3quant perplexity phi3-tiny build/demo/rtn build/demo/awq
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+real: models/real/config.json
+
+models/real/config.json: scripts/make_real.py | $(VENV)/.installed-dev
+	$(BIN)/python scripts/make_real.py -o models/real --overwrite
+
+test-real: $(VENV)/.installed-real models/real/config.json
+	$(BIN)/python -m pytest tests/real
+
+bench: $(VENV)/.installed-dev models/real/config.json
+	$(BIN)/python benchmarks/autoawq.py --model models/real
+
+tiny: $(VENV)/.installed-dev
+	$(BIN)/python scripts/train_tiny.py -o build/phi3-tiny --corpora build/tiny-corpora
+
+clean:
+	rm -rf build .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
