@@ -68,7 +68,9 @@ def main(
         plain = [_block(weights, config, index) for index in range(config.num_hidden_layers)]
         output.parent.mkdir(parents=True, exist_ok=True)
         with atomic_folder(output, overwrite=overwrite) as folder:
-            _write_model(folder, config, weights, _redrawn(plain, config, seed) if redraw else plain)
+            _write_model(
+                folder, config, weights, _redrawn(plain, config, seed) if redraw else plain
+            )
             _write_tokenizer(folder, fields)
             text = README.format(package=PACKAGE, redraw="redrawn" if redraw else "as they were")
             (folder / "README.md").write_text(text, encoding="utf-8")
