@@ -29,7 +29,8 @@ def pack(values: torch.Tensor, bits: int, order: Sequence[int] | None = None) ->
         padded = padded.view(rows, -1, per_word)[:, :, list(order)].reshape(rows, -1)
     if bits == 4:
         padded = padded[:, 0::2] | (padded[:, 1::2] << 4)
-    return padded.contiguous().view(torch.int32)
+    # Flat first: a single row may count as contiguous with strides that a view can't take.
+    return padded.reshape(-1).view(torch.int32).view(rows, -1)
 
 
 def unpack(
@@ -47,7 +48,7 @@ def unpack(
         uint8 [rows, count].
     """
     rows = words.shape[0]
-    values = words.contiguous().view(torch.uint8)
+    values = words.reshape(-1).view(torch.uint8).view(rows, -1)
     if bits == 4:
         values = torch.stack((values & 15, values >> 4), dim=-1).view(rows, -1)
     if order is not None:

@@ -16,7 +16,7 @@ from converters.layout import PackedLayout
 from converters.packed import PackedWriter, packed_specs
 from phi3quant import manifest, windows
 from phi3quant.checkpoint import Checkpoint, open_checkpoint
-from phi3quant.config import Phi3Config
+from phi3quant.config import Phi3Config, read_config
 from phi3quant.errors import CheckpointError, CorpusError, OutputError, SchemeError
 from phi3quant.hub import Located, locate
 from phi3quant.layout import LINEARS, Block
@@ -250,10 +250,9 @@ def _for_products(block: Block) -> Block:
 
 
 def _open_plain(folder: Path) -> Checkpoint:
-    checkpoint = open_checkpoint(folder)
-    if checkpoint.config.raw.get("quantization_config") is not None:
+    if read_config(folder).raw.get("quantization_config") is not None:
         raise CheckpointError(f"{folder} is quantized already; give the original checkpoint")
-    return checkpoint
+    return open_checkpoint(folder)
 
 
 def _layouts(recipe: Recipe) -> list[PackedLayout]:

@@ -6,7 +6,6 @@ still lie on the old 4-bit grid then, which would flatter any quantizer, so the 
 are drawn anew wherever that leaves the function as it is (the places where AWQ folds).
 """
 
-import json
 import subprocess
 import sys
 import tempfile

@@ -30,7 +30,7 @@ BASE: Mapping[str, Any] = {
     "eos_token_id": 2,
     "sliding_window": None,
     # Wide enough that attention is not uniform and an error in it shows.
-    "initializer_range": 0.3,
+    "initializer_range": 0.2,
 }
 
 

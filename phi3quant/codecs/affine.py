@@ -22,6 +22,9 @@ _LARGEST_SCALE = 65504.0
 # Rows are handled in chunks of about this many weights, which stay in a core's cache.
 _CHUNK_WEIGHTS = 1 << 20
 
+# Times that scales are fitted to the codes and codes to the scales, after the search.
+_REFINEMENTS = 3
+
 SHRINKS: Sequence[float] = tuple(1.15 - 0.05 * step for step in range(13))
 """Multiples of the plain scale that search tries, from 1.15 down to 0.55.
 
@@ -34,6 +37,31 @@ class _Grid:
 
     scales: torch.Tensor
     zeros: torch.Tensor
+
+
+@dataclass(frozen=True)
+class _Found:
+    """The best grid so far, with its error [rows, groups]."""
+
+    grid: _Grid
+    error: torch.Tensor
+
+    @classmethod
+    def start(
+        cls, groups: torch.Tensor, grid: _Grid, scheme: QuantScheme, blocks: torch.Tensor
+    ) -> "_Found":
+        return cls(grid, _group_error(groups, grid, scheme, blocks))
+
+    def or_better(
+        self, groups: torch.Tensor, grid: _Grid, scheme: QuantScheme, blocks: torch.Tensor
+    ) -> "_Found":
+        error = _group_error(groups, grid, scheme, blocks)
+        better = error < self.error
+        chosen = _Grid(
+            torch.where(better, grid.scales, self.grid.scales),
+            torch.where(better, grid.zeros, self.grid.zeros),
+        )
+        return _Found(chosen, torch.where(better, error, self.error))
 
 
 def quantize(weight: torch.Tensor, scheme: QuantScheme) -> QuantizedTensor:
@@ -75,7 +103,7 @@ def quantize_clipped(
 
     Each group tries the plain scale times every one of ``shrinks`` and keeps the one with the
     smallest error E G E^T, where G is the group's own block of the Gram matrix: AWQ's clipping
-    search, without running the layer.
+    search, without running the layer. Then the scale is fitted to the codes by least squares.
 
     Args:
         weight: FP32 [rows, columns].
@@ -98,18 +126,28 @@ def quantize_clipped(
 def _best_grid(
     groups: torch.Tensor, scheme: QuantScheme, blocks: torch.Tensor, shrinks: Sequence[float]
 ) -> _Grid:
-    best = _plain_grid(groups, scheme, 1.0)
-    best_error = _group_error(groups, best, scheme, blocks)
+    best = _Found.start(groups, _plain_grid(groups, scheme, 1.0), scheme, blocks)
     for shrink in shrinks:
-        grid = _plain_grid(groups, scheme, shrink)
-        error = _group_error(groups, grid, scheme, blocks)
-        better = error < best_error
-        best = _Grid(
-            torch.where(better, grid.scales, best.scales),
-            torch.where(better, grid.zeros, best.zeros),
-        )
-        best_error = torch.where(better, error, best_error)
-    return best
+        best = best.or_better(groups, _plain_grid(groups, scheme, shrink), scheme, blocks)
+    for _ in range(_REFINEMENTS):
+        fitted = _fitted_grid(groups, best.grid, scheme, blocks)
+        best = best.or_better(groups, fitted, scheme, blocks)
+    return best.grid
+
+
+def _fitted_grid(
+    groups: torch.Tensor, grid: _Grid, scheme: QuantScheme, blocks: torch.Tensor
+) -> _Grid:
+    """The scales that suit the codes of ``grid`` best.
+
+    For codes q around zero, (s q - w) G (s q - w)^T is least at s = q G w^T / q G q^T.
+    """
+    steps = (_levels(groups, grid, scheme) - grid.zeros.unsqueeze(-1)).transpose(0, 1)
+    weighted = steps @ blocks
+    along = (weighted * groups.transpose(0, 1)).sum(dim=-1).T
+    across = (weighted * steps).sum(dim=-1).T
+    scales = torch.where(across > 0, along / across, grid.scales)
+    return _Grid(_to_fp16(torch.where(scales == 0, grid.scales, scales)), grid.zeros)
 
 
 def _group_error(

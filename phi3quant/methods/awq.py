@@ -24,7 +24,7 @@ from phi3quant.scheme import QuantScheme
 _GRID_STEPS = 20
 # Output rows that rank the candidates; the best few are then measured on all rows.
 _RANKING_ROWS = 256
-_FINALISTS = 4
+_FINALISTS = 8
 # A fold must beat no fold by this much, so that rounding noise never decides.
 _WORTHWHILE = 0.999
 # AWQ's guards against vanishing activations and weights.
@@ -97,19 +97,20 @@ def search_scales(
         FP32 [channels], or None if no candidate is worth it.
     """
 
-    def loss(rows: torch.Tensor, scales: torch.Tensor | None) -> float:
-        if scales is None:
-            return _total_error(affine.round_trip(rows, scheme) - rows, gram.matrix)
-        columns = fold.per_column(scales, config)
-        error = affine.round_trip(rows * columns, scheme) / columns - rows
-        return _total_error(error, gram.matrix)
+    def loss(rows: torch.Tensor, scales: torch.Tensor | None, *, clipped: bool) -> float:
+        columns = torch.ones_like(rows[0]) if scales is None else fold.per_column(scales, config)
+        scaled, scaled_gram = rows * columns, gram.divided(columns).matrix
+        if clipped:
+            kept = affine.quantize_clipped(scaled, scheme, scaled_gram).dequantize()
+        else:
+            kept = affine.round_trip(scaled, scheme)
+        return _total_error(kept - scaled, scaled_gram)
 
     sample = weight[:: max(1, weight.shape[0] // _RANKING_ROWS)]
     candidates = list(_candidates(weight, gram, fold, config, scheme))
-    ranked = sorted(candidates, key=lambda scales: loss(sample, scales))
-    losses = [(loss(weight, scales), scales) for scales in ranked[:_FINALISTS]]
-    best_loss, best = min(losses, key=lambda pair: pair[0])
-    return best if best_loss < _WORTHWHILE * loss(weight, None) else None
+    ranked = sorted(candidates, key=lambda scales: loss(sample, scales, clipped=False))
+    finalists = [None, *ranked[:_FINALISTS]]
+    return min(finalists, key=lambda scales: loss(sample, scales, clipped=True))
 
 
 def _candidates(

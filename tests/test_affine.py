@@ -1,0 +1,165 @@
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from gguf.quants import quantize as gguf_quantize
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from phi3quant.codecs import affine
+from phi3quant.errors import SchemeError
+from phi3quant.gram import grouped_output_error
+from phi3quant.qtensor import QuantizedTensor
+from phi3quant.scheme import BITS, GROUP_SIZES, QuantScheme
+
+SCHEMES = st.builds(
+    QuantScheme,
+    bits=st.sampled_from(BITS),
+    group_size=st.sampled_from([*GROUP_SIZES, None]),
+    symmetric=st.booleans(),
+)
+
+
+@st.composite
+def matrices(draw: st.DrawFn, columns: int) -> torch.Tensor:
+    """Rows of every temper: normal, tiny, constant, one-sided, zero, with an outlier."""
+    rows = draw(st.integers(1, 3))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 10_000)))
+    weight = torch.randn(rows, columns, generator=generator)
+    for number in range(rows):
+        row = weight[number]  # a view: changes go into the matrix
+        kind = draw(st.sampled_from(["normal", "tiny", "constant", "one-sided", "zero", "outlier"]))
+        match kind:
+            case "tiny":
+                row.mul_(1e-9)
+            case "constant":
+                row.fill_(draw(st.floats(-3, 3, width=16)))
+            case "one-sided":
+                row.abs_()
+            case "zero":
+                row.zero_()
+            case "outlier":
+                row[draw(st.integers(0, columns - 1))] = 1000.0
+    return weight
+
+
+@st.composite
+def problems(draw: st.DrawFn) -> tuple[torch.Tensor, QuantScheme]:
+    scheme = draw(SCHEMES)
+    columns = draw(st.integers(1, 3)) * (scheme.group_size or 24)
+    return draw(matrices(columns)), scheme
+
+
+def grouped(tensor: QuantizedTensor, values: torch.Tensor) -> torch.Tensor:
+    return values.view(values.shape[0], tensor.scales.shape[1], -1)
+
+
+@settings(max_examples=150, deadline=None)
+@given(problems())
+def test_codes_and_scales_stay_in_range(problem: tuple[torch.Tensor, QuantScheme]) -> None:
+    weight, scheme = problem
+    tensor = affine.quantize(weight, scheme)
+    assert int(tensor.codes.max()) <= scheme.max_code
+    assert torch.isfinite(tensor.scales).all()
+    assert (tensor.scales != 0).all()
+    if tensor.zero_points is not None:
+        assert int(tensor.zero_points.max()) <= scheme.max_code
+
+
+@settings(max_examples=150, deadline=None)
+@given(problems())
+def test_rounding_errs_by_half_a_step(problem: tuple[torch.Tensor, QuantScheme]) -> None:
+    weight, scheme = problem
+    tensor = affine.quantize(weight, scheme)
+    step = tensor.scales.float().abs().unsqueeze(-1)
+    error = grouped(tensor, tensor.dequantize() - weight).abs()
+    inside = torch.ones_like(error, dtype=torch.bool)
+    if scheme.symmetric:
+        # One side reaches only to max_code - middle steps.
+        levels = grouped(tensor, weight) / tensor.scales.float().unsqueeze(-1)
+        inside = levels <= scheme.max_code - scheme.middle
+    # The scale's rounding to FP16 moves the far end by up to 2^-11 of the range, and the
+    # asymmetric zero point by up to half a step.
+    slack = 0.5 + scheme.max_code * 2.0**-11 + (0 if scheme.symmetric else 0.5)
+    assert (error <= step * slack + 1e-30)[inside].all()
+
+
+@settings(max_examples=100, deadline=None)
+@given(problems())
+def test_round_trip_is_quantize_and_dequantize(problem: tuple[torch.Tensor, QuantScheme]) -> None:
+    weight, scheme = problem
+    assert torch.equal(
+        affine.round_trip(weight, scheme), affine.quantize(weight, scheme).dequantize()
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(problems(), st.integers(0, 1000))
+def test_searching_scales_never_errs_more_than_plain_ones(
+    problem: tuple[torch.Tensor, QuantScheme], seed: int
+) -> None:
+    weight, scheme = problem
+    x = torch.randn(40, weight.shape[1], generator=torch.Generator().manual_seed(seed))
+    gram = x.T @ x / len(x)
+    width = scheme.group_width(weight.shape[1])
+    plain, searched = (
+        grouped_output_error(tensor.dequantize() - weight, gram, width)
+        for tensor in (
+            affine.quantize(weight, scheme),
+            affine.quantize_clipped(weight, scheme, gram),
+        )
+    )
+    assert (searched <= plain * (1 + 1e-4) + 1e-12).all()
+
+
+def test_searching_scales_pays_on_normal_weights() -> None:
+    weight = torch.randn(64, 256, generator=torch.Generator().manual_seed(0))
+    scheme = QuantScheme()
+    gram = torch.eye(256)
+    plain = (affine.quantize(weight, scheme).dequantize() - weight).square().sum()
+    searched = (affine.quantize_clipped(weight, scheme, gram).dequantize() - weight).square().sum()
+    assert searched < 0.9 * plain
+
+
+def test_a_group_of_zeros_stays_zero_with_a_normal_scale() -> None:
+    for symmetric in (True, False):
+        tensor = affine.quantize(torch.zeros(2, 64), QuantScheme(symmetric=symmetric))
+        assert torch.equal(tensor.dequantize(), torch.zeros(2, 64))
+        assert float(tensor.scales.min()) == 2.0**-14
+
+
+def test_symmetric_group_of_32_has_the_scale_of_a_q4_0_block() -> None:
+    weight = torch.randn(16, 128, generator=torch.Generator().manual_seed(3))
+    tensor = affine.quantize(weight, QuantScheme())
+    blocks = gguf_quantize(weight.numpy(), gguf.GGMLQuantizationType.Q4_0).reshape(16, 4, 18)
+    scales = blocks[:, :, :2].copy().view(np.float16)[..., 0]
+    assert np.array_equal(tensor.scales.numpy(), scales)
+    codes = np.concatenate([blocks[:, :, 2:] & 15, blocks[:, :, 2:] >> 4], axis=-1)
+    off = np.abs(codes.reshape(16, 128).astype(int) - tensor.codes.numpy())
+    # gguf rounds with the scale before it became FP16, so codes at an edge may differ by one.
+    assert off.max() <= 1
+    assert off.mean() < 0.01
+
+
+def test_weights_too_large_for_fp16_scales_are_refused() -> None:
+    with pytest.raises(SchemeError, match="doesn't fit FP16"):
+        affine.quantize(torch.full((1, 32), 1e6), QuantScheme())
+
+
+def test_a_group_size_that_does_not_divide_a_row_is_refused_with_what_would() -> None:
+    with pytest.raises(SchemeError, match=r"rows of 96 weights; choose from \[16, 32, 'row'\]"):
+        affine.quantize(torch.zeros(1, 96), QuantScheme(group_size=64))
+
+
+@pytest.mark.parametrize("bad", [{"bits": 3}, {"group_size": 48}, {"group_size": 0}])
+def test_schemes_that_nobody_reads_are_refused(bad: dict[str, Any]) -> None:
+    with pytest.raises(SchemeError, match="not supported"):
+        QuantScheme(**bad)
+
+
+def test_bits_per_weight_count_scales_and_zero_points() -> None:
+    assert QuantScheme().bits_per_weight(128) == 4.5
+    assert QuantScheme(group_size=64, symmetric=False).bits_per_weight(128) == 4 + 20 / 64
+    assert QuantScheme(bits=8, group_size=None).bits_per_weight(128) == 8 + 16 / 128

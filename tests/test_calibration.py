@@ -1,0 +1,91 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import Phi3ForCausalLM
+
+from calib import capture
+from phi3quant.checkpoint import open_checkpoint
+from phi3quant.gram import Gram, diagonal_blocks, grouped_output_error, output_error
+from phi3quant.layout import LINEARS
+from phi3quant.model import embed, sequence_context
+from tests.models import VARIANTS, VOCABULARY
+
+IDS = torch.randint(0, VOCABULARY, (6, 24), generator=torch.Generator().manual_seed(5))
+MODULES = {
+    "qkv_proj": "self_attn.qkv_proj",
+    "o_proj": "self_attn.o_proj",
+    "gate_up_proj": "mlp.gate_up_proj",
+    "down_proj": "mlp.down_proj",
+}
+
+
+def captured(folder: Path) -> tuple[dict[str, Gram], torch.Tensor]:
+    checkpoint = open_checkpoint(folder)
+    hidden = embed(checkpoint.embedding(), IDS)
+    context = sequence_context(checkpoint.config, IDS.shape[1])
+    return capture.advance(checkpoint.block(0), context, hidden), hidden
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_statistics_are_those_of_the_inputs_in_transformers(
+    variant: str, checkpoint_folder: Callable[[str], Path]
+) -> None:
+    folder = checkpoint_folder(variant)
+    model = Phi3ForCausalLM.from_pretrained(folder, attn_implementation="eager").float().eval()
+    seen: dict[str, torch.Tensor] = {}
+    for key, name in MODULES.items():
+        module = model.model.layers[0].get_submodule(name)
+        module.register_forward_pre_hook(
+            lambda _module, inputs, key=key: seen.update({key: inputs[0].flatten(0, 1)})
+        )
+    with torch.inference_mode():
+        output = model(IDS, output_hidden_states=True).hidden_states[1]
+    grams, hidden = captured(folder)
+    assert float((hidden - output).abs().max()) < 1e-4
+    for key in LINEARS:
+        x = seen[key]
+        expected = x.T @ x / len(x)
+        assert grams[key].tokens == IDS.numel()
+        assert torch.allclose(grams[key].matrix, expected, atol=1e-4 * float(expected.max()))
+        assert torch.allclose(grams[key].mean_abs, x.abs().mean(dim=0), rtol=1e-3, atol=1e-6)
+
+
+def test_the_batch_size_does_not_matter(
+    checkpoint_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, hidden = captured(checkpoint_folder("gqa"))
+    monkeypatch.setattr(capture, "BATCH_TOKENS", 48)
+    parts, hidden_too = captured(checkpoint_folder("gqa"))
+    assert torch.allclose(hidden, hidden_too, atol=1e-5)
+    for key in LINEARS:
+        assert torch.allclose(whole[key].matrix, parts[key].matrix, rtol=1e-4, atol=1e-5)
+
+
+def test_dividing_channels_equals_capturing_again() -> None:
+    x = torch.randn(100, 12, generator=torch.Generator().manual_seed(0))
+    scales = torch.rand(12, generator=torch.Generator().manual_seed(1)) + 0.1
+    gram = Gram(x.T @ x / 100, x.abs().mean(dim=0), 100).divided(scales)
+    y = x / scales
+    assert torch.allclose(gram.matrix, y.T @ y / 100, rtol=1e-4, atol=1e-5)
+    assert torch.allclose(gram.mean_abs, y.abs().mean(dim=0), rtol=1e-4)
+
+
+def test_output_error_is_that_of_running_the_layer() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, error = torch.randn(50, 8, generator=generator), torch.randn(3, 8, generator=generator)
+    direct = (x @ error.T).square().mean(dim=0)
+    assert torch.allclose(output_error(error, x.T @ x / 50), direct, rtol=1e-4)
+
+
+def test_groups_are_measured_by_their_own_blocks() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, error = torch.randn(50, 12, generator=generator), torch.randn(3, 12, generator=generator)
+    gram = x.T @ x / 50
+    assert torch.equal(diagonal_blocks(gram, 4)[1], gram[4:8, 4:8])
+    found = grouped_output_error(error, gram, 4)
+    for group in range(3):
+        part = slice(4 * group, 4 * group + 4)
+        direct = (x[:, part] @ error[:, part].T).square().mean(dim=0)
+        assert torch.allclose(found[:, group], direct, rtol=1e-4)

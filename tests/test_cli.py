@@ -1,0 +1,213 @@
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from safetensors.torch import load_file, save_file
+
+from phi3quant.cli.main import main
+from phi3quant.cli.options import Percent
+
+COMMANDS = ("awq", "rtn", "perplexity", "inspect")
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Run the command line in an empty folder."""
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    return lambda *words: CliRunner().invoke(main, [str(word) for word in words])
+
+
+@pytest.fixture
+def model(tmp_path: Path, checkpoint_folder: Callable[[str], Path]) -> Path:
+    shutil.copytree(checkpoint_folder("gqa"), tmp_path / "model")
+    return tmp_path / "model"
+
+
+def spoil(model: Path, name: str, tensor: torch.Tensor) -> None:
+    tensors = load_file(model / "model.safetensors")
+    save_file({**tensors, name: tensor}, model / "model.safetensors")
+
+
+def test_awq_makes_a_verified_folder(run: Callable[..., Result], model: Path, prose: Path) -> None:
+    result = run(
+        *("awq", model, "--bits", 4, "-o", "out", "--calib", prose, "--text", prose),
+        *("--samples", 8, "--seq-len", 64, "--window", 64),
+    )
+    assert result.exit_code == 0, result.output
+    assert "95 % interval" in result.output
+    assert "AWQ int4 sym g32" in result.output
+    assert Path("out/model.safetensors").exists()
+    assert [path.name for path in Path().iterdir()] == ["out"]
+
+
+def test_results_come_as_json(run: Callable[..., Result], model: Path, prose: Path) -> None:
+    result = run("rtn", model, "-o", "out", "--text", prose, "--window", 64, "--json", "--quiet")
+    assert result.exit_code == 0, result.output
+    made = json.loads(result.stdout)
+    assert made["scheme"] == "int4 sym g32"
+    figures = made["evaluation"]["models"][1]
+    assert figures["ratio_95"][0] < figures["ratio"] < figures["ratio_95"][1]
+    scored = run("perplexity", model, "out", "--text", prose, "--window", 64, "--json")
+    assert json.loads(scored.stdout)["models"][1]["ratio"] == figures["ratio"]
+    inspected = json.loads(run("inspect", "out", "--json").stdout)
+    assert inspected["manifest"]["recipe"]["method"] == "rtn"
+    assert inspected["architecture"]["num_key_value_heads"] == 2
+
+
+def test_the_bundled_model_is_used_and_named_when_none_is_given(
+    run: Callable[..., Result],
+) -> None:
+    result = run("awq", "--bits", 4, "--samples", 4, "--max-tokens", 1024)
+    assert result.exit_code == 0, result.output
+    assert "using the bundled phi3-tiny" in result.stderr
+    assert Path("phi3-tiny-awq-4bit/model.safetensors").exists()
+    scored = run("perplexity", "phi3-tiny-awq-4bit", "--max-tokens", 1024, "--quiet")
+    assert "tiny/evaluation" in scored.output
+
+
+def test_a_missed_limit_exits_with_1_and_keeps_the_result(run: Callable[..., Result]) -> None:
+    line = ("rtn", "phi3-tiny", "--max-tokens", 2048, "--asym", "--group-size", "row")
+    passed = run(*line, "-o", "a", "--max-ppl-increase", "90%")
+    failed = run(*line, "-o", "b", "--max-ppl-increase", "0%")
+    assert passed.exit_code == 0, passed.output
+    assert failed.exit_code == 1
+    assert "FAIL" in failed.stderr
+    assert Path("b/phi3quant.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("spoiler", "message"),
+    [
+        (lambda m: (m / "config.json").unlink(), "no config.json"),
+        (lambda m: (m / "config.json").write_text('{"model_type": "llama"}'), "not 'phi3'"),
+        (lambda m: (m / "config.json").write_text("{"), "not readable as JSON"),
+        (lambda m: (m / "model.safetensors").unlink(), "no model.safetensors"),
+        (
+            lambda m: (m / "model.safetensors").write_bytes(
+                (m / "model.safetensors").read_bytes()[:-100]
+            ),
+            "truncated or mislabelled",
+        ),
+        (lambda m: spoil(m, "model.norm.weight", torch.zeros(3)), r"shape \[3\]"),
+        (
+            lambda m: spoil(m, "model.norm.weight", torch.full((64,), float("nan"))),
+            "model.norm.weight .* NaN",
+        ),
+        (
+            lambda m: spoil(
+                m, "model.layers.1.self_attn.o_proj.weight", torch.full((64, 64), float("inf"))
+            ),
+            "layers.1.self_attn.o_proj.weight .* infinite",
+        ),
+        (lambda m: (m / "tokenizer.json").unlink(), "neither tokenizer.json nor"),
+    ],
+)
+def test_a_damaged_model_is_named_and_leaves_nothing(
+    spoiler: Callable[[Path], object],
+    message: str,
+    run: Callable[..., Result],
+    model: Path,
+    prose: Path,
+) -> None:
+    spoiler(model)
+    result = run("awq", model, "-o", "out", "--calib", prose, "--samples", 4, "--seq-len", 64)
+    refused(result, message)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--group-size", "64"), "doesn't divide rows of 96"),
+        (("--group-size", "many"), "neither a number nor 'row'"),
+        (("--bits", "3"), "3 bits are not supported"),
+        (("--calib", "nowhere.txt"), "there is no text nowhere.txt"),
+        (("--seq-len", "100000"), "too short"),
+        (("--export", "zip"), "no format zip"),
+        (("--no-verify", "--max-ppl-increase", "5%"), "needs the verification"),
+        (("--max-ppl-increase", "lots"), "write 5% or 0.05"),
+        (("--revision",), "requires an argument"),
+    ],
+)
+def test_a_bad_option_is_explained_and_leaves_nothing(
+    words: tuple[str, ...], message: str, run: Callable[..., Result], model: Path, prose: Path
+) -> None:
+    line = ["awq", model, "-o", "out", "--calib", prose, "--samples", 4, "--seq-len", 64]
+    refused(run(*line, *words), message)
+
+
+def test_calibration_text_that_is_no_text_is_refused(
+    run: Callable[..., Result], model: Path, tmp_path: Path
+) -> None:
+    for content, message in ((b"", "holds no text"), (b"\xff\xfe", "not UTF-8"), (b"a", "short")):
+        (tmp_path / "bad.txt").write_bytes(content)
+        refused(run("awq", model, "-o", "out", "--calib", tmp_path / "bad.txt"), message)
+
+
+def test_a_missing_model_says_what_can_be_given(run: Callable[..., Result]) -> None:
+    refused(run("awq", "./no-such-folder", "-o", "out"), "there is no folder ./no-such-folder")
+    refused(run("perplexity", "./no-such-folder"), "hub id like")
+
+
+def test_a_full_folder_is_kept(run: Callable[..., Result], model: Path) -> None:
+    Path("out").mkdir()
+    Path("out/letters").write_text("precious")
+    for words, message in (((), "not empty"), (("--overwrite",), "not made by phi3quant")):
+        result = run("rtn", model, "-o", "out", "--no-verify", *words)
+        assert result.exit_code == 2
+        assert message in result.stderr
+    assert [path.name for path in Path("out").iterdir()] == ["letters"]
+
+
+def refused(result: Result, message: str) -> None:
+    assert result.exit_code == 2, result.output
+    assert re.search(message, result.stderr), result.stderr
+    assert "Traceback" not in result.output
+    assert not list(Path().iterdir())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_leaves_nothing(number: signal.Signals, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "phi3quant", "awq", "--bits", "4", "-o", str(tmp_path / "out")],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob(".out.partial-*/model.safetensors")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "nothing was left half-written" in errors
+    assert "Traceback" not in errors
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_helps_with_an_example(command: str, run: Callable[..., Result]) -> None:
+    result = run(command, "--help")
+    assert result.exit_code == 0
+    assert f"phi3quant {command} " in result.output.split("\n", 1)[1]
+
+
+def test_no_arguments_show_the_commands(run: Callable[..., Result]) -> None:
+    result = run()
+    assert all(command in result.output for command in COMMANDS)
+    assert set(main.commands) == set(COMMANDS)
+
+
+@pytest.mark.parametrize(("given", "share"), [("5%", 0.05), ("0.05", 0.05), ("0", 0.0)])
+def test_a_percentage_may_be_written_either_way(given: str, share: float) -> None:
+    assert Percent().convert(given, None, None) == pytest.approx(share)
