@@ -37,7 +37,7 @@ demo: $(VENV)/.installed
 	$(BIN)/phi3quant perplexity phi3-tiny build/demo/rtn build/demo/awq
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --ignore=tests/real
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

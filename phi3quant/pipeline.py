@@ -77,11 +77,13 @@ class Quantized:
     Attributes:
         source: the model it was made from.
         folders: one for each format, by the format's name.
+        calibration: text, hashes and number of windows; None for a method without calibration.
         blocks: per block, output errors and whether it fell back to RTN.
     """
 
     source: Located
     folders: Mapping[str, Path]
+    calibration: Mapping[str, Any] | None
     blocks: Sequence[Mapping[str, Any]]
 
 
@@ -167,13 +169,13 @@ def quantize(
                 progress(f"quantizing ({method.title})", checkpoint.config.num_hidden_layers)
             )
             blocks = _stream(checkpoint, recipe.scheme, method, text, writers, step)
+        calibration = text.description if text else None
         for folder in folders.values():
-            manifest.write_manifest(
-                folder, source, _describe(recipe), text.description if text else None, blocks
-            )
+            manifest.write_manifest(folder, source, _describe(recipe), calibration, blocks)
     return Quantized(
         located,
         {name: output / path.relative_to(partial) for name, path in folders.items()},
+        calibration,
         blocks,
     )
 

@@ -43,7 +43,7 @@ class Evaluation:
     """Models scored on the same windows.
 
     Attributes:
-        names: of the models, the reference first.
+        names: of the models as they were given, the reference first.
         sizes: bytes of weights on disk.
         comparisons: each with the reference, in the order of names.
         text: where the windows came from, with hashes.
@@ -90,8 +90,13 @@ def evaluate(
         >>> scored.comparisons[0].candidate.tokens
         2044
     """
-    located = [locate(model, revision) for model in models]
-    return _evaluate(located, text or EvaluationText(), progress)
+    found = [locate(model, revision) for model in models]
+    # Two folders may share their last name, so that a table needs the path as it was given.
+    named = [
+        Located(item.folder, str(model)) if model and Path(model).is_dir() else item
+        for item, model in zip(found, models, strict=True)
+    ]
+    return _evaluate(named, text or EvaluationText(), progress)
 
 
 def verify(
@@ -107,7 +112,7 @@ def verify(
     Raises:
         Phi3QuantError: an artifact or its source can't be read back, or the text can't be used.
     """
-    artifacts = [Located(folder, folder.resolve().name) for folder in quantized.folders.values()]
+    artifacts = [Located(folder, str(folder)) for folder in quantized.folders.values()]
     result = _evaluate([quantized.source, *artifacts], text or EvaluationText(), progress)
     for number, artifact in enumerate(artifacts, start=1):
         manifest.record_verification(

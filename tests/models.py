@@ -1,4 +1,4 @@
-"""Small Phi-3 checkpoints of every variant, made by transformers."""
+"""Small Phi-3 checkpoints of every variant, made by transformers; and what a model says of ids."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,6 +7,10 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import Phi3Config, Phi3ForCausalLM
+
+from phi3quant.checkpoint import ModelWeights
+from phi3quant.model import logits
+from phi3quant.perplexity import final_states
 
 VOCABULARY = 320
 _TEXT = [
@@ -85,6 +89,12 @@ def make_tokenizer(folder: Path) -> None:
     )
     tokenizer.train_from_iterator(_TEXT, trainer)
     tokenizer.save(str(folder / "tokenizer.json"))
+
+
+def own_logits(model: ModelWeights, ids: torch.Tensor) -> torch.Tensor:
+    """What phi3quant computes for token ids [batch, positions]: FP32 [batch, positions, vocab]."""
+    hidden = final_states(model, ids, lambda _steps: None)
+    return logits(hidden, model.final_norm(), model.head(), model.config.rms_norm_eps)
 
 
 PROSE = "\n\n".join(

@@ -6,16 +6,8 @@ import torch
 from transformers import Phi3ForCausalLM
 
 from phi3quant.checkpoint import open_checkpoint
-from phi3quant.model import logits, sliding_mask
-from phi3quant.perplexity import final_states
-from tests.models import VARIANTS, VOCABULARY, long_rope, make_model
-
-
-def own_logits(folder: Path, ids: torch.Tensor) -> torch.Tensor:
-    checkpoint = open_checkpoint(folder)
-    hidden = final_states(checkpoint, ids, lambda _steps: None)
-    eps = checkpoint.config.rms_norm_eps
-    return logits(hidden, checkpoint.final_norm(), checkpoint.head(), eps)
+from phi3quant.model import sliding_mask
+from tests.models import VARIANTS, VOCABULARY, long_rope, make_model, own_logits
 
 
 # LongRoPE switches its factors past 40 tokens; the window of its variant is 13.
@@ -28,7 +20,7 @@ def test_logits_equal_transformers(
     model = Phi3ForCausalLM.from_pretrained(folder, attn_implementation="eager").float().eval()
     ids = torch.randint(0, VOCABULARY, (2, length), generator=torch.Generator().manual_seed(length))
     with torch.inference_mode():
-        difference = (own_logits(folder, ids) - model(ids).logits).abs().max()
+        difference = (own_logits(open_checkpoint(folder), ids) - model(ids).logits).abs().max()
     assert float(difference) < 1e-4
 
 
@@ -38,7 +30,10 @@ def test_window_gqa_partial_rotation_and_longrope_go_together(tmp_path: Path) ->
     model = make_model(tmp_path, **together)
     ids = torch.arange(50)[None] % VOCABULARY
     with torch.inference_mode():
-        assert float((own_logits(tmp_path, ids) - model(ids).logits).abs().max()) < 1e-4
+        assert (
+            float((own_logits(open_checkpoint(tmp_path), ids) - model(ids).logits).abs().max())
+            < 1e-4
+        )
 
 
 def test_a_window_that_covers_the_text_needs_no_mask() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from converters import LAYOUTS, open_model
 from converters.packed import PackedCheckpoint
@@ -14,7 +15,7 @@ from phi3quant.errors import CheckpointError, OutputError, SchemeError
 from phi3quant.layout import LINEARS
 from phi3quant.output import MANIFEST
 from phi3quant.pipeline import Calibration, Recipe, quantize
-from tests.models import VARIANTS, make_model
+from tests.models import VARIANTS, make_model, own_logits
 
 
 def recipe(method: str, text: Path, **changes: object) -> Recipe:
@@ -92,6 +93,43 @@ def test_rtn_gives_the_same_bytes_on_any_number_of_threads(
         quantize(checkpoint_folder("gqa"), tmp_path / str(threads), recipe("rtn", prose))
         found.append(digests(tmp_path / str(threads)))
     assert found[0] == found[1]
+
+
+def test_bf16_products_calibrate_as_well_as_fp32_ones(
+    checkpoint_folder: Callable[[str], Path],
+    prose: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kept = []
+    for dtype in (torch.float32, torch.bfloat16):
+        monkeypatch.setattr(pipeline, "product_dtype", lambda dtype=dtype: dtype)
+        made = quantize(checkpoint_folder("gqa"), tmp_path / str(dtype), recipe("awq", prose))
+        kept.append([block["output_error"] for block in made.blocks])
+    assert kept[0] != kept[1]
+    # The weights of this model are noise, so that near ties between candidates fall either way.
+    assert kept[1] == pytest.approx(kept[0], rel=0.05)
+
+
+@pytest.mark.parametrize(
+    "scheme",
+    [QuantScheme(), QuantScheme(4, 16, symmetric=False), QuantScheme(8, None)],
+    ids=str,
+)
+@pytest.mark.parametrize("variant", ["gqa", "tied"])
+def test_transformers_computes_the_same_with_the_folder(
+    variant: str,
+    scheme: QuantScheme,
+    checkpoint_folder: Callable[[str], Path],
+    prose: Path,
+    tmp_path: Path,
+) -> None:
+    quantize(checkpoint_folder(variant), tmp_path / "out", recipe("rtn", prose, scheme=scheme))
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32).eval()
+    ids = torch.arange(60)[None]
+    with torch.inference_mode():
+        difference = own_logits(open_model(tmp_path / "out"), ids) - model(ids).logits
+    assert float(difference.abs().max()) < 1e-3
 
 
 def test_a_block_that_would_be_worse_than_rtn_falls_back(

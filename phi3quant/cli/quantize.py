@@ -1,7 +1,7 @@
 """``phi3quant awq`` and ``phi3quant rtn``."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +196,7 @@ def _report(
                 "folders": {name: str(folder) for name, folder in made.folders.items()},
                 "method": recipe.method,
                 "scheme": str(recipe.scheme),
+                "calibration": made.calibration,
                 "seconds": round(seconds, 2),
                 "peak_memory_bytes": peak_memory_bytes(),
                 "blocks": list(made.blocks),
@@ -207,12 +208,21 @@ def _report(
         print_evaluation(evaluation)
     for name, folder in made.folders.items():
         click.echo(f"{folder}: {METHODS[recipe.method].title} {recipe.scheme}, {name}")
+    if made.calibration is not None:
+        click.echo(_calibrated_on(made.calibration, recipe.calibration.samples))
     if fell_back:
         click.echo(f"{fell_back} of {len(made.blocks)} blocks fell back to RTN")
     click.echo(
         f"quantized in {seconds:.1f} s, peak memory {peak_memory_bytes() / 1e9:.2f} GB"
         f"{'' if evaluation else '; not verified'}"
     )
+
+
+def _calibrated_on(calibration: Mapping[str, Any], asked: int) -> str:
+    windows = calibration["windows"]
+    line = f"calibrated on {windows} windows of {calibration['window_tokens']} tokens"
+    shortage = f", all that there are ({asked} were asked for)" if windows < asked else ""
+    return f"{line} from {calibration['text']}{shortage}"
 
 
 def _gate(evaluation: Evaluation | None, limit: float | None) -> None:
