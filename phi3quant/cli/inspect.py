@@ -14,7 +14,7 @@ from phi3quant.config import Phi3Config
 def inspect(
     path: str | None, revision: str | None, threads: int | None, *, quiet: bool, as_json: bool
 ) -> None:
-    r"""Show a model's architecture, parameters, sizes, hashes and how it was made.
+    """Show a model's architecture, parameters, sizes, hashes and how it was made.
 
     \b
     phi3quant inspect ./Phi-3-mini-4k-instruct

@@ -39,7 +39,7 @@ class _Group(click.Group):
 )
 @click.version_option(tool_version(), prog_name="phi3quant")
 def main() -> None:
-    r"""Turn FP16/BF16 Phi-3 checkpoints into 4-bit models and measure what that cost.
+    """Turn FP16/BF16 Phi-3 checkpoints into 4-bit models and measure what that cost.
 
     \b
     phi3quant awq --bits 4                        the bundled model, to see it work

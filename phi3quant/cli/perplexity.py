@@ -14,7 +14,7 @@ from phi3quant.verification import EvaluationText, evaluate
 @options.evaluation_text
 @options.common
 def perplexity(artifact: tuple[str, ...], **given: Any) -> None:
-    r"""Score ARTIFACTs on text, block by block; further ones are compared with the first.
+    """Score ARTIFACTs on text, block by block; further ones are compared with the first.
 
     \b
     phi3quant perplexity ./Phi-3-mini-4k-instruct

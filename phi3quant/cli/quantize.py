@@ -106,7 +106,7 @@ _MODEL = click.argument("model", required=False)
 @click.command()
 @_apply(_MODEL, *_SCHEME, *_CALIBRATION, *_OUTPUT, options.evaluation_text, options.common)
 def awq(**given: Any) -> None:
-    r"""Quantize MODEL with activation-aware scaling (AWQ), calibrated on text, and verify it.
+    """Quantize MODEL with activation-aware scaling (AWQ), calibrated on text, and verify it.
 
     \b
     phi3quant awq --bits 4
@@ -123,7 +123,7 @@ def awq(**given: Any) -> None:
 @click.command()
 @_apply(_MODEL, *_SCHEME, *_CALIBRATION, *_OUTPUT, options.evaluation_text, options.common)
 def rtn(**given: Any) -> None:
-    r"""Quantize MODEL by rounding to nearest (RTN), without calibration, and verify it.
+    """Quantize MODEL by rounding to nearest (RTN), without calibration, and verify it.
 
     The calibration options are accepted, so that both commands take the same line, and ignored.
 
