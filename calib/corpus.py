@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from phi3quant import hub
-from phi3quant.checkpoint import sha256
 from phi3quant.errors import CorpusError, MissingExtraError
-from phi3quant.tokenizer import Message, Tokenizer
+from phi3quant.tokenizer import Message, Tokenizer, load_tokenizer
 
 BUNDLED = ("general", "tiny")
 """``general`` for any model; ``tiny`` is in the language that phi3-tiny was trained on."""
@@ -68,8 +67,8 @@ def load_corpus(source: str | Path, part: str, field: str | None = None) -> Corp
 
 def suitable(tokenizer: Tokenizer) -> str:
     """The bundled corpus for a model: phi3-tiny and what was made of it know only a small world."""
-    own = hub.bundled_folder() / "tokenizer.json"
-    return "tiny" if tokenizer.digest == sha256(own) else "general"
+    own = load_tokenizer(hub.bundled_folder())
+    return "tiny" if tokenizer.digest == own.digest else "general"
 
 
 def render(corpus: Corpus, tokenizer: Tokenizer) -> str:

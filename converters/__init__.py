@@ -6,41 +6,68 @@ A writer takes codes, scales and folded norms; it can't tell RTN from AWQ.
 from collections.abc import Mapping
 from pathlib import Path
 
-from converters import to_awq_gemm, to_compressed_tensors
+from converters import to_awq_gemm, to_compressed_tensors, to_gguf
+from converters.from_gguf import is_gguf, open_gguf
+from converters.gguf_tokenizer import build_tokenizer
 from converters.layout import PackedLayout
-from converters.packed import PackedCheckpoint, open_packed
-from phi3quant.checkpoint import Checkpoint, open_checkpoint, open_tensors
+from converters.packed import open_packed, packed_format
+from converters.writer import Format
+from phi3quant.checkpoint import StoredModel, open_checkpoint, open_tensors
 from phi3quant.config import read_config
 from phi3quant.errors import CheckpointError, SchemeError
+from phi3quant.tokenizer import Tokenizer, load_tokenizer
 
 LAYOUTS: Mapping[str, PackedLayout] = {
     layout.name: layout for layout in (to_compressed_tensors.LAYOUT, to_awq_gemm.LAYOUT)
 }
-"""Layouts of packed checkpoints by their name on the command line; the first is the default."""
+"""Layouts of packed checkpoints by their name."""
+
+FORMATS: Mapping[str, Format] = {
+    entry.name: entry for entry in (*map(packed_format, LAYOUTS.values()), to_gguf.FORMAT)
+}
+"""All formats by their name on the command line; the first is the default."""
 
 
-def open_model(folder: Path) -> Checkpoint | PackedCheckpoint:
-    """Open a folder of any kind that can be read: plain, or quantized in one of LAYOUTS.
+def open_model(path: Path) -> StoredModel:
+    """Open a model of any kind that can be read: plain, packed in one of LAYOUTS, or GGUF.
+
+    Args:
+        path: a folder, or a .gguf file.
 
     Raises:
         ConfigError: config.json is missing or not Phi-3.
         CheckpointError: weights are missing, truncated, mis-shaped, or quantized by other means.
         SchemeError: the quantization is of a known layout in a form that can't be read.
     """
-    config = read_config(folder)
+    if is_gguf(path):
+        return open_gguf(path)
+    config = read_config(path)
     described = config.raw.get("quantization_config")
     if described is None:
-        return open_checkpoint(folder)
+        return open_checkpoint(path)
     if not isinstance(described, Mapping):
-        raise CheckpointError(f"{folder}/config.json: quantization_config is not an object")
+        raise CheckpointError(f"{path}/config.json: quantization_config is not an object")
     for layout in LAYOUTS.values():
         try:
             scheme = layout.recognise(described)
             if scheme is not None:
-                return open_packed(open_tensors(folder), config, scheme, layout)
+                return open_packed(open_tensors(path), config, scheme, layout)
         except SchemeError as error:
-            raise SchemeError(f"{folder}: {error}") from None
+            raise SchemeError(f"{path}: {error}") from None
     raise CheckpointError(
-        f"{folder} is quantized by {described.get('quant_method')!r}, which can't be read; "
+        f"{path} is quantized by {described.get('quant_method')!r}, which can't be read; "
         f"known are {', '.join(LAYOUTS)}"
     )
+
+
+def open_tokenizer(path: Path) -> Tokenizer:
+    """The tokenizer of a model of any kind.
+
+    Raises:
+        TokenizerError: there is none that can be read.
+        CheckpointError: a GGUF file's header can't be read.
+        MissingExtraError: as load_tokenizer.
+    """
+    if is_gguf(path):
+        return build_tokenizer(open_gguf(path).model.fields, str(path))
+    return load_tokenizer(path)

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -11,7 +11,8 @@ from typing import Any, Self
 import torch
 
 from converters.layout import PackedLayout, linear_shapes
-from phi3quant.checkpoint import TensorFolder, check_tensors
+from converters.writer import Format, Source
+from phi3quant.checkpoint import TensorFolder, check_tensors, linear_bytes
 from phi3quant.config import Phi3Config
 from phi3quant.errors import CheckpointError
 from phi3quant.layout import (
@@ -34,6 +35,19 @@ from phi3quant.tokenizer import FILES
 _DROPPED_KEYS = ("auto_map", "torch_dtype", "dtype", "quantization_config")
 
 
+def packed_format(layout: PackedLayout) -> Format:
+    """A layout of packed checkpoints as a format to write."""
+    return Format(
+        name=layout.name,
+        title=layout.title,
+        check=layout.check,
+        nbytes=lambda config, scheme: sum(
+            spec.nbytes for spec in packed_specs(config, scheme, layout)
+        ),
+        open=lambda folder, source, scheme: PackedWriter(folder, source, scheme, layout),
+    )
+
+
 class PackedWriter:
     """Streams a quantized model into a folder, block by block.
 
@@ -43,14 +57,14 @@ class PackedWriter:
     def __init__(
         self,
         folder: Path,
-        source: Path,
-        config: Phi3Config,
+        source: Source,
         scheme: QuantScheme,
         layout: PackedLayout,
         shard_bytes: int = SHARD_BYTES,
     ) -> None:
+        config = source.config
         layout.check(scheme, config)
-        self._folder, self._source = folder, source
+        self._folder, self._source = folder, source.folder
         self._config, self._scheme, self._layout = config, scheme, layout
         folder.mkdir(parents=True, exist_ok=True)
         self._stream = SafetensorsStream(folder, packed_specs(config, scheme, layout), shard_bytes)
@@ -120,6 +134,26 @@ class PackedCheckpoint:
     scheme: QuantScheme
     layout: PackedLayout
 
+    @property
+    def format(self) -> str:
+        """See StoredModel."""
+        return f"{self.layout.title} {self.scheme}"
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """See StoredModel."""
+        return (self.folder / "config.json", *self.store.files)
+
+    @property
+    def weight_bytes(self) -> int:
+        """See StoredModel."""
+        return self.store.nbytes()
+
+    @property
+    def linear_bytes(self) -> int:
+        """See StoredModel."""
+        return linear_bytes(self.store, self.config)
+
     def quantized(self, index: int, key: str) -> QuantizedTensor:
         """Codes, scales and zero points of one linear.
 
@@ -137,6 +171,10 @@ class PackedCheckpoint:
             raise CheckpointError(f"the scales of {name} in {self.folder} are not all finite")
         return tensor
 
+    def norm(self, index: int, key: str) -> torch.Tensor:
+        """A tensor of a block that is not packed, FP32."""
+        return self.store.load_finite(block_tensor_name(index, key))
+
     def embedding(self) -> torch.Tensor:
         """See ModelWeights."""
         return self.store.load_finite(EMBEDDING)
@@ -146,7 +184,7 @@ class PackedCheckpoint:
         return {
             key: self.quantized(index, key).dequantize()
             if key in LINEARS
-            else self.store.load_finite(block_tensor_name(index, key))
+            else self.norm(index, key)
             for key in BLOCK_TENSORS
         }
 

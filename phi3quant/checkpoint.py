@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,10 +18,12 @@ from phi3quant.layout import (
     EMBEDDING,
     FINAL_NORM,
     HEAD,
+    LINEARS,
     Block,
     block_tensor_name,
     tensor_shapes,
 )
+from phi3quant.tensor_stream import DTYPE_NAMES
 
 FLOAT_DTYPES: Mapping[str, torch.dtype] = {
     "F32": torch.float32,
@@ -29,16 +32,15 @@ FLOAT_DTYPES: Mapping[str, torch.dtype] = {
 }
 
 
+_ITEM_BYTES = {name: dtype.itemsize for dtype, name in DTYPE_NAMES.items()}
+
+
 class ModelWeights(Protocol):
     """A model whose weights are handed out piece by piece; every reader of a format is one.
 
     All tensors are FP32: blocks as layout.BLOCK_TENSORS says, embedding and head [vocab, hidden],
     final norm [hidden].
     """
-
-    @property
-    def folder(self) -> Path:
-        """Where the model lies."""
 
     @property
     def config(self) -> Phi3Config:
@@ -57,6 +59,26 @@ class ModelWeights(Protocol):
         """Output projection [vocab, hidden]; the embedding when tied."""
 
 
+class StoredModel(ModelWeights, Protocol):
+    """A model on disk, with what can be said of its files."""
+
+    @property
+    def format(self) -> str:
+        """What it is stored as, for people."""
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """The files of weights, and config.json where there is one."""
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all tensors."""
+
+    @property
+    def linear_bytes(self) -> int:
+        """Bytes of the blocks' matrices (layout.LINEARS), scales included."""
+
+
 @dataclass(frozen=True)
 class StoredTensor:
     """Where a tensor lies and what its file's header says of it."""
@@ -73,6 +95,14 @@ class TensorFolder:
     folder: Path
     files: tuple[Path, ...]
     tensors: Mapping[str, StoredTensor]
+
+    def nbytes(self, *prefixes: str) -> int:
+        """Bytes of all tensors, or of those whose names begin so."""
+        return sum(
+            math.prod(stored.shape) * _ITEM_BYTES.get(stored.dtype, 0)
+            for name, stored in self.tensors.items()
+            if name.startswith(prefixes or ("",))
+        )
 
     def load(self, name: str) -> torch.Tensor:
         """Read one tensor in its stored dtype.
@@ -194,9 +224,24 @@ class Checkpoint:
     store: TensorFolder
 
     @property
-    def dtype(self) -> torch.dtype:
-        """The dtype that the matrices are stored in."""
-        return FLOAT_DTYPES[self.store.tensors[block_tensor_name(0, "qkv_proj")].dtype]
+    def format(self) -> str:
+        """See StoredModel."""
+        return f"safetensors {self.store.tensors[block_tensor_name(0, LINEARS[0])].dtype}"
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """See StoredModel."""
+        return (self.folder / "config.json", *self.store.files)
+
+    @property
+    def weight_bytes(self) -> int:
+        """See StoredModel."""
+        return self.store.nbytes()
+
+    @property
+    def linear_bytes(self) -> int:
+        """See StoredModel."""
+        return linear_bytes(self.store, self.config)
 
     def embedding(self) -> torch.Tensor:
         """See ModelWeights."""
@@ -226,6 +271,17 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     store = open_tensors(folder)
     check_tensors(store, tensor_shapes(config))
     return Checkpoint(folder, config, store)
+
+
+def linear_bytes(store: TensorFolder, config: Phi3Config) -> int:
+    """Bytes of the blocks' matrices, plain or packed into several tensors each."""
+    return store.nbytes(
+        *(
+            block_tensor_name(index, key).removesuffix("weight")
+            for index in range(config.num_hidden_layers)
+            for key in LINEARS
+        )
+    )
 
 
 def check_tensors(store: TensorFolder, shapes: Mapping[str, tuple[int, ...]]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from phi3quant.errors import MissingExtraError, ModelNotFoundError
 
 BUNDLED = "phi3-tiny"
+GGUF_SUFFIX = ".gguf"
 # What a model needs; pickles are left out on purpose.
 _PATTERNS = ["*.json", "*.safetensors", "tokenizer.model", "*.jinja", "merges.txt", "LICENSE*"]
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -18,14 +19,19 @@ class Located:
     """Where a model lies and what it was called.
 
     Attributes:
-        folder: on this machine.
+        path: its folder, or a GGUF file, on this machine.
         name: for tables: the folder's name, the hub id, or ``phi3-tiny``.
         revision: the hub's commit, where the model came from there.
     """
 
-    folder: Path
+    path: Path
     name: str
     revision: str | None = None
+
+    @property
+    def folder(self) -> Path:
+        """The model's folder, or the one that its file lies in."""
+        return self.path if self.path.is_dir() else self.path.parent
 
     @property
     def bundled(self) -> bool:
@@ -39,11 +45,11 @@ def bundled_folder() -> Path:
 
 
 def locate(model: str | Path | None, revision: str | None = None) -> Located:
-    """Find the folder of a model.
+    """Find a model.
 
     Args:
-        model: a folder; a hub id such as ``microsoft/Phi-3-mini-4k-instruct``; or None or
-            ``phi3-tiny`` for the bundled one.
+        model: a folder; a .gguf file; a hub id such as ``microsoft/Phi-3-mini-4k-instruct``; or
+            None or ``phi3-tiny`` for the bundled one.
         revision: branch, tag or commit, for a hub id.
 
     Raises:
@@ -55,9 +61,12 @@ def locate(model: str | Path | None, revision: str | None = None) -> Located:
     path = Path(model)
     if path.is_dir():
         return Located(path, path.resolve().name)
+    if path.is_file() and path.suffix == GGUF_SUFFIX:
+        return Located(path, path.name)
     if path.exists():
         raise ModelNotFoundError(
-            f"{model} is a file; give the folder that holds config.json and the safetensors"
+            f"{model} is a file; give the folder that holds config.json and the safetensors, "
+            "or a .gguf file"
         )
     if not _HUB_ID.fullmatch(str(model)):
         raise ModelNotFoundError(

@@ -6,15 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from converters import open_model
-from converters.packed import PackedCheckpoint
-from phi3quant.checkpoint import TensorFolder, read_json_if_there, sha256
+from phi3quant.checkpoint import read_json_if_there, sha256
 from phi3quant.config import Phi3Config
 from phi3quant.hub import locate
 from phi3quant.layout import LINEARS, block_tensor_name, tensor_shapes
 from phi3quant.output import MANIFEST
-from phi3quant.tensor_stream import DTYPE_NAMES
-
-_ITEM_BYTES = {name: dtype.itemsize for dtype, name in DTYPE_NAMES.items()}
 
 
 @dataclass(frozen=True)
@@ -22,7 +18,7 @@ class Inspection:
     """A model folder's facts, from its headers; no weights are computed with.
 
     Attributes:
-        name, folder: what was looked at.
+        name, path: what was looked at.
         format: ``safetensors F16`` and the like, or the layout with its scheme.
         config: the architecture.
         parameters: weights of the model, a tied head counted once.
@@ -33,7 +29,7 @@ class Inspection:
     """
 
     name: str
-    folder: Path
+    path: Path
     format: str
     config: Phi3Config
     parameters: int
@@ -53,7 +49,7 @@ class Inspection:
         del architecture["raw"]
         return {
             "name": self.name,
-            "folder": str(self.folder),
+            "path": str(self.path),
             "format": self.format,
             "architecture": architecture,
             "parameters": self.parameters,
@@ -76,45 +72,22 @@ def inspect(model: str | Path | None, revision: str | None = None) -> Inspection
         4
     """
     located = locate(model, revision)
-    opened = open_model(located.folder)
+    opened = open_model(located.path)
     config = opened.config
-    linears = [
-        block_tensor_name(index, key)
+    shapes = tensor_shapes(config)
+    linear_weights = sum(
+        prod(shapes[block_tensor_name(index, key)])
         for index in range(config.num_hidden_layers)
         for key in LINEARS
-    ]
-    shapes = tensor_shapes(config)
-    linear_weights = sum(prod(shapes[name]) for name in linears)
-    prefixes = tuple(name.removesuffix("weight") for name in linears)
-    linear_bytes = _bytes(opened.store, prefixes)
+    )
     return Inspection(
         name=located.name,
-        folder=located.folder,
-        format=(
-            f"{opened.layout.title} {opened.scheme}"
-            if isinstance(opened, PackedCheckpoint)
-            else f"safetensors {opened.store.tensors[linears[0]].dtype}"
-        ),
+        path=located.path,
+        format=opened.format,
         config=config,
         parameters=sum(prod(shape) for shape in shapes.values()),
-        weight_bytes=stored_bytes(opened.store),
-        linear_bits_per_weight=8 * linear_bytes / linear_weights,
-        sha256={
-            path.name: sha256(path)
-            for path in (located.folder / "config.json", *opened.store.files)
-        },
+        weight_bytes=opened.weight_bytes,
+        linear_bits_per_weight=8 * opened.linear_bytes / linear_weights,
+        sha256={path.name: sha256(path) for path in opened.files},
         manifest=read_json_if_there(located.folder / MANIFEST),
-    )
-
-
-def stored_bytes(store: TensorFolder) -> int:
-    """Bytes of all tensors of a folder."""
-    return _bytes(store, ("",))
-
-
-def _bytes(store: TensorFolder, prefixes: tuple[str, ...]) -> int:
-    return sum(
-        prod(stored.shape) * _ITEM_BYTES.get(stored.dtype, 0)
-        for name, stored in store.tensors.items()
-        if name.startswith(prefixes)
     )

@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from phi3quant.checkpoint import TensorFolder, read_json_if_there, sha256
+from phi3quant.checkpoint import read_json_if_there, sha256
 from phi3quant.hub import Located
 from phi3quant.output import MANIFEST, write_json
 from phi3quant.tokenizer import FILES
@@ -15,10 +15,10 @@ SCHEMA_VERSION = 1
 _LIBRARIES = ("torch", "safetensors", "tokenizers", "numpy")
 
 
-def describe_source(located: Located, store: TensorFolder) -> dict[str, Any]:
+def describe_source(located: Located, weights: Sequence[Path]) -> dict[str, Any]:
     """Name, revision and the SHA-256 of every file of a source checkpoint that is used."""
     names = ["config.json", "model.safetensors.index.json", *FILES]
-    paths = [located.folder / name for name in names] + list(store.files)
+    paths = [located.folder / name for name in names] + list(weights)
     hashes = {path.name: sha256(path) for path in paths if path.is_file()}
     return {"name": located.name, "revision": located.revision, "sha256": hashes}
 

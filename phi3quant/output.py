@@ -38,6 +38,35 @@ def check_output_folder(path: Path, *, overwrite: bool) -> None:
         )
 
 
+def check_not_inside(output: Path, source: Path) -> None:
+    """Refuse an output that lies in the model's folder, or the other way round.
+
+    Raises:
+        OutputError: it does.
+    """
+    inner, outer = output.resolve(), source.resolve()
+    if inner == outer or outer in inner.parents or inner in outer.parents:
+        raise OutputError(
+            f"the output {output} and the model {source} lie in one another; choose another -o"
+        )
+
+
+def check_space(output: Path, need: int) -> None:
+    """Refuse before the work starts when the disk can't hold ``need`` bytes.
+
+    Raises:
+        OutputError: it can't.
+    """
+    place = next(parent for parent in output.resolve().parents if parent.exists())
+    with clear_os_errors(output):
+        free = shutil.disk_usage(place).free
+    if need > free:
+        raise OutputError(
+            f"{output} needs {need / 1e9:.2f} GB and {place} has {free / 1e9:.2f} GB free; "
+            "no space is left for it. Free some or choose another -o"
+        )
+
+
 @contextlib.contextmanager
 def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """A new folder beside ``path`` to fill; it takes the name ``path`` when the body succeeds.

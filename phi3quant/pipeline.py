@@ -1,6 +1,5 @@
 """From a checkpoint to a quantized folder: the only file that knows all the parts."""
 
-import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -11,18 +10,22 @@ import torch
 
 from calib.capture import advance, layer_error
 from calib.corpus import load_corpus, render, suitable
-from converters import LAYOUTS
-from converters.layout import PackedLayout
-from converters.packed import PackedWriter, packed_specs
+from converters import FORMATS
+from converters.writer import Format, ModelWriter, Source
 from phi3quant import manifest, windows
 from phi3quant.checkpoint import Checkpoint, open_checkpoint
-from phi3quant.config import Phi3Config, read_config
-from phi3quant.errors import CheckpointError, CorpusError, OutputError, SchemeError
+from phi3quant.config import read_config
+from phi3quant.errors import CheckpointError, CorpusError, SchemeError
 from phi3quant.hub import Located, locate
 from phi3quant.layout import LINEARS, Block
 from phi3quant.methods import METHODS, Method, rtn
 from phi3quant.model import SequenceContext, embed, sequence_context
-from phi3quant.output import atomic_folder, check_output_folder, clear_os_errors
+from phi3quant.output import (
+    atomic_folder,
+    check_not_inside,
+    check_output_folder,
+    check_space,
+)
 from phi3quant.precision import product_dtype
 from phi3quant.progress import Progress, Step, silent
 from phi3quant.qblock import QuantizedBlock
@@ -59,14 +62,14 @@ class Recipe:
     Attributes:
         method: a key of phi3quant.methods.METHODS.
         scheme: bits, group size, symmetry.
-        formats: keys of converters.LAYOUTS; the first is the output folder itself, further ones
+        formats: keys of converters.FORMATS; the first is the output folder itself, further ones
             are folders in it.
         calibration: for methods that calibrate.
     """
 
     method: str = "awq"
     scheme: QuantScheme = field(default_factory=QuantScheme)
-    formats: tuple[str, ...] = (next(iter(LAYOUTS)),)
+    formats: tuple[str, ...] = (next(iter(FORMATS)),)
     calibration: Calibration = field(default_factory=Calibration)
 
 
@@ -134,36 +137,30 @@ def quantize(
         True
     """
     located = locate(model, revision)
-    checkpoint = _open_plain(located.folder)
-    layouts = _layouts(recipe)
-    for layout in layouts:
-        layout.check(recipe.scheme, checkpoint.config)
+    checkpoint = _open_plain(located.path)
+    formats = _formats(recipe)
+    for entry in formats:
+        entry.check(recipe.scheme, checkpoint.config)
     check_output_folder(output, overwrite=overwrite)
-    _check_not_inside(output, located.folder)
-    _check_space(output, checkpoint.config, recipe)
+    check_not_inside(output, located.folder)
+    need = sum(entry.nbytes(checkpoint.config, recipe.scheme) for entry in formats)
+    check_space(output, need)
     method = METHODS[recipe.method]
     text = _calibration_windows(located, recipe.calibration) if method.calibrated else None
 
     with progress("hashing the source", 1) as step:
-        source = manifest.describe_source(located, checkpoint.store)
+        source = manifest.describe_source(located, checkpoint.store.files)
         step()
     with atomic_folder(output, overwrite=overwrite) as partial, ExitStack() as stack:
         folders = {
-            layout.name: partial if layout is layouts[0] else partial / layout.name
-            for layout in layouts
+            entry.name: partial if entry is formats[0] else partial / entry.name
+            for entry in formats
         }
+        original = Source(located.folder, located.name, checkpoint.config)
         with ExitStack() as open_writers:
             writers = [
-                open_writers.enter_context(
-                    PackedWriter(
-                        folders[layout.name],
-                        located.folder,
-                        checkpoint.config,
-                        recipe.scheme,
-                        layout,
-                    )
-                )
-                for layout in layouts
+                open_writers.enter_context(entry.open(folders[entry.name], original, recipe.scheme))
+                for entry in formats
             ]
             step = stack.enter_context(
                 progress(f"quantizing ({method.title})", checkpoint.config.num_hidden_layers)
@@ -185,7 +182,7 @@ def _stream(
     scheme: QuantScheme,
     method: Method,
     text: _Windows | None,
-    writers: Sequence[PackedWriter],
+    writers: Sequence[ModelWriter],
     step: Step,
 ) -> list[dict[str, Any]]:
     """Take every block through calibration, method and writers, and forget it."""
@@ -252,21 +249,25 @@ def _for_products(block: Block) -> Block:
 
 
 def _open_plain(folder: Path) -> Checkpoint:
+    if folder.is_file():
+        raise CheckpointError(
+            f"{folder} is a GGUF file; give the folder of the original checkpoint"
+        )
     if read_config(folder).raw.get("quantization_config") is not None:
         raise CheckpointError(f"{folder} is quantized already; give the original checkpoint")
     return open_checkpoint(folder)
 
 
-def _layouts(recipe: Recipe) -> list[PackedLayout]:
+def _formats(recipe: Recipe) -> list[Format]:
     if recipe.method not in METHODS:
         raise SchemeError(f"there is no method {recipe.method!r}; choose from {list(METHODS)}")
-    unknown = [name for name in recipe.formats if name not in LAYOUTS]
+    unknown = [name for name in recipe.formats if name not in FORMATS]
     if unknown or not recipe.formats:
         raise SchemeError(
             f"there is no format {', '.join(unknown) or '(none given)'}; "
-            f"choose from {', '.join(LAYOUTS)}"
+            f"choose from {', '.join(FORMATS)}"
         )
-    return [LAYOUTS[name] for name in dict.fromkeys(recipe.formats)]
+    return [FORMATS[name] for name in dict.fromkeys(recipe.formats)]
 
 
 def _calibration_windows(located: Located, calibration: Calibration) -> _Windows:
@@ -297,28 +298,3 @@ def _describe(recipe: Recipe) -> dict[str, Any]:
         "symmetric": recipe.scheme.symmetric,
         "formats": list(recipe.formats),
     }
-
-
-def _check_not_inside(output: Path, source: Path) -> None:
-    inner, outer = output.resolve(), source.resolve()
-    if inner == outer or outer in inner.parents or inner in outer.parents:
-        raise OutputError(
-            f"the output {output} and the model {source} lie in one another; choose another -o"
-        )
-
-
-def _check_space(output: Path, config: Phi3Config, recipe: Recipe) -> None:
-    """Refuse before the work starts when the disk can't hold the result."""
-    need = sum(
-        spec.nbytes
-        for layout in _layouts(recipe)
-        for spec in packed_specs(config, recipe.scheme, layout)
-    )
-    place = next(parent for parent in output.resolve().parents if parent.exists())
-    with clear_os_errors(output):
-        free = shutil.disk_usage(place).free
-    if need > free:
-        raise OutputError(
-            f"{output} needs {need / 1e9:.2f} GB and {place} has {free / 1e9:.2f} GB free; "
-            "no space is left for it. Free some or choose another -o"
-        )

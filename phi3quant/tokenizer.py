@@ -51,7 +51,7 @@ class Tokenizer:
     chat_template: str | None
     special_tokens: Mapping[str, str]
     digest: str
-    """SHA-256 over the file that defines the vocabulary."""
+    """SHA-256 over the vocabulary: which token each id stands for."""
 
     def encode(self, text: str) -> list[int]:
         """Token ids of ``text``; no BOS or EOS is added."""
@@ -113,6 +113,10 @@ class _SentencePieceEncoder:
     added: Mapping[str, int]
     strips_right: frozenset[str]
 
+    def vocabulary(self) -> dict[str, int]:
+        pieces = {self.inner.id_to_piece(n): n for n in range(self.inner.get_piece_size())}
+        return {**pieces, **self.added}
+
     def encode(self, text: str) -> list[int]:
         if not self.added:
             return list(self.inner.encode(text))
@@ -159,23 +163,37 @@ def load_tokenizer(folder: Path) -> Tokenizer:
             f"{folder} has neither tokenizer.json nor tokenizer.model; "
             "copy the tokenizer files of the original model into it"
         )
-    encoder = _json_encoder(file) if file.suffix == ".json" else _piece_encoder(file, settings)
-    return Tokenizer(
-        encoder,
-        _chat_template(folder, settings),
-        {key: name for key in ("bos_token", "eos_token") if (name := _token_text(settings, key))},
-        hashlib.sha256(file.read_bytes()).hexdigest(),
-    )
+    template = _chat_template(folder, settings)
+    names = {
+        key: name for key in ("bos_token", "eos_token") if (name := _token_text(settings, key))
+    }
+    if file.suffix == ".json":
+        return from_fast(_read_json(file), template, names)
+    encoder = _piece_encoder(file, settings)
+    return Tokenizer(encoder, template, names, _digest(encoder.vocabulary()))
 
 
-def _json_encoder(file: Path) -> Encoder:
+def from_fast(
+    fast: FastTokenizer, chat_template: str | None, special_tokens: Mapping[str, str]
+) -> Tokenizer:
+    """A tokenizer of the tokenizers library with what a model adds to it."""
+    digest = _digest(fast.get_vocab(with_added_tokens=True))
+    return Tokenizer(_JsonEncoder(fast), chat_template, special_tokens, digest)
+
+
+def _digest(vocabulary: Mapping[str, int]) -> str:
+    by_id = sorted((number, piece) for piece, number in vocabulary.items())
+    return hashlib.sha256(json.dumps(by_id).encode()).hexdigest()
+
+
+def _read_json(file: Path) -> FastTokenizer:
     try:
-        return _JsonEncoder(FastTokenizer.from_file(str(file)))
+        return FastTokenizer.from_file(str(file))
     except Exception as error:  # noqa: BLE001 - what the library raises for any bad file
         raise TokenizerError(f"{file} can't be read: {error}") from None
 
 
-def _piece_encoder(file: Path, settings: Mapping[str, Any]) -> Encoder:
+def _piece_encoder(file: Path, settings: Mapping[str, Any]) -> _SentencePieceEncoder:
     try:
         import sentencepiece  # noqa: PLC0415 - an extra
     except ImportError:

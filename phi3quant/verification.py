@@ -10,15 +10,13 @@ from typing import Any
 import torch
 
 from calib.corpus import load_corpus, render, suitable
-from converters import open_model
+from converters import open_model, open_tokenizer
 from phi3quant import manifest, windows
 from phi3quant.errors import InputError
 from phi3quant.hub import Located, locate
-from phi3quant.inspection import stored_bytes
 from phi3quant.perplexity import Comparison, score, steps
 from phi3quant.pipeline import Quantized
 from phi3quant.progress import Progress, silent
-from phi3quant.tokenizer import load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -93,7 +91,7 @@ def evaluate(
     found = [locate(model, revision) for model in models]
     # Two folders may share their last name, so that a table needs the path as it was given.
     named = [
-        Located(item.folder, str(model)) if model and Path(model).is_dir() else item
+        Located(item.path, str(model)) if model and Path(model).exists() else item
         for item, model in zip(found, models, strict=True)
     ]
     return _evaluate(named, text or EvaluationText(), progress)
@@ -127,8 +125,8 @@ def verify(
 
 
 def _evaluate(located: Sequence[Located], text: EvaluationText, progress: Progress) -> Evaluation:
-    models = [open_model(item.folder) for item in located]
-    tokenizers = [load_tokenizer(item.folder) for item in located]
+    models = [open_model(item.path) for item in located]
+    tokenizers = [open_tokenizer(item.path) for item in located]
     for item, tokenizer in zip(located, tokenizers, strict=True):
         if tokenizer.digest != tokenizers[0].digest:
             raise InputError(
@@ -147,7 +145,7 @@ def _evaluate(located: Sequence[Located], text: EvaluationText, progress: Progre
     description = {
         "text": corpus.name,
         "text_sha256": corpus.digest,
-        "tokenizer_sha256": tokenizers[0].digest,
+        "vocabulary_sha256": tokenizers[0].digest,
         "tokens_sha256": windows.digest(cut),
         "windows": len(cut),
         "window_tokens": length,
@@ -156,7 +154,7 @@ def _evaluate(located: Sequence[Located], text: EvaluationText, progress: Progre
     }
     return Evaluation(
         [item.name for item in located],
-        [stored_bytes(model.store) for model in models],
+        [model.weight_bytes for model in models],
         comparisons,
         description,
     )

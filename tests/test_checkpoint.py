@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from phi3quant.checkpoint import open_checkpoint, open_tensors
 from phi3quant.errors import CheckpointError
+from phi3quant.tensor_stream import DTYPE_NAMES
 from tests.models import make_model
 
 QKV = "model.layers.0.self_attn.qkv_proj.weight"
@@ -35,7 +36,7 @@ def test_blocks_come_as_fp32_whatever_is_stored(folder: Path, dtype: torch.dtype
     change(folder, lambda tensors: tensors.update({k: v.to(dtype) for k, v in tensors.items()}))
     checkpoint = open_checkpoint(folder)
     stored = load_file(folder / "model.safetensors")
-    assert checkpoint.dtype == dtype
+    assert checkpoint.format == f"safetensors {DTYPE_NAMES[dtype]}"
     assert torch.equal(checkpoint.block(0)["qkv_proj"], stored[QKV].float())
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from phi3quant.cli.main import main
 from phi3quant.cli.options import Percent
 
-COMMANDS = ("awq", "rtn", "perplexity", "inspect")
+COMMANDS = ("awq", "rtn", "perplexity", "inspect", "export")
 
 
 @pytest.fixture

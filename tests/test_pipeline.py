@@ -237,6 +237,6 @@ def test_a_full_disk_is_noticed_before_the_work(
     class Usage:
         free = 1000
 
-    monkeypatch.setattr("phi3quant.pipeline.shutil.disk_usage", lambda _path: Usage)
+    monkeypatch.setattr("phi3quant.output.shutil.disk_usage", lambda _path: Usage)
     with pytest.raises(OutputError, match="no space is left"):
         quantize(checkpoint_folder("gqa"), tmp_path / "out", recipe("rtn", prose))

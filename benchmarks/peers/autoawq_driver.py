@@ -1,17 +1,22 @@
 """Runs inside AutoAWQ's own environment: quantize a model on given token windows.
 
-Called by benchmarks/autoawq.py. On a CPU, AutoAWQ 0.2.9 keeps the weights that its scale search
-must restore in a state dict made with ``.cpu()``, which copies nothing there, so the search eats
-the model. That one line is repaired below (``.clone()``); everything else is AutoAWQ as published.
+Called by benchmarks/autoawq.py. Two things in AutoAWQ 0.2.9 are repaired below, without which its
+result is no model at all; everything else is AutoAWQ as published. On a CPU it keeps the weights
+that its scale search must restore in a state dict made with ``.cpu()``, which copies nothing there,
+so the search eats the model. And of a Phi-3 with grouped query attention it folds the scales of
+o_proj's input into the last rows of qkv_proj, which are then keys and queries too; that fold is
+left out, as AutoAWQ itself does for Llama.
 """
 
 import argparse
 import inspect
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from awq import AutoAWQForCausalLM
+from awq.models.phi3 import Phi3AWQForCausalLM
 from awq.quantize import quantizer
 from transformers import AutoTokenizer
 
@@ -33,6 +38,20 @@ def repair_restore() -> None:
     setattr(quantizer.AwqQuantizer, name, scope[name])
 
 
+def skip_wrong_fold(*, grouped: bool) -> None:
+    """Leave out the fold into o_proj where it isn't exact."""
+    if not grouped:
+        return
+    published = Phi3AWQForCausalLM.get_layers_for_scaling
+
+    def exact_only(*given: Any) -> list[dict[str, Any]]:
+        entries = published(*given)
+        attention = given[0].self_attn
+        return [entry for entry in entries if entry["prev_op"] is not attention.qkv_proj]
+
+    Phi3AWQForCausalLM.get_layers_for_scaling = staticmethod(exact_only)
+
+
 def main() -> None:
     """Quantize and save."""
     parser = argparse.ArgumentParser()
@@ -47,6 +66,8 @@ def main() -> None:
     model = AutoAWQForCausalLM.from_pretrained(
         given.model, device_map="cpu", safetensors=True, torch_dtype=torch.float32
     )
+    sizes = model.model.config
+    skip_wrong_fold(grouped=sizes.num_key_value_heads != sizes.num_attention_heads)
     tokenizer = AutoTokenizer.from_pretrained(given.model)
     model.quantize(
         tokenizer,

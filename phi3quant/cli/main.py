@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from phi3quant.cli.export import export
 from phi3quant.cli.inspect import inspect
 from phi3quant.cli.perplexity import perplexity
 from phi3quant.cli.quantize import awq, rtn
@@ -58,5 +59,5 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-for command in (awq, rtn, perplexity, inspect):
+for command in (awq, rtn, perplexity, inspect, export):
     main.add_command(command)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from converters import LAYOUTS
+from converters import FORMATS
 from phi3quant.cli import options
 from phi3quant.cli.display import (
     peak_memory_bytes,
@@ -70,9 +70,9 @@ _OUTPUT = (
     click.option(
         "--export",
         "formats",
-        default=next(iter(LAYOUTS)),
+        default=next(iter(FORMATS)),
         show_default=True,
-        help=f"Formats, comma-separated: {', '.join(LAYOUTS)}. The first is OUT itself, "
+        help=f"Formats, comma-separated: {', '.join(FORMATS)}. The first is OUT itself, "
         "further ones are folders in it.",
     ),
     click.option(

@@ -1,0 +1,121 @@
+"""GGUF's block types: rows of weights as the bytes that llama.cpp reads.
+
+Float and legacy types are encoded by the gguf library, which matches llama.cpp bit for bit,
+K-quants by gguf_k_quants.py, which does too. Codes that a method chose are repacked as they are.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
+
+from converters import gguf_k_quants
+from phi3quant.errors import SchemeError
+from phi3quant.qtensor import QuantizedTensor
+from phi3quant.scheme import QuantScheme
+
+BLOCK = 32
+"""Weights in a block of the legacy quantized types."""
+
+
+@dataclass(frozen=True)
+class BlockType:
+    """A way to store the rows of a matrix.
+
+    Attributes:
+        type: the gguf library's number for it.
+        encode: FP32 [rows, columns] as an array of bytes [rows, row_bytes] (or of floats, for
+            the float types).
+    """
+
+    type: GGMLQuantizationType
+    encode: Callable[[torch.Tensor], np.ndarray]
+
+    @property
+    def name(self) -> str:
+        """As llama.cpp writes it, such as ``Q4_0``."""
+        return str(self.type.name)
+
+    @property
+    def block(self) -> int:
+        """Weights in a block; rows hold a whole number of blocks."""
+        return int(GGML_QUANT_SIZES[self.type][0])
+
+    def row_bytes(self, columns: int) -> int:
+        """Bytes of a row of ``columns`` weights."""
+        weights, size = GGML_QUANT_SIZES[self.type]
+        return columns // int(weights) * int(size)
+
+
+def _by_library(kind: GGMLQuantizationType) -> BlockType:
+    return BlockType(kind, lambda weight: quants.quantize(weight.numpy(), kind))
+
+
+_Types = GGMLQuantizationType
+TYPES: Mapping[str, BlockType] = {
+    entry.name: entry
+    for entry in (
+        *(_by_library(kind) for kind in (_Types.F32, _Types.F16, _Types.BF16, _Types.Q8_0)),
+        *(_by_library(kind) for kind in (_Types.Q4_0, _Types.Q4_1, _Types.Q5_0, _Types.Q5_1)),
+        BlockType(_Types.Q4_K, lambda weight: gguf_k_quants.encode_q4_k(weight).numpy()),
+        BlockType(_Types.Q5_K, lambda weight: gguf_k_quants.encode_q5_k(weight).numpy()),
+        BlockType(_Types.Q6_K, lambda weight: gguf_k_quants.encode_q6_k(weight).numpy()),
+    )
+}
+"""Block types that can be written, by name."""
+
+
+def type_for(scheme: QuantScheme) -> BlockType:
+    """The block type that holds a scheme's codes as they are.
+
+    Raises:
+        SchemeError: there is none.
+    """
+    kinds = {(4, True): "Q4_0", (4, False): "Q4_1", (8, True): "Q8_0"}
+    kind = kinds.get((scheme.bits, scheme.symmetric))
+    if kind is None:
+        raise SchemeError(
+            f"GGUF has no type for {scheme}; choose --sym for 8 bits, or compressed-tensors"
+        )
+    if scheme.group_size is not None and scheme.group_size % BLOCK:
+        raise SchemeError(
+            f"GGUF's blocks hold {BLOCK} weights, so that groups of {scheme.group_size} don't fit; "
+            f"choose a group size of {BLOCK} or more"
+        )
+    return TYPES[kind]
+
+
+def repack(tensor: QuantizedTensor) -> np.ndarray:
+    """Codes, scales and zero points as blocks: uint8 [rows, row_bytes].
+
+    Q4_0 and Q8_0 hold the very same weights; Q4_1 stores a minimum of -zero_point * scale in place
+    of the zero point, which rounds it to FP16 once.
+
+    Raises:
+        SchemeError: as type_for.
+    """
+    kind = type_for(tensor.scheme)
+    rows, columns = tensor.shape
+    repeats = tensor.scheme.group_width(columns) // BLOCK
+    scales = tensor.scales.repeat_interleave(repeats, dim=1)
+    codes = tensor.codes.view(rows, -1, BLOCK)
+    parts = [_bytes(scales)]
+    if tensor.zero_points is not None:
+        zeros = tensor.zero_points.repeat_interleave(repeats, dim=1)
+        parts.append(_bytes((-zeros.float() * scales.float()).half()))
+    if tensor.scheme.bits == 8:
+        parts.append(
+            (codes.to(torch.int16) - tensor.scheme.middle).to(torch.int8).view(torch.uint8)
+        )
+    else:
+        low, high = codes[..., : BLOCK // 2], codes[..., BLOCK // 2 :]
+        parts.append(low | (high << 4))
+    blocks = torch.cat(parts, dim=-1)
+    return blocks.view(rows, kind.row_bytes(columns)).numpy()
+
+
+def _bytes(halves: torch.Tensor) -> torch.Tensor:
+    """FP16 [rows, blocks] as uint8 [rows, blocks, 2]."""
+    return halves.contiguous().view(torch.uint8).view(*halves.shape, 2)

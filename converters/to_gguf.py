@@ -1,0 +1,208 @@
+"""GGUF, the format of llama.cpp: streamed one tensor at a time, in one file or in parts."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import torch
+from gguf import GGUFWriter
+from gguf.utility import size_label
+
+from converters.gguf_blocks import TYPES, BlockType, repack, type_for
+from converters.gguf_metadata import (
+    ARCHITECTURE,
+    ROPE_LONG,
+    ROPE_SHORT,
+    add_config,
+    add_vocabulary,
+)
+from converters.gguf_policy import FileType, file_type, linear_type, matrix_type
+from converters.gguf_vocabulary import read_vocabulary
+from converters.layout import check_groups
+from converters.writer import Format, Source
+from phi3quant.config import Phi3Config
+from phi3quant.errors import SchemeError
+from phi3quant.layout import BLOCK_TENSORS, EMBEDDING, FINAL_NORM, HEAD, LINEARS, Shape
+from phi3quant.qblock import QuantizedBlock
+from phi3quant.qtensor import QuantizedTensor
+from phi3quant.scheme import QuantScheme
+
+NAMES: Mapping[str, str] = {EMBEDDING: "token_embd", FINAL_NORM: "output_norm", HEAD: "output"}
+"""llama.cpp's names of the tensors outside the blocks, without ``.weight``."""
+BLOCK_NAMES: Mapping[str, str] = {
+    "input_layernorm": "attn_norm",
+    "qkv_proj": "attn_qkv",
+    "o_proj": "attn_output",
+    "post_attention_layernorm": "ffn_norm",
+    "gate_up_proj": "ffn_up",
+    "down_proj": "ffn_down",
+}
+"""And of those in block N, after ``blk.N.``."""
+
+
+class GgufWriter:
+    """Streams a model into ``FOLDER/NAME-TYPE.gguf``, or into numbered parts of it.
+
+    Matrices come as codes, which are stored as they are where their type holds them, or as FP32.
+    """
+
+    def __init__(
+        self, folder: Path, source: Source, kind_name: str, split_bytes: int | None = None
+    ) -> None:
+        kind = file_type(kind_name)
+        config = source.config
+        vocabulary = read_vocabulary(source.folder, config.vocab_size)
+        folder.mkdir(parents=True, exist_ok=True)
+        name = source.name.split("/")[-1]
+        self._config, self._types = config, tensor_types(kind, config)
+        self._writer = GGUFWriter(
+            folder / f"{name}-{kind_name.upper()}.gguf",
+            ARCHITECTURE,
+            split_max_size=split_bytes or 0,
+        )
+        self._writer.add_type("model")
+        self._writer.add_name(vocabulary.model_name(name))
+        parameters = sum(math.prod(shape) for _, shape in self._types.values())
+        self._writer.add_size_label(size_label(parameters, 0, 0, 0))
+        add_config(self._writer, config, kind.number)
+        add_vocabulary(self._writer, vocabulary)
+        for tensor, (block_type, shape) in self._types.items():
+            # The number of bytes of a row is what the library takes for the length of a row.
+            rows = tuple(shape[:-1])
+            self._writer.add_tensor_info(
+                tensor,
+                (*rows, block_type.row_bytes(shape[-1])),
+                np.dtype(np.uint8),
+                block_type.row_bytes(shape[-1]) * math.prod(rows),
+                raw_dtype=block_type.type,
+            )
+        self._writer.write_header_to_file()
+        self._writer.write_kv_data_to_file()
+        self._writer.write_ti_data_to_file()
+        self._pending = list(self._types)
+        if config.long_rope is not None:
+            for tensor, factors in (
+                (ROPE_LONG, config.long_rope.long_factor),
+                (ROPE_SHORT, config.long_rope.short_factor),
+            ):
+                self._write(tensor, torch.tensor(factors))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._writer.close()
+        if kind is None and self._pending:
+            raise ValueError(f"{self._pending[0]} was never written")
+
+    def embedding(self, weight: torch.Tensor) -> None:
+        """Write the token embeddings [vocab, hidden]; comes first."""
+        self._write(_outer_name(EMBEDDING), weight)
+
+    def block(self, index: int, block: QuantizedBlock) -> None:
+        """Write the next block."""
+        self.tensors(index, {**block.norms, **block.linears})
+
+    def tensors(self, index: int, block: Mapping[str, torch.Tensor | QuantizedTensor]) -> None:
+        """Write the next block from its tensors by their short names."""
+        for key in BLOCK_TENSORS:
+            self._write(_block_name(index, key), block[key])
+
+    def final(self, norm: torch.Tensor, head: torch.Tensor | None) -> None:
+        """Write the last norm [hidden] and, of an untied model, the head [vocab, hidden]."""
+        self._write(_outer_name(FINAL_NORM), norm)
+        if head is not None:
+            self._write(_outer_name(HEAD), head)
+
+    def _write(self, name: str, tensor: torch.Tensor | QuantizedTensor) -> None:
+        if self._pending.pop(0) != name:
+            raise ValueError(f"{name} comes out of order")
+        kind, _ = self._types[name]
+        if isinstance(tensor, QuantizedTensor):
+            if _holds(kind, tensor.scheme):
+                self._writer.write_tensor_data(repack(tensor))
+                return
+            tensor = tensor.dequantize()
+        self._writer.write_tensor_data(kind.encode(tensor))
+
+
+def natural_type(scheme: QuantScheme) -> str:
+    """The recipe that keeps a scheme's codes as they are.
+
+    Raises:
+        SchemeError: GGUF has no type for them.
+    """
+    return type_for(scheme).name
+
+
+def tensor_types(kind: FileType, config: Phi3Config) -> dict[str, tuple[BlockType, Shape]]:
+    """Type and shape of every tensor, in the order of writing.
+
+    Raises:
+        SchemeError: a type doesn't fit the model's rows.
+    """
+    full = TYPES["F32"]
+    types: dict[str, tuple[BlockType, Shape]] = {}
+    if config.long_rope is not None:
+        for name in (ROPE_LONG, ROPE_SHORT):
+            types[name] = (full, (config.rotary_dim // 2,))
+    wide = (config.vocab_size, config.hidden_size)
+    types[_outer_name(EMBEDDING)] = (matrix_type(kind, EMBEDDING, config), wide)
+    for index in range(config.num_hidden_layers):
+        for key, role in BLOCK_TENSORS.items():
+            shape = role.shape(config)
+            chosen = linear_type(kind, key, index, config, shape[-1]) if key in LINEARS else full
+            types[_block_name(index, key)] = (chosen, shape)
+    types[_outer_name(FINAL_NORM)] = (full, (config.hidden_size,))
+    if not config.tie_word_embeddings:
+        types[_outer_name(HEAD)] = (matrix_type(kind, HEAD, config), wide)
+    return types
+
+
+def nbytes(kind: FileType, config: Phi3Config) -> int:
+    """Bytes of all tensors of a file of this kind."""
+    return sum(
+        entry.row_bytes(shape[-1]) * math.prod(shape[:-1])
+        for entry, shape in tensor_types(kind, config).values()
+    )
+
+
+def _holds(kind: BlockType, scheme: QuantScheme) -> bool:
+    try:
+        return type_for(scheme) == kind
+    except SchemeError:
+        return False
+
+
+def _outer_name(name: str) -> str:
+    return f"{NAMES[name]}.weight"
+
+
+def _block_name(index: int, key: str) -> str:
+    return f"blk.{index}.{BLOCK_NAMES[key]}.weight"
+
+
+def _check(scheme: QuantScheme, config: Phi3Config) -> None:
+    check_groups(scheme, config)
+    tensor_types(file_type(natural_type(scheme)), config)
+
+
+def _nbytes(config: Phi3Config, scheme: QuantScheme) -> int:
+    return nbytes(file_type(natural_type(scheme)), config)
+
+
+FORMAT = Format(
+    name="gguf",
+    title="GGUF",
+    check=_check,
+    nbytes=_nbytes,
+    open=lambda folder, source, scheme: GgufWriter(folder, source, natural_type(scheme)),
+)

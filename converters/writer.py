@@ -1,0 +1,61 @@
+"""What a format is: a check, a size, and a writer that takes a model block by block."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from phi3quant.config import Phi3Config
+from phi3quant.qblock import QuantizedBlock
+from phi3quant.scheme import QuantScheme
+
+
+@dataclass(frozen=True)
+class Source:
+    """The model that something is made from.
+
+    Attributes:
+        folder: with its tokenizer and generation files.
+        name: for people, such as a hub id or the folder's last part.
+        config: its sizes.
+    """
+
+    folder: Path
+    name: str
+    config: Phi3Config
+
+
+class ModelWriter(Protocol):
+    """Takes a quantized model's parts in order."""
+
+    def embedding(self, weight: torch.Tensor) -> None:
+        """The token embeddings, FP32 [vocab, hidden]; first."""
+
+    def block(self, index: int, block: QuantizedBlock) -> None:
+        """The next decoder block."""
+
+    def final(self, norm: torch.Tensor, head: torch.Tensor | None) -> None:
+        """The last norm [hidden] and, of an untied model, the head [vocab, hidden]; last."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """A kind of artifact.
+
+    Attributes:
+        name: on the command line.
+        title: in messages.
+        check: raises SchemeError if the format can't hold this scheme for this model; called
+            before any work.
+        nbytes: size of the weights on disk.
+        open: a writer into a folder; closing it without an error completes the artifact.
+    """
+
+    name: str
+    title: str
+    check: Callable[[QuantScheme, Phi3Config], None]
+    nbytes: Callable[[Phi3Config, QuantScheme], int]
+    open: Callable[[Path, Source, QuantScheme], AbstractContextManager[ModelWriter]]

@@ -1,0 +1,282 @@
+"""GGUF files as a whole: written, read back, read by the gguf library, and broken on purpose."""
+
+import json
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from gguf import GGUFReader
+
+from converters import open_model, open_tokenizer
+from converters.from_gguf import GgufCheckpoint, open_gguf
+from converters.gguf_policy import FILE_TYPES, file_type, linear_type
+from converters.gguf_vocabulary import read_vocabulary
+from converters.to_gguf import nbytes
+from phi3quant import EvaluationText, evaluate, inspect, verify
+from phi3quant.config import parse_config
+from phi3quant.errors import CheckpointError, Phi3QuantError, SchemeError, TokenizerError
+from phi3quant.export import export_gguf
+from phi3quant.hub import bundled_folder
+from phi3quant.layout import LINEARS
+from phi3quant.pipeline import Calibration, Recipe, quantize
+from phi3quant.scheme import QuantScheme
+from phi3quant.tokenizer import load_tokenizer
+from tests.models import BASE, PROSE, VARIANTS, make_model, own_logits
+
+IDS = torch.arange(60)[None]
+
+
+def export(source: str | Path, output: Path, kind: str | None = None) -> Path:
+    folder = export_gguf(source, output, kind=kind).folders["gguf"]
+    (file,) = folder.glob("*.gguf")
+    return file
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_full_precision_survives(
+    variant: str, checkpoint_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = checkpoint_folder(variant)
+    file = export(folder, tmp_path / "out", "f32")
+    plain, again = open_model(folder), open_model(file)
+    kept = [
+        {**vars(model.config), "raw": None, "rms_norm_eps": None, "long_rope": None}
+        for model in (plain, again)
+    ]
+    assert kept[0] == kept[1]
+    with torch.inference_mode():
+        assert torch.allclose(own_logits(again, IDS), own_logits(plain, IDS), atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", FILE_TYPES)
+def test_every_type_writes_what_it_announces_and_scores(kind: str, tmp_path: Path) -> None:
+    made = export_gguf("phi3-tiny", tmp_path / "out", kind=kind.lower())
+    scored = verify(made, EvaluationText(max_tokens=2048)).comparisons[1]
+    assert scored.ratio == pytest.approx(1, abs=0.02)
+    file = tmp_path / "out" / f"phi3-tiny-{kind}.gguf"
+    config = open_model(bundled_folder()).config
+    size = nbytes(file_type(kind), config)
+    assert open_gguf(file).weight_bytes == size
+    assert size < file.stat().st_size < size + 300_000
+    found = inspect(tmp_path / "out")
+    assert found.format == f"GGUF {kind}"
+    assert found.manifest["recipe"]["type"] == kind
+
+
+@pytest.mark.parametrize("scheme", [QuantScheme(), QuantScheme(8, 32)], ids=str)
+def test_codes_are_those_of_the_packed_folder(
+    scheme: QuantScheme, checkpoint_folder: Callable[[str], Path], prose: Path, tmp_path: Path
+) -> None:
+    recipe = Recipe(
+        "awq",
+        scheme,
+        ("compressed-tensors", "gguf"),
+        Calibration(prose, samples=8, length=64),
+    )
+    made = quantize(checkpoint_folder("gqa"), tmp_path / "out", recipe)
+    packed, direct = (open_model(made.folders[name]) for name in recipe.formats)
+    later = open_model(export(made.folders["compressed-tensors"], tmp_path / "later"))
+    for index in range(2):
+        for name in LINEARS:
+            assert torch.equal(packed.block(index)[name], direct.block(index)[name])
+            assert torch.equal(packed.block(index)[name], later.block(index)[name])
+
+
+def test_the_gguf_library_reads_the_metadata(tmp_path: Path) -> None:
+    reader = GGUFReader(export("phi3-tiny", tmp_path / "out", "q4_0"))
+    fields = {name: field.contents() for name, field in reader.fields.items()}
+    config = json.loads((bundled_folder() / "config.json").read_text())
+    assert fields["general.architecture"] == "phi3"
+    assert fields["general.type"] == "model"
+    assert fields["phi3.block_count"] == config["num_hidden_layers"]
+    assert fields["phi3.attention.head_count_kv"] == config["num_key_value_heads"]
+    assert fields["phi3.attention.sliding_window"] == config["sliding_window"]
+    assert fields["tokenizer.ggml.model"] == "llama"
+    tokens = fields["tokenizer.ggml.tokens"]
+    assert tokens[fields["tokenizer.ggml.eot_token_id"]] == "<|end|>"
+    assert len(tokens) == config["vocab_size"]
+    assert "<|end|>" in fields["tokenizer.chat_template"]
+    types = {tensor.name: tensor.tensor_type.name for tensor in reader.tensors}
+    assert types["blk.0.attn_qkv.weight"] == "Q4_0"
+    assert types["blk.0.attn_norm.weight"] == "F32"
+
+
+def test_long_rope_factors_are_tensors(
+    checkpoint_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    reader = GGUFReader(export(checkpoint_folder("longrope"), tmp_path / "out", "f16"))
+    factors = {tensor.name: tensor.data for tensor in reader.tensors if "rope" in tensor.name}
+    assert sorted(factors) == ["rope_factors_long.weight", "rope_factors_short.weight"]
+    assert factors["rope_factors_short.weight"].tolist() == pytest.approx(
+        [1 + 0.1 * i for i in range(8)]
+    )
+    assert "phi3.rope.scaling.attn_factor" in reader.fields
+
+
+def test_scores_are_the_sentencepiece_models_own() -> None:
+    import sentencepiece
+
+    folder = bundled_folder()
+    pieces = sentencepiece.SentencePieceProcessor()
+    pieces.load(str(folder / "tokenizer.model"))
+    vocabulary = read_vocabulary(folder, 2048)
+    assert vocabulary.scores is not None
+    normal = [n for n in range(pieces.get_piece_size()) if vocabulary.types[n] == 1]
+    first = min(n for n in normal if pieces.get_score(n) == 0 and not pieces.is_byte(n))
+    for number in normal:
+        if number >= first:
+            assert vocabulary.scores[number] == pieces.get_score(number)
+
+
+@pytest.mark.parametrize("source", ["phi3-tiny", "gqa"])
+def test_the_tokenizer_can_be_rebuilt(
+    source: str, checkpoint_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = bundled_folder() if source == "phi3-tiny" else checkpoint_folder(source)
+    own, again = load_tokenizer(folder), open_tokenizer(export(folder, tmp_path / "out", "q8_0"))
+    assert own.digest == again.digest
+    for text in (PROSE, "<|user|>\n Hi?<|end|>\n<|assistant|>\n", "Zürich 東京 🙂\t  x", ""):
+        assert again.encode(text) == own.encode(text)
+        assert again.decode(own.encode(text)) == own.decode(own.encode(text))
+    turns = [{"role": "user", "content": "Where?"}]
+    assert again.render_chat(turns) == own.render_chat(turns)
+
+
+def test_a_gguf_file_is_scored_by_itself(tmp_path: Path) -> None:
+    file = export("phi3-tiny", tmp_path / "out", "f16")
+    text = EvaluationText("tiny", max_tokens=1024)
+    (alone,) = evaluate([file], text).comparisons
+    assert alone.candidate.perplexity == pytest.approx(
+        evaluate(["phi3-tiny"], text).comparisons[0].candidate.perplexity, rel=1e-6
+    )
+
+
+def test_parts_hold_the_same_model(tmp_path: Path) -> None:
+    whole = open_model(export("phi3-tiny", tmp_path / "whole", "f16"))
+    export_gguf("phi3-tiny", tmp_path / "parts", kind="f16", split_bytes=2_000_000)
+    files = sorted(path.name for path in (tmp_path / "parts").glob("*.gguf"))
+    assert files[0] == f"phi3-tiny-F16-00001-of-{len(files):05}.gguf"
+    assert len(files) > 2
+    parts = open_model(tmp_path / "parts")
+    assert isinstance(parts, GgufCheckpoint)
+    assert torch.equal(parts.block(3)["down_proj"], whole.block(3)["down_proj"])
+    (tmp_path / "parts" / files[1]).unlink()
+    with pytest.raises(CheckpointError, match=f"{files[1]} is missing"):
+        open_model(tmp_path / "parts")
+
+
+def test_matrices_left_apart_are_joined(
+    checkpoint_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Other converters write q, k, v and gate, up as tensors of their own."""
+    import gguf
+
+    folder = checkpoint_folder("gqa")
+    plain = open_model(folder)
+    reader = GGUFReader(export(folder, tmp_path / "out", "f32"))
+    writer = gguf.GGUFWriter(tmp_path / "apart.gguf", "phi3")
+    for name, field in reader.fields.items():
+        if not name.startswith("GGUF.") and name != "general.architecture":
+            kinds = [*field.types, None]
+            writer.add_key_value(name, field.contents(), kinds[0], kinds[1])
+    cuts = {"attn_qkv": {"attn_q": 64, "attn_k": 32, "attn_v": 32}}
+    cuts["ffn_up"] = {"ffn_gate": 96, "ffn_up": 96}
+    for tensor in reader.tensors:
+        key = tensor.name.split(".")[-2]
+        start = 0
+        for part, rows in cuts.get(key, {key: len(tensor.data)}).items():
+            name = tensor.name.replace(f"{key}.weight", f"{part}.weight")
+            writer.add_tensor(name, tensor.data[start : start + rows].copy())
+            start += rows
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    apart = open_model(tmp_path / "apart.gguf")
+    for key, value in plain.block(1).items():
+        assert torch.equal(apart.block(1)[key], value)
+
+
+def test_k_mixes_spend_bits_where_llama_cpp_does() -> None:
+    config = parse_config({**BASE, "model_type": "phi3", "num_hidden_layers": 32})
+
+    def types(kind: str, name: str) -> list[str]:
+        chosen = FILE_TYPES[kind]
+        return [linear_type(chosen, name, index, config, 3072).name for index in range(32)]
+
+    more = [i for i in range(32) if i < 4 or i >= 28 or (i - 4) % 3 == 2]
+    for name in ("qkv_proj", "down_proj"):
+        found = types("Q4_K_M", name)
+        assert [i for i in range(32) if found[i] == "Q6_K"] == more
+    assert types("Q4_K_M", "o_proj") == ["Q4_K"] * 32
+    assert types("Q4_K_S", "qkv_proj") == ["Q5_K"] * 4 + ["Q4_K"] * 28
+    # Rows that are no whole number of superblocks take the legacy type of as many bits.
+    narrow = linear_type(FILE_TYPES["Q4_K_M"], "o_proj", 9, config, 96)
+    assert narrow.name == "Q5_0"
+
+
+def whole_file(tmp_path: Path) -> bytearray:
+    return bytearray(export("phi3-tiny", tmp_path / "good", "q4_0").read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "message"),
+    [
+        (0, b"GGML", "no GGUF file"),
+        (4, struct.pack("<I", 77), "version 77"),
+        (8, struct.pack("<Q", 1 << 60), "claims 1152921504606846976 tensors"),
+        (16, struct.pack("<Q", 1 << 40), "claims 1099511627776 metadata entries"),
+        (24, struct.pack("<Q", 1 << 50), "claims 1125899906842624 characters"),
+    ],
+)
+def test_a_lying_header_is_refused(where: int, value: bytes, message: str, tmp_path: Path) -> None:
+    data = whole_file(tmp_path)
+    data[where : where + len(value)] = value
+    (tmp_path / "bad.gguf").write_bytes(data)
+    with pytest.raises(CheckpointError, match=message):
+        open_model(tmp_path / "bad.gguf")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.00001, 0.005, 0.5, 0.999])
+def test_a_truncated_file_is_refused(share: float, tmp_path: Path) -> None:
+    data = whole_file(tmp_path)
+    (tmp_path / "bad.gguf").write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(CheckpointError, match=r"cut short|can't be read|more than it has"):
+        open_model(tmp_path / "bad.gguf")
+
+
+def test_no_flipped_byte_of_the_header_breaks_the_reader(tmp_path: Path) -> None:
+    data = whole_file(tmp_path)
+    generator = torch.Generator().manual_seed(9)
+    bad = tmp_path / "bad.gguf"
+    for _ in range(150):
+        place = int(torch.randint(0, 2000, (1,), generator=generator))
+        flipped = bytearray(data)
+        flipped[place] ^= 1 << int(torch.randint(0, 8, (1,), generator=generator))
+        bad.write_bytes(flipped)
+        try:
+            open_model(bad)
+        except Phi3QuantError as error:
+            assert str(bad) in str(error)  # noqa: PT017 - a flip may also do no harm
+
+
+def test_what_cannot_be_exported_is_explained(
+    checkpoint_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    with pytest.raises(SchemeError, match="no GGUF type 'q3_x'"):
+        export_gguf("phi3-tiny", tmp_path / "out", kind="q3_x")
+    file = export("phi3-tiny", tmp_path / "once", "q4_0")
+    with pytest.raises(CheckpointError, match="GGUF file already"):
+        export_gguf(file, tmp_path / "out")
+    with pytest.raises(CheckpointError, match="GGUF file; give the folder"):
+        quantize(file, tmp_path / "out", Recipe("rtn"))
+    make_model(tmp_path / "bare")
+    (tmp_path / "bare" / "tokenizer.json").unlink()
+    with pytest.raises(TokenizerError, match=r"no tokenizer\.json"):
+        export_gguf(tmp_path / "bare", tmp_path / "out")
+    recipe = Recipe("rtn", QuantScheme(8, 32, symmetric=False), ("gguf",))
+    with pytest.raises(SchemeError, match="GGUF has no type"):
+        quantize(checkpoint_folder("gqa"), tmp_path / "out", recipe)
+    assert not (tmp_path / "out").exists()
