@@ -54,7 +54,8 @@ def add_vocabulary(writer: GGUFWriter, vocabulary: GgufVocabulary) -> None:
     }
     for role, number in vocabulary.special.items():
         adders[role](number)
-    writer.add_add_bos_token(vocabulary.add_bos)
+    for role, value in vocabulary.adds.items():
+        {"bos": writer.add_add_bos_token, "eos": writer.add_add_eos_token}[role](value)
     if vocabulary.chat_template is not None:
         writer.add_chat_template(vocabulary.chat_template)
 

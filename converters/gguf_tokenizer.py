@@ -7,7 +7,7 @@ from gguf import TokenType
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as FastTokenizer
 
-from converters.gguf_vocabulary import BYTE_LEVEL_SPLITS
+from converters.gguf_vocabulary import BYTE_LEVEL_SPLITS, filler
 from phi3quant.errors import TokenizerError
 from phi3quant.tokenizer import Tokenizer, from_fast
 
@@ -36,7 +36,8 @@ def build_tokenizer(fields: Mapping[str, Any], where: str) -> Tokenizer:
     vocabulary = {
         token: number
         for number, (token, kind_) in enumerate(zip(tokens, types, strict=True))
-        if kind_ != TokenType.UNUSED
+        # Older files don't mark fillers as unused, but name them in the same way.
+        if kind_ != TokenType.UNUSED and token != filler(number)
     }
     try:
         fast = builders[kind](fields, vocabulary, where)

@@ -16,7 +16,8 @@ from phi3quant.checkpoint import read_json_if_there
 from phi3quant.errors import TokenizerError
 from phi3quant.tokenizer import load_tokenizer
 
-_FILLER_SCORE, _ADDED_SCORE = -10000.0, -1000.0
+_FILLER_SCORE, _ADDED_SCORE, _LOWEST_SCORE = -10000.0, -1000.0, -1e9
+_SPACE = "▁"
 # Phi-3's end of a turn; llama.cpp stops there because it is written down as the end-of-turn token.
 _END_OF_TURN = ("<|end|>", "<|im_end|>")
 # What llama.cpp insists on before it strips spaces after special tokens; see names_phi3.
@@ -43,7 +44,7 @@ class GgufVocabulary:
         tokens, types, scores: one per id; scores only for ``llama``.
         merges: only for ``gpt2``.
         special: ids by llama.cpp's names (bos, eos, unk, pad, eot).
-        add_bos: whether text starts with BOS.
+        adds: whether text gets a bos before it and an eos after it; only what is known.
         strips_right: whether spaces after special tokens disappear.
         chat_template: jinja.
     """
@@ -55,7 +56,7 @@ class GgufVocabulary:
     scores: Sequence[float] | None
     merges: Sequence[str] | None
     special: Mapping[str, int]
-    add_bos: bool
+    adds: Mapping[str, bool]
     strips_right: bool
     chat_template: str | None
 
@@ -101,7 +102,7 @@ def read_vocabulary(folder: Path, vocab_size: int) -> GgufVocabulary:
     size = max(vocab_size, 1 + max([*pieces.values(), *(int(token["id"]) for token in added)]))
     if size > vocab_size:
         raise TokenizerError(f"{file} has {size} tokens, the model {vocab_size}")
-    tokens = [f"[PAD{number}]" for number in range(size)]
+    tokens = [filler(number) for number in range(size)]
     types = [TokenType.UNUSED] * size
     for piece, number in pieces.items():
         tokens[number], types[number] = piece, TokenType.NORMAL
@@ -127,10 +128,19 @@ def read_vocabulary(folder: Path, vocab_size: int) -> GgufVocabulary:
         scores=scores,
         merges=None if is_llama else [f"{left} {right}" for left, right in merges],
         special=_special_ids(folder, settings, model, {text: i for i, text in enumerate(tokens)}),
-        add_bos=bool(settings.get("add_bos_token", False)),
+        adds={
+            role: settings[f"add_{role}_token"]
+            for role in ("bos", "eos")
+            if isinstance(settings.get(f"add_{role}_token"), bool)
+        },
         strips_right=any(token.get("rstrip") for token in added),
         chat_template=loaded.chat_template,
     )
+
+
+def filler(number: int) -> str:
+    """What llama.cpp calls an id that stands for nothing."""
+    return f"[PAD{number}]"
 
 
 def _merge_pair(merge: Any) -> tuple[str, str]:
@@ -144,15 +154,19 @@ def _scores(
     """SentencePiece's scores: the earlier a piece is merged, the higher, as its trainer has it.
 
     llama.cpp merges by score where tokenizer.json merges by the order of its list; both agree
-    because pieces are numbered in the order in which they were learned.
+    because pieces are numbered in the order in which they were learned. Llama's vocabulary, which
+    is Phi-3's, merges runs of spaces after all else; there they have the lowest of scores.
     """
     order = [pieces[left + right] for left, right in merges]
-    if order != sorted(order):
+    learned = [pieces[left + right] for left, right in merges if (left + right).strip(_SPACE)]
+    spaces_last = len(learned) < len(order) and order[: len(learned)] == learned
+    if (learned if spaces_last else order) != sorted(learned if spaces_last else order):
         raise TokenizerError(f"{file}: merges are not in the order of their pieces' numbers")
     first = min(order, default=0)
     scores = [_FILLER_SCORE] * size
-    for number in pieces.values():
-        scores[number] = -float(max(0, number - first))
+    for piece, number in pieces.items():
+        last = spaces_last and not piece.strip(_SPACE)
+        scores[number] = _LOWEST_SCORE if last else -float(max(0, number - first))
     return scores
 
 
