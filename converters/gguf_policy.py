@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from gguf import LlamaFileType
 
-from converters.gguf_blocks import TYPES, BlockType
+from phi3quant.codecs.blocks import TYPES, BlockType
 from phi3quant.config import Phi3Config
 from phi3quant.errors import SchemeError
 from phi3quant.layout import EMBEDDING, HEAD

@@ -94,7 +94,10 @@ class PackedWriter:
             if key not in LINEARS:
                 self._stream.write(name, _half(name, block.norms[key]))
                 continue
-            for ending, tensor in self._layout.pack(block.linears[key]).items():
+            codes = block.linears[key]
+            if not isinstance(codes, QuantizedTensor):
+                raise TypeError(f"{self._layout.name} holds codes, not a {type(codes).__name__}")
+            for ending, tensor in self._layout.pack(codes).items():
                 self._stream.write(_packed_name(name, ending), tensor)
 
     def final(self, norm: torch.Tensor, head: torch.Tensor | None) -> None:

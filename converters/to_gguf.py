@@ -11,7 +11,6 @@ import torch
 from gguf import GGUFWriter
 from gguf.utility import size_label
 
-from converters.gguf_blocks import TYPES, BlockType, repack, type_for
 from converters.gguf_metadata import (
     ARCHITECTURE,
     ROPE_LONG,
@@ -20,14 +19,18 @@ from converters.gguf_metadata import (
     add_vocabulary,
 )
 from converters.gguf_policy import FileType, file_type, linear_type, matrix_type
+from converters.gguf_repack import repack, type_for
 from converters.gguf_vocabulary import read_vocabulary
-from converters.layout import check_groups
+from converters.layout import check_groups, linear_shapes
 from converters.writer import Format, Source
+from phi3quant.codecs import Codecs
+from phi3quant.codecs.affine import AffineCodec
+from phi3quant.codecs.blocks import TYPES, BlockCodec, BlockTensor, BlockType
 from phi3quant.config import Phi3Config
 from phi3quant.errors import SchemeError
 from phi3quant.layout import BLOCK_TENSORS, EMBEDDING, FINAL_NORM, HEAD, LINEARS, Shape
 from phi3quant.qblock import QuantizedBlock
-from phi3quant.qtensor import QuantizedTensor
+from phi3quant.qtensor import Quantized, QuantizedTensor
 from phi3quant.scheme import QuantScheme
 
 NAMES: Mapping[str, str] = {EMBEDDING: "token_embd", FINAL_NORM: "output_norm", HEAD: "output"}
@@ -111,7 +114,7 @@ class GgufWriter:
         """Write the next block."""
         self.tensors(index, {**block.norms, **block.linears})
 
-    def tensors(self, index: int, block: Mapping[str, torch.Tensor | QuantizedTensor]) -> None:
+    def tensors(self, index: int, block: Mapping[str, torch.Tensor | Quantized]) -> None:
         """Write the next block from its tensors by their short names."""
         for key in BLOCK_TENSORS:
             self._write(_block_name(index, key), block[key])
@@ -122,16 +125,10 @@ class GgufWriter:
         if head is not None:
             self._write(_outer_name(HEAD), head)
 
-    def _write(self, name: str, tensor: torch.Tensor | QuantizedTensor) -> None:
+    def _write(self, name: str, tensor: torch.Tensor | Quantized) -> None:
         if self._pending.pop(0) != name:
             raise ValueError(f"{name} comes out of order")
-        kind, _ = self._types[name]
-        if isinstance(tensor, QuantizedTensor):
-            if _holds(kind, tensor.scheme):
-                self._writer.write_tensor_data(repack(tensor))
-                return
-            tensor = tensor.dequantize()
-        self._writer.write_tensor_data(kind.encode(tensor))
+        self._writer.write_tensor_data(_stored(self._types[name][0], tensor))
 
 
 def natural_type(scheme: QuantScheme) -> str:
@@ -175,6 +172,16 @@ def nbytes(kind: FileType, config: Phi3Config) -> int:
     )
 
 
+def _stored(kind: BlockType, tensor: torch.Tensor | Quantized) -> np.ndarray:
+    """What goes into the file: codes as they are where ``kind`` holds them, else encoded anew."""
+    if isinstance(tensor, BlockTensor) and tensor.kind == kind:
+        return tensor.data
+    if isinstance(tensor, QuantizedTensor) and _holds(kind, tensor.scheme):
+        return repack(tensor)
+    plain = tensor if isinstance(tensor, torch.Tensor) else tensor.dequantize()
+    return kind.encode(plain, None)
+
+
 def _holds(kind: BlockType, scheme: QuantScheme) -> bool:
     try:
         return type_for(scheme) == kind
@@ -190,6 +197,10 @@ def _block_name(index: int, key: str) -> str:
     return f"blk.{index}.{BLOCK_NAMES[key]}.weight"
 
 
+def _check_types(kind: FileType, config: Phi3Config) -> None:
+    tensor_types(kind, config)
+
+
 def _check(scheme: QuantScheme, config: Phi3Config) -> None:
     check_groups(scheme, config)
     tensor_types(file_type(natural_type(scheme)), config)
@@ -198,6 +209,45 @@ def _check(scheme: QuantScheme, config: Phi3Config) -> None:
 def _nbytes(config: Phi3Config, scheme: QuantScheme) -> int:
     return nbytes(file_type(natural_type(scheme)), config)
 
+
+def codecs(kind_name: str, config: Phi3Config, index: int) -> Codecs:
+    """The codec of each linear of block ``index`` in a file of a kind.
+
+    Where a type is an affine scheme in groups of 32, that codec's search is the better one.
+
+    Raises:
+        SchemeError: there is no such kind, or a type doesn't fit the model's rows.
+    """
+    kind = file_type(kind_name)
+    shapes = linear_shapes(config)
+    types = {name: linear_type(kind, name, index, config, shapes[name][1]) for name in LINEARS}
+    return {
+        name: AffineCodec(_AFFINE[entry.name]) if entry.name in _AFFINE else BlockCodec(entry)
+        for name, entry in types.items()
+    }
+
+
+def typed_format(kind_name: str) -> Format:
+    """GGUF with the types of a kind, whatever the scheme.
+
+    Raises:
+        SchemeError: there is no such kind.
+    """
+    kind = file_type(kind_name)
+    return Format(
+        name=FORMAT.name,
+        title=FORMAT.title,
+        check=lambda _scheme, config: _check_types(kind, config),
+        nbytes=lambda config, _scheme: nbytes(kind, config),
+        open=lambda folder, source, _scheme: GgufWriter(folder, source, kind_name),
+    )
+
+
+_AFFINE: Mapping[str, QuantScheme] = {
+    "Q4_0": QuantScheme(4, 32),
+    "Q4_1": QuantScheme(4, 32, symmetric=False),
+    "Q8_0": QuantScheme(8, 32),
+}
 
 FORMAT = Format(
     name="gguf",

@@ -10,11 +10,13 @@ import torch
 
 from calib.capture import advance, layer_error
 from calib.corpus import load_corpus, render, suitable
-from converters import FORMATS
+from converters import FORMATS, to_gguf
 from converters.writer import Format, ModelWriter, Source
 from phi3quant import manifest, windows
 from phi3quant.checkpoint import Checkpoint, open_checkpoint
-from phi3quant.config import read_config
+from phi3quant.codecs import Codecs
+from phi3quant.codecs.affine import AffineCodec
+from phi3quant.config import Phi3Config, read_config
 from phi3quant.errors import CheckpointError, CorpusError, SchemeError
 from phi3quant.hub import Located, locate
 from phi3quant.layout import LINEARS, Block
@@ -65,12 +67,28 @@ class Recipe:
         formats: keys of converters.FORMATS; the first is the output folder itself, further ones
             are folders in it.
         calibration: for methods that calibrate.
+        gguf_type: a key of converters.gguf_policy.FILE_TYPES, in any case: codes are chosen for the
+            types that it gives each matrix, in place of the scheme. Only with ``gguf`` alone.
     """
 
     method: str = "awq"
     scheme: QuantScheme = field(default_factory=QuantScheme)
     formats: tuple[str, ...] = (next(iter(FORMATS)),)
     calibration: Calibration = field(default_factory=Calibration)
+    gguf_type: str | None = None
+
+    def codecs(self, config: Phi3Config, index: int) -> Codecs:
+        """How each linear of block ``index`` is stored.
+
+        Raises:
+            SchemeError: the types don't fit the model's rows.
+        """
+        if self.gguf_type is None:
+            return dict.fromkeys(LINEARS, AffineCodec(self.scheme))
+        return to_gguf.codecs(self.gguf_type, config, index)
+
+    def __str__(self) -> str:
+        return self.gguf_type.upper() if self.gguf_type else str(self.scheme)
 
 
 @dataclass(frozen=True)
@@ -165,7 +183,7 @@ def quantize(
             step = stack.enter_context(
                 progress(f"quantizing ({method.title})", checkpoint.config.num_hidden_layers)
             )
-            blocks = _stream(checkpoint, recipe.scheme, method, text, writers, step)
+            blocks = _stream(checkpoint, recipe, method, text, writers, step)
         calibration = text.description if text else None
         for folder in folders.values():
             manifest.write_manifest(folder, source, _describe(recipe), calibration, blocks)
@@ -179,7 +197,7 @@ def quantize(
 
 def _stream(
     checkpoint: Checkpoint,
-    scheme: QuantScheme,
+    recipe: Recipe,
     method: Method,
     text: _Windows | None,
     writers: Sequence[ModelWriter],
@@ -198,10 +216,11 @@ def _stream(
     for index in range(config.num_hidden_layers):
         block = checkpoint.block(index)
         report: dict[str, Any] = {}
+        codecs = recipe.codecs(config, index)
         if states is None:
-            result = method.quantize_block(block, {}, config, scheme)
+            result = method.quantize_block(block, {}, config, codecs)
         else:
-            result, report = _calibrated(block, states, method, scheme)
+            result, report = _calibrated(block, states, method, codecs)
         for writer in writers:
             writer.block(index, result)
         reports.append(report)
@@ -214,14 +233,14 @@ def _stream(
 
 
 def _calibrated(
-    block: Block, states: _States, method: Method, scheme: QuantScheme
+    block: Block, states: _States, method: Method, codecs: Codecs
 ) -> tuple[QuantizedBlock, dict[str, Any]]:
     """Advance the states through a block and quantize it; RTN steps in if its output is better."""
     stride = max(1, len(states.hidden) // _GUARD_WINDOWS)
     sample = states.hidden[::stride][:_GUARD_WINDOWS].clone()
     grams = advance(_for_products(block), states.context, states.hidden)
-    chosen = method.quantize_block(block, grams, states.context.config, scheme)
-    plain = rtn.quantize_block(block, scheme)
+    chosen = method.quantize_block(block, grams, states.context.config, codecs)
+    plain = rtn.quantize_block(block, codecs)
     errors = layer_error(
         {"rtn": plain.dequantized(), "chosen": chosen.dequantized()}, block, states.context, sample
     )
@@ -267,7 +286,14 @@ def _formats(recipe: Recipe) -> list[Format]:
             f"there is no format {', '.join(unknown) or '(none given)'}; "
             f"choose from {', '.join(FORMATS)}"
         )
-    return [FORMATS[name] for name in dict.fromkeys(recipe.formats)]
+    if recipe.gguf_type is None:
+        return [FORMATS[name] for name in dict.fromkeys(recipe.formats)]
+    if recipe.formats != (to_gguf.FORMAT.name,):
+        raise SchemeError(
+            f"GGUF types go with the format {to_gguf.FORMAT.name} alone, "
+            f"not with {', '.join(recipe.formats)}"
+        )
+    return [to_gguf.typed_format(recipe.gguf_type)]
 
 
 def _calibration_windows(located: Located, calibration: Calibration) -> _Windows:
@@ -291,6 +317,9 @@ def _calibration_windows(located: Located, calibration: Calibration) -> _Windows
 
 
 def _describe(recipe: Recipe) -> dict[str, Any]:
+    if recipe.gguf_type is not None:
+        kind = recipe.gguf_type.upper()
+        return {"method": recipe.method, "gguf_type": kind, "formats": list(recipe.formats)}
     return {
         "method": recipe.method,
         "bits": recipe.scheme.bits,

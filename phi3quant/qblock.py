@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from phi3quant.layout import Block
-from phi3quant.qtensor import QuantizedTensor
+from phi3quant.qtensor import Quantized
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class QuantizedBlock:
     """
 
     norms: Mapping[str, torch.Tensor]
-    linears: Mapping[str, QuantizedTensor]
+    linears: Mapping[str, Quantized]
     losses: Mapping[str, TensorLoss]
     folds: Mapping[str, torch.Tensor]
 

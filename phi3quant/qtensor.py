@@ -1,10 +1,22 @@
 """A quantized matrix as plain numbers: what every method makes and every writer takes."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
 from phi3quant.scheme import QuantScheme
+
+
+class Quantized(Protocol):
+    """A quantized matrix of any codec."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+
+    def dequantize(self) -> torch.Tensor:
+        """The weights that are stored, FP32 [rows, columns]."""
 
 
 @dataclass(frozen=True)

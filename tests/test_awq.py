@@ -6,6 +6,8 @@ import torch
 
 from calib.capture import advance, layer_error
 from phi3quant.checkpoint import open_checkpoint
+from phi3quant.codecs import Codecs
+from phi3quant.codecs.affine import AffineCodec
 from phi3quant.config import Phi3Config
 from phi3quant.folds import FOLDS
 from phi3quant.gram import Gram
@@ -13,6 +15,7 @@ from phi3quant.layout import LINEARS, Block
 from phi3quant.methods import METHODS, awq, rtn
 from phi3quant.model import SequenceContext, embed, sequence_context
 from phi3quant.qblock import QuantizedBlock
+from phi3quant.qtensor import QuantizedTensor
 from phi3quant.scheme import QuantScheme
 from tests.models import VARIANTS, VOCABULARY
 
@@ -22,6 +25,10 @@ SCHEMES = [
     QuantScheme(4, None, symmetric=False),
     QuantScheme(8, 32),
 ]
+
+
+def codecs(scheme: QuantScheme) -> Codecs:
+    return dict.fromkeys(LINEARS, AffineCodec(scheme))
 
 
 class Case:
@@ -37,11 +44,11 @@ class Case:
         self.grams: Mapping[str, Gram] = advance(self.block, self.context, self.inputs.clone())
 
     def awq(self, scheme: QuantScheme) -> QuantizedBlock:
-        return awq.quantize_block(self.block, self.grams, self.config, scheme)
+        return awq.quantize_block(self.block, self.grams, self.config, codecs(scheme))
 
     def output_errors(self, scheme: QuantScheme) -> dict[str, float]:
         candidates = {
-            "rtn": rtn.quantize_block(self.block, scheme).dequantized(),
+            "rtn": rtn.quantize_block(self.block, codecs(scheme)).dequantized(),
             "awq": self.awq(scheme).dequantized(),
         }
         return layer_error(candidates, self.block, self.context, self.inputs)
@@ -80,8 +87,11 @@ def test_eight_bits_are_nearly_exact(case: Callable[[str], Case]) -> None:
 def test_the_same_input_gives_the_same_codes(case: Callable[[str], Case]) -> None:
     first, second = (case("gqa").awq(QuantScheme()) for _ in range(2))
     for name in LINEARS:
-        assert torch.equal(first.linears[name].codes, second.linears[name].codes)
-        assert torch.equal(first.linears[name].scales, second.linears[name].scales)
+        one, other = first.linears[name], second.linears[name]
+        assert isinstance(one, QuantizedTensor)
+        assert isinstance(other, QuantizedTensor)
+        assert torch.equal(one.codes, other.codes)
+        assert torch.equal(one.scales, other.scales)
 
 
 def test_norms_come_out_as_fp16_numbers_without_loss(case: Callable[[str], Case]) -> None:
@@ -113,7 +123,7 @@ def test_dead_channels_give_finite_results(damage: str, case: Callable[[str], Ca
                 name: Gram(torch.zeros_like(g.matrix), torch.zeros_like(g.mean_abs), g.tokens)
                 for name, g in grams.items()
             }
-    result = awq.quantize_block(block, grams, gqa.config, QuantScheme())
+    result = awq.quantize_block(block, grams, gqa.config, codecs(QuantScheme()))
     assert all(torch.isfinite(value).all() for value in result.dequantized().values())
 
 
@@ -121,14 +131,18 @@ def test_scales_that_cannot_help_are_not_moved(case: Callable[[str], Case]) -> N
     gqa = case("gqa")
     weight = torch.ones(64, 64)
     gram = Gram(torch.eye(64), torch.ones(64), 1)
-    found = awq.search_scales(weight, gram, FOLDS["qkv_proj"], gqa.config, QuantScheme())
+    found = awq.search_scales(
+        weight, gram, FOLDS["qkv_proj"], gqa.config, AffineCodec(QuantScheme())
+    )
     assert found is None
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_keeps_shapes_and_scheme(name: str, case: Callable[[str], Case]) -> None:
     gqa, scheme = case("gqa"), QuantScheme(4, 16, symmetric=False)
-    result = METHODS[name].quantize_block(gqa.block, gqa.grams, gqa.config, scheme)
+    result = METHODS[name].quantize_block(gqa.block, gqa.grams, gqa.config, codecs(scheme))
     for key, value in gqa.block.items():
         assert result.dequantized()[key].shape == value.shape
-    assert {tensor.scheme for tensor in result.linears.values()} == {scheme}
+    for tensor in result.linears.values():
+        assert isinstance(tensor, QuantizedTensor)
+        assert tensor.scheme == scheme

@@ -84,6 +84,28 @@ def test_codes_are_those_of_the_packed_folder(
             assert torch.equal(packed.block(index)[name], later.block(index)[name])
 
 
+@pytest.mark.parametrize("kind", ["Q4_K_M", "Q6_K", "Q5_0"])
+def test_awq_chooses_codes_for_the_files_own_types(kind: str, tmp_path: Path) -> None:
+    calibration = Calibration(samples=16, length=256)
+    recipe = Recipe("awq", formats=("gguf",), calibration=calibration, gguf_type=kind.lower())
+    made = quantize("phi3-tiny", tmp_path / "awq", recipe)
+    assert not any(block["fell_back_to_rtn"] for block in made.blocks)
+    assert all(block["error_ratio"] < 1 for block in made.blocks)
+    plain = export("phi3-tiny", tmp_path / "plain", kind)
+    _, first, second = evaluate(["phi3-tiny", tmp_path / "awq", plain]).comparisons
+    assert float(first.kl.mean()) < float(second.kl.mean())
+    sizes = [open_gguf(path).weight_bytes for path in (tmp_path / "awq", plain)]
+    assert sizes[0] == sizes[1]
+    manifest = json.loads((tmp_path / "awq" / "phi3quant.json").read_text())
+    assert manifest["recipe"] == {"method": "awq", "gguf_type": kind, "formats": ["gguf"]}
+
+
+def test_gguf_types_go_with_gguf_alone(tmp_path: Path) -> None:
+    recipe = Recipe("rtn", formats=("awq-gemm", "gguf"), gguf_type="q4_k_m")
+    with pytest.raises(SchemeError, match="with the format gguf alone"):
+        quantize("phi3-tiny", tmp_path / "out", recipe)
+
+
 def test_the_gguf_library_reads_the_metadata(tmp_path: Path) -> None:
     reader = GGUFReader(export("phi3-tiny", tmp_path / "out", "q4_0"))
     fields = {name: field.contents() for name, field in reader.fields.items()}

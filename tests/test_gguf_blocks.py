@@ -9,17 +9,17 @@ import pytest
 import torch
 from gguf import GGMLQuantizationType
 
-from converters import gguf_k_quants
-from converters.gguf_blocks import TYPES, repack, type_for
-from phi3quant.codecs import affine
+from converters.gguf_repack import repack, type_for
+from phi3quant.codecs import affine, k_quants
+from phi3quant.codecs.blocks import TYPES
 from phi3quant.errors import SchemeError
 from phi3quant.scheme import QuantScheme
 
 COLUMNS = 1024
 K_QUANTS: Mapping[str, Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]] = {
-    "Q4_K": gguf_k_quants.encode_q4_k,
-    "Q5_K": gguf_k_quants.encode_q5_k,
-    "Q6_K": gguf_k_quants.encode_q6_k,
+    "Q4_K": k_quants.encode_q4_k,
+    "Q5_K": k_quants.encode_q5_k,
+    "Q6_K": k_quants.encode_q6_k,
 }
 
 
@@ -75,14 +75,14 @@ def test_legacy_types_equal_the_reference(kind: str) -> None:
     for name in ("normal", "heavy tails", "outliers", "zeros", "few values"):
         x = rows()[name]
         expected = libgguf.quantize_rows(x.numpy(), GGMLQuantizationType[kind])
-        assert np.array_equal(TYPES[kind].encode(x), expected), name
+        assert np.array_equal(TYPES[kind].encode(x, None), expected), name
 
 
 @pytest.mark.parametrize("kind", TYPES)
 def test_what_is_encoded_reads_back_close(kind: str) -> None:
     x = rows()["normal"]
     entry = TYPES[kind]
-    stored = entry.encode(x)
+    stored = entry.encode(x, None)
     assert stored.nbytes == len(x) * entry.row_bytes(COLUMNS)
     again = torch.from_numpy(gguf.quants.dequantize(stored, entry.type))
     bits = 8 * entry.row_bytes(COLUMNS) / COLUMNS
@@ -111,7 +111,7 @@ def test_plain_rounding_in_groups_of_32_is_what_llama_cpp_does() -> None:
     x = rows()["normal"]
     tensor = affine.quantize(x, QuantScheme(4, 32))
     # llama.cpp rounds by the scale before it becomes FP16, so that a code may differ by one.
-    expected = gguf.quants.dequantize(TYPES["Q4_0"].encode(x), GGMLQuantizationType.Q4_0)
+    expected = gguf.quants.dequantize(TYPES["Q4_0"].encode(x, None), GGMLQuantizationType.Q4_0)
     differ = tensor.dequantize() != torch.from_numpy(expected)
     assert float(differ.float().mean()) < 0.01
 

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from converters import FORMATS
+from converters.gguf_policy import FILE_TYPES
 from phi3quant.cli import options
 from phi3quant.cli.display import (
     peak_memory_bytes,
@@ -68,6 +69,11 @@ _CALIBRATION = (
 )
 _OUTPUT = (
     click.option(
+        "--gguf-type",
+        help=f"With --export gguf, in place of the options above: {', '.join(FILE_TYPES)}, "
+        "in any case.",
+    ),
+    click.option(
         "--export",
         "formats",
         default=next(iter(FORMATS)),
@@ -113,6 +119,7 @@ def awq(**given: Any) -> None:
     phi3quant awq ./Phi-3-mini-4k-instruct -o phi3-4bit
     phi3quant awq ./my-finetune -o out --asym --group-size 64 --calib train.jsonl
     phi3quant awq ./my-finetune -o out --export compressed-tensors,awq-gemm
+    phi3quant awq ./my-finetune -o out --export gguf --gguf-type q4_k_m
     phi3quant awq ./my-finetune -o out --max-ppl-increase 8%     (for CI: exit code 1 if worse)
 
     MODEL is a folder or a hub id; left out, it is the bundled phi3-tiny.
@@ -153,6 +160,7 @@ def _run(method: str, given: dict[str, Any]) -> None:
             given["seq_len"],
             given["seed"],
         ),
+        given["gguf_type"],
     )
     output = given["output"] or Path(f"{_name(model, given)}-{method}-{recipe.scheme.bits}bit")
     progress = progress_bars(quiet=quiet)
@@ -195,7 +203,7 @@ def _report(
             {
                 "folders": {name: str(folder) for name, folder in made.folders.items()},
                 "method": recipe.method,
-                "scheme": str(recipe.scheme),
+                "scheme": str(recipe),
                 "calibration": made.calibration,
                 "seconds": round(seconds, 2),
                 "peak_memory_bytes": peak_memory_bytes(),
@@ -207,7 +215,7 @@ def _report(
     if evaluation is not None:
         print_evaluation(evaluation)
     for name, folder in made.folders.items():
-        click.echo(f"{folder}: {METHODS[recipe.method].title} {recipe.scheme}, {name}")
+        click.echo(f"{folder}: {METHODS[recipe.method].title} {recipe}, {name}")
     if made.calibration is not None:
         click.echo(_calibrated_on(made.calibration, recipe.calibration.samples))
     if fell_back:

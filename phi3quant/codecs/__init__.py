@@ -1,1 +1,32 @@
-"""Weight codecs: how a matrix becomes codes and scales. One file each."""
+"""Weight codecs, one a file: what methods search with and choose codes by."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import torch
+
+from phi3quant.qtensor import Quantized
+
+
+class Codec(Protocol):
+    """A way to store a matrix in few bits."""
+
+    def group_width(self, columns: int) -> int:
+        """Weights that share a scale in a row of ``columns``.
+
+        Raises:
+            SchemeError: such rows can't be stored.
+        """
+
+    def quantize(self, weight: torch.Tensor) -> Quantized:
+        """Quantize FP32 [rows, columns] for what the weights are alone."""
+
+    def quantize_fitted(self, weight: torch.Tensor, gram: torch.Tensor) -> Quantized:
+        """Quantize FP32 [rows, columns] for the least output error, by FP32 [columns, columns]."""
+
+    def round_trip(self, weight: torch.Tensor) -> torch.Tensor:
+        """What remains of ``weight`` after ``quantize``, FP32; cheap, for ranking candidates."""
+
+
+Codecs = Mapping[str, Codec]
+"""The codec of each linear of a block (layout.LINEARS)."""

@@ -64,6 +64,29 @@ class _Found:
         return _Found(chosen, torch.where(better, error, self.error))
 
 
+@dataclass(frozen=True)
+class AffineCodec:
+    """A scheme as a method uses it; see codecs.Codec."""
+
+    scheme: QuantScheme
+
+    def group_width(self, columns: int) -> int:
+        """See Codec."""
+        return self.scheme.group_width(columns)
+
+    def quantize(self, weight: torch.Tensor) -> QuantizedTensor:
+        """See Codec."""
+        return quantize(weight, self.scheme)
+
+    def quantize_fitted(self, weight: torch.Tensor, gram: torch.Tensor) -> QuantizedTensor:
+        """See Codec."""
+        return quantize_clipped(weight, self.scheme, gram)
+
+    def round_trip(self, weight: torch.Tensor) -> torch.Tensor:
+        """See Codec."""
+        return round_trip(weight, self.scheme)
+
+
 def quantize(weight: torch.Tensor, scheme: QuantScheme) -> QuantizedTensor:
     """Round to nearest with the plain scale of each group: RTN.
 

@@ -3,14 +3,14 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from phi3quant.codecs import Codecs
 from phi3quant.config import Phi3Config
 from phi3quant.gram import Gram
 from phi3quant.layout import Block
 from phi3quant.methods import awq, rtn
 from phi3quant.qblock import QuantizedBlock
-from phi3quant.scheme import QuantScheme
 
-BlockQuantizer = Callable[[Block, Mapping[str, Gram], Phi3Config, QuantScheme], QuantizedBlock]
+BlockQuantizer = Callable[[Block, Mapping[str, Gram], Phi3Config, Codecs], QuantizedBlock]
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ METHODS: Mapping[str, Method] = {
     "rtn": Method(
         "RTN",
         calibrated=False,
-        quantize_block=lambda block, _grams, _config, scheme: rtn.quantize_block(block, scheme),
+        quantize_block=lambda block, _grams, _config, codecs: rtn.quantize_block(block, codecs),
     ),
     "awq": Method("AWQ", calibrated=True, quantize_block=awq.quantize_block),
 }

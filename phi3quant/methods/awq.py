@@ -10,15 +10,14 @@ from collections.abc import Iterator, Mapping
 
 import torch
 
-from phi3quant.codecs import affine
+from phi3quant.codecs import Codec, Codecs
 from phi3quant.config import Phi3Config
 from phi3quant.folds import FOLDS, Fold
 from phi3quant.gram import Gram, output_error
 from phi3quant.layout import LINEARS, Block
 from phi3quant.methods import rtn
 from phi3quant.qblock import QuantizedBlock, TensorLoss
-from phi3quant.qtensor import QuantizedTensor
-from phi3quant.scheme import QuantScheme
+from phi3quant.qtensor import Quantized
 
 # The exponents r of s = a^r: AWQ's 20 steps, with both ends.
 _GRID_STEPS = 20
@@ -37,7 +36,7 @@ Scales = Mapping[str, torch.Tensor]
 
 
 def quantize_block(
-    block: Block, grams: Mapping[str, Gram], config: Phi3Config, scheme: QuantScheme
+    block: Block, grams: Mapping[str, Gram], config: Phi3Config, codecs: Codecs
 ) -> QuantizedBlock:
     """Choose folds and codes for one decoder block.
 
@@ -49,12 +48,12 @@ def quantize_block(
         block: FP32 tensors.
         grams: input statistics of each of layout.LINEARS.
         config: the model's.
-        scheme: bits, group size, symmetry.
+        codecs: how each linear is stored.
 
     Raises:
-        SchemeError: the scheme doesn't fit the block's shapes.
+        SchemeError: a codec doesn't fit the block's shapes.
     """
-    plain = rtn.quantize_block(block, scheme)
+    plain = rtn.quantize_block(block, codecs)
     rtn_losses = {
         name: _total_error(q.dequantize() - block[name], grams[name].matrix)
         for name, q in plain.linears.items()
@@ -62,12 +61,12 @@ def quantize_block(
     scales = {
         name: found
         for name in LINEARS
-        if (found := search_scales(block[name], grams[name], FOLDS[name], config, scheme))
+        if (found := search_scales(block[name], grams[name], FOLDS[name], config, codecs[name]))
         is not None
     }
     while True:
         scales = _with_exact_norms(block, scales)
-        result = _choose_codes(block, scales, grams, config, scheme, rtn_losses)
+        result = _choose_codes(block, scales, grams, config, codecs, rtn_losses)
         worse = {
             name for name, loss in result.losses.items() if loss.chosen * _WORTHWHILE > loss.rtn
         }
@@ -77,7 +76,7 @@ def quantize_block(
 
 
 def search_scales(
-    weight: torch.Tensor, gram: Gram, fold: Fold, config: Phi3Config, scheme: QuantScheme
+    weight: torch.Tensor, gram: Gram, fold: Fold, config: Phi3Config, codec: Codec
 ) -> torch.Tensor | None:
     """Find what to multiply a linear's input channels by before rounding.
 
@@ -91,33 +90,33 @@ def search_scales(
         gram: statistics of the linear's input.
         fold: where the scales go; it says which columns share a channel.
         config: the model's.
-        scheme: bits, group size, symmetry.
+        codec: how the linear is stored.
 
     Returns:
         FP32 [channels], or None if no candidate is worth it.
     """
 
-    def loss(rows: torch.Tensor, scales: torch.Tensor | None, *, clipped: bool) -> float:
+    def loss(rows: torch.Tensor, scales: torch.Tensor | None, *, fitted: bool) -> float:
         columns = torch.ones_like(rows[0]) if scales is None else fold.per_column(scales, config)
         scaled, scaled_gram = rows * columns, gram.divided(columns).matrix
-        if clipped:
-            kept = affine.quantize_clipped(scaled, scheme, scaled_gram).dequantize()
+        if fitted:
+            kept = codec.quantize_fitted(scaled, scaled_gram).dequantize()
         else:
-            kept = affine.round_trip(scaled, scheme)
+            kept = codec.round_trip(scaled)
         return _total_error(kept - scaled, scaled_gram)
 
     sample = weight[:: max(1, weight.shape[0] // _RANKING_ROWS)]
-    candidates = list(_candidates(weight, gram, fold, config, scheme))
-    ranked = sorted(candidates, key=lambda scales: loss(sample, scales, clipped=False))
+    candidates = list(_candidates(weight, gram, fold, config, codec))
+    ranked = sorted(candidates, key=lambda scales: loss(sample, scales, fitted=False))
     finalists = [None, *ranked[:_FINALISTS]]
-    return min(finalists, key=lambda scales: loss(sample, scales, clipped=True))
+    return min(finalists, key=lambda scales: loss(sample, scales, fitted=True))
 
 
 def _candidates(
-    weight: torch.Tensor, gram: Gram, fold: Fold, config: Phi3Config, scheme: QuantScheme
+    weight: torch.Tensor, gram: Gram, fold: Fold, config: Phi3Config, codec: Codec
 ) -> Iterator[torch.Tensor]:
     activation = fold.per_channel(gram.mean_abs, config)
-    groups = weight.view(weight.shape[0], -1, scheme.group_width(weight.shape[1])).abs()
+    groups = weight.view(weight.shape[0], -1, codec.group_width(weight.shape[1])).abs()
     relative = groups / groups.amax(dim=-1, keepdim=True).clamp(min=torch.finfo().tiny)
     share = fold.per_channel(relative.view_as(weight).mean(dim=0), config)
     for step in range(_GRID_STEPS + 1):
@@ -155,14 +154,14 @@ def _choose_codes(
     scales: Scales,
     grams: Mapping[str, Gram],
     config: Phi3Config,
-    scheme: QuantScheme,
+    codecs: Codecs,
     rtn_losses: Mapping[str, float],
 ) -> QuantizedBlock:
     """Fold, then take plain or clipped codes for each linear, whichever loses less output."""
     folded: Block = block
     for name, value in scales.items():
         folded = FOLDS[name].apply(folded, value, config)
-    linears: dict[str, QuantizedTensor] = {}
+    linears: dict[str, Quantized] = {}
     losses: dict[str, TensorLoss] = {}
     for name in LINEARS:
         gram = grams[name].matrix
@@ -173,8 +172,8 @@ def _choose_codes(
             (
                 (_total_error((q.dequantize() - folded[name]) * units, gram), q)
                 for q in (
-                    affine.quantize_clipped(folded[name], scheme, gram),
-                    affine.quantize(folded[name], scheme),
+                    codecs[name].quantize_fitted(folded[name], gram),
+                    codecs[name].quantize(folded[name]),
                 )
             ),
             key=lambda pair: pair[0],

@@ -10,7 +10,7 @@ from functools import partial
 
 import torch
 
-from converters.gguf_search import (
+from phi3quant.codecs.k_search import (
     EPSILON,
     Grid,
     divided,
@@ -35,8 +35,8 @@ _SMALL_GROUP, _SMALL_GROUPS = 16, 16
 _HALF_RANGE = 32
 
 
-_Encoder = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
-"""Superblocks [256, blocks] and their importance to bytes [blocks, size]."""
+Encode = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
+"""Weights [rows, columns] and the importance of columns, to bytes."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,7 @@ def encode_q6_k(weight: torch.Tensor, importance: torch.Tensor | None = None) ->
     return _encode(weight, importance, _signed_blocks)
 
 
-def _encode(
-    weight: torch.Tensor, importance: torch.Tensor | None, blocks: _Encoder
-) -> torch.Tensor:
+def _encode(weight: torch.Tensor, importance: torch.Tensor | None, blocks: Encode) -> torch.Tensor:
     rows, columns = weight.shape
     done = []
     for part in torch.split(weight, max(1, _CHUNK_WEIGHTS // columns)):

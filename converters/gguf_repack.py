@@ -1,70 +1,15 @@
-"""GGUF's block types: rows of weights as the bytes that llama.cpp reads.
-
-Float and legacy types are encoded by the gguf library, which matches llama.cpp bit for bit,
-K-quants by gguf_k_quants.py, which does too. Codes that a method chose are repacked as they are.
-"""
-
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+"""Codes that a method chose, as GGUF blocks: repacked, never quantized again."""
 
 import numpy as np
 import torch
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
 
-from converters import gguf_k_quants
+from phi3quant.codecs.blocks import TYPES, BlockType
 from phi3quant.errors import SchemeError
 from phi3quant.qtensor import QuantizedTensor
 from phi3quant.scheme import QuantScheme
 
 BLOCK = 32
 """Weights in a block of the legacy quantized types."""
-
-
-@dataclass(frozen=True)
-class BlockType:
-    """A way to store the rows of a matrix.
-
-    Attributes:
-        type: the gguf library's number for it.
-        encode: FP32 [rows, columns] as an array of bytes [rows, row_bytes] (or of floats, for
-            the float types).
-    """
-
-    type: GGMLQuantizationType
-    encode: Callable[[torch.Tensor], np.ndarray]
-
-    @property
-    def name(self) -> str:
-        """As llama.cpp writes it, such as ``Q4_0``."""
-        return str(self.type.name)
-
-    @property
-    def block(self) -> int:
-        """Weights in a block; rows hold a whole number of blocks."""
-        return int(GGML_QUANT_SIZES[self.type][0])
-
-    def row_bytes(self, columns: int) -> int:
-        """Bytes of a row of ``columns`` weights."""
-        weights, size = GGML_QUANT_SIZES[self.type]
-        return columns // int(weights) * int(size)
-
-
-def _by_library(kind: GGMLQuantizationType) -> BlockType:
-    return BlockType(kind, lambda weight: quants.quantize(weight.numpy(), kind))
-
-
-_Types = GGMLQuantizationType
-TYPES: Mapping[str, BlockType] = {
-    entry.name: entry
-    for entry in (
-        *(_by_library(kind) for kind in (_Types.F32, _Types.F16, _Types.BF16, _Types.Q8_0)),
-        *(_by_library(kind) for kind in (_Types.Q4_0, _Types.Q4_1, _Types.Q5_0, _Types.Q5_1)),
-        BlockType(_Types.Q4_K, lambda weight: gguf_k_quants.encode_q4_k(weight).numpy()),
-        BlockType(_Types.Q5_K, lambda weight: gguf_k_quants.encode_q5_k(weight).numpy()),
-        BlockType(_Types.Q6_K, lambda weight: gguf_k_quants.encode_q6_k(weight).numpy()),
-    )
-}
-"""Block types that can be written, by name."""
 
 
 def type_for(scheme: QuantScheme) -> BlockType:
