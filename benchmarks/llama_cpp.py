@@ -40,7 +40,7 @@ class Line:
 @click.command()
 @click.option("--model", type=click.Path(path_type=Path), default=ROOT / "models" / "real")
 @click.option("--calib", default="general", show_default=True, help="Text to calibrate on.")
-@click.option("--samples", default=64, show_default=True, help="Windows that AWQ sees.")
+@click.option("--samples", default=64, show_default=True, help="Windows of 512 to learn from.")
 @click.option("--text", default="general", show_default=True, help="Text to score on.")
 @click.option("--window", default=512, show_default=True, help="Tokens in a scored window.")
 @click.option("--max-tokens", type=int, help="Score only so much of the text.")
@@ -72,6 +72,7 @@ def main(
         [
             *(str(BUILT / "bin" / "llama-imatrix"), "-m", str(full), "-f", str(words)),
             *("-o", str(matrix), "-c", "512", "-t", str(threads), "--no-ppl"),
+            *("--chunks", str(samples)),
         ]
     )
     click.echo(f"llama-imatrix: {measured:.1f} s")

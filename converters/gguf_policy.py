@@ -17,6 +17,9 @@ from phi3quant.layout import EMBEDDING, HEAD
 _FALLBACK: Mapping[str, str] = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
 """What takes a K-quant's place in rows that aren't a whole number of superblocks."""
 
+_FAST_ON_PHONES = ("Q4_0", "Q8_0", "Q4_K", "Q5_K", "Q6_K")
+"""What llama.cpp rearranges for ARM's dot products when it loads a file."""
+
 LayerRule = Callable[[int, int], bool]
 """Whether block ``index`` of ``count`` gets the exceptional type."""
 
@@ -105,6 +108,18 @@ def file_type(name: str) -> FileType:
         known = ", ".join(FILE_TYPES)
         raise SchemeError(f"there is no GGUF type {name!r}; choose from {known}")
     return found
+
+
+def phone_note(name: str) -> str | None:
+    """What to tell who makes a file of this kind for a phone; None if it is a good choice.
+
+    Raises:
+        SchemeError: as file_type.
+    """
+    base = file_type(name).base
+    if base in _FAST_ON_PHONES:
+        return None
+    return f"{base} has no fast path on ARM phones; Q4_0, Q4_K_M and Q8_0 have one"
 
 
 def linear_type(

@@ -5,6 +5,7 @@ import resource
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
@@ -14,6 +15,8 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
+from converters import open_model
+from converters.gguf_policy import phone_note
 from phi3quant.progress import Progress, Step, silent
 from phi3quant.verification import Evaluation
 
@@ -83,6 +86,13 @@ def print_evaluation(evaluation: Evaluation) -> None:
             console.print(
                 f"warning: {name} gave NaN or infinity for {comparison.candidate.not_finite} tokens"
             )
+
+
+def note_phones(gguf: Path, *, quiet: bool) -> None:
+    """Say on stderr if a GGUF file is of a type that phones are slow with."""
+    note = phone_note(open_model(gguf).format.removeprefix("GGUF "))
+    if note and not quiet:
+        click.echo(f"note: {note}", err=True)
 
 
 def peak_memory_bytes() -> int:

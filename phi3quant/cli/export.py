@@ -10,6 +10,7 @@ import click
 from converters.gguf_policy import FILE_TYPES
 from phi3quant.cli import options
 from phi3quant.cli.display import (
+    note_phones,
     peak_memory_bytes,
     print_evaluation,
     print_json,
@@ -112,6 +113,7 @@ def gguf(model: str | None, kind: str | None, **given: Any) -> None:
         return
     if evaluation is not None:
         print_evaluation(evaluation)
+    note_phones(output, quiet=quiet)
     for file in files:
         click.echo(f"{file}: {file.stat().st_size / 1e6:.2f} MB")
     click.echo(f"exported in {seconds:.1f} s{'' if evaluation else '; not verified'}")

@@ -7,10 +7,11 @@ from typing import Any
 
 import click
 
-from converters import FORMATS
+from converters import FORMATS, to_gguf
 from converters.gguf_policy import FILE_TYPES
 from phi3quant.cli import options
 from phi3quant.cli.display import (
+    note_phones,
     peak_memory_bytes,
     print_evaluation,
     print_json,
@@ -216,6 +217,8 @@ def _report(
         print_evaluation(evaluation)
     for name, folder in made.folders.items():
         click.echo(f"{folder}: {METHODS[recipe.method].title} {recipe}, {name}")
+    if to_gguf.FORMAT.name in made.folders:
+        note_phones(made.folders[to_gguf.FORMAT.name], quiet=given["quiet"])
     if made.calibration is not None:
         click.echo(_calibrated_on(made.calibration, recipe.calibration.samples))
     if fell_back:
