@@ -86,11 +86,12 @@ def main(
         command = [*own, "export", "gguf", str(model), "--type", kind, "-o", str(folder), *common]
         seconds = _run(command)
         lines.append(Line(f"phi3quant export {kind}", next(folder.glob("*.gguf")), seconds))
-    folder = output / "awq"
-    command = [*own, "awq", str(model), "--export", "gguf", "-o", str(folder), *common]
-    command += ["--calib", calib, "--samples", str(samples)]
-    seconds = _run(command)
-    lines.append(Line("phi3quant awq (Q4_0)", next(folder.glob("*.gguf")), seconds))
+    for kind in TYPES:
+        folder = output / f"awq-{kind}"
+        command = [*own, "awq", str(model), "--export", "gguf", "-o", str(folder), *common]
+        command += ["--gguf-type", kind, "--calib", calib, "--samples", str(samples)]
+        seconds = _run(command)
+        lines.append(Line(f"phi3quant awq {kind}", next(folder.glob("*.gguf")), seconds))
     for line in lines:
         megabytes = line.file.stat().st_size / 1e6
         click.echo(f"{line.name:<28} {line.seconds:8.1f} s  {megabytes:8.2f} MB")
