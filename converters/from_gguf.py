@@ -9,8 +9,8 @@ import torch
 from gguf import LlamaFileType
 
 from converters.gguf_file import GgufModel, read_gguf
-from converters.gguf_metadata import ROPE_LONG, ROPE_SHORT, parse_metadata
-from converters.to_gguf import BLOCK_NAMES, NAMES
+from converters.gguf_metadata import parse_metadata
+from converters.gguf_names import ROPE_LONG, ROPE_SHORT, block_name, outer_name
 from phi3quant.config import Phi3Config
 from phi3quant.errors import CheckpointError
 from phi3quant.layout import BLOCK_TENSORS, EMBEDDING, FINAL_NORM, HEAD, LINEARS, Block, Shape
@@ -65,7 +65,7 @@ class GgufCheckpoint:
 
     def embedding(self) -> torch.Tensor:
         """See ModelWeights."""
-        return self.model.load(_outer(EMBEDDING))
+        return self.model.load(outer_name(EMBEDDING))
 
     def block(self, index: int) -> Block:
         """See ModelWeights."""
@@ -76,11 +76,11 @@ class GgufCheckpoint:
 
     def final_norm(self) -> torch.Tensor:
         """See ModelWeights."""
-        return self.model.load(_outer(FINAL_NORM))
+        return self.model.load(outer_name(FINAL_NORM))
 
     def head(self) -> torch.Tensor:
         """See ModelWeights."""
-        return self.model.load(_outer(EMBEDDING if self.config.tie_word_embeddings else HEAD))
+        return self.model.load(outer_name(EMBEDDING if self.config.tie_word_embeddings else HEAD))
 
 
 def open_gguf(path: Path) -> GgufCheckpoint:
@@ -90,14 +90,14 @@ def open_gguf(path: Path) -> GgufCheckpoint:
         CheckpointError: it is no Phi-3 GGUF file, or a tensor is missing or of a wrong shape.
     """
     model = read_gguf(_the_file(path))
-    embedding = model.tensors.get(_outer(EMBEDDING))
+    embedding = model.tensors.get(outer_name(EMBEDDING))
     if embedding is None or len(embedding.shape) != 2:
         raise CheckpointError(f"{path} has no embedding")
     try:
         config = parse_metadata(
             model.fields,
             embedding.shape[0],
-            tied=_outer(HEAD) not in model.tensors,
+            tied=outer_name(HEAD) not in model.tensors,
             factors=_rope_factors(model),
         )
     except CheckpointError as error:
@@ -132,10 +132,10 @@ def _rope_factors(model: GgufModel) -> tuple[tuple[float, ...], tuple[float, ...
 
 def _check_shapes(model: GgufModel, config: Phi3Config) -> None:
     wide = (config.vocab_size, config.hidden_size)
-    _check(model, (_outer(EMBEDDING),), wide)
-    _check(model, (_outer(FINAL_NORM),), (config.hidden_size,))
+    _check(model, (outer_name(EMBEDDING),), wide)
+    _check(model, (outer_name(FINAL_NORM),), (config.hidden_size,))
     if not config.tie_word_embeddings:
-        _check(model, (_outer(HEAD),), wide)
+        _check(model, (outer_name(HEAD),), wide)
     for index in range(config.num_hidden_layers):
         for key, role in BLOCK_TENSORS.items():
             _check(model, _names(model, index, key), role.shape(config))
@@ -161,12 +161,4 @@ def _names(model: GgufModel, index: int, key: str) -> tuple[str, ...]:
     """The tensors whose rows make one of the block's, fused or apart."""
     apart = tuple(f"blk.{index}.{part}.weight" for part in _SPLIT.get(key, ()))
     # ffn_up alone may be the fused matrix, so that the first of the parts decides.
-    return apart if apart and apart[0] in model.tensors else (_block(index, key),)
-
-
-def _outer(name: str) -> str:
-    return f"{NAMES[name]}.weight"
-
-
-def _block(index: int, key: str) -> str:
-    return f"blk.{index}.{BLOCK_NAMES[key]}.weight"
+    return apart if apart and apart[0] in model.tensors else (block_name(index, key),)

@@ -12,7 +12,6 @@ from phi3quant.errors import CheckpointError
 
 ARCHITECTURE = "phi3"
 QUANTIZATION_VERSION = 2
-ROPE_LONG, ROPE_SHORT = "rope_factors_long.weight", "rope_factors_short.weight"
 
 
 def add_config(writer: GGUFWriter, config: Phi3Config, number: LlamaFileType) -> None:

@@ -4,11 +4,13 @@ The rules are llama.cpp's (llama-quant.cpp), as far as they touch Phi-3: norms s
 (or a tied embedding) gets more bits than the rest, and the K mixes spend more on some layers.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from gguf import LlamaFileType
 
+from converters.gguf_names import block_name, outer_name
 from phi3quant.codecs.blocks import TYPES, BlockType
 from phi3quant.config import Phi3Config
 from phi3quant.errors import SchemeError
@@ -29,16 +31,21 @@ class FileType:
     """A recipe for a whole file.
 
     Attributes:
+        name: as in the file's name.
         number: general.file_type.
         base: the type of all matrices without a rule, the embedding among them.
         head: of the output matrix, or of a tied embedding.
         exceptions: per linear (layout.LINEARS), in which blocks it gets another type, and which.
+        overrides: patterns of tensor names (gguf_names) with the types that they get instead; the
+            first that matches counts.
     """
 
+    name: str
     number: LlamaFileType
     base: str
     head: str
     exceptions: Mapping[str, tuple[LayerRule, str]]
+    overrides: tuple[tuple[re.Pattern[str], str], ...] = ()
 
 
 def _first_four(index: int, _count: int) -> bool:
@@ -55,59 +62,91 @@ def _outer_and_every_third(index: int, count: int) -> bool:
 
 
 def _plain(number: LlamaFileType, base: str, head: str | None = None) -> FileType:
-    return FileType(number, base, head or base, {})
+    return FileType(base, number, base, head or base, {})
 
 
 _Files = LlamaFileType
 FILE_TYPES: Mapping[str, FileType] = {
-    "F32": _plain(_Files.ALL_F32, "F32"),
-    "F16": _plain(_Files.MOSTLY_F16, "F16"),
-    "BF16": _plain(_Files.MOSTLY_BF16, "BF16"),
-    "Q8_0": _plain(_Files.MOSTLY_Q8_0, "Q8_0"),
-    "Q4_0": _plain(_Files.MOSTLY_Q4_0, "Q4_0", "Q6_K"),
-    "Q4_1": _plain(_Files.MOSTLY_Q4_1, "Q4_1", "Q6_K"),
-    "Q5_0": _plain(_Files.MOSTLY_Q5_0, "Q5_0", "Q6_K"),
-    "Q5_1": _plain(_Files.MOSTLY_Q5_1, "Q5_1", "Q6_K"),
-    "Q4_K_S": FileType(
-        _Files.MOSTLY_Q4_K_S,
-        "Q4_K",
-        "Q6_K",
-        {"qkv_proj": (_first_four, "Q5_K"), "down_proj": (_first_eighth, "Q5_K")},
-    ),
-    "Q4_K_M": FileType(
-        _Files.MOSTLY_Q4_K_M,
-        "Q4_K",
-        "Q6_K",
-        {
-            "qkv_proj": (_outer_and_every_third, "Q6_K"),
-            "down_proj": (_outer_and_every_third, "Q6_K"),
-        },
-    ),
-    "Q5_K_M": FileType(
-        _Files.MOSTLY_Q5_K_M,
-        "Q5_K",
-        "Q6_K",
-        {
-            "qkv_proj": (_outer_and_every_third, "Q6_K"),
-            "down_proj": (_outer_and_every_third, "Q6_K"),
-        },
-    ),
-    "Q6_K": _plain(_Files.MOSTLY_Q6_K, "Q6_K"),
+    kind.name: kind
+    for kind in (
+        _plain(_Files.ALL_F32, "F32"),
+        _plain(_Files.MOSTLY_F16, "F16"),
+        _plain(_Files.MOSTLY_BF16, "BF16"),
+        _plain(_Files.MOSTLY_Q8_0, "Q8_0"),
+        _plain(_Files.MOSTLY_Q4_0, "Q4_0", "Q6_K"),
+        _plain(_Files.MOSTLY_Q4_1, "Q4_1", "Q6_K"),
+        _plain(_Files.MOSTLY_Q5_0, "Q5_0", "Q6_K"),
+        _plain(_Files.MOSTLY_Q5_1, "Q5_1", "Q6_K"),
+        FileType(
+            "Q4_K_S",
+            _Files.MOSTLY_Q4_K_S,
+            "Q4_K",
+            "Q6_K",
+            {"qkv_proj": (_first_four, "Q5_K"), "down_proj": (_first_eighth, "Q5_K")},
+        ),
+        FileType(
+            "Q4_K_M",
+            _Files.MOSTLY_Q4_K_M,
+            "Q4_K",
+            "Q6_K",
+            dict.fromkeys(("qkv_proj", "down_proj"), (_outer_and_every_third, "Q6_K")),
+        ),
+        FileType(
+            "Q5_K_M",
+            _Files.MOSTLY_Q5_K_M,
+            "Q5_K",
+            "Q6_K",
+            dict.fromkeys(("qkv_proj", "down_proj"), (_outer_and_every_third, "Q6_K")),
+        ),
+        _plain(_Files.MOSTLY_Q6_K, "Q6_K"),
+    )
 }
 """Recipes by the name that ``--type`` takes, in any case."""
 
 
-def file_type(name: str) -> FileType:
-    """Look a recipe up.
+def file_type(name: str, overrides: Sequence[str] = ()) -> FileType:
+    """Look a recipe up, and change the types of some tensors.
+
+    Args:
+        name: a key of FILE_TYPES, in any case.
+        overrides: as ``PATTERN=TYPE``, where the regular expression is searched in llama.cpp's
+            names of the matrices, such as ``blk.3.ffn_down.weight``.
 
     Raises:
-        SchemeError: there is none of that name.
+        SchemeError: there is none of that name, or an override can't be read.
     """
     found = FILE_TYPES.get(name.upper())
     if found is None:
         known = ", ".join(FILE_TYPES)
         raise SchemeError(f"there is no GGUF type {name!r}; choose from {known}")
-    return found
+    return replace(found, overrides=tuple(_override(text) for text in overrides))
+
+
+def _override(text: str) -> tuple[re.Pattern[str], str]:
+    pattern, _, kind = text.rpartition("=")
+    if not pattern or kind.upper() not in TYPES:
+        raise SchemeError(
+            f"{text!r} is no PATTERN=TYPE such as ffn_down=q8_0; types are {', '.join(TYPES)}"
+        )
+    try:
+        return re.compile(pattern), kind.upper()
+    except re.error as error:
+        raise SchemeError(f"{pattern!r} is no regular expression: {error}") from None
+
+
+def check_overrides(kind: FileType, names: Iterable[str]) -> None:
+    """Refuse patterns that match nothing.
+
+    Raises:
+        SchemeError: one does.
+    """
+    known = list(names)
+    for pattern, _ in kind.overrides:
+        if not any(pattern.search(name) for name in known):
+            raise SchemeError(
+                f"no tensor's name matches {pattern.pattern!r}; names look like "
+                "blk.0.attn_qkv.weight, blk.0.ffn_down.weight and token_embd.weight"
+            )
 
 
 def phone_note(name: str) -> str | None:
@@ -134,7 +173,7 @@ def linear_type(
     chosen = kind.base
     if rule is not None and rule[0](index, config.num_hidden_layers):
         chosen = rule[1]
-    return _fitting(chosen, columns)
+    return _fitting(_overridden(kind, block_name(index, name), chosen), columns)
 
 
 def matrix_type(kind: FileType, name: str, config: Phi3Config) -> BlockType:
@@ -144,7 +183,12 @@ def matrix_type(kind: FileType, name: str, config: Phi3Config) -> BlockType:
         SchemeError: no type fits the rows.
     """
     is_head = name == HEAD or (name == EMBEDDING and config.tie_word_embeddings)
-    return _fitting(kind.head if is_head else kind.base, config.hidden_size)
+    chosen = kind.head if is_head else kind.base
+    return _fitting(_overridden(kind, outer_name(name), chosen), config.hidden_size)
+
+
+def _overridden(kind: FileType, name: str, chosen: str) -> str:
+    return next((other for pattern, other in kind.overrides if pattern.search(name)), chosen)
 
 
 def _fitting(name: str, columns: int) -> BlockType:

@@ -13,12 +13,17 @@ from gguf.utility import size_label
 
 from converters.gguf_metadata import (
     ARCHITECTURE,
-    ROPE_LONG,
-    ROPE_SHORT,
     add_config,
     add_vocabulary,
 )
-from converters.gguf_policy import FileType, file_type, linear_type, matrix_type
+from converters.gguf_names import ROPE_LONG, ROPE_SHORT, block_name, outer_name
+from converters.gguf_policy import (
+    FileType,
+    check_overrides,
+    file_type,
+    linear_type,
+    matrix_type,
+)
 from converters.gguf_repack import repack, type_for
 from converters.gguf_vocabulary import read_vocabulary
 from converters.layout import check_groups, linear_shapes
@@ -33,18 +38,6 @@ from phi3quant.qblock import QuantizedBlock
 from phi3quant.qtensor import Quantized, QuantizedTensor
 from phi3quant.scheme import QuantScheme
 
-NAMES: Mapping[str, str] = {EMBEDDING: "token_embd", FINAL_NORM: "output_norm", HEAD: "output"}
-"""llama.cpp's names of the tensors outside the blocks, without ``.weight``."""
-BLOCK_NAMES: Mapping[str, str] = {
-    "input_layernorm": "attn_norm",
-    "qkv_proj": "attn_qkv",
-    "o_proj": "attn_output",
-    "post_attention_layernorm": "ffn_norm",
-    "gate_up_proj": "ffn_up",
-    "down_proj": "ffn_down",
-}
-"""And of those in block N, after ``blk.N.``."""
-
 
 class GgufWriter:
     """Streams a model into ``FOLDER/NAME-TYPE.gguf``, or into numbered parts of it.
@@ -53,16 +46,15 @@ class GgufWriter:
     """
 
     def __init__(
-        self, folder: Path, source: Source, kind_name: str, split_bytes: int | None = None
+        self, folder: Path, source: Source, kind: FileType, split_bytes: int | None = None
     ) -> None:
-        kind = file_type(kind_name)
         config = source.config
         vocabulary = read_vocabulary(source.folder, config.vocab_size)
         folder.mkdir(parents=True, exist_ok=True)
         name = source.name.split("/")[-1]
         self._config, self._types = config, tensor_types(kind, config)
         self._writer = GGUFWriter(
-            folder / f"{name}-{kind_name.upper()}.gguf",
+            folder / f"{name}-{kind.name}.gguf",
             ARCHITECTURE,
             split_max_size=split_bytes or 0,
         )
@@ -108,7 +100,7 @@ class GgufWriter:
 
     def embedding(self, weight: torch.Tensor) -> None:
         """Write the token embeddings [vocab, hidden]; comes first."""
-        self._write(_outer_name(EMBEDDING), weight)
+        self._write(outer_name(EMBEDDING), weight)
 
     def block(self, index: int, block: QuantizedBlock) -> None:
         """Write the next block."""
@@ -117,13 +109,13 @@ class GgufWriter:
     def tensors(self, index: int, block: Mapping[str, torch.Tensor | Quantized]) -> None:
         """Write the next block from its tensors by their short names."""
         for key in BLOCK_TENSORS:
-            self._write(_block_name(index, key), block[key])
+            self._write(block_name(index, key), block[key])
 
     def final(self, norm: torch.Tensor, head: torch.Tensor | None) -> None:
         """Write the last norm [hidden] and, of an untied model, the head [vocab, hidden]."""
-        self._write(_outer_name(FINAL_NORM), norm)
+        self._write(outer_name(FINAL_NORM), norm)
         if head is not None:
-            self._write(_outer_name(HEAD), head)
+            self._write(outer_name(HEAD), head)
 
     def _write(self, name: str, tensor: torch.Tensor | Quantized) -> None:
         if self._pending.pop(0) != name:
@@ -131,13 +123,13 @@ class GgufWriter:
         self._writer.write_tensor_data(_stored(self._types[name][0], tensor))
 
 
-def natural_type(scheme: QuantScheme) -> str:
+def natural_type(scheme: QuantScheme) -> FileType:
     """The recipe that keeps a scheme's codes as they are.
 
     Raises:
         SchemeError: GGUF has no type for them.
     """
-    return type_for(scheme).name
+    return file_type(type_for(scheme).name)
 
 
 def tensor_types(kind: FileType, config: Phi3Config) -> dict[str, tuple[BlockType, Shape]]:
@@ -152,15 +144,16 @@ def tensor_types(kind: FileType, config: Phi3Config) -> dict[str, tuple[BlockTyp
         for name in (ROPE_LONG, ROPE_SHORT):
             types[name] = (full, (config.rotary_dim // 2,))
     wide = (config.vocab_size, config.hidden_size)
-    types[_outer_name(EMBEDDING)] = (matrix_type(kind, EMBEDDING, config), wide)
+    types[outer_name(EMBEDDING)] = (matrix_type(kind, EMBEDDING, config), wide)
     for index in range(config.num_hidden_layers):
         for key, role in BLOCK_TENSORS.items():
             shape = role.shape(config)
             chosen = linear_type(kind, key, index, config, shape[-1]) if key in LINEARS else full
-            types[_block_name(index, key)] = (chosen, shape)
-    types[_outer_name(FINAL_NORM)] = (full, (config.hidden_size,))
+            types[block_name(index, key)] = (chosen, shape)
+    types[outer_name(FINAL_NORM)] = (full, (config.hidden_size,))
     if not config.tie_word_embeddings:
-        types[_outer_name(HEAD)] = (matrix_type(kind, HEAD, config), wide)
+        types[outer_name(HEAD)] = (matrix_type(kind, HEAD, config), wide)
+    check_overrides(kind, types)
     return types
 
 
@@ -189,36 +182,27 @@ def _holds(kind: BlockType, scheme: QuantScheme) -> bool:
         return False
 
 
-def _outer_name(name: str) -> str:
-    return f"{NAMES[name]}.weight"
-
-
-def _block_name(index: int, key: str) -> str:
-    return f"blk.{index}.{BLOCK_NAMES[key]}.weight"
-
-
 def _check_types(kind: FileType, config: Phi3Config) -> None:
     tensor_types(kind, config)
 
 
 def _check(scheme: QuantScheme, config: Phi3Config) -> None:
     check_groups(scheme, config)
-    tensor_types(file_type(natural_type(scheme)), config)
+    tensor_types(natural_type(scheme), config)
 
 
 def _nbytes(config: Phi3Config, scheme: QuantScheme) -> int:
-    return nbytes(file_type(natural_type(scheme)), config)
+    return nbytes(natural_type(scheme), config)
 
 
-def codecs(kind_name: str, config: Phi3Config, index: int) -> Codecs:
+def codecs(kind: FileType, config: Phi3Config, index: int) -> Codecs:
     """The codec of each linear of block ``index`` in a file of a kind.
 
     Where a type is an affine scheme in groups of 32, that codec's search is the better one.
 
     Raises:
-        SchemeError: there is no such kind, or a type doesn't fit the model's rows.
+        SchemeError: a type doesn't fit the model's rows.
     """
-    kind = file_type(kind_name)
     shapes = linear_shapes(config)
     types = {name: linear_type(kind, name, index, config, shapes[name][1]) for name in LINEARS}
     return {
@@ -227,19 +211,14 @@ def codecs(kind_name: str, config: Phi3Config, index: int) -> Codecs:
     }
 
 
-def typed_format(kind_name: str) -> Format:
-    """GGUF with the types of a kind, whatever the scheme.
-
-    Raises:
-        SchemeError: there is no such kind.
-    """
-    kind = file_type(kind_name)
+def typed_format(kind: FileType) -> Format:
+    """GGUF with the types of a kind, whatever the scheme."""
     return Format(
         name=FORMAT.name,
         title=FORMAT.title,
         check=lambda _scheme, config: _check_types(kind, config),
         nbytes=lambda config, _scheme: nbytes(kind, config),
-        open=lambda folder, source, _scheme: GgufWriter(folder, source, kind_name),
+        open=lambda folder, source, _scheme: GgufWriter(folder, source, kind),
     )
 
 

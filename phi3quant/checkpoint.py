@@ -128,8 +128,9 @@ class TensorFolder:
             CheckpointError: as load; or NaN or infinity stands in the tensor.
         """
         tensor = self.load(name).float()
-        # A sum is finite only if all terms are: one pass and no mask in the common case.
-        if not torch.isfinite(tensor.sum(dtype=torch.float64)):
+        # A sum is finite only if all terms are: one pass and no mask in the common case. It may
+        # overflow where no term is infinite, hence the count.
+        if not torch.isfinite(tensor.sum()):
             bad = ~torch.isfinite(tensor)
             count = int(bad.sum())
             if count:

@@ -7,7 +7,7 @@ import torch
 
 from converters import open_model, to_gguf
 from converters.from_gguf import GgufCheckpoint
-from converters.gguf_policy import file_type
+from converters.gguf_policy import FileType, file_type
 from converters.packed import PackedCheckpoint
 from converters.writer import Source
 from phi3quant import manifest
@@ -34,7 +34,7 @@ def export_gguf(
     model: str | Path | None,
     output: Path,
     *,
-    kind: str | None = None,
+    kind: FileType | None = None,
     split_bytes: int | None = None,
     revision: str | None = None,
     overwrite: bool = False,
@@ -45,8 +45,8 @@ def export_gguf(
     Args:
         model: a plain or packed folder, a hub id, or None for the bundled phi3-tiny.
         output: the folder to make, with the file (or its parts) and a manifest.
-        kind: a key of converters.gguf_policy.FILE_TYPES, in any case. By default the type that
-            holds the model's codes as they are, and F16 for a plain checkpoint.
+        kind: from converters.gguf_policy.file_type. By default the one that holds the model's codes
+            as they are, and F16 for a plain checkpoint.
         split_bytes: start another part before a file's tensors grow past this.
         revision: of a hub id.
         overwrite: replace ``output`` if phi3quant made it.
@@ -58,7 +58,7 @@ def export_gguf(
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     made = export_gguf("phi3-tiny", Path(folder) / "out", kind="q8_0")
+        ...     made = export_gguf("phi3-tiny", Path(folder) / "out", kind=file_type("q8_0"))
         ...     [path.name for path in made.folders["gguf"].glob("*.gguf")]
         ['phi3-tiny-Q8_0.gguf']
     """
@@ -66,17 +66,17 @@ def export_gguf(
     opened = open_model(located.path)
     if isinstance(opened, GgufCheckpoint):
         raise CheckpointError(f"{located.path} is a GGUF file already; give what it was made from")
-    name = kind or _default_type(opened)
+    recipe = kind or _default_type(opened)
     check_output_folder(output, overwrite=overwrite)
     check_not_inside(output, located.folder)
-    check_space(output, to_gguf.nbytes(file_type(name), opened.config))
+    check_space(output, to_gguf.nbytes(recipe, opened.config))
     made_from = read_json_if_there(located.folder / MANIFEST).get("source")
     original = made_from.get("name") if isinstance(made_from, Mapping) else None
     source = Source(located.folder, str(original or located.name), opened.config)
     with atomic_folder(output, overwrite=overwrite) as partial:
         with (
-            to_gguf.GgufWriter(partial, source, name, split_bytes) as writer,
-            progress(f"exporting ({name.upper()})", opened.config.num_hidden_layers) as step,
+            to_gguf.GgufWriter(partial, source, recipe, split_bytes) as writer,
+            progress(f"exporting ({recipe.name})", opened.config.num_hidden_layers) as step,
         ):
             writer.embedding(opened.embedding())
             for index in range(opened.config.num_hidden_layers):
@@ -84,15 +84,15 @@ def export_gguf(
                 step()
             tied = opened.config.tie_word_embeddings
             writer.final(opened.final_norm(), None if tied else opened.head())
-        _write_manifest(partial, located, opened, name)
+        _write_manifest(partial, located, opened, recipe)
     return Quantized(located, {to_gguf.FORMAT.name: output}, None, [])
 
 
-def _default_type(model: StoredModel) -> str:
+def _default_type(model: StoredModel) -> FileType:
     if isinstance(model, PackedCheckpoint):
         # What a zero-point layout holds may be symmetric in truth, but its bits don't say so.
         return to_gguf.natural_type(model.scheme)
-    return PLAIN_TYPE
+    return file_type(PLAIN_TYPE)
 
 
 def _tensors(model: StoredModel, index: int) -> Mapping[str, torch.Tensor | QuantizedTensor]:
@@ -105,12 +105,17 @@ def _tensors(model: StoredModel, index: int) -> Mapping[str, torch.Tensor | Quan
     }
 
 
-def _write_manifest(folder: Path, located: Located, model: StoredModel, kind: str) -> None:
+def _write_manifest(folder: Path, located: Located, model: StoredModel, kind: FileType) -> None:
     files = [path for path in model.files if path.suffix == ".safetensors"]
     manifest.write_manifest(
         folder,
         manifest.describe_source(located, files),
-        {"method": "export", "format": to_gguf.FORMAT.name, "type": kind.upper()},
+        {
+            "method": "export",
+            "format": to_gguf.FORMAT.name,
+            "type": kind.name,
+            "tensor_types": [f"{pattern.pattern}={name}" for pattern, name in kind.overrides],
+        },
         None,
         [],
     )

@@ -11,6 +11,7 @@ import torch
 from calib.capture import advance, layer_error
 from calib.corpus import load_corpus, render, suitable
 from converters import FORMATS, to_gguf
+from converters.gguf_policy import file_type
 from converters.writer import Format, ModelWriter, Source
 from phi3quant import manifest, windows
 from phi3quant.checkpoint import Checkpoint, open_checkpoint
@@ -69,6 +70,7 @@ class Recipe:
         calibration: for methods that calibrate.
         gguf_type: a key of converters.gguf_policy.FILE_TYPES, in any case: codes are chosen for the
             types that it gives each matrix, in place of the scheme. Only with ``gguf`` alone.
+        tensor_types: changes to gguf_type, as converters.gguf_policy.file_type takes them.
     """
 
     method: str = "awq"
@@ -76,6 +78,7 @@ class Recipe:
     formats: tuple[str, ...] = (next(iter(FORMATS)),)
     calibration: Calibration = field(default_factory=Calibration)
     gguf_type: str | None = None
+    tensor_types: tuple[str, ...] = ()
 
     def codecs(self, config: Phi3Config, index: int) -> Codecs:
         """How each linear of block ``index`` is stored.
@@ -85,7 +88,7 @@ class Recipe:
         """
         if self.gguf_type is None:
             return dict.fromkeys(LINEARS, AffineCodec(self.scheme))
-        return to_gguf.codecs(self.gguf_type, config, index)
+        return to_gguf.codecs(file_type(self.gguf_type, self.tensor_types), config, index)
 
     def __str__(self) -> str:
         return self.gguf_type.upper() if self.gguf_type else str(self.scheme)
@@ -287,13 +290,15 @@ def _formats(recipe: Recipe) -> list[Format]:
             f"choose from {', '.join(FORMATS)}"
         )
     if recipe.gguf_type is None:
+        if recipe.tensor_types:
+            raise SchemeError("types of single tensors go with a GGUF type, and none is given")
         return [FORMATS[name] for name in dict.fromkeys(recipe.formats)]
     if recipe.formats != (to_gguf.FORMAT.name,):
         raise SchemeError(
             f"GGUF types go with the format {to_gguf.FORMAT.name} alone, "
             f"not with {', '.join(recipe.formats)}"
         )
-    return [to_gguf.typed_format(recipe.gguf_type)]
+    return [to_gguf.typed_format(file_type(recipe.gguf_type, recipe.tensor_types))]
 
 
 def _calibration_windows(located: Located, calibration: Calibration) -> _Windows:
@@ -319,7 +324,12 @@ def _calibration_windows(located: Located, calibration: Calibration) -> _Windows
 def _describe(recipe: Recipe) -> dict[str, Any]:
     if recipe.gguf_type is not None:
         kind = recipe.gguf_type.upper()
-        return {"method": recipe.method, "gguf_type": kind, "formats": list(recipe.formats)}
+        return {
+            "method": recipe.method,
+            "gguf_type": kind,
+            "tensor_types": list(recipe.tensor_types),
+            "formats": list(recipe.formats),
+        }
     return {
         "method": recipe.method,
         "bits": recipe.scheme.bits,

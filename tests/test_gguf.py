@@ -29,7 +29,7 @@ IDS = torch.arange(60)[None]
 
 
 def export(source: str | Path, output: Path, kind: str | None = None) -> Path:
-    folder = export_gguf(source, output, kind=kind).folders["gguf"]
+    folder = export_gguf(source, output, kind=file_type(kind) if kind else None).folders["gguf"]
     (file,) = folder.glob("*.gguf")
     return file
 
@@ -52,7 +52,7 @@ def test_full_precision_survives(
 
 @pytest.mark.parametrize("kind", FILE_TYPES)
 def test_every_type_writes_what_it_announces_and_scores(kind: str, tmp_path: Path) -> None:
-    made = export_gguf("phi3-tiny", tmp_path / "out", kind=kind.lower())
+    made = export_gguf("phi3-tiny", tmp_path / "out", kind=file_type(kind.lower()))
     scored = verify(made, EvaluationText(max_tokens=2048)).comparisons[1]
     assert scored.ratio == pytest.approx(1, abs=0.02)
     file = tmp_path / "out" / f"phi3-tiny-{kind}.gguf"
@@ -97,7 +97,43 @@ def test_awq_chooses_codes_for_the_files_own_types(kind: str, tmp_path: Path) ->
     sizes = [open_gguf(path).weight_bytes for path in (tmp_path / "awq", plain)]
     assert sizes[0] == sizes[1]
     manifest = json.loads((tmp_path / "awq" / "phi3quant.json").read_text())
-    assert manifest["recipe"] == {"method": "awq", "gguf_type": kind, "formats": ["gguf"]}
+    common = {"tensor_types": [], "formats": ["gguf"]}
+    assert manifest["recipe"] == {"method": "awq", "gguf_type": kind, **common}
+
+
+def test_single_tensors_get_types_of_their_own(tmp_path: Path) -> None:
+    changes = (r"blk\.[01]\.ffn_down=q8_0", "ffn_down=q5_0", "token_embd=f16")
+    export_gguf("phi3-tiny", tmp_path / "out", kind=file_type("q4_0", changes))
+    calibration = Calibration(samples=4, length=128)
+    recipe = Recipe(
+        "awq",
+        formats=("gguf",),
+        calibration=calibration,
+        gguf_type="q4_0",
+        tensor_types=changes,
+    )
+    quantize("phi3-tiny", tmp_path / "awq", recipe)
+    for folder in ("out", "awq"):
+        tensors = open_gguf(tmp_path / folder).model.tensors
+        types = [tensors[f"blk.{index}.ffn_down.weight"].type.name for index in range(4)]
+        assert types == ["Q8_0", "Q8_0", "Q5_0", "Q5_0"]
+        assert tensors["token_embd.weight"].type.name == "F16"
+        assert tensors["blk.0.attn_qkv.weight"].type.name == "Q4_0"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("ffn_down", "no PATTERN=TYPE"),
+        ("ffn_down=q9", "no PATTERN=TYPE"),
+        ("blk.(=q8_0", "no regular expression"),
+        ("mlp=q8_0", "no tensor's name matches 'mlp'"),
+    ],
+)
+def test_a_change_that_cannot_be_made_is_refused(change: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(SchemeError, match=message):
+        export_gguf("phi3-tiny", tmp_path / "out", kind=file_type("q4_0", [change]))
+    assert not list(tmp_path.iterdir())
 
 
 def test_gguf_types_go_with_gguf_alone(tmp_path: Path) -> None:
@@ -177,7 +213,7 @@ def test_a_gguf_file_is_scored_by_itself(tmp_path: Path) -> None:
 
 def test_parts_hold_the_same_model(tmp_path: Path) -> None:
     whole = open_model(export("phi3-tiny", tmp_path / "whole", "f16"))
-    export_gguf("phi3-tiny", tmp_path / "parts", kind="f16", split_bytes=2_000_000)
+    export_gguf("phi3-tiny", tmp_path / "parts", kind=file_type("f16"), split_bytes=2_000_000)
     files = sorted(path.name for path in (tmp_path / "parts").glob("*.gguf"))
     assert files[0] == f"phi3-tiny-F16-00001-of-{len(files):05}.gguf"
     assert len(files) > 2
@@ -288,7 +324,7 @@ def test_what_cannot_be_exported_is_explained(
     checkpoint_folder: Callable[[str], Path], tmp_path: Path
 ) -> None:
     with pytest.raises(SchemeError, match="no GGUF type 'q3_x'"):
-        export_gguf("phi3-tiny", tmp_path / "out", kind="q3_x")
+        export_gguf("phi3-tiny", tmp_path / "out", kind=file_type("q3_x"))
     file = export("phi3-tiny", tmp_path / "once", "q4_0")
     with pytest.raises(CheckpointError, match="GGUF file already"):
         export_gguf(file, tmp_path / "out")

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from converters.gguf_policy import FILE_TYPES
+from converters.gguf_policy import FILE_TYPES, file_type
 from phi3quant.cli import options
 from phi3quant.cli.display import (
     note_phones,
@@ -56,6 +56,7 @@ def export() -> None:
     help=f"{', '.join(FILE_TYPES)}, in any case.  [default: the one that keeps MODEL's codes; "
     "F16 for a plain checkpoint]",
 )
+@options.tensor_type
 @click.option("--split-size", type=Size(), help="Start another file past this size, such as 2G.")
 @click.option(
     "-o",
@@ -73,12 +74,15 @@ def gguf(model: str | None, kind: str | None, **given: Any) -> None:
     \b
     phi3quant export gguf phi3-4bit                     the codes as they are (Q4_0 of the default)
     phi3quant export gguf ./Phi-3-mini-4k-instruct --type q4_k_m -o out
+    phi3quant export gguf ./my-finetune --type q4_0 --tensor-type ffn_down=q5_0 -o out
     phi3quant export gguf ./my-finetune --type f16 --split-size 2G -o out
 
     MODEL is a folder or a hub id; left out, it is the bundled phi3-tiny.
     """
     quiet = given["quiet"]
     use_threads(given["threads"])
+    if given["tensor_types"] and not kind:
+        raise click.UsageError("--tensor-type changes a --type; give one")
     model = options.note_bundled(model, quiet=quiet)
     progress = progress_bars(quiet=quiet)
     name = locate(model, given["revision"]).name.split("/")[-1]
@@ -87,7 +91,7 @@ def gguf(model: str | None, kind: str | None, **given: Any) -> None:
     made = export_gguf(
         model,
         output,
-        kind=kind,
+        kind=file_type(kind, given["tensor_types"]) if kind else None,
         split_bytes=given["split_size"],
         revision=given["revision"],
         overwrite=given["overwrite"],

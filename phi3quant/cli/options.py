@@ -61,6 +61,17 @@ def common(command: Command) -> Command:
     return command
 
 
+tensor_type = click.option(
+    "--tensor-type",
+    "tensor_types",
+    multiple=True,
+    metavar="PATTERN=TYPE",
+    help="Another GGUF type for matrices whose name in llama.cpp matches, such as ffn_down=q8_0 or "
+    "'blk.0.*=f16'; may be repeated.",
+)
+"""--tensor-type."""
+
+
 def evaluation_text(command: Command) -> Command:
     """--text, --text-field, --window and --max-tokens."""
     for option in (

@@ -74,6 +74,7 @@ _OUTPUT = (
         help=f"With --export gguf, in place of the options above: {', '.join(FILE_TYPES)}, "
         "in any case.",
     ),
+    options.tensor_type,
     click.option(
         "--export",
         "formats",
@@ -162,6 +163,7 @@ def _run(method: str, given: dict[str, Any]) -> None:
             given["seed"],
         ),
         given["gguf_type"],
+        given["tensor_types"],
     )
     output = given["output"] or Path(f"{_name(model, given)}-{method}-{recipe.scheme.bits}bit")
     progress = progress_bars(quiet=quiet)

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from converters import open_model, open_tokenizer
 from converters.gguf_file import read_gguf
+from converters.gguf_policy import file_type
 from converters.gguf_tokenizer import build_tokenizer
 from converters.gguf_vocabulary import read_vocabulary
 from phi3quant.export import export_gguf
@@ -48,7 +49,7 @@ def files(
     sources = {"q4_0": awq["compressed-tensors"], "f16": real, "q4_k_m": real}
     for kind, source in sources.items():
         folder = tmp_path_factory.mktemp(kind) / "out"
-        export_gguf(source, folder, kind=kind)
+        export_gguf(source, folder, kind=file_type(kind))
         (made[kind],) = folder.glob("*.gguf")
     return made
 
@@ -98,7 +99,7 @@ def test_it_chats_and_stops_by_itself(files: Mapping[str, Path]) -> None:
 
 
 def test_phi3_tiny_stops_at_the_end_of_its_turn(tmp_path: Path) -> None:
-    export_gguf("phi3-tiny", tmp_path / "out", kind="q4_0")
+    export_gguf("phi3-tiny", tmp_path / "out", kind=file_type("q4_0"))
     answer = chat(tmp_path / "out" / "phi3-tiny-Q4_0.gguf", "What is the opposite of hot?")
     assert answer["message"]["content"].strip() == "The opposite of hot is cold."
     assert answer["finish_reason"] == "stop"
@@ -149,7 +150,7 @@ THEIRS = {"general.basename", "general.finetune", "general.size_label", "general
 
 
 def test_f16_equals_what_the_converter_writes(llama_source: Path, tmp_path: Path) -> None:
-    export_gguf("phi3-tiny", tmp_path / "out", kind="f16")
+    export_gguf("phi3-tiny", tmp_path / "out", kind=file_type("f16"))
     theirs = tmp_path / "theirs.gguf"
     script = llama_source / "convert_hf_to_gguf.py"
     done = subprocess.run(
