@@ -11,6 +11,7 @@ left out, as AutoAWQ itself does for Llama.
 import argparse
 import inspect
 import json
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,6 @@ _REPAIRED = "{k: v.cpu().clone() for k, v in module2inspect.state_dict().items()
 
 def repair_restore() -> None:
     """Make the scale search restore what it changed."""
-    import textwrap  # noqa: PLC0415 - only this function's business
-
     name = "_compute_best_scale"
     method = getattr(quantizer.AwqQuantizer, name)
     source = textwrap.dedent(inspect.getsource(method))
