@@ -189,10 +189,25 @@ def test_an_interruption_leaves_nothing(number: signal.Signals, tmp_path: Path) 
         time.sleep(0.01)
     process.send_signal(number)
     _, errors = process.communicate(timeout=120)
-    assert process.returncode == 130
+    assert process.returncode == 130, errors
     assert "nothing was left half-written" in errors
     assert "Traceback" not in errors
     assert not list(tmp_path.iterdir())
+
+
+def test_an_interruption_that_a_library_turns_into_an_error_counts_as_one(
+    run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_given: object, **_named: object) -> None:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt:
+            raise RuntimeError("something inside broke") from None
+
+    monkeypatch.setattr("phi3quant.cli.inspect.inspection.inspect", interrupted)
+    result = run("inspect")
+    assert result.exit_code == 130
+    assert "Interrupted" in result.stderr
 
 
 @pytest.mark.parametrize("command", COMMANDS)

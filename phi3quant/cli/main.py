@@ -1,6 +1,7 @@
 """The ``phi3quant`` command."""
 
 import signal
+import threading
 from types import FrameType
 from typing import Any
 
@@ -16,6 +17,9 @@ from phi3quant.manifest import tool_version
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 
+_stopping = threading.Event()
+"""Set once a signal has asked for an end."""
+
 
 class _BadInput(click.ClickException):
     exit_code = EXIT_BAD_INPUT
@@ -27,11 +31,16 @@ class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except Phi3QuantError as error:
-            raise _BadInput(str(error)) from None
         except KeyboardInterrupt:
-            click.echo("\nInterrupted; nothing was left half-written.", err=True)
-            ctx.exit(EXIT_INTERRUPTED)
+            pass
+        except Exception as error:
+            # A library that the interruption strikes in may make an error of its own of it.
+            if not _stopping.is_set():
+                if isinstance(error, Phi3QuantError):
+                    raise _BadInput(str(error)) from None
+                raise
+        click.echo("\nInterrupted; nothing was left half-written.", err=True)
+        return ctx.exit(EXIT_INTERRUPTED)
 
 
 @click.group(
@@ -51,11 +60,14 @@ def main() -> None:
     MODEL is a folder, a hub id, or phi3-tiny, which is bundled.
     Exit codes: 0 done, 1 a quality limit was missed, 2 bad input, 130 interrupted.
     """
+    _stopping.clear()
     # A polite kill cleans up like Ctrl-C.
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    _stopping.set()
     raise KeyboardInterrupt
 
 
