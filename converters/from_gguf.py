@@ -39,7 +39,7 @@ class GgufCheckpoint:
             for name in _names(self.model, 0, key)
         )
         number = self.model.fields.get("general.file_type")
-        known = number in set(LlamaFileType)
+        known = isinstance(number, int) and number in set(LlamaFileType)
         name = LlamaFileType(number).name.split("_", 1)[1] if known else kinds.most_common(1)[0][0]
         return f"GGUF {name}"
 

@@ -41,7 +41,9 @@ def build_tokenizer(fields: Mapping[str, Any], where: str) -> Tokenizer:
     }
     try:
         fast = builders[kind](fields, vocabulary, where)
-    except (KeyError, TypeError, ValueError) as error:
+    except TokenizerError:
+        raise
+    except Exception as error:  # noqa: BLE001 - what the library raises for any bad vocabulary
         raise TokenizerError(f"{where} has a broken tokenizer: {error}") from None
     strips = kind == "llama" and _says_phi3(fields)
     marks = [

@@ -38,6 +38,13 @@ from phi3quant.qblock import QuantizedBlock
 from phi3quant.qtensor import Quantized, QuantizedTensor
 from phi3quant.scheme import QuantScheme
 
+_AFFINE: Mapping[str, QuantScheme] = {
+    "Q4_0": QuantScheme(4, 32),
+    "Q4_1": QuantScheme(4, 32, symmetric=False),
+    "Q8_0": QuantScheme(8, 32),
+}
+"""Types that are schemes in groups of 32."""
+
 
 class GgufWriter:
     """Streams a model into ``FOLDER/NAME-TYPE.gguf``, or into numbered parts of it.
@@ -221,12 +228,6 @@ def typed_format(kind: FileType) -> Format:
         open=lambda folder, source, _scheme: GgufWriter(folder, source, kind),
     )
 
-
-_AFFINE: Mapping[str, QuantScheme] = {
-    "Q4_0": QuantScheme(4, 32),
-    "Q4_1": QuantScheme(4, 32, symmetric=False),
-    "Q8_0": QuantScheme(8, 32),
-}
 
 FORMAT = Format(
     name="gguf",

@@ -3,6 +3,7 @@
 import json
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from gguf import GGUFReader
 from converters import open_model, open_tokenizer
 from converters.from_gguf import GgufCheckpoint, open_gguf
 from converters.gguf_policy import FILE_TYPES, file_type, linear_type
+from converters.gguf_tokenizer import build_tokenizer
 from converters.gguf_vocabulary import read_vocabulary
 from converters.to_gguf import nbytes
 from phi3quant import EvaluationText, evaluate, inspect, verify
@@ -318,6 +320,29 @@ def test_no_flipped_byte_of_the_header_breaks_the_reader(tmp_path: Path) -> None
             open_model(bad)
         except Phi3QuantError as error:
             assert str(bad) in str(error)  # noqa: PT017 - a flip may also do no harm
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("tokenizer.ggml.scores", [0.0]),
+        ("tokenizer.ggml.tokens", ["a"]),
+        ("tokenizer.ggml.unknown_token_id", 1 << 30),
+        ("tokenizer.ggml.model", "bert"),
+        ("tokenizer.ggml.model", "gpt2"),
+    ],
+)
+def test_a_broken_tokenizer_is_refused(key: str, value: object, tmp_path: Path) -> None:
+    fields = open_gguf(export("phi3-tiny", tmp_path / "out", "q4_0")).model.fields
+    with pytest.raises(TokenizerError, match="some file"):
+        build_tokenizer({**fields, key: value}, "some file")
+
+
+def test_a_file_type_of_any_kind_is_borne(tmp_path: Path) -> None:
+    opened = open_gguf(export("phi3-tiny", tmp_path / "out", "q4_0"))
+    fields = {**opened.model.fields, "general.file_type": [1, 2]}
+    changed = replace(opened, model=replace(opened.model, fields=fields))
+    assert changed.format == "GGUF Q4_0"
 
 
 def test_what_cannot_be_exported_is_explained(

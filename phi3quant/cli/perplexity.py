@@ -21,7 +21,8 @@ def perplexity(artifact: tuple[str, ...], **given: Any) -> None:
     phi3quant perplexity ./Phi-3-mini-4k-instruct ./phi3-4bit
     phi3quant perplexity ./phi3-4bit --text wiki.txt --window 1024 --json
 
-    An ARTIFACT is a folder, plain or quantized, or a hub id; left out, it is the bundled phi3-tiny.
+    An ARTIFACT is a folder, plain or quantized, a .gguf file, or a hub id; left out, it is the
+    bundled phi3-tiny.
     """
     quiet = given["quiet"]
     use_threads(given["threads"])
