@@ -6,6 +6,10 @@ BIN := $(VENV)/bin
 LLAMA := build/llama-cpp-python
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
+# Kernels are compiled once and kept, by the source they are in; one that calls into another file
+# must be compiled again when that one changes.
+export NUMBA_CACHE_DIR := $(CURDIR)/build/kernels-$(shell cat phi3quant/codecs/*.py | cksum | cut -d' ' -f1)
+
 .PHONY: help demo test check test-real real tiny bench format clean
 
 help:
@@ -61,7 +65,7 @@ models/real/config.json: scripts/make_real.py | $(VENV)/.installed-dev
 	$(BIN)/python scripts/make_real.py -o models/real --overwrite
 
 test-real: $(VENV)/.installed-real models/real/config.json
-	$(BIN)/python -m pytest tests/real
+	$(BIN)/python -m pytest tests/real -o timeout=1200
 
 bench: $(VENV)/.installed-dev models/real/config.json
 	$(BIN)/python benchmarks/autoawq.py --model models/real

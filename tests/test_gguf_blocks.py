@@ -1,7 +1,5 @@
 """Block types against llama.cpp's own code (bound by libgguf), bit for bit."""
 
-from collections.abc import Callable, Mapping
-
 import gguf
 import libgguf
 import numpy as np
@@ -10,17 +8,13 @@ import torch
 from gguf import GGMLQuantizationType
 
 from converters.gguf_repack import repack, type_for
-from phi3quant.codecs import affine, k_quants
+from phi3quant.codecs import affine
 from phi3quant.codecs.blocks import TYPES
 from phi3quant.errors import SchemeError
 from phi3quant.scheme import QuantScheme
 
 COLUMNS = 1024
-K_QUANTS: Mapping[str, Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]] = {
-    "Q4_K": k_quants.encode_q4_k,
-    "Q5_K": k_quants.encode_q5_k,
-    "Q6_K": k_quants.encode_q6_k,
-}
+QUANTIZED = [name for name, entry in TYPES.items() if entry.group > 1]
 
 
 def rows() -> dict[str, torch.Tensor]:
@@ -59,23 +53,15 @@ def importances() -> dict[str, torch.Tensor | None]:
     }
 
 
-@pytest.mark.parametrize("kind", K_QUANTS)
+@pytest.mark.parametrize("kind", QUANTIZED)
 @pytest.mark.parametrize("importance", importances())
-def test_k_quants_equal_the_reference(kind: str, importance: str) -> None:
+def test_blocks_equal_the_reference(kind: str, importance: str) -> None:
     weights = importances()[importance]
     number = GGMLQuantizationType[kind]
     for name, x in rows().items():
         matrix = None if weights is None else weights.numpy()
         expected = libgguf.quantize_rows(x.numpy(), number, imatrix=matrix)
-        assert np.array_equal(K_QUANTS[kind](x, weights).numpy(), expected), name
-
-
-@pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"])
-def test_legacy_types_equal_the_reference(kind: str) -> None:
-    for name in ("normal", "heavy tails", "outliers", "zeros", "few values"):
-        x = rows()[name]
-        expected = libgguf.quantize_rows(x.numpy(), GGMLQuantizationType[kind])
-        assert np.array_equal(TYPES[kind].encode(x, None), expected), name
+        assert np.array_equal(TYPES[kind].encode(x, weights), expected), name
 
 
 @pytest.mark.parametrize("kind", TYPES)

@@ -1,7 +1,7 @@
-"""The block codecs: rows of weights as the bytes of llama.cpp's types.
+"""The block codecs: rows of weights as the bytes of llama.cpp's types, bit for bit.
 
-Float and legacy types are encoded by the gguf library, which matches llama.cpp bit for bit,
-K-quants by k_quants.py, which does too and takes an importance for each column.
+Quantized types take an importance for each column; legacy_quants.py and k_quants.py have the
+kernels. What is stored is read by the gguf library.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,10 +11,13 @@ import numpy as np
 import torch
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
 
-from phi3quant.codecs import k_quants
+from phi3quant.codecs import k_quants, legacy_quants
 from phi3quant.errors import SchemeError
+from phi3quant.parallel import over_rows
 
 Encode = Callable[[torch.Tensor, torch.Tensor | None], np.ndarray]
+Kernel = Callable[[np.ndarray, np.ndarray, np.ndarray], None]
+"""Fills uint8 [blocks, block_bytes] from FP32 [weights] and the importance [columns] or [0]."""
 
 
 @dataclass(frozen=True)
@@ -100,24 +103,62 @@ class BlockCodec:
         return BlockTensor(self.kind, self.kind.encode(weight, importance), (rows, columns))
 
 
-def _by_library(kind: GGMLQuantizationType, group: int = 32) -> BlockType:
-    return BlockType(kind, lambda weight, _importance: quants.quantize(weight.numpy(), kind), group)
+def _float(kind: GGMLQuantizationType, dtype: torch.dtype) -> BlockType:
+    def encode(weight: torch.Tensor, _importance: torch.Tensor | None) -> np.ndarray:
+        stored = weight.to(dtype)
+        if not torch.isfinite(stored).all():
+            raise SchemeError(
+                f"a weight of {float(weight.abs().max()):g} doesn't fit {kind.name}; "
+                "choose BF16 or F32"
+            )
+        return stored.contiguous().view(torch.uint8).numpy()
+
+    return BlockType(kind, encode, 1)
 
 
-def _k_quant(kind: GGMLQuantizationType, encode: k_quants.Encode, group: int) -> BlockType:
-    return BlockType(kind, lambda weight, importance: encode(weight, importance).numpy(), group)
+def _quantized(kind: GGMLQuantizationType, kernel: Kernel, group: int = 32) -> BlockType:
+    block, block_bytes = GGML_QUANT_SIZES[kind]
+
+    def encode(weight: torch.Tensor, importance: torch.Tensor | None) -> np.ndarray:
+        rows, columns = weight.shape
+        flat = weight.numpy()
+        weights = np.empty(0, np.float32) if importance is None else importance.numpy()
+        packed = np.empty((rows, columns // block, block_bytes), np.uint8)
+        over_rows(
+            rows,
+            columns,
+            lambda part: kernel(
+                flat[part].reshape(-1), weights, packed[part].reshape(-1, block_bytes)
+            ),
+        )
+        return packed.reshape(rows, -1)
+
+    return BlockType(kind, encode, group)
+
+
+def _with_codes_to(highest: int, kernel: Callable[..., None]) -> Kernel:
+    return lambda weights, importance, packed: kernel(weights, importance, highest, packed)
+
+
+def _encode_bytes(weights: np.ndarray, _importance: np.ndarray, packed: np.ndarray) -> None:
+    legacy_quants.encode_bytes(weights, packed)
 
 
 _Types = GGMLQuantizationType
 TYPES: Mapping[str, BlockType] = {
     entry.name: entry
     for entry in (
-        *(_by_library(kind, 1) for kind in (_Types.F32, _Types.F16, _Types.BF16)),
-        *(_by_library(kind) for kind in (_Types.Q8_0, _Types.Q4_0, _Types.Q4_1)),
-        *(_by_library(kind) for kind in (_Types.Q5_0, _Types.Q5_1)),
-        _k_quant(_Types.Q4_K, k_quants.encode_q4_k, 32),
-        _k_quant(_Types.Q5_K, k_quants.encode_q5_k, 32),
-        _k_quant(_Types.Q6_K, k_quants.encode_q6_k, 16),
+        _float(_Types.F32, torch.float32),
+        _float(_Types.F16, torch.float16),
+        _float(_Types.BF16, torch.bfloat16),
+        _quantized(_Types.Q8_0, _encode_bytes),
+        _quantized(_Types.Q4_0, _with_codes_to(15, legacy_quants.encode_symmetric)),
+        _quantized(_Types.Q4_1, _with_codes_to(15, legacy_quants.encode_affine)),
+        _quantized(_Types.Q5_0, _with_codes_to(31, legacy_quants.encode_symmetric)),
+        _quantized(_Types.Q5_1, _with_codes_to(31, legacy_quants.encode_affine)),
+        _quantized(_Types.Q4_K, _with_codes_to(15, k_quants.encode_affine)),
+        _quantized(_Types.Q5_K, _with_codes_to(31, k_quants.encode_affine)),
+        _quantized(_Types.Q6_K, k_quants.encode_signed, 16),
     )
 }
 """Block types that can be written, by name."""
