@@ -23,6 +23,7 @@ from phi3quant.layout import (
     block_tensor_name,
     tensor_shapes,
 )
+from phi3quant.parallel import over_rows
 from phi3quant.tensor_stream import DTYPE_NAMES
 
 FLOAT_DTYPES: Mapping[str, torch.dtype] = {
@@ -121,25 +122,43 @@ class TensorFolder:
             raise CheckpointError(f"can't read tensor {name} from {file}: {error}") from None
         return tensor
 
-    def load_finite(self, name: str) -> torch.Tensor:
-        """Read one tensor as FP32 and make sure that all of it is finite.
+    def load_checked(self, name: str) -> torch.Tensor:
+        """Read one tensor in its stored dtype and make sure that all of it is finite.
 
         Raises:
             CheckpointError: as load; or NaN or infinity stands in the tensor.
         """
-        tensor = self.load(name).float()
+        tensor = self.load(name)
+        bad = _count_not_finite(tensor)
+        if bad:
+            first = tuple(int(i) for i in (~torch.isfinite(tensor)).nonzero()[0])
+            raise CheckpointError(
+                f"tensor {name} in {self.tensors[name].file} has {bad} values that are NaN "
+                f"or infinite, the first at {first}; the checkpoint is damaged"
+            )
+        return tensor
+
+    def load_finite(self, name: str) -> torch.Tensor:
+        """Read one tensor as FP32 and make sure that all of it is finite.
+
+        Raises:
+            CheckpointError: as load_checked.
+        """
+        return self.load_checked(name).float()
+
+
+def _count_not_finite(tensor: torch.Tensor) -> int:
+    rows = tensor.view(len(tensor), -1)
+    counts: list[int] = []
+
+    def count(part: slice) -> None:
         # A sum is finite only if all terms are: one pass and no mask in the common case. It may
         # overflow where no term is infinite, hence the count.
-        if not torch.isfinite(tensor.sum()):
-            bad = ~torch.isfinite(tensor)
-            count = int(bad.sum())
-            if count:
-                first = tuple(int(i) for i in bad.nonzero()[0])
-                raise CheckpointError(
-                    f"tensor {name} in {self.tensors[name].file} has {count} values that are NaN "
-                    f"or infinite, the first at {first}; the checkpoint is damaged"
-                )
-        return tensor
+        if not torch.isfinite(rows[part].sum(dtype=torch.float32)):
+            counts.append(int((~torch.isfinite(rows[part])).sum()))
+
+    over_rows(rows.shape[0], rows.shape[1], count)
+    return sum(counts)
 
 
 def open_tensors(folder: Path) -> TensorFolder:

@@ -6,15 +6,14 @@ from pathlib import Path
 import torch
 
 from converters import open_model, to_gguf
-from converters.from_gguf import GgufCheckpoint
 from converters.gguf_policy import FileType, file_type
 from converters.packed import PackedCheckpoint
 from converters.writer import Source
 from phi3quant import manifest
-from phi3quant.checkpoint import StoredModel, read_json_if_there
+from phi3quant.checkpoint import Checkpoint, StoredModel, read_json_if_there
 from phi3quant.errors import CheckpointError
 from phi3quant.hub import Located, locate
-from phi3quant.layout import BLOCK_TENSORS, LINEARS
+from phi3quant.layout import BLOCK_TENSORS, EMBEDDING, HEAD, LINEARS, block_tensor_name
 from phi3quant.output import (
     MANIFEST,
     atomic_folder,
@@ -64,7 +63,7 @@ def export_gguf(
     """
     located = locate(model, revision)
     opened = open_model(located.path)
-    if isinstance(opened, GgufCheckpoint):
+    if not isinstance(opened, Checkpoint | PackedCheckpoint):
         raise CheckpointError(f"{located.path} is a GGUF file already; give what it was made from")
     recipe = kind or _default_type(opened)
     check_output_folder(output, overwrite=overwrite)
@@ -78,12 +77,12 @@ def export_gguf(
             to_gguf.GgufWriter(partial, source, recipe, split_bytes) as writer,
             progress(f"exporting ({recipe.name})", opened.config.num_hidden_layers) as step,
         ):
-            writer.embedding(opened.embedding())
+            writer.embedding(opened.store.load_checked(EMBEDDING))
             for index in range(opened.config.num_hidden_layers):
                 writer.tensors(index, _tensors(opened, index))
                 step()
             tied = opened.config.tie_word_embeddings
-            writer.final(opened.final_norm(), None if tied else opened.head())
+            writer.final(opened.final_norm(), None if tied else opened.store.load_checked(HEAD))
         _write_manifest(partial, located, opened, recipe)
     return Quantized(located, {to_gguf.FORMAT.name: output}, None, [])
 
@@ -95,12 +94,14 @@ def _default_type(model: StoredModel) -> FileType:
     return file_type(PLAIN_TYPE)
 
 
-def _tensors(model: StoredModel, index: int) -> Mapping[str, torch.Tensor | QuantizedTensor]:
-    """A block's tensors, its matrices as codes where there are any."""
-    if not isinstance(model, PackedCheckpoint):
-        return model.block(index)
+def _tensors(
+    model: Checkpoint | PackedCheckpoint, index: int
+) -> Mapping[str, torch.Tensor | QuantizedTensor]:
+    """A block's tensors as they are stored: codes where there are any, else any float type."""
     return {
-        key: model.quantized(index, key) if key in LINEARS else model.norm(index, key)
+        key: model.quantized(index, key)
+        if isinstance(model, PackedCheckpoint) and key in LINEARS
+        else model.store.load_checked(block_tensor_name(index, key))
         for key in BLOCK_TENSORS
     }
 

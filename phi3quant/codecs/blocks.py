@@ -26,8 +26,8 @@ class BlockType:
 
     Attributes:
         type: the gguf library's number for it.
-        encode: FP32 [rows, columns] and the importance of each column, if the type can use that, as
-            an array of bytes [rows, row_bytes] (or of floats, for the float types).
+        encode: weights [rows, columns] of any float type, and the importance of each column (FP32)
+            if there is one, to an array of bytes [rows, row_bytes].
         group: weights that share a scale.
     """
 
@@ -121,16 +121,15 @@ def _quantized(kind: GGMLQuantizationType, kernel: Kernel, group: int = 32) -> B
 
     def encode(weight: torch.Tensor, importance: torch.Tensor | None) -> np.ndarray:
         rows, columns = weight.shape
-        flat = weight.numpy()
         weights = np.empty(0, np.float32) if importance is None else importance.numpy()
         packed = np.empty((rows, columns // block, block_bytes), np.uint8)
-        over_rows(
-            rows,
-            columns,
-            lambda part: kernel(
-                flat[part].reshape(-1), weights, packed[part].reshape(-1, block_bytes)
-            ),
-        )
+
+        def encode_part(part: slice) -> None:
+            # Converted here, where a part fits a core's cache.
+            flat = weight[part].float().numpy().reshape(-1)
+            kernel(flat, weights, packed[part].reshape(-1, block_bytes))
+
+        over_rows(rows, columns, encode_part)
         return packed.reshape(rows, -1)
 
     return BlockType(kind, encode, group)

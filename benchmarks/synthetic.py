@@ -1,0 +1,134 @@
+"""Write checkpoints of full size with random weights, for measuring time and memory.
+
+Sizes are those of the Phi-3 family; weights are random but not featureless: rows and columns of
+different strength, heavy tails, a few input channels far above the rest. Projections back into the
+residual stream are scaled down with depth, so that activations neither vanish nor overflow. The
+tokenizer is phi3-tiny's; ids that it doesn't know are never used.
+
+    python benchmarks/synthetic.py -o build/synthetic-mini                 7.6 GB, all 32 layers
+    python benchmarks/synthetic.py --shape medium-4k --layers 2 -o build/synthetic-medium
+"""
+
+import json
+import math
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from phi3quant.cli.display import progress_bars
+from phi3quant.config import Phi3Config, parse_config
+from phi3quant.hub import bundled_folder
+from phi3quant.layout import BLOCK_TENSORS, EMBEDDING, FINAL_NORM, HEAD, tensor_shapes
+from phi3quant.tensor_stream import SafetensorsStream, TensorSpec
+from phi3quant.tokenizer import FILES
+
+_LONG = {
+    "max_position_embeddings": 131072,
+    "original_max_position_embeddings": 4096,
+    "sliding_window": 262144,
+    "rope_scaling": {
+        "type": "longrope",
+        "short_factor": [1.0 + 0.02 * pair for pair in range(48)],
+        "long_factor": [1.0 + 1.3 * pair for pair in range(48)],
+    },
+}
+_MINI: Mapping[str, Any] = {
+    "vocab_size": 32064,
+    "hidden_size": 3072,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "max_position_embeddings": 4096,
+    "original_max_position_embeddings": 4096,
+    "sliding_window": 2047,
+    "rope_scaling": None,
+    "tie_word_embeddings": False,
+}
+SHAPES: Mapping[str, Mapping[str, Any]] = {
+    "mini-4k": _MINI,
+    "mini-128k": {**_MINI, **_LONG},
+    "medium-4k": {
+        **_MINI,
+        "hidden_size": 5120,
+        "intermediate_size": 17920,
+        "num_hidden_layers": 40,
+        "num_attention_heads": 40,
+        "num_key_value_heads": 10,
+    },
+}
+"""Members of the family by name: what their config.json says of sizes."""
+
+# One channel in so many carries far more than the rest, as the norms of trained models show.
+_OUTLIERS = 400
+# The share of the residual stream that all blocks together add, relative to the embedding's.
+_BLOCKS_SHARE = 3.0
+
+
+@click.command()
+@click.option("--shape", type=click.Choice(list(SHAPES)), default="mini-4k", show_default=True)
+@click.option("--layers", type=click.IntRange(min=1), help="Only so many.  [default: all]")
+@click.option("--seed", default=0, show_default=True)
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True)
+def main(shape: str, layers: int | None, seed: int, output: Path) -> None:
+    """Write a checkpoint of a SHAPE of the family with random weights into OUTPUT."""
+    write_checkpoint(output, shape, layers=layers, seed=seed)
+
+
+def write_checkpoint(folder: Path, shape: str, *, layers: int | None = None, seed: int = 0) -> None:
+    """Write a BF16 checkpoint, one tensor in memory at a time."""
+    raw = json.loads((bundled_folder() / "config.json").read_text(encoding="utf-8"))
+    raw |= {**SHAPES[shape], "_name_or_path": f"synthetic-{shape}", "torch_dtype": "bfloat16"}
+    if layers is not None:
+        raw["num_hidden_layers"] = layers
+    config = parse_config(raw)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")
+    for name in FILES:
+        if (bundled_folder() / name).is_file():
+            shutil.copyfile(bundled_folder() / name, folder / name)
+    generator = torch.Generator().manual_seed(seed)
+    shapes = tensor_shapes(config)
+    specs = [TensorSpec(name, torch.bfloat16, size) for name, size in shapes.items()]
+    with (
+        progress_bars(quiet=False)("writing", len(specs)) as step,
+        SafetensorsStream(folder, specs) as stream,
+    ):
+        for spec in specs:
+            stream.write(spec.name, _tensor(spec, config, generator).bfloat16())
+            step()
+
+
+def _tensor(spec: TensorSpec, config: Phi3Config, generator: torch.Generator) -> torch.Tensor:
+    if len(spec.shape) == 1:
+        return _norm(spec.shape[0], generator)
+    weight = torch.randn(spec.shape, generator=generator)
+    # A normal value times one plus its square's tenth has the tails of trained weights.
+    weight *= 1 + 0.1 * weight.square()
+    weight *= torch.exp(0.3 * torch.randn(spec.shape[0], 1, generator=generator))
+    return weight.mul_(_spread(spec.name, config))
+
+
+def _norm(width: int, generator: torch.Generator) -> torch.Tensor:
+    weight = torch.exp(0.3 * torch.randn(width, generator=generator))
+    outliers = torch.randperm(width, generator=generator)[: max(1, width // _OUTLIERS)]
+    weight[outliers] *= 12
+    return weight
+
+
+def _spread(name: str, config: Phi3Config) -> float:
+    """The standard deviation that keeps activations of order one through all blocks."""
+    if name in (EMBEDDING, FINAL_NORM, HEAD):
+        return 1.0 if name == EMBEDDING else 1 / math.sqrt(config.hidden_size)
+    back = [BLOCK_TENSORS[key].name for key in ("o_proj", "down_proj")]
+    width = config.intermediate_size if name.endswith(back[1]) else config.hidden_size
+    share = _BLOCKS_SHARE / math.sqrt(2 * config.num_hidden_layers)
+    return (share if name.endswith(tuple(back)) else 0.5) / math.sqrt(width)
+
+
+if __name__ == "__main__":
+    main()
