@@ -34,21 +34,27 @@ class _Moments:
         return Gram(self.outer / self.tokens, self.absolute / self.tokens, self.tokens)
 
 
-def advance(block: Block, context: SequenceContext, hidden: torch.Tensor) -> dict[str, Gram]:
-    """Replace the block's inputs by its outputs, and collect statistics on the way.
+def collect(block: Block, context: SequenceContext, hidden: torch.Tensor) -> dict[str, Gram]:
+    """Run windows through a block for the statistics of its linears' inputs.
 
     Args:
         block: FP32 norms; matrices FP32 or BF16.
         context: for the windows' length.
-        hidden: FP32 [windows, length, hidden]; changed in place.
+        hidden: the block's inputs, FP32 [windows, length, hidden].
 
     Returns:
         The statistics of each linear's input, under its name in layout.LINEARS.
     """
     moments = {name: _Moments(block[name].shape[1]) for name in LINEARS}
-    for batch in torch.split(hidden, max(1, BATCH_TOKENS // hidden.shape[1])):
-        batch.copy_(decoder_block(block, context, batch, lambda name, x: moments[name].add(x)))
+    for batch in _batches(hidden):
+        decoder_block(block, context, batch, lambda name, x: moments[name].add(x))
     return {name: sums.finish() for name, sums in moments.items()}
+
+
+def advance(block: Block, context: SequenceContext, hidden: torch.Tensor) -> None:
+    """Replace a block's inputs [windows, length, hidden] by its outputs, in place."""
+    for batch in _batches(hidden):
+        batch.copy_(decoder_block(block, context, batch))
 
 
 def layer_error(
@@ -63,9 +69,13 @@ def layer_error(
         hidden: inputs, FP32 [windows, length, hidden].
     """
     errors = dict.fromkeys(candidates, 0.0)
-    for batch in torch.split(hidden, max(1, BATCH_TOKENS // hidden.shape[1])):
+    for batch in _batches(hidden):
         target = decoder_block(block, context, batch)
         for name, candidate in candidates.items():
             off = decoder_block(candidate, context, batch) - target
             errors[name] += float(off.square().sum(dtype=torch.float64))
     return {name: total / hidden.numel() for name, total in errors.items()}
+
+
+def _batches(hidden: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return torch.split(hidden, max(1, BATCH_TOKENS // hidden.shape[1]))

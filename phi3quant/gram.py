@@ -57,3 +57,45 @@ def diagonal_blocks(gram: torch.Tensor, width: int) -> torch.Tensor:
     groups = gram.shape[0] // width
     view = gram.view(groups, width, groups, width)
     return view.diagonal(dim1=0, dim2=2).permute(2, 0, 1).contiguous()
+
+
+def inverse_factor(gram: torch.Tensor, damping: float) -> torch.Tensor:
+    """Upper Cholesky factor U of the damped inverse of a Gram matrix: U^T U = (G + d I)^-1.
+
+    Row j of U says how the columns after j best make up for an error in column j (GPTQ's
+    formulation: Frantar et al., 2022). Computed in FP64, since few tokens or dead channels leave
+    Gram matrices close to singular.
+
+    Args:
+        gram: FP32 [in, in].
+        damping: what is added to the diagonal, relative to its mean.
+
+    Returns:
+        FP32 [in, in]; the identity if the matrix is zero.
+    """
+    matrix = gram.double()
+    mean = float(matrix.diagonal().mean())
+    if not mean > 0:
+        return torch.eye(len(gram))
+    matrix.diagonal().add_(damping * mean)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(matrix))
+    factor: torch.Tensor = torch.linalg.cholesky(inverse, upper=True)
+    return factor.float()
+
+
+def remaining_metrics(factor: torch.Tensor, width: int) -> torch.Tensor:
+    """What an error in a group costs once all columns after it have made up for it as well as can.
+
+    That is the Schur complement of the later columns in the Gram matrix, which the factor U of its
+    inverse holds ready: (U_g^T U_g)^-1 for the group's block U_g.
+
+    Args:
+        factor: FP32 [in, in], from inverse_factor.
+        width: columns in a group.
+
+    Returns:
+        FP32 [in/width, width, width].
+    """
+    inverse = torch.linalg.inv(diagonal_blocks(factor, width).double())
+    metrics: torch.Tensor = inverse @ inverse.transpose(1, 2)
+    return metrics.float()

@@ -8,35 +8,28 @@ from typing import Any
 
 import torch
 
-from calib.capture import advance, layer_error
 from calib.corpus import load_corpus, render, suitable
 from converters import FORMATS, to_gguf
 from converters.gguf_policy import file_type
 from converters.writer import Format, ModelWriter, Source
-from phi3quant import manifest, windows
+from phi3quant import calibrated, manifest, windows
 from phi3quant.checkpoint import Checkpoint, open_checkpoint
 from phi3quant.codecs import Codecs
 from phi3quant.codecs.affine import AffineCodec
 from phi3quant.config import Phi3Config, read_config
 from phi3quant.errors import CheckpointError, CorpusError, SchemeError
 from phi3quant.hub import Located, locate
-from phi3quant.layout import LINEARS, Block
-from phi3quant.methods import METHODS, Method, rtn
-from phi3quant.model import SequenceContext, embed, sequence_context
+from phi3quant.layout import LINEARS
+from phi3quant.methods import METHODS, Method
 from phi3quant.output import (
     atomic_folder,
     check_not_inside,
     check_output_folder,
     check_space,
 )
-from phi3quant.precision import product_dtype
 from phi3quant.progress import Progress, Step, silent
-from phi3quant.qblock import QuantizedBlock
 from phi3quant.scheme import QuantScheme
 from phi3quant.tokenizer import load_tokenizer
-
-# Windows on which a finished block is compared with RTN's by its true output.
-_GUARD_WINDOWS = 4
 
 
 @dataclass(frozen=True)
@@ -68,6 +61,7 @@ class Recipe:
         formats: keys of converters.FORMATS; the first is the output folder itself, further ones
             are folders in it.
         calibration: for methods that calibrate.
+        compensate: whether later codes make up for the errors of earlier ones where that pays.
         gguf_type: a key of converters.gguf_policy.FILE_TYPES, in any case: codes are chosen for the
             types that it gives each matrix, in place of the scheme. Only with ``gguf`` alone.
         tensor_types: changes to gguf_type, as converters.gguf_policy.file_type takes them.
@@ -77,6 +71,7 @@ class Recipe:
     scheme: QuantScheme = field(default_factory=QuantScheme)
     formats: tuple[str, ...] = (next(iter(FORMATS)),)
     calibration: Calibration = field(default_factory=Calibration)
+    compensate: bool = True
     gguf_type: str | None = None
     tensor_types: tuple[str, ...] = ()
 
@@ -109,14 +104,6 @@ class Quantized:
     folders: Mapping[str, Path]
     calibration: Mapping[str, Any] | None
     blocks: Sequence[Mapping[str, Any]]
-
-
-@dataclass(frozen=True)
-class _States:
-    """Hidden states of all calibration windows, FP32 [windows, length, hidden], on their way."""
-
-    context: SequenceContext
-    hidden: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -213,7 +200,7 @@ def _stream(
         writer.embedding(embedding)
     states = None
     if text is not None:
-        states = _States(sequence_context(config, text.ids.shape[1]), embed(embedding, text.ids))
+        states = calibrated.start(config, embedding, text.ids)
     del embedding
     reports: list[dict[str, Any]] = []
     for index in range(config.num_hidden_layers):
@@ -223,7 +210,9 @@ def _stream(
         if states is None:
             result = method.quantize_block(block, {}, config, codecs)
         else:
-            result, report = _calibrated(block, states, method, codecs)
+            result, report = calibrated.quantize_block(
+                block, states, method, codecs, compensate=recipe.compensate
+            )
         for writer in writers:
             writer.block(index, result)
         reports.append(report)
@@ -233,41 +222,6 @@ def _stream(
     for writer in writers:
         writer.final(norm, head)
     return reports
-
-
-def _calibrated(
-    block: Block, states: _States, method: Method, codecs: Codecs
-) -> tuple[QuantizedBlock, dict[str, Any]]:
-    """Advance the states through a block and quantize it; RTN steps in if its output is better."""
-    stride = max(1, len(states.hidden) // _GUARD_WINDOWS)
-    sample = states.hidden[::stride][:_GUARD_WINDOWS].clone()
-    grams = advance(_for_products(block), states.context, states.hidden)
-    chosen = method.quantize_block(block, grams, states.context.config, codecs)
-    plain = rtn.quantize_block(block, codecs)
-    errors = layer_error(
-        {"rtn": plain.dequantized(), "chosen": chosen.dequantized()}, block, states.context, sample
-    )
-    # Written so that an error that is NaN falls back too.
-    fell_back = not errors["chosen"] <= errors["rtn"]
-    kept = errors["rtn"] if fell_back else errors["chosen"]
-    report = {
-        "output_error": kept,
-        "output_error_rtn": errors["rtn"],
-        "error_ratio": kept / errors["rtn"] if errors["rtn"] else 1.0,
-        "fell_back_to_rtn": fell_back,
-        "folds": [] if fell_back else sorted(chosen.folds),
-        "linears": {
-            name: {"error": loss.chosen, "error_rtn": loss.rtn}
-            for name, loss in chosen.losses.items()
-        },
-    }
-    return (plain if fell_back else chosen), report
-
-
-def _for_products(block: Block) -> Block:
-    """The block with its matrices in the type that this machine multiplies fastest."""
-    dtype = product_dtype()
-    return {key: value.to(dtype) if key in LINEARS else value for key, value in block.items()}
 
 
 def _open_plain(folder: Path) -> Checkpoint:
@@ -309,7 +263,8 @@ def _calibration_windows(located: Located, calibration: Calibration) -> _Windows
     corpus = load_corpus(source, "calibration", calibration.field)
     ids = tokenizer.encode(render(corpus, tokenizer))
     everything = windows.cut_windows(ids, calibration.length, f"the calibration text {source}")
-    chosen = windows.sample_windows(everything, calibration.samples, calibration.seed)
+    sample = windows.sample_windows(everything, calibration.samples, calibration.seed)
+    chosen = windows.shuffled_by_content(sample)
     description = {
         "text": corpus.name,
         "text_sha256": corpus.digest,
@@ -326,12 +281,14 @@ def _describe(recipe: Recipe) -> dict[str, Any]:
         kind = recipe.gguf_type.upper()
         return {
             "method": recipe.method,
+            "compensate": recipe.compensate and METHODS[recipe.method].calibrated,
             "gguf_type": kind,
             "tensor_types": list(recipe.tensor_types),
             "formats": list(recipe.formats),
         }
     return {
         "method": recipe.method,
+        "compensate": recipe.compensate and METHODS[recipe.method].calibrated,
         "bits": recipe.scheme.bits,
         "group_size": recipe.scheme.group_size,
         "symmetric": recipe.scheme.symmetric,

@@ -47,6 +47,16 @@ def sample_windows(windows: torch.Tensor, count: int, seed: int) -> torch.Tensor
     return windows[chosen.sort().values]
 
 
+def shuffled_by_content(windows: torch.Tensor) -> torch.Tensor:
+    """Windows [windows, length] in the order of their hashes: by chance, but always the same one.
+
+    Sums over windows, and which of them are held back, then don't depend on the order in which the
+    text came.
+    """
+    order = sorted(range(len(windows)), key=lambda number: digest(windows[number]))
+    return windows[order]
+
+
 def digest(windows: torch.Tensor) -> str:
     """SHA-256 over the token ids and the shape of the windows."""
     shape = str(list(windows.shape)).encode()

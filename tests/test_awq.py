@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from calib.capture import advance, layer_error
+from calib.capture import collect, layer_error
 from phi3quant.checkpoint import open_checkpoint
 from phi3quant.codecs import Codecs
 from phi3quant.codecs.affine import AffineCodec
@@ -41,7 +41,7 @@ class Case:
         self.block: Block = checkpoint.block(0)
         self.inputs = embed(checkpoint.embedding(), ids)
         self.context: SequenceContext = sequence_context(self.config, 64)
-        self.grams: Mapping[str, Gram] = advance(self.block, self.context, self.inputs.clone())
+        self.grams: Mapping[str, Gram] = collect(self.block, self.context, self.inputs)
 
     def awq(self, scheme: QuantScheme) -> QuantizedBlock:
         return awq.quantize_block(self.block, self.grams, self.config, codecs(scheme))

@@ -25,7 +25,9 @@ def captured(folder: Path) -> tuple[dict[str, Gram], torch.Tensor]:
     checkpoint = open_checkpoint(folder)
     hidden = embed(checkpoint.embedding(), IDS)
     context = sequence_context(checkpoint.config, IDS.shape[1])
-    return capture.advance(checkpoint.block(0), context, hidden), hidden
+    grams = capture.collect(checkpoint.block(0), context, hidden)
+    capture.advance(checkpoint.block(0), context, hidden)
+    return grams, hidden
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

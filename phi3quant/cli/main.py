@@ -10,7 +10,7 @@ import click
 from phi3quant.cli.export import export
 from phi3quant.cli.inspect import inspect
 from phi3quant.cli.perplexity import perplexity
-from phi3quant.cli.quantize import awq, rtn
+from phi3quant.cli.quantize import awq, gptq, rtn
 from phi3quant.errors import Phi3QuantError
 from phi3quant.manifest import tool_version
 
@@ -71,5 +71,5 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-for command in (awq, rtn, perplexity, inspect, export):
+for command in (awq, gptq, rtn, perplexity, inspect, export):
     main.add_command(command)

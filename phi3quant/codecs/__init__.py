@@ -24,6 +24,12 @@ class Codec(Protocol):
     def quantize_fitted(self, weight: torch.Tensor, gram: torch.Tensor) -> Quantized:
         """Quantize FP32 [rows, columns] for the least output error, by FP32 [columns, columns]."""
 
+    def quantize_compensated(self, weight: torch.Tensor, gram: torch.Tensor) -> Quantized | None:
+        """As quantize_fitted, where later codes of a row make up for the errors of earlier ones.
+
+        None: the codec can't.
+        """
+
     def round_trip(self, weight: torch.Tensor) -> torch.Tensor:
         """What remains of ``weight`` after ``quantize``, FP32; cheap, for ranking candidates."""
 

@@ -7,23 +7,29 @@ the scale that a reader will see.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
+from phi3quant.codecs import affine_search
+from phi3quant.codecs.lanes import LANES
 from phi3quant.errors import SchemeError
-from phi3quant.gram import diagonal_blocks
+from phi3quant.gram import diagonal_blocks, inverse_factor, remaining_metrics
+from phi3quant.parallel import over_rows
 from phi3quant.qtensor import QuantizedTensor
 from phi3quant.scheme import QuantScheme
 
-# FP16's smallest normal number: the scale of a group of zeros, for readers that divide by scales.
-_ZERO_GROUP_SCALE = 2.0**-14
+_ZERO_GROUP_SCALE = float(affine_search.ZERO_GROUP_SCALE)
 # FP16's smallest subnormal number: a scale that would round to zero becomes this.
 _SMALLEST_SCALE = 2.0**-24
 _LARGEST_SCALE = 65504.0
 # Rows are handled in chunks of about this many weights, which stay in a core's cache.
 _CHUNK_WEIGHTS = 1 << 20
 
-# Times that scales are fitted to the codes and codes to the scales, after the search.
-_REFINEMENTS = 3
+# Columns that are compensated for one by one before the rest of the row hears of it.
+_STRIP = 128
+
+DAMPING = 0.03
+"""What compensation adds to the Gram matrix, relative to its mean diagonal."""
 
 SHRINKS: Sequence[float] = tuple(1.15 - 0.05 * step for step in range(13))
 """Multiples of the plain scale that search tries, from 1.15 down to 0.55.
@@ -37,31 +43,6 @@ class _Grid:
 
     scales: torch.Tensor
     zeros: torch.Tensor
-
-
-@dataclass(frozen=True)
-class _Found:
-    """The best grid so far, with its error [rows, groups]."""
-
-    grid: _Grid
-    error: torch.Tensor
-
-    @classmethod
-    def start(
-        cls, groups: torch.Tensor, grid: _Grid, scheme: QuantScheme, blocks: torch.Tensor
-    ) -> "_Found":
-        return cls(grid, _group_error(groups, grid, scheme, blocks))
-
-    def or_better(
-        self, groups: torch.Tensor, grid: _Grid, scheme: QuantScheme, blocks: torch.Tensor
-    ) -> "_Found":
-        error = _group_error(groups, grid, scheme, blocks)
-        better = error < self.error
-        chosen = _Grid(
-            torch.where(better, grid.scales, self.grid.scales),
-            torch.where(better, grid.zeros, self.grid.zeros),
-        )
-        return _Found(chosen, torch.where(better, error, self.error))
 
 
 @dataclass(frozen=True)
@@ -81,6 +62,10 @@ class AffineCodec:
     def quantize_fitted(self, weight: torch.Tensor, gram: torch.Tensor) -> QuantizedTensor:
         """See Codec."""
         return quantize_clipped(weight, self.scheme, gram)
+
+    def quantize_compensated(self, weight: torch.Tensor, gram: torch.Tensor) -> QuantizedTensor:
+        """See Codec."""
+        return quantize_compensated(weight, self.scheme, gram)
 
     def round_trip(self, weight: torch.Tensor) -> torch.Tensor:
         """See Codec."""
@@ -137,48 +122,131 @@ def quantize_clipped(
     Raises:
         SchemeError: as quantize.
     """
+    rows, columns = weight.shape
+    metrics = diagonal_blocks(gram, scheme.group_width(columns)).numpy()
+    grids = _empty_grids(rows, len(metrics))
+    search = (np.array(shrinks, np.float32), scheme.max_code, scheme.symmetric)
+    flat = weight.contiguous().numpy()
+
+    def fit(part: slice) -> None:
+        affine_search.fit(flat[part], metrics, search, (grids[0][part], grids[1][part]))
+
+    over_rows(rows, columns, fit, multiple=LANES)
+    grid = _checked_grid(grids)
     groups = _grouped(weight, scheme)
-    blocks = diagonal_blocks(gram, groups.shape[-1])
-    parts = []
-    for chunk in torch.split(groups, _rows_per_chunk(weight)):
-        grid = _best_grid(chunk, scheme, blocks, shrinks)
-        parts.append((_codes(chunk, grid, scheme), grid))
+    parts = [
+        (_codes(chunk, _Grid(scales, zeros), scheme), _Grid(scales, zeros))
+        for chunk, scales, zeros in zip(
+            *(
+                torch.split(tensor, _rows_per_chunk(weight))
+                for tensor in (groups, grid.scales, grid.zeros)
+            ),
+            strict=True,
+        )
+    ]
     return _assemble(weight, scheme, parts)
 
 
-def _best_grid(
-    groups: torch.Tensor, scheme: QuantScheme, blocks: torch.Tensor, shrinks: Sequence[float]
-) -> _Grid:
-    best = _Found.start(groups, _plain_grid(groups, scheme, 1.0), scheme, blocks)
-    for shrink in shrinks:
-        best = best.or_better(groups, _plain_grid(groups, scheme, shrink), scheme, blocks)
-    for _ in range(_REFINEMENTS):
-        fitted = _fitted_grid(groups, best.grid, scheme, blocks)
-        best = best.or_better(groups, fitted, scheme, blocks)
-    return best.grid
+def quantize_compensated(
+    weight: torch.Tensor, scheme: QuantScheme, gram: torch.Tensor, damping: float = DAMPING
+) -> QuantizedTensor:
+    """Codes of which the later ones of a row make up for the errors of the earlier ones (GPTQ).
 
+    Frantar et al., "GPTQ: Accurate Post-Training Quantization", 2022; with three differences. The
+    groups that carry most come first, and in each group the columns that do, while all of them keep
+    their places. A group's scale is searched when its turn comes, with what its errors will cost
+    after the best of compensations (gram.remaining_metrics) in place of the plain Gram matrix. And
+    the search is the one of quantize_clipped.
 
-def _fitted_grid(
-    groups: torch.Tensor, grid: _Grid, scheme: QuantScheme, blocks: torch.Tensor
-) -> _Grid:
-    """The scales that suit the codes of ``grid`` best.
+    Args:
+        weight: FP32 [rows, columns].
+        scheme: bits, group size, symmetry.
+        gram: FP32 [columns, columns], second moments of the input.
+        damping: added to the diagonal of ``gram``, relative to its mean.
 
-    For codes q around zero, (s q - w) G (s q - w)^T is least at s = q G w^T / q G q^T.
+    Raises:
+        SchemeError: as quantize.
     """
-    steps = (_levels(groups, grid, scheme) - grid.zeros.unsqueeze(-1)).transpose(0, 1)
-    weighted = steps @ blocks
-    along = (weighted * groups.transpose(0, 1)).sum(dim=-1).T
-    across = (weighted * steps).sum(dim=-1).T
-    scales = torch.where(across > 0, along / across, grid.scales)
-    return _Grid(_to_fp16(torch.where(scales == 0, grid.scales, scales)), grid.zeros)
+    rows, columns = weight.shape
+    width = scheme.group_width(columns)
+    order, places = _most_important_first(gram.diagonal(), width)
+    factor = inverse_factor(gram[places][:, places], damping)
+    metrics = remaining_metrics(factor, width)
+    search = (np.array(SHRINKS, np.float32), scheme.max_code, scheme.symmetric)
+    left = weight[:, places].contiguous()
+    grids = _empty_grids(rows, len(metrics))
+    codes = np.empty((rows, columns), np.uint8)
+    strip = max(width, _STRIP - _STRIP % width)
+    for start in range(0, columns, strip):
+        here = slice(start, min(start + strip, columns))
+        groups = slice(here.start // width, here.stop // width)
+        errors = _compensate_strip(
+            left[:, here].contiguous().numpy(),
+            factor[here, here].contiguous().numpy(),
+            metrics[groups].numpy(),
+            search,
+            (grids[0][:, groups], grids[1][:, groups]),
+            codes[:, here],
+        )
+        left[:, here.stop :] -= errors @ factor[here, here.stop :]
+    grid = _checked_grid(grids)
+    back, groups_back = places.argsort(), order.argsort()
+    stored = _Grid(grid.scales[:, groups_back], grid.zeros[:, groups_back])
+    return _assemble(weight, scheme, [(torch.from_numpy(codes)[:, back], stored)])
 
 
-def _group_error(
-    groups: torch.Tensor, grid: _Grid, scheme: QuantScheme, blocks: torch.Tensor
+def _compensate_strip(
+    weights: np.ndarray,
+    factor: np.ndarray,
+    metrics: np.ndarray,
+    search: affine_search.Search,
+    grids: affine_search.Grids,
+    codes: np.ndarray,
 ) -> torch.Tensor:
-    """E G E^T for each group, FP32 [rows, groups]."""
-    error = (_dequantized(groups, grid, scheme) - groups).transpose(0, 1)
-    return ((error @ blocks) * error).sum(dim=-1).T
+    """affine_search.compensate on all threads; gives the errors, FP32 [rows, strip]."""
+    rows, columns = weights.shape
+    errors = np.empty((rows, columns), np.float32)
+
+    def compensate(part: slice) -> None:
+        own = grids[0][part], grids[1][part]
+        affine_search.compensate(
+            weights[part], factor, metrics, search, own, codes[part], errors[part]
+        )
+
+    over_rows(rows, columns, compensate, multiple=LANES)
+    return torch.from_numpy(errors)
+
+
+def _most_important_first(
+    importance: torch.Tensor, width: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Groups by falling importance, and columns by group and falling importance in it.
+
+    Args:
+        importance: FP32 [columns].
+        width: columns in a group.
+
+    Returns:
+        int64 [groups] and int64 [columns].
+    """
+    grouped = importance.view(-1, width)
+    order = grouped.mean(dim=1).argsort(descending=True, stable=True)
+    inside = grouped[order].argsort(dim=1, descending=True, stable=True)
+    return order, (order[:, None] * width + inside).flatten()
+
+
+def _empty_grids(rows: int, groups: int) -> affine_search.Grids:
+    return np.empty((rows, groups), np.float32), np.empty((rows, groups), np.float32)
+
+
+def _checked_grid(grids: affine_search.Grids) -> _Grid:
+    scales, zeros = (torch.from_numpy(part) for part in grids)
+    if not torch.isfinite(scales).all():
+        raise SchemeError(
+            f"a group needs a scale past {_LARGEST_SCALE:g}, which doesn't fit FP16; "
+            "the weights are too large to quantize"
+        )
+    return _Grid(scales, zeros)
 
 
 def _plain_grid(groups: torch.Tensor, scheme: QuantScheme, shrink: float) -> _Grid:

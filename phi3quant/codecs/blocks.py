@@ -93,6 +93,9 @@ class BlockCodec:
         """See Codec; the search weighs each column by its input's mean square."""
         return self._encoded(weight, gram.diagonal().contiguous())
 
+    def quantize_compensated(self, weight: torch.Tensor, gram: torch.Tensor) -> None:
+        """See Codec: a superblock's scales depend on all of its weights at once."""
+
     def round_trip(self, weight: torch.Tensor) -> torch.Tensor:
         """See Codec."""
         return self.quantize(weight).dequantize()

@@ -7,7 +7,7 @@ from phi3quant.codecs import Codecs
 from phi3quant.config import Phi3Config
 from phi3quant.gram import Gram
 from phi3quant.layout import Block
-from phi3quant.methods import awq, rtn
+from phi3quant.methods import awq, gptq, rtn
 from phi3quant.qblock import QuantizedBlock
 
 BlockQuantizer = Callable[[Block, Mapping[str, Gram], Phi3Config, Codecs], QuantizedBlock]
@@ -35,5 +35,6 @@ METHODS: Mapping[str, Method] = {
         quantize_block=lambda block, _grams, _config, codecs: rtn.quantize_block(block, codecs),
     ),
     "awq": Method("AWQ", calibrated=True, quantize_block=awq.quantize_block),
+    "gptq": Method("GPTQ", calibrated=True, quantize_block=gptq.quantize_block),
 }
 """Every method by its name on the command line."""

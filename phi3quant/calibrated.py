@@ -1,0 +1,121 @@
+"""One block through calibration: statistics, codes, and what of them is kept.
+
+Nothing is kept because the windows that it was made from like it: every step is judged by the
+block's true output on windows that were held back.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from calib.capture import advance, collect, layer_error
+from phi3quant.codecs import Codecs
+from phi3quant.config import Phi3Config
+from phi3quant.layout import LINEARS, Block
+from phi3quant.methods import Method, gptq, rtn
+from phi3quant.model import SequenceContext, embed, sequence_context
+from phi3quant.precision import product_dtype
+from phi3quant.qblock import QuantizedBlock
+
+# One window of so many is held back, and at most so many windows are.
+_HELD_BACK, _MOST_HELD_BACK = 8, 8
+
+
+@dataclass(frozen=True)
+class States:
+    """Hidden states of the calibration windows on their way through the quantized model.
+
+    Attributes:
+        context: for the windows' length.
+        seen: FP32 [windows, length, hidden], what methods learn from; changed in place.
+        held_back: FP32 [windows, length, hidden], what results are judged on; changed in place.
+    """
+
+    context: SequenceContext
+    seen: torch.Tensor
+    held_back: torch.Tensor
+
+
+def start(config: Phi3Config, embedding: torch.Tensor, ids: torch.Tensor) -> States:
+    """The states before the first block.
+
+    Args:
+        config: the model's.
+        embedding: FP32 [vocab, hidden].
+        ids: int64 [windows, length], in an order that doesn't depend on where they came from. A
+            single window is both learned from and judged on.
+    """
+    count = max(1, min(len(ids) // _HELD_BACK, _MOST_HELD_BACK))
+    held_back, seen = ids[:count], ids[count:] if len(ids) > 1 else ids
+    context = sequence_context(config, ids.shape[1])
+    return States(context, embed(embedding, seen), embed(embedding, held_back))
+
+
+def quantize_block(
+    block: Block, states: States, method: Method, codecs: Codecs, *, compensate: bool
+) -> tuple[QuantizedBlock, dict[str, Any]]:
+    """Quantize a block and take the states through what came out.
+
+    Compensated codes are taken linear by linear where the block's error falls; RTN steps in if it
+    is better still.
+
+    Args:
+        block: FP32 tensors.
+        states: the block's inputs; become its outputs.
+        method: what chooses codes.
+        codecs: how each linear is stored.
+        compensate: whether GPTQ's compensation is tried.
+
+    Returns:
+        The block, and a report of its errors for the manifest.
+
+    Raises:
+        SchemeError: a codec doesn't fit the block's shapes.
+    """
+    config = states.context.config
+    grams = collect(for_products(block), states.context, states.seen)
+    chosen = method.quantize_block(block, grams, config, codecs)
+    plain = rtn.quantize_block(block, codecs)
+
+    def errors(**candidates: QuantizedBlock) -> dict[str, float]:
+        blocks = {name: candidate.dequantized() for name, candidate in candidates.items()}
+        return layer_error(blocks, block, states.context, states.held_back)
+
+    found = errors(rtn=plain, chosen=chosen)
+    error, compensated = found["chosen"], []
+    if compensate:
+        better = gptq.compensated(block, chosen, grams, config, codecs)
+        for name, tensor in better.items():
+            tried = replace(chosen, linears={**chosen.linears, name: tensor})
+            trial = errors(tried=tried)["tried"]
+            if trial < error:
+                error, chosen = trial, tried
+                compensated.append(name)
+    # Written so that an error that is NaN falls back too.
+    fell_back = not error <= found["rtn"]
+    kept = plain if fell_back else chosen
+    final = for_products(kept.dequantized())
+    for hidden in (states.seen, states.held_back):
+        advance(final, states.context, hidden)
+    error = found["rtn"] if fell_back else error
+    report = {
+        "output_error": error,
+        "output_error_rtn": found["rtn"],
+        "error_ratio": error / found["rtn"] if found["rtn"] else 1.0,
+        "fell_back_to_rtn": fell_back,
+        "folds": [] if fell_back else sorted(chosen.folds),
+        "compensated": [] if fell_back else compensated,
+        "linears": {
+            name: {"error": loss.chosen, "error_rtn": loss.rtn}
+            for name, loss in chosen.losses.items()
+        },
+    }
+    return kept, report
+
+
+def for_products(block: Mapping[str, torch.Tensor]) -> Block:
+    """The block with its matrices in the type that this machine multiplies fastest."""
+    dtype = product_dtype()
+    return {key: value.to(dtype) if key in LINEARS else value for key, value in block.items()}
