@@ -12,7 +12,7 @@ from converters.gguf_tokenizer import build_tokenizer
 from converters.layout import PackedLayout
 from converters.packed import open_packed, packed_format
 from converters.writer import Format
-from phi3quant.checkpoint import StoredModel, open_checkpoint, open_tensors
+from phi3quant.checkpoint import StoredWeights, open_checkpoint, open_tensors
 from phi3quant.config import read_config
 from phi3quant.errors import CheckpointError, SchemeError
 from phi3quant.tokenizer import Tokenizer, load_tokenizer
@@ -28,7 +28,7 @@ FORMATS: Mapping[str, Format] = {
 """All formats by their name on the command line; the first is the default."""
 
 
-def open_model(path: Path) -> StoredModel:
+def open_model(path: Path) -> StoredWeights:
     """Open a model of any kind that can be read: plain, packed in one of LAYOUTS, or GGUF.
 
     Args:

@@ -11,7 +11,7 @@ from converters.gguf_policy import FileType, file_type
 from converters.packed import PackedCheckpoint
 from converters.writer import Source
 from phi3quant import manifest
-from phi3quant.checkpoint import StoredModel, read_json_if_there
+from phi3quant.checkpoint import StoredWeights, read_json_if_there
 from phi3quant.errors import CheckpointError
 from phi3quant.hub import Located, locate
 from phi3quant.layout import BLOCK_TENSORS, LINEARS
@@ -88,14 +88,14 @@ def export_gguf(
     return Quantized(located, {to_gguf.FORMAT.name: output}, None, [])
 
 
-def _default_type(model: StoredModel) -> FileType:
+def _default_type(model: StoredWeights) -> FileType:
     if isinstance(model, PackedCheckpoint):
         # What a zero-point layout holds may be symmetric in truth, but its bits don't say so.
         return to_gguf.natural_type(model.scheme)
     return file_type(PLAIN_TYPE)
 
 
-def _tensors(model: StoredModel, index: int) -> Mapping[str, torch.Tensor | QuantizedTensor]:
+def _tensors(model: StoredWeights, index: int) -> Mapping[str, torch.Tensor | QuantizedTensor]:
     """A block's tensors, its matrices as codes where there are any."""
     if not isinstance(model, PackedCheckpoint):
         return model.block(index)
@@ -105,7 +105,7 @@ def _tensors(model: StoredModel, index: int) -> Mapping[str, torch.Tensor | Quan
     }
 
 
-def _write_manifest(folder: Path, located: Located, model: StoredModel, kind: FileType) -> None:
+def _write_manifest(folder: Path, located: Located, model: StoredWeights, kind: FileType) -> None:
     files = [path for path in model.files if path.suffix == ".safetensors"]
     manifest.write_manifest(
         folder,

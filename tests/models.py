@@ -10,7 +10,7 @@ from transformers import Phi3Config, Phi3ForCausalLM
 
 from phi3quant.checkpoint import ModelWeights
 from phi3quant.model import logits
-from phi3quant.perplexity import final_states
+from phi3quant.predictor import final_states
 
 VOCABULARY = 320
 _TEXT = [

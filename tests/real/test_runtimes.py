@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from converters import open_model
 from phi3quant.checkpoint import ModelWeights
 from phi3quant.model import embed, rms_norm
-from phi3quant.perplexity import final_states
+from phi3quant.predictor import final_states
 from phi3quant.tokenizer import load_tokenizer
 from tests.models import own_logits
 
