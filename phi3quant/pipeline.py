@@ -10,8 +10,9 @@ import torch
 
 from calib.capture import advance, layer_error
 from calib.corpus import load_corpus, render, suitable
-from converters import FORMATS, to_gguf
+from converters import FORMATS, to_gguf, to_onnx
 from converters.gguf_policy import file_type
+from converters.onnx_options import OnnxOptions
 from converters.writer import Format, ModelWriter, Source
 from phi3quant import manifest, windows
 from phi3quant.checkpoint import Checkpoint, open_checkpoint
@@ -71,6 +72,7 @@ class Recipe:
         gguf_type: a key of converters.gguf_policy.FILE_TYPES, in any case: codes are chosen for the
             types that it gives each matrix, in place of the scheme. Only with ``gguf`` alone.
         tensor_types: changes to gguf_type, as converters.gguf_policy.file_type takes them.
+        onnx: how ``onnx`` among the formats is laid out.
     """
 
     method: str = "awq"
@@ -79,6 +81,7 @@ class Recipe:
     calibration: Calibration = field(default_factory=Calibration)
     gguf_type: str | None = None
     tensor_types: tuple[str, ...] = ()
+    onnx: OnnxOptions = field(default_factory=OnnxOptions)
 
     def codecs(self, config: Phi3Config, index: int) -> Codecs:
         """How each linear of block ``index`` is stored.
@@ -188,8 +191,9 @@ def quantize(
             )
             blocks = _stream(checkpoint, recipe, method, text, writers, step)
         calibration = text.description if text else None
+        described = _describe(recipe, checkpoint.config)
         for folder in folders.values():
-            manifest.write_manifest(folder, source, _describe(recipe), calibration, blocks)
+            manifest.write_manifest(folder, source, described, calibration, blocks)
     return Quantized(
         located,
         {name: output / path.relative_to(partial) for name, path in folders.items()},
@@ -292,7 +296,8 @@ def _formats(recipe: Recipe) -> list[Format]:
     if recipe.gguf_type is None:
         if recipe.tensor_types:
             raise SchemeError("types of single tensors go with a GGUF type, and none is given")
-        return [FORMATS[name] for name in dict.fromkeys(recipe.formats)]
+        known = {**FORMATS, to_onnx.FORMAT.name: to_onnx.onnx_format(recipe.onnx)}
+        return [known[name] for name in dict.fromkeys(recipe.formats)]
     if recipe.formats != (to_gguf.FORMAT.name,):
         raise SchemeError(
             f"GGUF types go with the format {to_gguf.FORMAT.name} alone, "
@@ -321,7 +326,7 @@ def _calibration_windows(located: Located, calibration: Calibration) -> _Windows
     return _Windows(chosen, description)
 
 
-def _describe(recipe: Recipe) -> dict[str, Any]:
+def _describe(recipe: Recipe, config: Phi3Config) -> dict[str, Any]:
     if recipe.gguf_type is not None:
         kind = recipe.gguf_type.upper()
         return {
@@ -330,10 +335,13 @@ def _describe(recipe: Recipe) -> dict[str, Any]:
             "tensor_types": list(recipe.tensor_types),
             "formats": list(recipe.formats),
         }
-    return {
+    described = {
         "method": recipe.method,
         "bits": recipe.scheme.bits,
         "group_size": recipe.scheme.group_size,
         "symmetric": recipe.scheme.symmetric,
         "formats": list(recipe.formats),
     }
+    if to_onnx.FORMAT.name in recipe.formats:
+        described["onnx"] = recipe.onnx.settled(config, recipe.scheme).as_json()
+    return described
