@@ -22,8 +22,8 @@ def inspect(
     phi3quant inspect ./Phi-3-mini-4k-instruct
     phi3quant inspect ./phi3-4bit --json
 
-    PATH is a folder, plain or quantized, a .gguf file, or a hub id; left out, it is the bundled
-    phi3-tiny.
+    PATH is a folder, plain, quantized or ONNX, a .gguf file, or a hub id; left out, it is the
+    bundled phi3-tiny.
     """
     use_threads(threads)
     found = inspection.inspect(options.note_bundled(path, quiet=quiet), revision)
