@@ -58,7 +58,7 @@ class OnnxModel:
         """See StoredModel."""
         product = _first_product(self.graph)
         if product is None:
-            return "ONNX"
+            return f"ONNX {'F16' if _cache_type(self.graph) == torch.float16 else 'F32'}"
         settings = _attributes(product)
         kind = "asym" if len(product.input) > 3 and product.input[3] else "sym"
         return f"ONNX int{settings.get('bits', 4)} {kind} g{settings['block_size']}"

@@ -82,15 +82,12 @@ def gguf(model: str | None, kind: str | None, **given: Any) -> None:
         )
 
     output = _run(model, (kind or "gguf").lower(), make, "*.gguf", given)
-    note_phones(output, quiet=given["quiet"])
+    note_phones(output, quiet=given["quiet"] or given["as_json"])
 
 
 @export.command()
 @click.argument("model", required=False)
 @options.onnx_layout
-@click.option(
-    "--split-size", type=options.Size(), help="Start another data file past this size, such as 2G."
-)
 @click.option(
     "-o",
     "--output",
@@ -112,7 +109,7 @@ def onnx(model: str | None, **given: Any) -> None:
 
     MODEL is a folder or a hub id; left out, it is the bundled phi3-tiny.
     """
-    layout = OnnxOptions(**options.onnx_options(given), split_bytes=given["split_size"])
+    layout = OnnxOptions(**options.onnx_options(given))
 
     def make(model: str, output: Path, progress: Progress) -> Quantized:
         return export_onnx(

@@ -99,7 +99,7 @@ tensor_type = click.option(
 
 
 def onnx_layout(command: Command) -> Command:
-    """--accuracy-level, --embedding, --head, --opset, --io and --split-size; see ``onnx_options``."""
+    """--accuracy-level, --embedding, --head, --opset, --io, --split-size; see ``onnx_options``."""
     for option in (
         click.option(
             "--split-size",

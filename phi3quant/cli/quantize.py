@@ -154,8 +154,10 @@ def _run(method: str, given: dict[str, Any]) -> None:
     formats = tuple(name.strip() for name in given["formats"].split(",") if name.strip())
     layout = options.onnx_options(given)
     if layout and to_onnx.FORMAT.name not in formats:
-        named = ", ".join(f"--{name.replace('_', '-')}" for name in layout)
-        raise click.UsageError(f"{named}: only with onnx among the formats of --export")
+        raise click.UsageError(
+            "--accuracy-level, --embedding, --head, --opset, --io and --split-size go with onnx "
+            "among the formats of --export"
+        )
     quiet = given["quiet"]
     use_threads(given["threads"])
     model = options.note_bundled(given["model"], quiet=quiet)
