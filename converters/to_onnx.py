@@ -7,6 +7,7 @@ from typing import Self
 
 import torch
 
+from converters.half import to_half
 from converters.layout import check_groups, linear_shapes
 from converters.onnx_data import DataStream, place_tensors, write_file_list
 from converters.onnx_genai import genai_config, generation_ids, write_companions
@@ -57,6 +58,7 @@ class OnnxWriter:
         options = options or OnnxOptions()
         config = source.config
         self._folder, self._source, self._config = folder, source, config
+        self._coded = scheme is not None
         stops = generation_ids(source.folder, config)
         self._settings = genai_config(config, stops, MODEL_FILE)
         self._matrices = plan_matrices(config, scheme, options)
@@ -120,7 +122,9 @@ class OnnxWriter:
 
     def _norm(self, name: str, weight: Weight) -> None:
         assert isinstance(weight, torch.Tensor)
-        self._data.write(name, [weight.to(self._matrices.io)])
+        # Packed folders store norms as FP16, and what goes with the same codes must be the same.
+        rounded = to_half(name, weight) if self._coded else weight
+        self._data.write(name, [rounded.to(self._matrices.io)])
 
 
 def plan_matrices(config: Phi3Config, scheme: QuantScheme | None, options: OnnxOptions) -> Matrices:
