@@ -230,6 +230,8 @@ def _stream(
             result, report = _calibrated(block, states, method, codecs)
         for writer in writers:
             writer.block(index, result)
+        # Or else both would stay until the next ones are whole.
+        del block, result
         reports.append(report)
         step(1, f"{report['error_ratio']:.3f} of RTN's error" if report else "")
     norm = checkpoint.final_norm()
