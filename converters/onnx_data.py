@@ -244,7 +244,9 @@ def place_of(tensor: TensorProto, where: Path) -> Place:
 
 def _listed(folder: Path) -> dict[str, Any]:
     path = folder / FILE_LIST
-    try:
-        return {name: dict(entry) for name, entry in read_json_if_there(path).items()}
-    except (TypeError, ValueError):
-        raise CheckpointError(f"{path} is no list of files with bytes and sha256") from None
+    listed = read_json_if_there(path)
+    for entry in listed.values():
+        values = entry if isinstance(entry, dict) else {}
+        if [type(values.get(key)) for key in ("bytes", "sha256")] != [int, str]:
+            raise CheckpointError(f"{path} is no list of files with bytes and sha256")
+    return listed

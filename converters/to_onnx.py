@@ -123,8 +123,9 @@ class OnnxWriter:
     def _norm(self, name: str, weight: Weight) -> None:
         assert isinstance(weight, torch.Tensor)
         # Packed folders store norms as FP16, and what goes with the same codes must be the same.
-        rounded = to_half(name, weight) if self._coded else weight
-        self._data.write(name, [rounded.to(self._matrices.io)])
+        io = self._matrices.io
+        rounded = to_half(name, weight) if self._coded or io == torch.float16 else weight
+        self._data.write(name, [rounded.to(io)])
 
 
 def plan_matrices(config: Phi3Config, scheme: QuantScheme | None, options: OnnxOptions) -> Matrices:
@@ -194,7 +195,7 @@ def check(scheme: QuantScheme | None, config: Phi3Config, options: OnnxOptions) 
     if scheme is not None:
         check_scheme(scheme)
         check_groups(scheme, config)
-    plan_matrices(config, scheme, options)
+    nbytes(config, scheme, options)
 
 
 def onnx_format(options: OnnxOptions) -> Format:

@@ -81,6 +81,14 @@ def test_whole_rows_are_refused_with_what_fits() -> None:
         check(QuantScheme(4, None), parse_config(MINI), OnnxOptions())
 
 
+def test_an_embedding_that_codes_do_not_fit_is_refused() -> None:
+    config = parse_config({**MINI, "hidden_size": 16 * 33, "num_attention_heads": 33})
+    scheme = QuantScheme(4, 16)
+    check(scheme, config, OnnxOptions())
+    with pytest.raises(SchemeError, match="group size 32 doesn't divide rows of 528"):
+        check(scheme, config, OnnxOptions(embedding="int4"))
+
+
 def test_heads_that_the_operator_cannot_take_are_refused() -> None:
     config = parse_config({**MINI, "hidden_size": 32 * 24})
     with pytest.raises(SchemeError, match="multiples of 16 values; this model's have 24"):
@@ -161,9 +169,14 @@ def test_a_list_of_files_catches_what_sizes_do_not(tmp_path: Path) -> None:
     data.write_bytes(bytes(9))
     with pytest.raises(CheckpointError, match="has 9 bytes, not 8"):
         check_sizes(tmp_path, {data.name: 8})
-    (tmp_path / "files.json").write_text("[]")
-    with pytest.raises(CheckpointError, match=r"files\.json does not hold a JSON object"):
-        check_sizes(tmp_path, {data.name: 8})
+    for text, message in (
+        ("[]", r"files\.json does not hold a JSON object"),
+        ('{"model.onnx.data": {"bytes": "8"}}', r"files\.json is no list of files"),
+        ('{"model.onnx.data": 8}', r"files\.json is no list of files"),
+    ):
+        (tmp_path / "files.json").write_text(text)
+        with pytest.raises(CheckpointError, match=message):
+            check_sizes(tmp_path, {data.name: 8})
 
 
 @pytest.mark.parametrize(
