@@ -18,7 +18,7 @@ help:
 	@echo 'make check      formatting, lint, types, layers'
 	@echo 'make real       fetch a real model (135M parameters) into models/real'
 	@echo 'make test-real  the tests on the real model and in real runtimes'
-	@echo 'make bench      compare with AutoAWQ and llama.cpp on the real model (over an hour)'
+	@echo 'make bench      compare with AutoAWQ, llama.cpp and onnxruntime-genai (over an hour)'
 	@echo 'make tiny       train the bundled model again (takes about 40 minutes)'
 
 # What using phi3quant takes; the tests and checks take more.
@@ -67,9 +67,10 @@ models/real/config.json: scripts/make_real.py | $(VENV)/.installed-dev
 test-real: $(VENV)/.installed-real models/real/config.json
 	$(BIN)/python -m pytest tests/real -o timeout=1200
 
-bench: $(VENV)/.installed-dev models/real/config.json
+bench: $(VENV)/.installed-real models/real/config.json
 	$(BIN)/python benchmarks/autoawq.py --model models/real
 	$(BIN)/python benchmarks/llama_cpp.py --model models/real
+	$(BIN)/python benchmarks/genai_builder.py --model models/real
 
 tiny: $(VENV)/.installed-dev
 	$(BIN)/python scripts/train_tiny.py -o build/phi3-tiny --corpora build/tiny-corpora

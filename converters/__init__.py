@@ -6,13 +6,14 @@ A writer takes codes, scales and folded norms; it can't tell RTN from AWQ.
 from collections.abc import Mapping
 from pathlib import Path
 
-from converters import to_awq_gemm, to_compressed_tensors, to_gguf
+from converters import to_awq_gemm, to_compressed_tensors, to_gguf, to_onnx
 from converters.from_gguf import is_gguf, open_gguf
+from converters.from_onnx import OnnxModel, at_levels, is_onnx, open_onnx
 from converters.gguf_tokenizer import build_tokenizer
 from converters.layout import PackedLayout
 from converters.packed import open_packed, packed_format
 from converters.writer import Format
-from phi3quant.checkpoint import StoredModel, open_checkpoint, open_tensors
+from phi3quant.checkpoint import StoredWeights, open_checkpoint, open_tensors
 from phi3quant.config import read_config
 from phi3quant.errors import CheckpointError, SchemeError
 from phi3quant.tokenizer import Tokenizer, load_tokenizer
@@ -23,13 +24,14 @@ LAYOUTS: Mapping[str, PackedLayout] = {
 """Layouts of packed checkpoints by their name."""
 
 FORMATS: Mapping[str, Format] = {
-    entry.name: entry for entry in (*map(packed_format, LAYOUTS.values()), to_gguf.FORMAT)
+    entry.name: entry
+    for entry in (*map(packed_format, LAYOUTS.values()), to_gguf.FORMAT, to_onnx.FORMAT)
 }
 """All formats by their name on the command line; the first is the default."""
 
 
-def open_model(path: Path) -> StoredModel:
-    """Open a model of any kind that can be read: plain, packed in one of LAYOUTS, or GGUF.
+def open_model(path: Path) -> StoredWeights | OnnxModel:
+    """Open a model of any kind that can be read: plain, packed in one of LAYOUTS, GGUF or ONNX.
 
     Args:
         path: a folder, or a .gguf file.
@@ -39,6 +41,19 @@ def open_model(path: Path) -> StoredModel:
         CheckpointError: weights are missing, truncated, mis-shaped, or quantized by other means.
         SchemeError: the quantization is of a known layout in a form that can't be read.
     """
+    if is_onnx(path):
+        return open_onnx(path)
+    return open_weights(path)
+
+
+def open_weights(path: Path) -> StoredWeights:
+    """Open a model whose weights can be had, as open_model does.
+
+    Raises:
+        CheckpointError: also if it is an ONNX model, whose weights only a runtime reads.
+    """
+    if is_onnx(path):
+        raise CheckpointError(f"{path} is an ONNX model already; give what it was made from")
     if is_gguf(path):
         return open_gguf(path)
     config = read_config(path)
@@ -58,6 +73,23 @@ def open_model(path: Path) -> StoredModel:
         f"{path} is quantized by {described.get('quant_method')!r}, which can't be read; "
         f"known are {', '.join(LAYOUTS)}"
     )
+
+
+def as_run(
+    name: str, model: StoredWeights | OnnxModel
+) -> list[tuple[str, StoredWeights | OnnxModel]]:
+    """The ways in which a model is scored, each with a name.
+
+    There is one, but for ONNX models that round activations: those are also scored without that.
+
+    Args:
+        name: of the model.
+        model: from open_model.
+    """
+    levels = at_levels(model) if isinstance(model, OnnxModel) else {}
+    if len(levels) < 2:
+        return [(name, model)]
+    return [(f"{name} (level {level})", way) for level, way in levels.items()]
 
 
 def open_tokenizer(path: Path) -> Tokenizer:

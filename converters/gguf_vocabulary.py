@@ -14,12 +14,10 @@ from gguf import TokenType
 
 from phi3quant.checkpoint import read_json_if_there
 from phi3quant.errors import TokenizerError
-from phi3quant.tokenizer import load_tokenizer
+from phi3quant.tokenizer import END_OF_TURN, load_tokenizer, require_tokenizer_json
 
 _FILLER_SCORE, _ADDED_SCORE, _LOWEST_SCORE = -10000.0, -1000.0, -1e9
 _SPACE = "▁"
-# Phi-3's end of a turn; llama.cpp stops there because it is written down as the end-of-turn token.
-_END_OF_TURN = ("<|end|>", "<|im_end|>")
 # What llama.cpp insists on before it strips spaces after special tokens; see names_phi3.
 _STRIP_PIECES = ("</s>", "<unk>", "<s>", "<|endoftext|>")
 BYTE_LEVEL_SPLITS: Mapping[str, str] = {
@@ -85,12 +83,7 @@ def read_vocabulary(folder: Path, vocab_size: int) -> GgufVocabulary:
     Raises:
         TokenizerError: there is no tokenizer.json, or llama.cpp has no equal of its tokenizer.
     """
-    file = folder / "tokenizer.json"
-    if not file.is_file():
-        raise TokenizerError(
-            f"{folder} has no tokenizer.json, which a GGUF file's tokenizer is made from; "
-            "save one with transformers (AutoTokenizer.from_pretrained(...).save_pretrained(...))"
-        )
+    file = require_tokenizer_json(folder, "a GGUF file")
     loaded = load_tokenizer(folder)
     described = json.loads(file.read_text(encoding="utf-8"))
     settings = read_json_if_there(folder / "tokenizer_config.json")
@@ -207,7 +200,8 @@ def _special_ids(
         number = numbers.get(str(text)) if text is not None else config.get(f"{role}_token_id")
         if isinstance(number, int):
             ids[role] = number
-    end = next((numbers[text] for text in _END_OF_TURN if text in numbers), None)
+    # llama.cpp stops there because it is written down as the end-of-turn token.
+    end = next((numbers[text] for text in END_OF_TURN if text in numbers), None)
     if end is not None:
         ids["eot"] = end
     return ids

@@ -1,15 +1,15 @@
 """Packed checkpoints: a folder like the original's, with quantized matrices. Written and read."""
 
-import json
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import torch
 
+from converters.companions import carry_along, write_config
+from converters.half import to_half
 from converters.layout import PackedLayout, linear_shapes
 from converters.writer import Format, Source
 from phi3quant.checkpoint import TensorFolder, check_tensors, linear_bytes
@@ -29,10 +29,6 @@ from phi3quant.qblock import QuantizedBlock
 from phi3quant.qtensor import QuantizedTensor
 from phi3quant.scheme import QuantScheme
 from phi3quant.tensor_stream import DTYPE_NAMES, SHARD_BYTES, SafetensorsStream, TensorSpec
-from phi3quant.tokenizer import FILES
-
-# What config.json must not promise any more: code that lies elsewhere, and the old dtype.
-_DROPPED_KEYS = ("auto_map", "torch_dtype", "dtype", "quantization_config")
 
 
 def packed_format(layout: PackedLayout) -> Format:
@@ -80,19 +76,22 @@ class PackedWriter:
     ) -> None:
         self._stream.__exit__(kind, error, trace)
         if kind is None:
-            _write_config(self._folder, self._config, self._layout.describe(self._scheme))
-            _carry_along(self._source, self._folder)
+            described = self._layout.describe(self._scheme)
+            write_config(
+                self._folder, self._config, torch_dtype="float16", quantization_config=described
+            )
+            carry_along(self._source, self._folder)
 
     def embedding(self, weight: torch.Tensor) -> None:
         """Write the token embeddings [vocab, hidden]; comes first."""
-        self._stream.write(EMBEDDING, _half(EMBEDDING, weight))
+        self._stream.write(EMBEDDING, to_half(EMBEDDING, weight))
 
     def block(self, index: int, block: QuantizedBlock) -> None:
         """Write the next block."""
         for key in BLOCK_TENSORS:
             name = block_tensor_name(index, key)
             if key not in LINEARS:
-                self._stream.write(name, _half(name, block.norms[key]))
+                self._stream.write(name, to_half(name, block.norms[key]))
                 continue
             codes = block.linears[key]
             if not isinstance(codes, QuantizedTensor):
@@ -102,9 +101,9 @@ class PackedWriter:
 
     def final(self, norm: torch.Tensor, head: torch.Tensor | None) -> None:
         """Write the last norm [hidden] and, of an untied model, the head [vocab, hidden]."""
-        self._stream.write(FINAL_NORM, _half(FINAL_NORM, norm))
+        self._stream.write(FINAL_NORM, to_half(FINAL_NORM, norm))
         if head is not None:
-            self._stream.write(HEAD, _half(HEAD, head))
+            self._stream.write(HEAD, to_half(HEAD, head))
 
 
 def packed_specs(config: Phi3Config, scheme: QuantScheme, layout: PackedLayout) -> list[TensorSpec]:
@@ -228,27 +227,3 @@ def open_packed(
 
 def _packed_name(name: str, ending: str) -> str:
     return f"{name.removesuffix('weight')}{ending}"
-
-
-def _half(name: str, tensor: torch.Tensor) -> torch.Tensor:
-    half = tensor.half()
-    if not torch.isfinite(half).all():
-        raise CheckpointError(
-            f"tensor {name} has a value of {float(tensor.abs().max()):g}, which doesn't fit FP16; "
-            "a packed checkpoint can't hold it"
-        )
-    return half
-
-
-def _write_config(folder: Path, config: Phi3Config, quantization: Mapping[str, Any]) -> None:
-    kept = {key: value for key, value in config.raw.items() if key not in _DROPPED_KEYS}
-    described = {**kept, "torch_dtype": "float16", "quantization_config": quantization}
-    text = json.dumps(described, indent=2, ensure_ascii=False)
-    (folder / "config.json").write_text(text + "\n", encoding="utf-8")
-
-
-def _carry_along(source: Path, folder: Path) -> None:
-    licences = [path.name for path in sorted(source.glob("LICENSE*"))]
-    for name in (*FILES, *licences):
-        if (source / name).is_file():
-            shutil.copyfile(source / name, folder / name)

@@ -1,6 +1,6 @@
 """What a format is: a check, a size, and a writer that takes a model block by block."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +10,7 @@ import torch
 
 from phi3quant.config import Phi3Config
 from phi3quant.qblock import QuantizedBlock
+from phi3quant.qtensor import Quantized
 from phi3quant.scheme import QuantScheme
 
 
@@ -39,6 +40,13 @@ class ModelWriter(Protocol):
 
     def final(self, norm: torch.Tensor, head: torch.Tensor | None) -> None:
         """The last norm [hidden] and, of an untied model, the head [vocab, hidden]; last."""
+
+
+class TensorWriter(ModelWriter, Protocol):
+    """Takes blocks that no method has made, too."""
+
+    def tensors(self, index: int, block: Mapping[str, torch.Tensor | Quantized]) -> None:
+        """The next decoder block, from its tensors by their short names."""
 
 
 @dataclass(frozen=True)

@@ -60,8 +60,12 @@ class ModelWeights(Protocol):
         """Output projection [vocab, hidden]; the embedding when tied."""
 
 
-class StoredModel(ModelWeights, Protocol):
+class StoredModel(Protocol):
     """A model on disk, with what can be said of its files."""
+
+    @property
+    def config(self) -> Phi3Config:
+        """The model's configuration."""
 
     @property
     def format(self) -> str:
@@ -78,6 +82,10 @@ class StoredModel(ModelWeights, Protocol):
     @property
     def linear_bytes(self) -> int:
         """Bytes of the blocks' matrices (layout.LINEARS), scales included."""
+
+
+class StoredWeights(StoredModel, ModelWeights, Protocol):
+    """A model on disk whose weights can be had, piece by piece."""
 
 
 @dataclass(frozen=True)

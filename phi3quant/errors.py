@@ -9,7 +9,8 @@
     │   ├── CorpusError          text is missing, empty, too short or not UTF-8
     │   └── SchemeError          bits, group size and symmetry don't go with the model or the format
     ├── OutputError            the result can't be written there
-    └── MissingExtraError      an optional dependency is not installed
+    ├── MissingExtraError      an optional dependency is not installed
+    └── RuntimeTooOldError     a runtime is older than what a model needs
 
 The command line prints the message alone and exits with code 2.
 """
@@ -56,3 +57,13 @@ class MissingExtraError(Phi3QuantError):
 
     def __init__(self, what: str, extra: str) -> None:
         super().__init__(f"{what} needs an optional dependency: pip install 'phi3quant[{extra}]'")
+
+
+class RuntimeTooOldError(Phi3QuantError):
+    """A runtime would not run a model, or would compute something else than newer ones."""
+
+    def __init__(self, name: str, version: str, needed: str) -> None:
+        super().__init__(
+            f"{name} {version} is too old; {needed} or newer is needed: "
+            f"pip install -U '{name}>={needed}'"
+        )

@@ -1,16 +1,21 @@
 """Write a model that exists, plain or quantized, in another format."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from converters import open_model, to_gguf
+from converters import open_model, to_gguf, to_onnx
 from converters.gguf_policy import FileType, file_type
+from converters.onnx_options import OnnxOptions
 from converters.packed import PackedCheckpoint
-from converters.writer import Source
+from converters.writer import Source, TensorWriter
 from phi3quant import manifest
-from phi3quant.checkpoint import Checkpoint, StoredModel, read_json_if_there
+from phi3quant.checkpoint import Checkpoint, read_json_if_there
 from phi3quant.errors import CheckpointError
 from phi3quant.hub import Located, locate
 from phi3quant.layout import BLOCK_TENSORS, EMBEDDING, HEAD, LINEARS, block_tensor_name
@@ -24,6 +29,8 @@ from phi3quant.output import (
 from phi3quant.pipeline import Quantized
 from phi3quant.progress import Progress, silent
 from phi3quant.qtensor import QuantizedTensor
+
+_Exportable = Checkpoint | PackedCheckpoint
 
 PLAIN_TYPE = "F16"
 """What a checkpoint that is not quantized becomes by default."""
@@ -61,42 +68,143 @@ def export_gguf(
         ...     [path.name for path in made.folders["gguf"].glob("*.gguf")]
         ['phi3-tiny-Q8_0.gguf']
     """
+    located, opened = _open(model, revision)
+    recipe = kind or _default_type(opened)
+    target = _Target(
+        to_gguf.FORMAT.name,
+        recipe.name,
+        to_gguf.nbytes(recipe, opened.config),
+        lambda folder, source: to_gguf.GgufWriter(folder, source, recipe, split_bytes),
+        {
+            "type": recipe.name,
+            "tensor_types": [f"{pattern.pattern}={name}" for pattern, name in recipe.overrides],
+        },
+    )
+    return _export(located, opened, target, output, overwrite, progress)
+
+
+def export_onnx(
+    model: str | Path | None,
+    output: Path,
+    *,
+    options: OnnxOptions | None = None,
+    revision: str | None = None,
+    overwrite: bool = False,
+    progress: Progress = silent,
+) -> Quantized:
+    """Write a model as an ONNX folder, one block in memory at a time.
+
+    A packed model keeps its codes; of a plain one, only embedding and head are quantized, and only
+    if the options say so.
+
+    Args:
+        model: a plain or packed folder, a hub id, or None for the bundled phi3-tiny.
+        output: the folder to make, with the graph, its weights, what onnxruntime-genai needs, and a
+            manifest.
+        options: how to lay it out.
+        revision: of a hub id.
+        overwrite: replace ``output`` if phi3quant made it.
+        progress: is told of the blocks.
+
+    Raises:
+        Phi3QuantError: see phi3quant.errors; nothing is left at ``output``.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     made = export_onnx("phi3-tiny", Path(folder) / "out")
+        ...     (made.folders["onnx"] / "model.onnx").is_file()
+        True
+    """
+    options = options or OnnxOptions()
+    located, opened = _open(model, revision)
+    scheme = opened.scheme if isinstance(opened, PackedCheckpoint) else None
+    to_onnx.check(scheme, opened.config, options)
+    target = _Target(
+        to_onnx.FORMAT.name,
+        to_onnx.FORMAT.title,
+        to_onnx.nbytes(opened.config, scheme, options),
+        lambda folder, source: to_onnx.OnnxWriter(folder, source, scheme, options),
+        options.settled(opened.config, scheme).as_json(),
+    )
+    return _export(located, opened, target, output, overwrite, progress)
+
+
+@dataclass(frozen=True)
+class _Target:
+    """What a model is exported to.
+
+    Attributes:
+        format: a key of converters.FORMATS.
+        title: what it becomes, for the progress.
+        nbytes: size of its weights.
+        open: a writer into a folder.
+        recipe: its choices, for the manifest.
+    """
+
+    format: str
+    title: str
+    nbytes: int
+    open: Callable[[Path, Source], AbstractContextManager[TensorWriter]]
+    recipe: Mapping[str, Any]
+
+
+def _open(model: str | Path | None, revision: str | None) -> tuple[Located, _Exportable]:
     located = locate(model, revision)
     opened = open_model(located.path)
     if not isinstance(opened, Checkpoint | PackedCheckpoint):
-        raise CheckpointError(f"{located.path} is a GGUF file already; give what it was made from")
-    recipe = kind or _default_type(opened)
+        raise CheckpointError(
+            f"{located.path} is {opened.format} already; give what it was made from"
+        )
+    return located, opened
+
+
+def _export(
+    located: Located,
+    opened: _Exportable,
+    target: _Target,
+    output: Path,
+    overwrite: bool,  # noqa: FBT001 - handed on
+    progress: Progress,
+) -> Quantized:
+    """Take a model through a writer, block by block."""
+    config = opened.config
     check_output_folder(output, overwrite=overwrite)
     check_not_inside(output, located.folder)
-    check_space(output, to_gguf.nbytes(recipe, opened.config))
+    check_space(output, target.nbytes)
     made_from = read_json_if_there(located.folder / MANIFEST).get("source")
     original = made_from.get("name") if isinstance(made_from, Mapping) else None
-    source = Source(located.folder, str(original or located.name), opened.config)
-    with atomic_folder(output, overwrite=overwrite) as partial:
+    source = Source(located.folder, str(original or located.name), config)
+    files = [path for path in opened.files if path.suffix == ".safetensors"]
+    with (
+        atomic_folder(output, overwrite=overwrite) as partial,
+        ThreadPoolExecutor(1) as aside,
+    ):
+        # Hashing reads what the writer reads, and keeps to one thread.
+        described = aside.submit(manifest.describe_source, located, files)
         with (
-            to_gguf.GgufWriter(partial, source, recipe, split_bytes) as writer,
-            progress(f"exporting ({recipe.name})", opened.config.num_hidden_layers) as step,
+            target.open(partial, source) as writer,
+            progress(f"exporting ({target.title})", config.num_hidden_layers) as step,
         ):
             writer.embedding(opened.store.load_checked(EMBEDDING))
-            for index in range(opened.config.num_hidden_layers):
+            for index in range(config.num_hidden_layers):
                 writer.tensors(index, _tensors(opened, index))
                 step()
-            tied = opened.config.tie_word_embeddings
-            writer.final(opened.final_norm(), None if tied else opened.store.load_checked(HEAD))
-        _write_manifest(partial, located, opened, recipe)
-    return Quantized(located, {to_gguf.FORMAT.name: output}, None, [])
+            head = None if config.tie_word_embeddings else opened.store.load_checked(HEAD)
+            writer.final(opened.final_norm(), head)
+        recipe = {"method": "export", "format": target.format, **target.recipe}
+        manifest.write_manifest(partial, described.result(), recipe, None, [])
+    return Quantized(located, {target.format: output}, None, [])
 
 
-def _default_type(model: StoredModel) -> FileType:
+def _default_type(model: _Exportable) -> FileType:
     if isinstance(model, PackedCheckpoint):
         # What a zero-point layout holds may be symmetric in truth, but its bits don't say so.
         return to_gguf.natural_type(model.scheme)
     return file_type(PLAIN_TYPE)
 
 
-def _tensors(
-    model: Checkpoint | PackedCheckpoint, index: int
-) -> Mapping[str, torch.Tensor | QuantizedTensor]:
+def _tensors(model: _Exportable, index: int) -> Mapping[str, torch.Tensor | QuantizedTensor]:
     """A block's tensors as they are stored: codes where there are any, else any float type."""
     return {
         key: model.quantized(index, key)
@@ -104,19 +212,3 @@ def _tensors(
         else model.store.load_checked(block_tensor_name(index, key))
         for key in BLOCK_TENSORS
     }
-
-
-def _write_manifest(folder: Path, located: Located, model: StoredModel, kind: FileType) -> None:
-    files = [path for path in model.files if path.suffix == ".safetensors"]
-    manifest.write_manifest(
-        folder,
-        manifest.describe_source(located, files),
-        {
-            "method": "export",
-            "format": to_gguf.FORMAT.name,
-            "type": kind.name,
-            "tensor_types": [f"{pattern.pattern}={name}" for pattern, name in kind.overrides],
-        },
-        None,
-        [],
-    )

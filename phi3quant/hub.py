@@ -1,11 +1,14 @@
 """Find a model: a folder, a hub id, or the bundled phi3-tiny."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
+from phi3quant.checkpoint import read_json_if_there
 from phi3quant.errors import MissingExtraError, ModelNotFoundError
+from phi3quant.output import MANIFEST
 
 BUNDLED = "phi3-tiny"
 GGUF_SUFFIX = ".gguf"
@@ -48,7 +51,8 @@ def locate(model: str | Path | None, revision: str | None = None) -> Located:
     """Find a model.
 
     Args:
-        model: a folder; a .gguf file; a hub id such as ``microsoft/Phi-3-mini-4k-instruct``; or
+        model: a folder (OUT/FORMAT names a format of an output OUT, even if OUT itself is of it); a
+            .gguf file; a hub id such as ``microsoft/Phi-3-mini-4k-instruct``; or
             None or ``phi3-tiny`` for the bundled one.
         revision: branch, tag or commit, for a hub id.
 
@@ -58,7 +62,7 @@ def locate(model: str | Path | None, revision: str | None = None) -> Located:
     """
     if model is None or (str(model) == BUNDLED and not Path(model).exists()):
         return Located(bundled_folder(), BUNDLED)
-    path = Path(model)
+    path = _first_format(Path(model)) or Path(model)
     if path.is_dir():
         return Located(path, path.resolve().name)
     if path.is_file() and path.suffix == GGUF_SUFFIX:
@@ -74,6 +78,18 @@ def locate(model: str | Path | None, revision: str | None = None) -> Located:
             f"microsoft/Phi-3-mini-4k-instruct, or {BUNDLED} (bundled)"
         )
     return _from_hub(str(model), revision)
+
+
+def _first_format(path: Path) -> Path | None:
+    """OUT for OUT/FORMAT where OUT itself is of that format, so that the latter names any format.
+
+    The first format of several has no folder of its own; see docs/adr/0005.
+    """
+    if path.exists() or not path.parent.is_dir():
+        return None
+    recipe = read_json_if_there(path.parent / MANIFEST).get("recipe")
+    formats = recipe.get("formats") if isinstance(recipe, Mapping) else None
+    return path.parent if isinstance(formats, list) and formats[:1] == [path.name] else None
 
 
 def _from_hub(name: str, revision: str | None) -> Located:

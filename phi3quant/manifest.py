@@ -12,7 +12,7 @@ from phi3quant.output import MANIFEST, write_json
 from phi3quant.tokenizer import FILES
 
 SCHEMA_VERSION = 1
-_LIBRARIES = ("torch", "safetensors", "tokenizers", "numpy")
+_LIBRARIES = ("torch", "safetensors", "tokenizers", "numpy", "onnxruntime")
 
 
 def describe_source(located: Located, weights: Sequence[Path]) -> dict[str, Any]:

@@ -2,11 +2,12 @@
 
 Perplexity here: the text's token stream in windows of n tokens that don't overlap, the mean
 negative log-likelihood (NLL, in nats) of every token of a window given those before it in the
-window, exponentiated. No BOS is put in. Models are run block by block in FP32.
+window, exponentiated. No BOS is put in. Models that are weights are run block by block in FP32;
+see phi3quant.predictor.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,14 +15,7 @@ from torch.nn import functional
 
 from phi3quant.checkpoint import ModelWeights
 from phi3quant.errors import InputError
-from phi3quant.model import decoder_block, embed, logits, sequence_context
-
-Progress = Callable[[int], None]
-"""Called with the number of steps just done; see ``steps``."""
-
-# Tokens that pass through a block, and through the head, at once.
-_BLOCK_TOKENS = 4096
-_HEAD_TOKENS = 512
+from phi3quant.predictor import PIECE_ROWS, Predictions, Predictor, Progress, predictor
 
 
 @dataclass(frozen=True)
@@ -83,23 +77,25 @@ class Comparison:
         return _exp(mean - half), _exp(mean + half)
 
 
-def steps(models: Sequence[ModelWeights]) -> int:
-    """How many steps of progress scoring these models takes: their blocks and the head."""
-    return sum(model.config.num_hidden_layers for model in models) + 1
+def steps(models: Sequence[ModelWeights | Predictor]) -> int:
+    """How many steps of progress scoring these models takes: each one's own and the heads."""
+    return sum(predictor(model).steps for model in models) + 1
 
 
 def score(
-    models: Sequence[ModelWeights], windows: torch.Tensor, progress: Progress | None = None
+    models: Sequence[ModelWeights | Predictor],
+    windows: torch.Tensor,
+    progress: Progress | None = None,
 ) -> list[Comparison]:
     """Score models on the same windows, each compared with the first.
 
-    Memory: one block's weights, the head of two models, and the hidden states of all windows for
-    each model.
+    Memory: what a predictor needs while it prepares (of weights: one block), the heads of two
+    models, and the hidden states of all windows for each model.
 
     Args:
         models: the reference first. A single model is compared with itself.
         windows: int64 token ids [windows, length].
-        progress: told of every block done.
+        progress: told of the steps done; see ``steps``.
 
     Returns:
         A comparison for each model, the first with itself.
@@ -108,60 +104,36 @@ def score(
         InputError: a model's vocabulary is smaller than an id in the text.
     """
     tell = progress or (lambda _steps: None)
-    vocab = min(model.config.vocab_size for model in models)
+    predictors = [predictor(model) for model in models]
+    vocab = min(each.config.vocab_size for each in predictors)
     if int(windows.max()) >= vocab:
         raise InputError(
             f"the text has token {int(windows.max())}, but the vocabulary ends at {vocab - 1}; "
             "the tokenizer doesn't belong to the model"
         )
-    states = [final_states(model, windows, tell) for model in models]
-    results = [
-        _compare(models[0], model, states[0], state, windows)
-        for model, state in zip(models, states, strict=True)
-    ]
+    prepared = [each.prepare(windows, tell) for each in predictors]
+    results = [_compare(prepared[0], candidate, windows) for candidate in prepared]
     tell(1)
     return results
 
 
-def final_states(model: ModelWeights, windows: torch.Tensor, tell: Progress) -> torch.Tensor:
-    """Output of the last block for every position: FP32 [windows, length, hidden]."""
-    context = sequence_context(model.config, windows.shape[1])
-    hidden = embed(model.embedding(), windows)
-    for index in range(model.config.num_hidden_layers):
-        block = model.block(index)
-        for batch in torch.split(hidden, max(1, _BLOCK_TOKENS // windows.shape[1])):
-            batch.copy_(decoder_block(block, context, batch))
-        tell(1)
-    return hidden
-
-
-def _compare(
-    reference: ModelWeights,
-    candidate: ModelWeights,
-    reference_states: torch.Tensor,
-    candidate_states: torch.Tensor,
-    windows: torch.Tensor,
-) -> Comparison:
-    """Run both heads side by side, so that no more than a few rows of logits exist at once."""
+def _compare(reference: Predictions, candidate: Predictions, windows: torch.Tensor) -> Comparison:
+    """Run both side by side, so that no more than a few rows of log-probabilities exist at once."""
     targets = windows[:, 1:].reshape(-1)
-    own_head = _head(reference)
-    other_head = own_head if candidate is reference else _head(candidate)
-    own_rows = torch.split(reference_states[:, :-1].flatten(0, 1), _HEAD_TOKENS)
-    other_rows = torch.split(candidate_states[:, :-1].flatten(0, 1), _HEAD_TOKENS)
+    # One that is compared with itself is computed once.
+    pieces = (
+        ((rows, rows) for rows in reference())
+        if candidate is reference
+        else zip(reference(), candidate(), strict=True)
+    )
     own_nll, other_nll, divergence, agreed = [], [], [], 0
-    for own, other, target in zip(
-        own_rows, other_rows, torch.split(targets, _HEAD_TOKENS), strict=True
-    ):
-        own_log = own_head(own)
-        other_log = own_log if candidate is reference else other_head(other)
-        own_nll.append(-own_log.gather(1, target[:, None]).squeeze(1).double())
-        other_nll.append(-other_log.gather(1, target[:, None]).squeeze(1).double())
+    for (own, other), target in zip(pieces, torch.split(targets, PIECE_ROWS), strict=True):
+        own_nll.append(-own.gather(1, target[:, None]).squeeze(1).double())
+        other_nll.append(-other.gather(1, target[:, None]).squeeze(1).double())
         divergence.append(
-            functional.kl_div(other_log, own_log, reduction="none", log_target=True)
-            .sum(dim=1)
-            .double()
+            functional.kl_div(other, own, reduction="none", log_target=True).sum(dim=1).double()
         )
-        agreed += int((own_log.argmax(dim=1) == other_log.argmax(dim=1)).sum())
+        agreed += int((own.argmax(dim=1) == other.argmax(dim=1)).sum())
     shape = (len(windows), windows.shape[1] - 1)
     return Comparison(
         Score(torch.cat(own_nll).view(shape)),
@@ -170,12 +142,6 @@ def _compare(
         torch.cat(divergence).view(shape).clamp(min=0),
         agreed / len(targets),
     )
-
-
-def _head(model: ModelWeights) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Log-probabilities [rows, vocab] from final states [rows, hidden]."""
-    norm, head, eps = model.final_norm(), model.head(), model.config.rms_norm_eps
-    return lambda rows: functional.log_softmax(logits(rows, norm, head, eps), dim=-1)
 
 
 def _error_of_mean(values: torch.Tensor) -> float:

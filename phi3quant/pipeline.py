@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from calib.corpus import load_corpus, render, suitable
-from converters import FORMATS, to_gguf
+from converters import FORMATS, to_gguf, to_onnx
 from converters.gguf_policy import file_type
+from converters.onnx_options import OnnxOptions
 from converters.writer import Format, ModelWriter, Source
 from phi3quant import calibrated, manifest, windows
 from phi3quant.checkpoint import Checkpoint, open_checkpoint
@@ -65,6 +66,7 @@ class Recipe:
         gguf_type: a key of converters.gguf_policy.FILE_TYPES, in any case: codes are chosen for the
             types that it gives each matrix, in place of the scheme. Only with ``gguf`` alone.
         tensor_types: changes to gguf_type, as converters.gguf_policy.file_type takes them.
+        onnx: how ``onnx`` among the formats is laid out.
     """
 
     method: str = "awq"
@@ -74,6 +76,7 @@ class Recipe:
     compensate: bool = True
     gguf_type: str | None = None
     tensor_types: tuple[str, ...] = ()
+    onnx: OnnxOptions = field(default_factory=OnnxOptions)
 
     def codecs(self, config: Phi3Config, index: int) -> Codecs:
         """How each linear of block ``index`` is stored.
@@ -175,8 +178,9 @@ def quantize(
             )
             blocks = _stream(checkpoint, recipe, method, text, writers, step)
         calibration = text.description if text else None
+        described = _describe(recipe, checkpoint.config)
         for folder in folders.values():
-            manifest.write_manifest(folder, source, _describe(recipe), calibration, blocks)
+            manifest.write_manifest(folder, source, described, calibration, blocks)
     return Quantized(
         located,
         {name: output / path.relative_to(partial) for name, path in folders.items()},
@@ -215,6 +219,8 @@ def _stream(
             )
         for writer in writers:
             writer.block(index, result)
+        # Or else both would stay until the next ones are whole.
+        del block, result
         reports.append(report)
         step(1, f"{report['error_ratio']:.3f} of RTN's error" if report else "")
     norm = checkpoint.final_norm()
@@ -246,7 +252,8 @@ def _formats(recipe: Recipe) -> list[Format]:
     if recipe.gguf_type is None:
         if recipe.tensor_types:
             raise SchemeError("types of single tensors go with a GGUF type, and none is given")
-        return [FORMATS[name] for name in dict.fromkeys(recipe.formats)]
+        known = {**FORMATS, to_onnx.FORMAT.name: to_onnx.onnx_format(recipe.onnx)}
+        return [known[name] for name in dict.fromkeys(recipe.formats)]
     if recipe.formats != (to_gguf.FORMAT.name,):
         raise SchemeError(
             f"GGUF types go with the format {to_gguf.FORMAT.name} alone, "
@@ -276,7 +283,7 @@ def _calibration_windows(located: Located, calibration: Calibration) -> _Windows
     return _Windows(chosen, description)
 
 
-def _describe(recipe: Recipe) -> dict[str, Any]:
+def _describe(recipe: Recipe, config: Phi3Config) -> dict[str, Any]:
     if recipe.gguf_type is not None:
         kind = recipe.gguf_type.upper()
         return {
@@ -286,7 +293,7 @@ def _describe(recipe: Recipe) -> dict[str, Any]:
             "tensor_types": list(recipe.tensor_types),
             "formats": list(recipe.formats),
         }
-    return {
+    described = {
         "method": recipe.method,
         "compensate": recipe.compensate and METHODS[recipe.method].calibrated,
         "bits": recipe.scheme.bits,
@@ -294,3 +301,6 @@ def _describe(recipe: Recipe) -> dict[str, Any]:
         "symmetric": recipe.scheme.symmetric,
         "formats": list(recipe.formats),
     }
+    if to_onnx.FORMAT.name in recipe.formats:
+        described["onnx"] = recipe.onnx.settled(config, recipe.scheme).as_json()
+    return described

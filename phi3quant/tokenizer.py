@@ -29,6 +29,9 @@ FILES = (
 )
 """What a model folder carries besides weights and config; exports take along what is there."""
 
+END_OF_TURN = ("<|end|>", "<|im_end|>")
+"""Tokens that end a turn of a chat, where generation must stop; config.json seldom says so."""
+
 Message = Mapping[str, str]
 """A turn of a chat: ``role`` and ``content``."""
 
@@ -171,6 +174,25 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         return from_fast(_read_json(file), template, names)
     encoder = _piece_encoder(file, settings)
     return Tokenizer(encoder, template, names, _digest(encoder.vocabulary()))
+
+
+def require_tokenizer_json(folder: Path, reader: str) -> Path:
+    """The file tokenizer.json of ``folder``.
+
+    Args:
+        folder: of a model.
+        reader: who needs it, for the message.
+
+    Raises:
+        TokenizerError: it isn't there.
+    """
+    file = folder / "tokenizer.json"
+    if not file.is_file():
+        raise TokenizerError(
+            f"{folder} has no tokenizer.json, which {reader} needs; "
+            "save one with transformers (AutoTokenizer.from_pretrained(...).save_pretrained(...))"
+        )
+    return file
 
 
 def from_fast(

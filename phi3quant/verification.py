@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from calib.corpus import load_corpus, render, suitable
-from converters import open_model, open_tokenizer
+from converters import as_run, open_model, open_tokenizer
 from phi3quant import manifest, windows
 from phi3quant.errors import InputError
 from phi3quant.hub import Located, locate
@@ -41,16 +41,19 @@ class Evaluation:
     """Models scored on the same windows.
 
     Attributes:
-        names: of the models as they were given, the reference first.
+        names: of the models as they were given, the reference first. One that is run in several
+            ways (converters.as_run) has a name for each.
         sizes: bytes of weights on disk.
         comparisons: each with the reference, in the order of names.
         text: where the windows came from, with hashes.
+        origins: for each name, which of the models that were given it is.
     """
 
     names: Sequence[str]
     sizes: Sequence[int]
     comparisons: Sequence[Comparison]
     text: Mapping[str, Any]
+    origins: Sequence[int]
 
     def as_json(self) -> dict[str, Any]:
         """All figures as plain values."""
@@ -113,19 +116,27 @@ def verify(
     artifacts = [Located(folder, str(folder)) for folder in quantized.folders.values()]
     result = _evaluate([quantized.source, *artifacts], text or EvaluationText(), progress)
     for number, artifact in enumerate(artifacts, start=1):
-        manifest.record_verification(
-            artifact.folder,
-            {
-                "text": dict(result.text),
-                "reference": figures(result.comparisons[0], reference=True),
-                "artifact": figures(result.comparisons[number], reference=False),
-            },
+        first, *others = (
+            figures(comparison, reference=False)
+            for origin, comparison in zip(result.origins, result.comparisons, strict=True)
+            if origin == number
         )
+        record = {
+            "text": dict(result.text),
+            "reference": figures(result.comparisons[0], reference=True),
+            "artifact": first,
+        }
+        # The only other way there is; see converters.as_run.
+        if others:
+            record["at_accuracy_level_0"] = others[0]
+        manifest.record_verification(artifact.folder, record)
     return result
 
 
 def _evaluate(located: Sequence[Located], text: EvaluationText, progress: Progress) -> Evaluation:
-    models = [open_model(item.path) for item in located]
+    ways = [as_run(item.name, open_model(item.path)) for item in located]
+    named = [way for several in ways for way in several]
+    models = [model for _, model in named]
     tokenizers = [open_tokenizer(item.path) for item in located]
     for item, tokenizer in zip(located, tokenizers, strict=True):
         if tokenizer.digest != tokenizers[0].digest:
@@ -153,10 +164,11 @@ def _evaluate(located: Sequence[Located], text: EvaluationText, progress: Progre
         "protocol": "non-overlapping windows, every target after the first of a window",
     }
     return Evaluation(
-        [item.name for item in located],
+        [name for name, _ in named],
         [model.weight_bytes for model in models],
         comparisons,
         description,
+        [index for index, several in enumerate(ways) for _ in several],
     )
 
 

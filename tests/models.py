@@ -10,7 +10,7 @@ from transformers import Phi3Config, Phi3ForCausalLM
 
 from phi3quant.checkpoint import ModelWeights
 from phi3quant.model import logits
-from phi3quant.perplexity import final_states
+from phi3quant.predictor import final_states
 
 VOCABULARY = 320
 _TEXT = [
@@ -52,10 +52,11 @@ VARIANTS: Mapping[str, dict[str, Any]] = {
     "mha": {"num_key_value_heads": 4},
     "window": {"sliding_window": 13},
     "tied": {"tie_word_embeddings": True},
-    "partial": {"partial_rotary_factor": 0.5},
+    # The runtimes' attention rotates multiples of 16 values.
+    "partial": {"hidden_size": 128, "partial_rotary_factor": 0.5},
     "longrope": {"rope_scaling": long_rope(8), "original_max_position_embeddings": 40},
 }
-"""What each variant changes in BASE; heads are of 16 values, so 8 pairs rotate."""
+"""What each variant changes in BASE; heads are of 16 values (partial: 32), so 8 pairs rotate."""
 
 
 def make_model(folder: Path, *, seed: int = 0, **changes: Any) -> Phi3ForCausalLM:

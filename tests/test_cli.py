@@ -158,6 +158,66 @@ def test_a_missing_model_says_what_can_be_given(run: Callable[..., Result]) -> N
     refused(run("perplexity", "./no-such-folder"), "hub id like")
 
 
+def test_onnx_is_made_scored_and_found_by_its_name(
+    run: Callable[..., Result], model: Path, prose: Path
+) -> None:
+    text = ("--text", prose, "--window", 64)
+    result = run("rtn", model, "-o", "out", "--export", "onnx", "--head", "int4", *text)
+    assert result.exit_code == 0, result.output
+    assert "out (level 4)" in result.output
+    assert "out (level 0)" in result.output
+    # OUT itself is of the first format, and OUT/FORMAT finds it all the same.
+    scored = json.loads(run("perplexity", "out/onnx", *text, "--json").stdout)
+    names = [entry["name"] for entry in scored["models"]]
+    assert names == ["out (level 4)", "out (level 0)"]
+    packed = run("rtn", model, "-o", "packed", "--no-verify")
+    assert packed.exit_code == 0, packed.output
+    line = ("export", "onnx", "packed", "--opset", 14, "--split-size", "20K", "--json")
+    exported = json.loads(run(*line, "-o", "later", *text).stdout)
+    assert [Path(name).name for name in exported["files"]] == sorted(
+        path.name for path in Path("later").glob("model.onnx*")
+    )
+    assert len(exported["files"]) > 3
+    inspected = run("inspect", "later")
+    assert "ONNX int4 sym g32" in inspected.output
+    assert "opset 14" in inspected.output
+    refused_beside(run("export", "onnx", "later"), "later is an ONNX model already")
+
+
+def test_a_truncated_download_ends_with_one_line(
+    run: Callable[..., Result], model: Path, prose: Path
+) -> None:
+    assert run("export", "onnx", model, "-o", "out", "--no-verify").exit_code == 0
+    data = Path("out/model.onnx.data")
+    data.write_bytes(data.read_bytes()[:-1])
+    for words in (("perplexity", "out", "--text", prose, "--window", 64), ("inspect", "out")):
+        result = run(*words)
+        refused_beside(result, "cut short or replaced: copy it again")
+        assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--export", "onnx", "--group-size", "row"), "no scale for whole rows; it holds 4 and 8"),
+        (("--embedding", "int4"), "go with onnx among the formats"),
+        (("--export", "onnx", "--accuracy-level", "5"), "0<=x<=4"),
+        (("--export", "onnx", "--opset", "14", "--embedding", "int8"), "choose fp32 or fp16"),
+    ],
+)
+def test_what_onnx_cannot_do_is_said_before_any_calibration(
+    words: tuple[str, ...], message: str, run: Callable[..., Result], model: Path
+) -> None:
+    refused(run("awq", model, "-o", "out", "--calib", "nowhere.txt", *words), message)
+
+
+def refused_beside(result: Result, message: str) -> None:
+    """As ``refused``, where other output stands."""
+    assert result.exit_code == 2, result.output
+    assert re.search(message, result.stderr), result.stderr
+    assert "Traceback" not in result.output
+
+
 def test_a_full_folder_is_kept(run: Callable[..., Result], model: Path) -> None:
     Path("out").mkdir()
     Path("out/letters").write_text("precious")
@@ -216,6 +276,13 @@ def test_every_command_helps_with_an_example(command: str, run: Callable[..., Re
     assert result.exit_code == 0
     lines = [line.strip() for line in result.output.splitlines()[1:]]
     assert any(line.startswith(f"phi3quant {command} ") for line in lines)
+
+
+@pytest.mark.parametrize("kind", ["gguf", "onnx"])
+def test_every_export_helps_with_an_example(kind: str, run: Callable[..., Result]) -> None:
+    result = run("export", kind, "--help")
+    assert result.exit_code == 0
+    assert f"  phi3quant export {kind} phi3-4bit " in result.output
 
 
 def test_no_arguments_show_the_commands(run: Callable[..., Result]) -> None:

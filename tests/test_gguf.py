@@ -10,7 +10,7 @@ import pytest
 import torch
 from gguf import GGUFReader
 
-from converters import open_model, open_tokenizer
+from converters import open_tokenizer, open_weights
 from converters.from_gguf import GgufCheckpoint, open_gguf
 from converters.gguf_policy import FILE_TYPES, file_type, linear_type
 from converters.gguf_tokenizer import build_tokenizer
@@ -42,7 +42,7 @@ def test_full_precision_survives(
 ) -> None:
     folder = checkpoint_folder(variant)
     file = export(folder, tmp_path / "out", "f32")
-    plain, again = open_model(folder), open_model(file)
+    plain, again = open_weights(folder), open_weights(file)
     kept = [
         {**vars(model.config), "raw": None, "rms_norm_eps": None, "long_rope": None}
         for model in (plain, again)
@@ -58,7 +58,7 @@ def test_every_type_writes_what_it_announces_and_scores(kind: str, tmp_path: Pat
     scored = verify(made, EvaluationText(max_tokens=2048)).comparisons[1]
     assert scored.ratio == pytest.approx(1, abs=0.02)
     file = tmp_path / "out" / f"phi3-tiny-{kind}.gguf"
-    config = open_model(bundled_folder()).config
+    config = open_weights(bundled_folder()).config
     size = nbytes(file_type(kind), config)
     assert open_gguf(file).weight_bytes == size
     assert size < file.stat().st_size < size + 300_000
@@ -78,8 +78,8 @@ def test_codes_are_those_of_the_packed_folder(
         Calibration(prose, samples=8, length=64),
     )
     made = quantize(checkpoint_folder("gqa"), tmp_path / "out", recipe)
-    packed, direct = (open_model(made.folders[name]) for name in recipe.formats)
-    later = open_model(export(made.folders["compressed-tensors"], tmp_path / "later"))
+    packed, direct = (open_weights(made.folders[name]) for name in recipe.formats)
+    later = open_weights(export(made.folders["compressed-tensors"], tmp_path / "later"))
     for index in range(2):
         for name in LINEARS:
             assert torch.equal(packed.block(index)[name], direct.block(index)[name])
@@ -214,17 +214,17 @@ def test_a_gguf_file_is_scored_by_itself(tmp_path: Path) -> None:
 
 
 def test_parts_hold_the_same_model(tmp_path: Path) -> None:
-    whole = open_model(export("phi3-tiny", tmp_path / "whole", "f16"))
+    whole = open_weights(export("phi3-tiny", tmp_path / "whole", "f16"))
     export_gguf("phi3-tiny", tmp_path / "parts", kind=file_type("f16"), split_bytes=2_000_000)
     files = sorted(path.name for path in (tmp_path / "parts").glob("*.gguf"))
     assert files[0] == f"phi3-tiny-F16-00001-of-{len(files):05}.gguf"
     assert len(files) > 2
-    parts = open_model(tmp_path / "parts")
+    parts = open_weights(tmp_path / "parts")
     assert isinstance(parts, GgufCheckpoint)
     assert torch.equal(parts.block(3)["down_proj"], whole.block(3)["down_proj"])
     (tmp_path / "parts" / files[1]).unlink()
     with pytest.raises(CheckpointError, match=f"{files[1]} is missing"):
-        open_model(tmp_path / "parts")
+        open_weights(tmp_path / "parts")
 
 
 def test_matrices_left_apart_are_joined(
@@ -234,7 +234,7 @@ def test_matrices_left_apart_are_joined(
     import gguf
 
     folder = checkpoint_folder("gqa")
-    plain = open_model(folder)
+    plain = open_weights(folder)
     reader = GGUFReader(export(folder, tmp_path / "out", "f32"))
     writer = gguf.GGUFWriter(tmp_path / "apart.gguf", "phi3")
     for name, field in reader.fields.items():
@@ -254,7 +254,7 @@ def test_matrices_left_apart_are_joined(
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    apart = open_model(tmp_path / "apart.gguf")
+    apart = open_weights(tmp_path / "apart.gguf")
     for key, value in plain.block(1).items():
         assert torch.equal(apart.block(1)[key], value)
 
@@ -296,7 +296,7 @@ def test_a_lying_header_is_refused(where: int, value: bytes, message: str, tmp_p
     data[where : where + len(value)] = value
     (tmp_path / "bad.gguf").write_bytes(data)
     with pytest.raises(CheckpointError, match=message):
-        open_model(tmp_path / "bad.gguf")
+        open_weights(tmp_path / "bad.gguf")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.00001, 0.005, 0.5, 0.999])
@@ -304,7 +304,7 @@ def test_a_truncated_file_is_refused(share: float, tmp_path: Path) -> None:
     data = whole_file(tmp_path)
     (tmp_path / "bad.gguf").write_bytes(data[: int(len(data) * share)])
     with pytest.raises(CheckpointError, match=r"cut short|can't be read|more than it has"):
-        open_model(tmp_path / "bad.gguf")
+        open_weights(tmp_path / "bad.gguf")
 
 
 def test_no_flipped_byte_of_the_header_breaks_the_reader(tmp_path: Path) -> None:
@@ -317,7 +317,7 @@ def test_no_flipped_byte_of_the_header_breaks_the_reader(tmp_path: Path) -> None
         flipped[place] ^= 1 << int(torch.randint(0, 8, (1,), generator=generator))
         bad.write_bytes(flipped)
         try:
-            open_model(bad)
+            open_weights(bad)
         except Phi3QuantError as error:
             assert str(bad) in str(error)  # noqa: PT017 - a flip may also do no harm
 

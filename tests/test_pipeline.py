@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from converters import LAYOUTS, open_model
+from converters import LAYOUTS, open_weights
 from converters.packed import PackedCheckpoint
 from phi3quant import EvaluationText, QuantScheme, inspect, pipeline, verify
 from phi3quant.errors import CheckpointError, OutputError, SchemeError
@@ -61,7 +61,7 @@ def test_all_formats_carry_the_same_codes(
     made = quantize(
         checkpoint_folder("gqa"), tmp_path / "out", recipe("awq", prose, formats=tuple(LAYOUTS))
     )
-    models = [open_model(folder) for folder in made.folders.values()]
+    models = [open_weights(folder) for folder in made.folders.values()]
     assert len(models) == len(LAYOUTS) > 1
     for index in range(2):
         for name in LINEARS:
@@ -128,7 +128,7 @@ def test_transformers_computes_the_same_with_the_folder(
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32).eval()
     ids = torch.arange(60)[None]
     with torch.inference_mode():
-        difference = own_logits(open_model(tmp_path / "out"), ids) - model(ids).logits
+        difference = own_logits(open_weights(tmp_path / "out"), ids) - model(ids).logits
     assert float(difference.abs().max()) < 1e-3
 
 

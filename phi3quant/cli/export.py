@@ -1,13 +1,14 @@
 """``phi3quant export``."""
 
-import re
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
 from converters.gguf_policy import FILE_TYPES, file_type
+from converters.onnx_options import OnnxOptions
 from phi3quant.cli import options
 from phi3quant.cli.display import (
     note_phones,
@@ -17,26 +18,11 @@ from phi3quant.cli.display import (
     progress_bars,
     use_threads,
 )
-from phi3quant.export import export_gguf
+from phi3quant.export import export_gguf, export_onnx
 from phi3quant.hub import locate
+from phi3quant.pipeline import Quantized
+from phi3quant.progress import Progress
 from phi3quant.verification import EvaluationText, verify
-
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
-
-
-class Size(click.ParamType[int]):
-    """A number of bytes such as ``2G`` or ``500M`` (decimal, as llama.cpp counts)."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Read the number."""
-        if isinstance(value, int):
-            return value
-        match = re.fullmatch(r"(\d+)([KMG]?)B?", str(value).strip().upper())
-        if match is None or not int(match[1]):
-            self.fail(f"{value!r} is not a size; write 2G or 500M", param, ctx)
-        return int(match[1]) * _UNITS[match[2]]
 
 
 @click.group()
@@ -57,7 +43,9 @@ def export() -> None:
     "F16 for a plain checkpoint]",
 )
 @options.tensor_type
-@click.option("--split-size", type=Size(), help="Start another file past this size, such as 2G.")
+@click.option(
+    "--split-size", type=options.Size(), help="Start another file past this size, such as 2G."
+)
 @click.option(
     "-o",
     "--output",
@@ -79,26 +67,90 @@ def gguf(model: str | None, kind: str | None, **given: Any) -> None:
 
     MODEL is a folder or a hub id; left out, it is the bundled phi3-tiny.
     """
-    quiet = given["quiet"]
-    use_threads(given["threads"])
     if given["tensor_types"] and not kind:
         raise click.UsageError("--tensor-type changes a --type; give one")
+
+    def make(model: str, output: Path, progress: Progress) -> Quantized:
+        return export_gguf(
+            model,
+            output,
+            kind=file_type(kind, given["tensor_types"]) if kind else None,
+            split_bytes=given["split_size"],
+            revision=given["revision"],
+            overwrite=given["overwrite"],
+            progress=progress,
+        )
+
+    output = _run(model, (kind or "gguf").lower(), make, "*.gguf", given)
+    note_phones(output, quiet=given["quiet"] or given["as_json"])
+
+
+@export.command()
+@click.argument("model", required=False)
+@options.onnx_layout
+@click.option(
+    "-o",
+    "--output",
+    type=options.OUTPUT_TYPE,
+    help="Folder to make.  [default: MODEL-onnx in the current folder]",
+)
+@click.option("--overwrite", is_flag=True, help="Replace OUT if phi3quant made it.")
+@click.option("--no-verify", is_flag=True, help="Don't score the result.")
+@options.evaluation_text
+@options.common
+def onnx(model: str | None, **given: Any) -> None:
+    """Write MODEL as an ONNX folder, for onnxruntime and onnxruntime-genai, and score it.
+
+    \b
+    phi3quant export onnx phi3-4bit                     the codes as they are
+    phi3quant export onnx phi3-4bit --embedding int4 --split-size 2G -o out
+    phi3quant export onnx phi3-4bit --opset 14 -o out   for older mobile runtimes
+    phi3quant export onnx ./my-finetune -o out          not quantized, to compare with
+
+    MODEL is a folder or a hub id; left out, it is the bundled phi3-tiny.
+    """
+    layout = OnnxOptions(**options.onnx_options(given))
+
+    def make(model: str, output: Path, progress: Progress) -> Quantized:
+        return export_onnx(
+            model,
+            output,
+            options=layout,
+            revision=given["revision"],
+            overwrite=given["overwrite"],
+            progress=progress,
+        )
+
+    _run(model, "onnx", make, "model.onnx*", given)
+
+
+def _run(
+    model: str | None,
+    ending: str,
+    make: Callable[[str, Path, Progress], Quantized],
+    pattern: str,
+    given: Mapping[str, Any],
+) -> Path:
+    """Export, score and report; gives the folder.
+
+    Args:
+        model: as it was given.
+        ending: of the folder's name, where none was given.
+        make: the export.
+        pattern: of the files to name.
+        given: the command's options.
+    """
+    quiet = given["quiet"]
+    use_threads(given["threads"])
     model = options.note_bundled(model, quiet=quiet)
     progress = progress_bars(quiet=quiet)
     name = locate(model, given["revision"]).name.split("/")[-1]
-    output = given["output"] or Path(f"{name}-{(kind or 'gguf').lower()}")
+    output: Path = given["output"] or Path(f"{name}-{ending}")
     started = time.monotonic()
-    made = export_gguf(
-        model,
-        output,
-        kind=file_type(kind, given["tensor_types"]) if kind else None,
-        split_bytes=given["split_size"],
-        revision=given["revision"],
-        overwrite=given["overwrite"],
-        progress=progress,
-    )
+    made = make(model, output, progress)
     seconds = time.monotonic() - started
-    files = sorted(output.glob("*.gguf"))
+    peak = peak_memory_bytes()
+    files = sorted(output.glob(pattern))
     evaluation = None
     if not given["no_verify"]:
         text = EvaluationText(
@@ -110,14 +162,17 @@ def gguf(model: str | None, kind: str | None, **given: Any) -> None:
             {
                 "files": [str(file) for file in files],
                 "seconds": round(seconds, 2),
-                "peak_memory_bytes": peak_memory_bytes(),
+                "peak_memory_bytes": peak,
                 "evaluation": evaluation.as_json() if evaluation else None,
             }
         )
-        return
+        return output
     if evaluation is not None:
         print_evaluation(evaluation)
-    note_phones(output, quiet=quiet)
     for file in files:
         click.echo(f"{file}: {file.stat().st_size / 1e6:.2f} MB")
-    click.echo(f"exported in {seconds:.1f} s{'' if evaluation else '; not verified'}")
+    click.echo(
+        f"exported in {seconds:.1f} s, peak memory {peak / 1e9:.2f} GB"
+        f"{'' if evaluation else '; not verified'}"
+    )
+    return output

@@ -1,5 +1,7 @@
 """``phi3quant inspect``."""
 
+from collections.abc import Mapping
+
 import click
 
 from phi3quant import inspection
@@ -20,8 +22,8 @@ def inspect(
     phi3quant inspect ./Phi-3-mini-4k-instruct
     phi3quant inspect ./phi3-4bit --json
 
-    PATH is a folder, plain or quantized, a .gguf file, or a hub id; left out, it is the bundled
-    phi3-tiny.
+    PATH is a folder, plain, quantized or ONNX, a .gguf file, or a hub id; left out, it is the
+    bundled phi3-tiny.
     """
     use_threads(threads)
     found = inspection.inspect(options.note_bundled(path, quiet=quiet), revision)
@@ -63,6 +65,14 @@ def _architecture(config: Phi3Config) -> list[tuple[str, str]]:
     ]
 
 
+def _listed(values: Mapping[str, object]) -> str:
+    """Keys with their values, in one line."""
+    return ", ".join(
+        f"{key}: {_listed(value)}" if isinstance(value, dict) else f"{key} {value}"
+        for key, value in values.items()
+    )
+
+
 def _provenance(manifest: dict[str, object]) -> list[tuple[str, str]]:
     if not manifest:
         return []
@@ -72,7 +82,7 @@ def _provenance(manifest: dict[str, object]) -> list[tuple[str, str]]:
     rows = []
     if isinstance(source, dict) and isinstance(recipe, dict) and isinstance(tools, dict):
         rows.append(("made from", f"{source.get('name')} by phi3quant {tools.get('phi3quant')}"))
-        rows.append(("recipe", ", ".join(f"{key} {value}" for key, value in recipe.items())))
+        rows.append(("recipe", _listed(recipe)))
     if isinstance(verified, dict):
         score = verified["artifact"]
         low, high = score["ratio_95"]

@@ -1,15 +1,26 @@
 """Options and values that several commands share."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from converters.onnx_options import (
+    ACCURACY_LEVELS,
+    DEFAULT_OPSET,
+    FLOATS,
+    IR_VERSIONS,
+    PORTABLE_OPSET,
+    STORAGES,
+)
 from phi3quant.hub import BUNDLED
 from phi3quant.scheme import WHOLE_ROW
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 
 
 class GroupSize(click.ParamType[int | None]):
@@ -47,6 +58,21 @@ class Percent(click.ParamType[float]):
         return share
 
 
+class Size(click.ParamType[int]):
+    """A number of bytes such as ``2G`` or ``500M`` (decimal, as llama.cpp counts)."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Read the number."""
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"(\d+)([KMG]?)B?", str(value).strip().upper())
+        if match is None or not int(match[1]):
+            self.fail(f"{value!r} is not a size; write 2G or 500M", param, ctx)
+        return int(match[1]) * _UNITS[match[2]]
+
+
 def common(command: Command) -> Command:
     """--revision, --threads, --quiet and --json."""
     for option in (
@@ -70,6 +96,57 @@ tensor_type = click.option(
     "'blk.0.*=f16'; may be repeated.",
 )
 """--tensor-type."""
+
+
+def onnx_layout(command: Command) -> Command:
+    """--accuracy-level, --embedding, --head, --opset, --io, --split-size; see ``onnx_options``."""
+    for option in (
+        click.option(
+            "--split-size",
+            type=Size(),
+            help="ONNX: start another data file past this size, such as 2G.",
+        ),
+        click.option(
+            "--io",
+            type=click.Choice(list(FLOATS)),
+            help="ONNX: type of inputs, outputs and products.  [default: fp32]",
+        ),
+        click.option(
+            "--opset",
+            type=click.Choice([str(number) for number in IR_VERSIONS]),
+            help=f"ONNX: operator set; {PORTABLE_OPSET} loads in older mobile runtimes.  "
+            f"[default: {DEFAULT_OPSET}]",
+        ),
+        click.option(
+            "--head",
+            type=click.Choice(STORAGES),
+            help="ONNX: how the head is stored.  [default: int8 beside codes]",
+        ),
+        click.option(
+            "--embedding",
+            type=click.Choice(STORAGES),
+            help="ONNX: how the embedding is stored.  [default: int8 beside codes]",
+        ),
+        click.option(
+            "--accuracy-level",
+            type=click.IntRange(ACCURACY_LEVELS.start, ACCURACY_LEVELS.stop - 1),
+            help="ONNX: 4 rounds activations to 8 bits, which is what phones are fast with; 0 "
+            "leaves them alone.  [default: 4]",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def onnx_options(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What was given of ``onnx_layout``'s options, as arguments of OnnxOptions."""
+    names = ("accuracy_level", "embedding", "head", "opset", "io", "split_size")
+    found = {name: given[name] for name in names if given[name] is not None}
+    if "split_size" in found:
+        found["split_bytes"] = found.pop("split_size")
+    if "opset" in found:
+        found["opset"] = int(found["opset"])
+    return found
 
 
 def evaluation_text(command: Command) -> Command:

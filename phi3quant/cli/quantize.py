@@ -7,8 +7,9 @@ from typing import Any
 
 import click
 
-from converters import FORMATS, to_gguf
+from converters import FORMATS, to_gguf, to_onnx
 from converters.gguf_policy import FILE_TYPES
+from converters.onnx_options import OnnxOptions
 from phi3quant.cli import options
 from phi3quant.cli.display import (
     note_phones,
@@ -82,6 +83,7 @@ _OUTPUT = (
         "in any case.",
     ),
     options.tensor_type,
+    options.onnx_layout,
     click.option(
         "--export",
         "formats",
@@ -129,6 +131,7 @@ def awq(**given: Any) -> None:
     phi3quant awq ./my-finetune -o out --asym --group-size 64 --calib train.jsonl
     phi3quant awq ./my-finetune -o out --export compressed-tensors,awq-gemm
     phi3quant awq ./my-finetune -o out --export gguf --gguf-type q4_k_m
+    phi3quant awq ./my-finetune -o out --export compressed-tensors,gguf,onnx
     phi3quant awq ./my-finetune -o out --max-ppl-increase 8%     (for CI: exit code 1 if worse)
 
     MODEL is a folder or a hub id; left out, it is the bundled phi3-tiny.
@@ -172,13 +175,20 @@ def rtn(**given: Any) -> None:
 def _run(method: str, given: dict[str, Any]) -> None:
     if given["no_verify"] and given["max_ppl_increase"] is not None:
         raise click.UsageError("--max-ppl-increase needs the verification that --no-verify drops")
+    formats = tuple(name.strip() for name in given["formats"].split(",") if name.strip())
+    layout = options.onnx_options(given)
+    if layout and to_onnx.FORMAT.name not in formats:
+        raise click.UsageError(
+            "--accuracy-level, --embedding, --head, --opset, --io and --split-size go with onnx "
+            "among the formats of --export"
+        )
     quiet = given["quiet"]
     use_threads(given["threads"])
     model = options.note_bundled(given["model"], quiet=quiet)
     recipe = Recipe(
         method,
         QuantScheme(given["bits"], given["group_size"], given["symmetric"]),
-        tuple(name.strip() for name in given["formats"].split(",") if name.strip()),
+        formats,
         Calibration(
             given["calib"],
             given["calib_field"],
@@ -189,6 +199,7 @@ def _run(method: str, given: dict[str, Any]) -> None:
         given["compensate"],
         given["gguf_type"],
         given["tensor_types"],
+        OnnxOptions(**layout),
     )
     output = given["output"] or Path(f"{_name(model, given)}-{method}-{recipe.scheme.bits}bit")
     progress = progress_bars(quiet=quiet)

@@ -15,7 +15,7 @@ from gguf import GGUFReader, TokenType
 from llama_cpp import Llama
 from torch.nn import functional
 
-from converters import open_model, open_tokenizer
+from converters import open_tokenizer, open_weights
 from converters.gguf_file import read_gguf
 from converters.gguf_policy import file_type
 from converters.gguf_tokenizer import build_tokenizer
@@ -70,7 +70,7 @@ def test_perplexity_by_its_own_protocol(kind: str, files: Mapping[str, Path], re
     theirs: list[torch.Tensor] = []
     ours: list[torch.Tensor] = []
     with torch.inference_mode():
-        own = own_logits(open_model(files[kind]), chunks)
+        own = own_logits(open_weights(files[kind]), chunks)
     for chunk, logits in zip(chunks, own, strict=True):
         llama.reset()
         llama.eval(chunk.tolist())

@@ -12,10 +12,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from converters import open_model
+from converters import open_weights
 from phi3quant.checkpoint import ModelWeights
 from phi3quant.model import embed, rms_norm
-from phi3quant.perplexity import final_states
+from phi3quant.predictor import final_states
 from phi3quant.tokenizer import load_tokenizer
 from tests.models import own_logits
 
@@ -30,7 +30,7 @@ def test_transformers_loads_compressed_tensors_and_writes(
     folder = awq["compressed-tensors"]
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     with torch.inference_mode():
-        difference = own_logits(open_model(folder), ids) - model(ids).logits
+        difference = own_logits(open_weights(folder), ids) - model(ids).logits
     assert float(difference.abs().max()) < 1e-3
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -48,7 +48,7 @@ def test_onnxruntime_genai_reads_awq_gemm(
 ) -> None:
     folder = request.getfixturevalue(method)["awq-gemm"]
     build(folder, tmp_path / "onnx", *BLOCKS_ONLY)
-    model = open_model(folder)
+    model = open_weights(folder)
     hidden = final_states(model, ids, lambda _steps: None)
     expected = rms_norm(hidden, model.final_norm(), model.config.rms_norm_eps)
     found = run_onnx(tmp_path / "onnx" / "model.onnx", ids, model)

@@ -1,0 +1,24 @@
+"""FP32 values as FP16 ones, refused where they don't fit."""
+
+import torch
+
+from phi3quant.errors import CheckpointError
+
+
+def to_half(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    """Round to FP16.
+
+    Args:
+        name: of the tensor, for the message.
+        tensor: floats.
+
+    Raises:
+        CheckpointError: a value is too large.
+    """
+    half = tensor.half()
+    if not torch.isfinite(half).all():
+        raise CheckpointError(
+            f"tensor {name} has a value of {float(tensor.abs().max()):g}, which doesn't fit FP16; "
+            "a format that stores it as FP16 can't hold it"
+        )
+    return half

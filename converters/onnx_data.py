@@ -1,0 +1,252 @@
+"""External data of an ONNX model: planned first, then streamed in that order, hashed on the way."""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+import torch
+from onnx import TensorProto
+
+from phi3quant.checkpoint import read_json_if_there, sha256
+from phi3quant.errors import CheckpointError
+from phi3quant.output import write_json
+from phi3quant.tensor_stream import TensorSpec
+
+DATA_FILE = "model.onnx.data"
+FILE_LIST = "files.json"
+"""Bytes and SHA-256 of every other file of a model's folder."""
+
+# What mapping a file into memory takes at a time on every system; smaller tensors are copied.
+_PAGE, _SMALL_PAGE = 64 << 10, 64
+_LARGE = 1 << 20
+
+TYPES: Mapping[torch.dtype, int] = {
+    torch.float32: TensorProto.FLOAT,
+    torch.float16: TensorProto.FLOAT16,
+    torch.uint8: TensorProto.UINT8,
+    torch.int64: TensorProto.INT64,
+    torch.int32: TensorProto.INT32,
+}
+"""ONNX's numbers of the types that are written."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tensor's bytes lie."""
+
+    file: str
+    offset: int
+    nbytes: int
+
+
+def place_tensors(specs: Sequence[TensorSpec], split_bytes: int | None) -> dict[str, Place]:
+    """Decide where every tensor goes, in the order given.
+
+    Args:
+        specs: name, type and shape of each.
+        split_bytes: start another file before one grows past this; a larger tensor stands alone.
+    """
+    places: dict[str, Place] = {}
+    number, end = 0, 0
+    for spec in specs:
+        page = _PAGE if spec.nbytes >= _LARGE else _SMALL_PAGE
+        offset = -(-end // page) * page
+        if split_bytes is not None and offset and offset + spec.nbytes > split_bytes:
+            number, offset = number + 1, 0
+        file = f"{DATA_FILE}_{number}" if number else DATA_FILE
+        places[spec.name] = Place(file, offset, spec.nbytes)
+        end = offset + spec.nbytes
+    return places
+
+
+def tensor_proto(name: str, spec: TensorSpec, place: Place) -> TensorProto:
+    """An initializer whose bytes lie elsewhere."""
+    proto = TensorProto(
+        name=name,
+        data_type=TYPES[spec.dtype],
+        dims=spec.shape,
+        data_location=TensorProto.EXTERNAL,
+    )
+    for key, value in (
+        ("location", place.file),
+        ("offset", place.offset),
+        ("length", place.nbytes),
+    ):
+        proto.external_data.add(key=key, value=str(value))
+    return proto
+
+
+class DataStream:
+    """Writes tensors at their places, one piece in memory at a time.
+
+    Closing it without an error makes sure that all of them came.
+    """
+
+    def __init__(
+        self, folder: Path, specs: Sequence[TensorSpec], places: Mapping[str, Place]
+    ) -> None:
+        self._folder = folder
+        self._queue = list(specs)
+        self._places = places
+        self._file: IO[bytes] | None = None
+        self._name = ""
+        self._hash = hashlib.sha256()
+        self.files: dict[str, dict[str, Any]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._close()
+        if kind is None and self._queue:
+            raise ValueError(f"tensor {self._queue[0].name} was never written")
+
+    def write(self, name: str, pieces: Iterable[torch.Tensor]) -> None:
+        """Write the next tensor, in pieces along its first axis.
+
+        Raises:
+            ValueError: it is not the one that was planned for this place, or of another type or
+                size.
+        """
+        spec = self._queue.pop(0)
+        if spec.name != name:
+            raise ValueError(f"expected tensor {spec.name}, got {name}")
+        place = self._places[name]
+        if place.file != self._name:
+            self._open(place.file)
+        assert self._file is not None
+        self._append(bytes(place.offset - self._file.tell()))
+        for piece in pieces:
+            if piece.dtype != spec.dtype:
+                raise ValueError(f"tensor {name} is {piece.dtype}; {spec.dtype} was planned")
+            data = piece.detach().contiguous().reshape(-1).view(torch.uint8)
+            self._append(data.numpy().data)
+        if self._file.tell() != place.offset + place.nbytes:
+            written = self._file.tell() - place.offset
+            raise ValueError(f"tensor {name} has {written} bytes; {place.nbytes} were planned")
+
+    def _append(self, data: bytes | memoryview) -> None:
+        assert self._file is not None
+        self._file.write(data)
+        self._hash.update(data)
+
+    def _open(self, name: str) -> None:
+        self._close()
+        self._name = name
+        self._hash = hashlib.sha256()
+        self._file = (self._folder / name).open("wb")
+
+    def _close(self) -> None:
+        if self._file is not None:
+            size = self._file.tell()
+            self._file.close()
+            self._file = None
+            self.files[self._name] = {"bytes": size, "sha256": self._hash.hexdigest()}
+
+
+def write_file_list(folder: Path, known: Mapping[str, Mapping[str, Any]]) -> None:
+    """List all files of a folder.
+
+    Args:
+        folder: where they are.
+        known: entries of files that were hashed while they were written.
+    """
+    listed = {
+        path.name: known.get(path.name) or {"bytes": path.stat().st_size, "sha256": sha256(path)}
+        for path in sorted(folder.iterdir())
+        if path.is_file()
+    }
+    write_json(folder / FILE_LIST, listed)
+
+
+def check_sizes(folder: Path, needed: Mapping[str, int]) -> None:
+    """Make sure that data files are whole, by their sizes.
+
+    Args:
+        folder: of the model.
+        needed: for each data file, where the last tensor in it ends.
+
+    Raises:
+        CheckpointError: one is missing or shorter, or has another size than was listed.
+    """
+    listed = _listed(folder)
+    for name, end in needed.items():
+        path = folder / name
+        if not path.is_file():
+            raise CheckpointError(f"{path} is missing; the model's weights are in it")
+        size = path.stat().st_size
+        expected = listed.get(name, {}).get("bytes", size)
+        if size < end or size != expected:
+            raise CheckpointError(
+                f"{path} has {size} bytes, not {max(end, expected)}; it was cut short or "
+                "replaced: copy it again"
+            )
+
+
+def check_hashes(folder: Path, names: Iterable[str]) -> None:
+    """Make sure that files hold what was written; those that aren't listed pass.
+
+    Raises:
+        CheckpointError: one doesn't.
+    """
+    listed = _listed(folder)
+    for name in names:
+        expected = listed.get(name, {}).get("sha256")
+        if expected is not None and sha256(folder / name) != expected:
+            raise CheckpointError(
+                f"{folder / name} is damaged: its SHA-256 is not the one in {FILE_LIST}; "
+                "copy it again"
+            )
+
+
+def external_ends(tensors: Iterable[TensorProto], where: Path) -> dict[str, int]:
+    """For each file that tensors lie in, where the last of them ends.
+
+    Args:
+        tensors: of a graph.
+        where: the graph's file.
+
+    Raises:
+        CheckpointError: a tensor claims to lie outside the model's folder, or nowhere.
+    """
+    ends: dict[str, int] = {}
+    for tensor in tensors:
+        if tensor.data_location == TensorProto.EXTERNAL:
+            place = place_of(tensor, where)
+            ends[place.file] = max(ends.get(place.file, 0), place.offset + place.nbytes)
+    return ends
+
+
+def place_of(tensor: TensorProto, where: Path) -> Place:
+    """Where an external tensor lies.
+
+    Raises:
+        CheckpointError: as external_ends.
+    """
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    file = entries.get("location", "")
+    numbers = [entries.get(key, "0") for key in ("offset", "length")]
+    if not file or Path(file).name != file or not all(map(str.isdecimal, numbers)):
+        raise CheckpointError(
+            f"{where} places tensor {tensor.name} in {file!r} at {' + '.join(numbers)}, "
+            "which is no file beside it"
+        )
+    return Place(file, *map(int, numbers))
+
+
+def _listed(folder: Path) -> dict[str, Any]:
+    path = folder / FILE_LIST
+    listed = read_json_if_there(path)
+    for entry in listed.values():
+        values = entry if isinstance(entry, dict) else {}
+        if [type(values.get(key)) for key in ("bytes", "sha256")] != [int, str]:
+            raise CheckpointError(f"{path} is no list of files with bytes and sha256")
+    return listed
