@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from phi3quant.codecs import affine
 from phi3quant.errors import SchemeError
-from phi3quant.gram import grouped_output_error
+from phi3quant.gram import grouped_output_error, output_error
 from phi3quant.qtensor import QuantizedTensor
 from phi3quant.scheme import BITS, GROUP_SIZES, QuantScheme
 
@@ -112,6 +112,71 @@ def test_searching_scales_never_errs_more_than_plain_ones(
         )
     )
     assert (searched <= plain * (1 + 1e-4) + 1e-12).all()
+
+
+def correlated(columns: int, seed: int = 0) -> torch.Tensor:
+    """A Gram matrix [columns, columns] of inputs that have much to do with one another."""
+    generator = torch.Generator().manual_seed(seed)
+    mixing = torch.randn(columns, columns, generator=generator) / columns**0.5
+    x = torch.randn(3 * columns, columns, generator=generator) @ mixing
+    return x.T @ x / len(x)
+
+
+@settings(max_examples=60, deadline=None)
+@given(problems(), st.integers(0, 1000))
+def test_compensated_codes_and_scales_stay_in_range(
+    problem: tuple[torch.Tensor, QuantScheme], seed: int
+) -> None:
+    weight, scheme = problem
+    tensor = affine.quantize_compensated(weight, scheme, correlated(weight.shape[1], seed))
+    assert int(tensor.codes.max()) <= scheme.max_code
+    assert torch.isfinite(tensor.scales).all()
+    assert (tensor.scales != 0).all()
+
+
+@pytest.mark.parametrize(
+    "scheme",
+    [QuantScheme(), QuantScheme(4, 128), QuantScheme(4, 64, symmetric=False), QuantScheme(4, None)],
+    ids=str,
+)
+def test_compensation_pays_where_inputs_are_correlated(scheme: QuantScheme) -> None:
+    weight = torch.randn(70, 256, generator=torch.Generator().manual_seed(0))
+    gram = correlated(256)
+    searched, compensated = (
+        float(output_error(function(weight, scheme, gram).dequantize() - weight, gram).sum())
+        for function in (affine.quantize_clipped, affine.quantize_compensated)
+    )
+    assert compensated < 0.7 * searched
+
+
+@pytest.mark.parametrize("gram", [torch.eye(128), torch.zeros(128, 128)], ids=["white", "dead"])
+def test_without_correlations_compensation_is_rounding_to_nearest(gram: torch.Tensor) -> None:
+    weight = torch.randn(20, 128, generator=torch.Generator().manual_seed(1))
+    for scheme in (QuantScheme(), QuantScheme(4, 64, symmetric=False)):
+        plain = affine.quantize_clipped(weight, scheme, torch.eye(128))
+        found = affine.quantize_compensated(weight, scheme, gram)
+        assert torch.equal(found.codes, plain.codes)
+        assert torch.equal(found.scales, plain.scales)
+
+
+def test_compensation_follows_the_brain_surgeon() -> None:
+    """Against the method that GPTQ computes faster: invert what is left, after every column."""
+    scheme, damping = QuantScheme(4, 16), 0.01
+    weight = torch.randn(5, 64, generator=torch.Generator().manual_seed(2))
+    gram = correlated(64, seed=4)
+    # In falling order already, so that columns keep their places.
+    strength = torch.linspace(3, 0.5, 64)
+    gram *= strength[:, None] * strength / gram.diagonal().sqrt()[:, None] / gram.diagonal().sqrt()
+    found = affine.quantize_compensated(weight, scheme, gram, damping)
+    damped = gram.double() + damping * gram.diagonal().mean().double() * torch.eye(64)
+    left = weight.double()
+    for column in range(64):
+        scale = found.scales[:, column // 16].double()
+        codes = (left[:, column] / scale + 8).round().clamp(0, 15)
+        assert torch.equal(codes.to(torch.uint8), found.codes[:, column])
+        off = left[:, column] - (codes - 8) * scale
+        inverse = torch.linalg.inv(damped[column:, column:])
+        left[:, column:] -= off[:, None] * inverse[0] / inverse[0, 0]
 
 
 def test_searching_scales_pays_on_normal_weights() -> None:

@@ -7,7 +7,14 @@ from transformers import Phi3ForCausalLM
 
 from calib import capture
 from phi3quant.checkpoint import open_checkpoint
-from phi3quant.gram import Gram, diagonal_blocks, grouped_output_error, output_error
+from phi3quant.gram import (
+    Gram,
+    diagonal_blocks,
+    grouped_output_error,
+    inverse_factor,
+    output_error,
+    remaining_metrics,
+)
 from phi3quant.layout import LINEARS
 from phi3quant.model import embed, sequence_context
 from tests.models import VARIANTS, VOCABULARY
@@ -91,3 +98,29 @@ def test_groups_are_measured_by_their_own_blocks() -> None:
         part = slice(4 * group, 4 * group + 4)
         direct = (x[:, part] @ error[:, part].T).square().mean(dim=0)
         assert torch.allclose(found[:, group], direct, rtol=1e-4)
+
+
+def correlated(columns: int) -> torch.Tensor:
+    """A Gram matrix whose columns have much to do with one another."""
+    generator = torch.Generator().manual_seed(columns)
+    mixing = torch.randn(columns, columns, generator=generator)
+    x = torch.randn(500, columns, generator=generator) @ mixing
+    return x.T @ x / len(x)
+
+
+def test_the_factor_is_that_of_the_damped_inverse() -> None:
+    gram = correlated(12)
+    factor = inverse_factor(gram, 0.1)
+    damped = gram + 0.1 * gram.diagonal().mean() * torch.eye(12)
+    assert torch.equal(factor, factor.triu())
+    assert torch.allclose(factor.T @ factor, torch.linalg.inv(damped), rtol=1e-3, atol=1e-5)
+    assert torch.equal(inverse_factor(torch.zeros(5, 5), 0.1), torch.eye(5))
+
+
+def test_remaining_metrics_are_schur_complements_of_the_later_columns() -> None:
+    gram = correlated(12)
+    found = remaining_metrics(inverse_factor(gram, 1e-9), 4)
+    for group in range(3):
+        here, later = slice(4 * group, 4 * group + 4), slice(4 * group + 4, None)
+        lost = gram[here, later] @ torch.linalg.solve(gram[later, later], gram[later, here])
+        assert torch.allclose(found[group], gram[here, here] - lost, rtol=1e-2, atol=1e-3)
