@@ -1,4 +1,4 @@
-"""FP32 values as FP16 ones, refused where they don't fit."""
+"""Floats of any type as FP16 or FP32, refused where that can't hold them."""
 
 import torch
 
@@ -22,3 +22,19 @@ def to_half(name: str, tensor: torch.Tensor) -> torch.Tensor:
             "a format that stores it as FP16 can't hold it"
         )
     return half
+
+
+def to_full(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    """Convert to FP32.
+
+    Args:
+        name: of the tensor, for the message.
+        tensor: floats.
+
+    Raises:
+        CheckpointError: a value is NaN or infinite.
+    """
+    full = tensor.float()
+    if not torch.isfinite(full).all():
+        raise CheckpointError(f"tensor {name} holds NaN or infinity; the checkpoint is damaged")
+    return full

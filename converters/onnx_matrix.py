@@ -6,7 +6,7 @@ from typing import Protocol
 
 import torch
 
-from converters.half import to_half
+from converters.half import to_full, to_half
 from converters.onnx_data import TYPES
 from converters.onnx_nodes import CONTRIB, Graph
 from converters.onnx_repack import to_nbits, zero_point_bytes
@@ -76,7 +76,7 @@ class FloatMatrix:
     def pieces(self, weight: Weight) -> Pieces:
         """See Matrix."""
         plain = weight if isinstance(weight, torch.Tensor) else weight.dequantize()
-        convert = to_half if self.dtype == torch.float16 else _full
+        convert = to_half if self.dtype == torch.float16 else to_full
         yield f"{self.name}.weight", (convert(self.name, part) for part in _parts(plain))
 
     def multiply(
@@ -187,12 +187,8 @@ class CodeMatrix:
         if isinstance(weight, QuantizedTensor) and weight.scheme == self.scheme:
             return [weight]
         plain = weight if isinstance(weight, torch.Tensor) else weight.dequantize()
-        return (affine.quantize(part.float(), self.scheme) for part in _parts(plain))
+        return (affine.quantize(to_full(self.name, part), self.scheme) for part in _parts(plain))
 
 
 def _parts(weight: torch.Tensor) -> Iterable[torch.Tensor]:
     return torch.split(weight, max(1, _CHUNK_WEIGHTS // weight.shape[1]))
-
-
-def _full(_name: str, weight: torch.Tensor) -> torch.Tensor:
-    return weight.float()

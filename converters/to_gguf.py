@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -32,7 +33,7 @@ from phi3quant.codecs import Codecs
 from phi3quant.codecs.affine import AffineCodec
 from phi3quant.codecs.blocks import TYPES, BlockCodec, BlockTensor, BlockType
 from phi3quant.config import Phi3Config
-from phi3quant.errors import SchemeError
+from phi3quant.errors import CheckpointError, SchemeError
 from phi3quant.layout import BLOCK_TENSORS, EMBEDDING, FINAL_NORM, HEAD, LINEARS, Shape
 from phi3quant.qblock import QuantizedBlock
 from phi3quant.qtensor import Quantized, QuantizedTensor
@@ -85,6 +86,9 @@ class GgufWriter:
         self._writer.write_kv_data_to_file()
         self._writer.write_ti_data_to_file()
         self._pending = list(self._types)
+        # A tensor is written while the next one is encoded.
+        self._disk = ThreadPoolExecutor(1)
+        self._written: Future[None] | None = None
         if config.long_rope is not None:
             for tensor, factors in (
                 (ROPE_LONG, config.long_rope.long_factor),
@@ -101,7 +105,12 @@ class GgufWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._writer.close()
+        try:
+            if kind is None and self._written is not None:
+                self._written.result()
+        finally:
+            self._disk.shutdown()
+            self._writer.close()
         if kind is None and self._pending:
             raise ValueError(f"{self._pending[0]} was never written")
 
@@ -127,7 +136,13 @@ class GgufWriter:
     def _write(self, name: str, tensor: torch.Tensor | Quantized) -> None:
         if self._pending.pop(0) != name:
             raise ValueError(f"{name} comes out of order")
-        self._writer.write_tensor_data(_stored(self._types[name][0], tensor))
+        try:
+            data = _stored(self._types[name][0], tensor)
+        except CheckpointError as error:
+            raise CheckpointError(f"tensor {name} can't be written: {error}") from None
+        if self._written is not None:
+            self._written.result()
+        self._written = self._disk.submit(self._writer.write_tensor_data, data)
 
 
 def natural_type(scheme: QuantScheme) -> FileType:

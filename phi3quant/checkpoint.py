@@ -130,8 +130,8 @@ class TensorFolder:
             raise CheckpointError(f"can't read tensor {name} from {file}: {error}") from None
         return tensor
 
-    def load_checked(self, name: str) -> torch.Tensor:
-        """Read one tensor in its stored dtype and make sure that all of it is finite.
+    def load_finite(self, name: str) -> torch.Tensor:
+        """Read one tensor as FP32 and make sure that all of it is finite.
 
         Raises:
             CheckpointError: as load; or NaN or infinity stands in the tensor.
@@ -144,15 +144,7 @@ class TensorFolder:
                 f"tensor {name} in {self.tensors[name].file} has {bad} values that are NaN "
                 f"or infinite, the first at {first}; the checkpoint is damaged"
             )
-        return tensor
-
-    def load_finite(self, name: str) -> torch.Tensor:
-        """Read one tensor as FP32 and make sure that all of it is finite.
-
-        Raises:
-            CheckpointError: as load_checked.
-        """
-        return self.load_checked(name).float()
+        return tensor.float()
 
 
 def _count_not_finite(tensor: torch.Tensor) -> int:

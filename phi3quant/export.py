@@ -186,11 +186,11 @@ def _export(
             target.open(partial, source) as writer,
             progress(f"exporting ({target.title})", config.num_hidden_layers) as step,
         ):
-            writer.embedding(opened.store.load_checked(EMBEDDING))
+            writer.embedding(opened.store.load(EMBEDDING))
             for index in range(config.num_hidden_layers):
                 writer.tensors(index, _tensors(opened, index))
                 step()
-            head = None if config.tie_word_embeddings else opened.store.load_checked(HEAD)
+            head = None if config.tie_word_embeddings else opened.store.load(HEAD)
             writer.final(opened.final_norm(), head)
         recipe = {"method": "export", "format": target.format, **target.recipe}
         manifest.write_manifest(partial, described.result(), recipe, None, [])
@@ -205,10 +205,16 @@ def _default_type(model: _Exportable) -> FileType:
 
 
 def _tensors(model: _Exportable, index: int) -> Mapping[str, torch.Tensor | QuantizedTensor]:
-    """A block's tensors as they are stored: codes where there are any, else any float type."""
-    return {
-        key: model.quantized(index, key)
-        if isinstance(model, PackedCheckpoint) and key in LINEARS
-        else model.store.load_checked(block_tensor_name(index, key))
-        for key in BLOCK_TENSORS
-    }
+    """A block's tensors as they are stored: codes where there are any, else any float type.
+
+    Writers make sure that plain matrices are finite, while they convert them.
+    """
+    block: dict[str, torch.Tensor | QuantizedTensor] = {}
+    for key in BLOCK_TENSORS:
+        if key not in LINEARS:
+            block[key] = model.store.load_finite(block_tensor_name(index, key))
+        elif isinstance(model, PackedCheckpoint):
+            block[key] = model.quantized(index, key)
+        else:
+            block[key] = model.store.load(block_tensor_name(index, key))
+    return block

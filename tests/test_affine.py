@@ -119,7 +119,8 @@ def correlated(columns: int, seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     mixing = torch.randn(columns, columns, generator=generator) / columns**0.5
     x = torch.randn(3 * columns, columns, generator=generator) @ mixing
-    return x.T @ x / len(x)
+    gram: torch.Tensor = x.T @ x / len(x)
+    return gram
 
 
 @settings(max_examples=60, deadline=None)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from gguf import GGUFReader
+from safetensors.torch import load_file, save_file
 
 from converters import open_tokenizer, open_weights
 from converters.from_gguf import GgufCheckpoint, open_gguf
@@ -99,7 +100,7 @@ def test_awq_chooses_codes_for_the_files_own_types(kind: str, tmp_path: Path) ->
     sizes = [open_gguf(path).weight_bytes for path in (tmp_path / "awq", plain)]
     assert sizes[0] == sizes[1]
     manifest = json.loads((tmp_path / "awq" / "phi3quant.json").read_text())
-    common = {"tensor_types": [], "formats": ["gguf"]}
+    common = {"compensate": True, "tensor_types": [], "formats": ["gguf"]}
     assert manifest["recipe"] == {"method": "awq", "gguf_type": kind, **common}
 
 
@@ -351,7 +352,7 @@ def test_what_cannot_be_exported_is_explained(
     with pytest.raises(SchemeError, match="no GGUF type 'q3_x'"):
         export_gguf("phi3-tiny", tmp_path / "out", kind=file_type("q3_x"))
     file = export("phi3-tiny", tmp_path / "once", "q4_0")
-    with pytest.raises(CheckpointError, match="GGUF file already"):
+    with pytest.raises(CheckpointError, match="is GGUF Q4_0 already"):
         export_gguf(file, tmp_path / "out")
     with pytest.raises(CheckpointError, match="GGUF file; give the folder"):
         quantize(file, tmp_path / "out", Recipe("rtn"))
@@ -362,4 +363,15 @@ def test_what_cannot_be_exported_is_explained(
     recipe = Recipe("rtn", QuantScheme(8, 32, symmetric=False), ("gguf",))
     with pytest.raises(SchemeError, match="GGUF has no type"):
         quantize(checkpoint_folder("gqa"), tmp_path / "out", recipe)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", ["q4_0", "q4_k_m", "f16"])
+def test_damaged_weights_are_not_written(kind: str, tmp_path: Path) -> None:
+    make_model(tmp_path / "bad")
+    weights = load_file(tmp_path / "bad" / "model.safetensors")
+    weights["model.layers.1.mlp.down_proj.weight"][3, 5] = float("nan")
+    save_file(weights, tmp_path / "bad" / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"blk\.1\.ffn_down\.weight.*NaN or infinity"):
+        export_gguf(tmp_path / "bad", tmp_path / "out", kind=file_type(kind))
     assert not (tmp_path / "out").exists()

@@ -12,12 +12,14 @@ import torch
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
 
 from phi3quant.codecs import k_quants, legacy_quants
-from phi3quant.errors import SchemeError
+from phi3quant.errors import CheckpointError, SchemeError
 from phi3quant.parallel import over_rows
 
 Encode = Callable[[torch.Tensor, torch.Tensor | None], np.ndarray]
 Kernel = Callable[[np.ndarray, np.ndarray, np.ndarray], None]
 """Fills uint8 [blocks, block_bytes] from FP32 [weights] and the importance [columns] or [0]."""
+_Store = Callable[[torch.Tensor, np.ndarray, np.ndarray], None]
+"""A Kernel that takes FP32 [rows, columns]."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,8 @@ class BlockType:
     Attributes:
         type: the gguf library's number for it.
         encode: weights [rows, columns] of any float type, and the importance of each column (FP32)
-            if there is one, to an array of bytes [rows, row_bytes].
+            if there is one, to bytes uint8 [rows, row_bytes]. Raises CheckpointError if a weight is
+            not finite, SchemeError if one doesn't fit the type.
         group: weights that share a scale.
     """
 
@@ -107,33 +110,43 @@ class BlockCodec:
 
 
 def _float(kind: GGMLQuantizationType, dtype: torch.dtype) -> BlockType:
-    def encode(weight: torch.Tensor, _importance: torch.Tensor | None) -> np.ndarray:
-        stored = weight.to(dtype)
+    def store(values: torch.Tensor, _importance: np.ndarray, packed: np.ndarray) -> None:
+        stored = values.to(dtype)
         if not torch.isfinite(stored).all():
             raise SchemeError(
-                f"a weight of {float(weight.abs().max()):g} doesn't fit {kind.name}; "
+                f"a weight of {float(values.abs().max()):g} doesn't fit {kind.name}; "
                 "choose BF16 or F32"
             )
-        return stored.contiguous().view(torch.uint8).numpy()
+        packed[:] = stored.contiguous().view(torch.uint8).view(packed.shape).numpy()
 
-    return BlockType(kind, encode, 1)
+    return _block_type(kind, store, 1)
 
 
 def _quantized(kind: GGMLQuantizationType, kernel: Kernel, group: int = 32) -> BlockType:
-    block, block_bytes = GGML_QUANT_SIZES[kind]
+    def store(values: torch.Tensor, importance: np.ndarray, packed: np.ndarray) -> None:
+        kernel(values.numpy().reshape(-1), importance, packed)
+
+    return _block_type(kind, store, group)
+
+
+def _block_type(kind: GGMLQuantizationType, store: _Store, group: int) -> BlockType:
+    block, block_bytes = (int(number) for number in GGML_QUANT_SIZES[kind])
 
     def encode(weight: torch.Tensor, importance: torch.Tensor | None) -> np.ndarray:
-        rows, columns = weight.shape
+        rows, columns = weight.view(-1, weight.shape[-1]).shape
         weights = np.empty(0, np.float32) if importance is None else importance.numpy()
         packed = np.empty((rows, columns // block, block_bytes), np.uint8)
+        every = weight.view(rows, columns)
 
         def encode_part(part: slice) -> None:
-            # Converted here, where a part fits a core's cache.
-            flat = weight[part].float().numpy().reshape(-1)
-            kernel(flat, weights, packed[part].reshape(-1, block_bytes))
+            # Converted and checked here, where a part fits a core's cache.
+            values = every[part].float()
+            if not torch.isfinite(values.sum()) and not torch.isfinite(values).all():
+                raise CheckpointError("it holds NaN or infinity")
+            store(values, weights, packed[part].reshape(-1, block_bytes))
 
         over_rows(rows, columns, encode_part)
-        return packed.reshape(rows, -1)
+        return packed.reshape(*weight.shape[:-1], -1)
 
     return BlockType(kind, encode, group)
 
