@@ -10,10 +10,12 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 # must be compiled again when that one changes.
 export NUMBA_CACHE_DIR := $(CURDIR)/build/kernels-$(shell cat phi3quant/codecs/*.py | cksum | cut -d' ' -f1)
 
-.PHONY: help demo test check test-real real tiny bench format clean
+.PHONY: help demo gate baseline test check test-real real tiny bench format clean
 
 help:
 	@echo 'make demo       quantize the bundled model by RTN and AWQ, and compare them'
+	@echo 'make gate       hold the bundled model, quantized, against its committed baseline'
+	@echo 'make baseline   put the bundled model as it comes out now into that baseline; REASON=... says why'
 	@echo 'make test       the tests'
 	@echo 'make check      formatting, lint, types, layers'
 	@echo 'make real       fetch a real model (135M parameters) into models/real'
@@ -45,6 +47,17 @@ demo: $(VENV)/.installed
 	$(BIN)/phi3quant rtn --bits 4 -o build/demo/rtn --overwrite --no-verify
 	$(BIN)/phi3quant awq --bits 4 -o build/demo/awq --overwrite --no-verify
 	$(BIN)/phi3quant perplexity phi3-tiny build/demo/rtn build/demo/awq
+
+# The commands of docs/ci/gate.yml; tests/test_ci_recipe.py holds them against it.
+gate: $(VENV)/.installed
+	$(BIN)/phi3quant awq phi3-tiny --samples 16 -o build/gate/artifact --overwrite --no-verify
+	$(BIN)/phi3quant verify build/gate/artifact
+	$(BIN)/phi3quant check build/gate/artifact --baseline docs/ci/phi3-tiny.baseline --max-ppl-increase 1% --max-drift 0.2% --junit build/gate/junit.xml --report build/gate/report.json
+
+# After a change that moves the bundled model's results on purpose: make baseline REASON='...'
+baseline: $(VENV)/.installed
+	$(BIN)/phi3quant awq phi3-tiny --samples 16 -o build/gate/artifact --overwrite --no-verify
+	$(BIN)/phi3quant baseline update build/gate/artifact --baseline docs/ci/phi3-tiny.baseline --reason '$(REASON)'
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest --ignore=tests/real

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from converters import to_awq_gemm, to_compressed_tensors, to_gguf, to_onnx
 from converters.from_gguf import is_gguf, open_gguf
-from converters.from_onnx import OnnxModel, at_levels, is_onnx, open_onnx
+from converters.from_onnx import OnnxModel, at_levels, open_onnx
 from converters.gguf_tokenizer import build_tokenizer
 from converters.layout import PackedLayout
+from converters.onnx_file import is_onnx
 from converters.packed import open_packed, packed_format
 from converters.writer import Format
 from phi3quant.checkpoint import StoredWeights, open_checkpoint, open_tensors

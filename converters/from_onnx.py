@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from google.protobuf.message import DecodeError
 from onnx import ModelProto, NodeProto, TensorProto, helper
 from torch.nn import functional
 
 from converters.onnx_data import check_hashes, check_sizes, external_ends, place_of
+from converters.onnx_file import MODEL_FILE, read_graph
 from converters.onnx_graph import (
     IDS,
     LOGITS,
@@ -28,7 +28,6 @@ from converters.onnx_surgery import (
     set_accuracy_level,
     tensor_type,
 )
-from converters.to_onnx import MODEL_FILE
 from phi3quant.config import Phi3Config, read_config
 from phi3quant.errors import CheckpointError, InputError
 from phi3quant.predictor import PIECE_ROWS, Predictions, Progress
@@ -185,21 +184,13 @@ def open_onnx(folder: Path) -> OnnxModel:
         CheckpointError: the graph can't be read, or a data file is missing or cut short.
     """
     config = read_config(folder)
-    graph = ModelProto()
-    path = folder / MODEL_FILE
-    try:
-        graph.ParseFromString(path.read_bytes())
-    except (DecodeError, OSError) as error:
-        raise CheckpointError(f"{path} is no ONNX model: {error}; copy it again") from None
+    graph = read_graph(folder)
     if not any(value.name == LOGITS for value in graph.graph.output):
-        raise CheckpointError(f"{path} is no language model: it has no output {LOGITS}")
+        raise CheckpointError(
+            f"{folder / MODEL_FILE} is no language model: it has no output {LOGITS}"
+        )
     check_sizes(folder, _ends(folder, graph))
     return OnnxModel(folder, config, graph)
-
-
-def is_onnx(path: Path) -> bool:
-    """Whether this is a folder with a graph."""
-    return (path / MODEL_FILE).is_file()
 
 
 def at_levels(model: OnnxModel) -> dict[int, OnnxModel]:

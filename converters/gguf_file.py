@@ -21,7 +21,7 @@ from phi3quant.errors import CheckpointError
 
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
-_STRING, _ARRAY = 8, 9
+STRING, _ARRAY = 8, 9
 _SCALARS: Mapping[int, str] = {
     0: "B",
     1: "b",
@@ -68,11 +68,13 @@ class GgufModel:
         files: in order.
         fields: metadata of the first.
         tensors: by name.
+        spans: for each of the fields, where its entry begins and ends in the first file.
     """
 
     files: tuple[Path, ...]
     fields: Mapping[str, Any]
     tensors: Mapping[str, StoredTensor]
+    spans: Mapping[str, tuple[int, int]]
 
     def load(self, name: str) -> torch.Tensor:
         """A tensor's weights, FP32.
@@ -105,14 +107,16 @@ def read_gguf(path: Path) -> GgufModel:
         CheckpointError: it is no GGUF file, or its header contradicts itself or the file's size.
     """
     files = _parts(path)
-    headers = [_Header(file).read() for file in files]
+    cursors = [_Header(file) for file in files]
+    headers = [cursor.read() for cursor in cursors]
+    spans = cursors[0].spans
     tensors: dict[str, StoredTensor] = {}
     for file, (_, found) in zip(files, headers, strict=True):
         for name, stored in found.items():
             if name in tensors:
                 raise CheckpointError(f"{file}: tensor {name} stands in another part too")
             tensors[name] = stored
-    return GgufModel(files, headers[0][0], tensors)
+    return GgufModel(files, headers[0][0], tensors, spans)
 
 
 def _parts(path: Path) -> tuple[Path, ...]:
@@ -134,6 +138,8 @@ class _Header:
     def __init__(self, file: Path) -> None:
         self._file = file
         self._at = 0
+        self.spans: dict[str, tuple[int, int]] = {}
+        """Where the entry of each metadata key begins and ends; filled by ``read``."""
         try:
             with file.open("rb") as handle:
                 self._data: Any = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
@@ -153,20 +159,22 @@ class _Header:
         self._check_count("metadata entries", field_count, 13)
         fields: dict[str, Any] = {}
         for _ in range(field_count):
+            start = self._at
             key = self._string()
             if key in fields:
                 self._refuse(f"has the key {key!r} twice")
             fields[key] = self._value(self._scalar("I"))
+            self.spans[key] = (start, self._at)
         entries = [self._tensor_entry() for _ in range(tensor_count)]
         alignment = fields.get("general.alignment", _DEFAULT_ALIGNMENT)
         if not isinstance(alignment, int) or not 0 < alignment <= _MAX_ALIGNMENT:
             self._refuse(f"has an alignment of {alignment!r}")
-        start = -(-self._at // alignment) * alignment
+        data = -(-self._at // alignment) * alignment
         tensors: dict[str, StoredTensor] = {}
         for name, kind, shape, offset in entries:
             if name in tensors:
                 self._refuse(f"has the tensor {name!r} twice")
-            tensors[name] = self._placed(name, kind, shape, start + offset)
+            tensors[name] = self._placed(name, kind, shape, data + offset)
         return fields, tensors
 
     def _tensor_entry(self) -> tuple[str, int, tuple[int, ...], int]:
@@ -194,7 +202,7 @@ class _Header:
         return StoredTensor(self._file, known, shape, start, nbytes)
 
     def _value(self, kind: int) -> Any:
-        if kind == _STRING:
+        if kind == STRING:
             return self._string()
         if kind == _ARRAY:
             return self._array()
@@ -204,7 +212,7 @@ class _Header:
 
     def _array(self) -> list[Any]:
         kind, count = self._scalar("I"), self._scalar("Q")
-        if kind == _STRING:
+        if kind == STRING:
             self._check_count("strings", count, 8)
             return [self._string() for _ in range(count)]
         if kind not in _SCALARS:

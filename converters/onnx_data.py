@@ -12,6 +12,7 @@ from onnx import TensorProto
 
 from phi3quant.checkpoint import read_json_if_there, sha256
 from phi3quant.errors import CheckpointError
+from phi3quant.manifest import describe_file
 from phi3quant.output import write_json
 from phi3quant.tensor_stream import TensorSpec
 
@@ -160,7 +161,7 @@ def write_file_list(folder: Path, known: Mapping[str, Mapping[str, Any]]) -> Non
         known: entries of files that were hashed while they were written.
     """
     listed = {
-        path.name: known.get(path.name) or {"bytes": path.stat().st_size, "sha256": sha256(path)}
+        path.name: known.get(path.name) or describe_file(path)
         for path in sorted(folder.iterdir())
         if path.is_file()
     }
@@ -177,7 +178,7 @@ def check_sizes(folder: Path, needed: Mapping[str, int]) -> None:
     Raises:
         CheckpointError: one is missing or shorter, or has another size than was listed.
     """
-    listed = _listed(folder)
+    listed = read_file_list(folder)
     for name, end in needed.items():
         path = folder / name
         if not path.is_file():
@@ -197,7 +198,7 @@ def check_hashes(folder: Path, names: Iterable[str]) -> None:
     Raises:
         CheckpointError: one doesn't.
     """
-    listed = _listed(folder)
+    listed = read_file_list(folder)
     for name in names:
         expected = listed.get(name, {}).get("sha256")
         if expected is not None and sha256(folder / name) != expected:
@@ -242,7 +243,12 @@ def place_of(tensor: TensorProto, where: Path) -> Place:
     return Place(file, *map(int, numbers))
 
 
-def _listed(folder: Path) -> dict[str, Any]:
+def read_file_list(folder: Path) -> dict[str, Any]:
+    """The entries of a folder's list of files, by name; none if it has no list.
+
+    Raises:
+        CheckpointError: it can't be read as such.
+    """
     path = folder / FILE_LIST
     listed = read_json_if_there(path)
     for entry in listed.values():

@@ -12,6 +12,7 @@ import torch
 from gguf import GGUFWriter
 from gguf.utility import size_label
 
+from converters.from_gguf import open_gguf
 from converters.gguf_metadata import (
     ARCHITECTURE,
     add_config,
@@ -25,10 +26,11 @@ from converters.gguf_policy import (
     linear_type,
     matrix_type,
 )
+from converters.gguf_provenance import fill, reserve
 from converters.gguf_repack import repack, type_for
 from converters.gguf_vocabulary import read_vocabulary
 from converters.layout import check_groups, linear_shapes
-from converters.writer import Format, Source
+from converters.writer import Embedded, Format, Source
 from phi3quant.codecs import Codecs
 from phi3quant.codecs.affine import AffineCodec
 from phi3quant.codecs.blocks import TYPES, BlockCodec, BlockTensor, BlockType
@@ -72,6 +74,7 @@ class GgufWriter:
         self._writer.add_size_label(size_label(parameters, 0, 0, 0))
         add_config(self._writer, config, kind.number)
         add_vocabulary(self._writer, vocabulary)
+        reserve(self._writer, config)
         for tensor, (block_type, shape) in self._types.items():
             # The number of bytes of a row is what the library takes for the length of a row.
             rows = tuple(shape[:-1])
@@ -241,7 +244,12 @@ def typed_format(kind: FileType) -> Format:
         check=lambda _scheme, config: _check_types(kind, config),
         nbytes=lambda config, _scheme: nbytes(kind, config),
         open=lambda folder, source, _scheme: GgufWriter(folder, source, kind),
+        embed=FORMAT.embed,
     )
+
+
+def _embed(folder: Path, strings: Mapping[str, str]) -> Embedded:
+    return Embedded(fill(open_gguf(folder).model, strings), hashed={})
 
 
 FORMAT = Format(
@@ -250,4 +258,5 @@ FORMAT = Format(
     check=_check,
     nbytes=_nbytes,
     open=lambda folder, source, scheme: GgufWriter(folder, source, natural_type(scheme)),
+    embed=_embed,
 )

@@ -10,6 +10,7 @@ import torch
 from converters.half import to_half
 from converters.layout import check_groups, linear_shapes
 from converters.onnx_data import DataStream, place_tensors, write_file_list
+from converters.onnx_file import MODEL_FILE
 from converters.onnx_genai import genai_config, generation_ids, write_companions
 from converters.onnx_graph import (
     Linears,
@@ -24,6 +25,7 @@ from converters.onnx_options import (
     OnnxOptions,
     storage,
 )
+from converters.onnx_provenance import fill
 from converters.onnx_repack import check_scheme
 from converters.writer import Format, Source
 from phi3quant.config import Phi3Config
@@ -37,8 +39,6 @@ from phi3quant.layout import (
 from phi3quant.qblock import QuantizedBlock
 from phi3quant.qtensor import Quantized, QuantizedTensor
 from phi3quant.scheme import QuantScheme
-
-MODEL_FILE = "model.onnx"
 
 _HEAD_MULTIPLE = 16
 _HALVES = ("gate_proj", "up_proj")
@@ -206,6 +206,7 @@ def onnx_format(options: OnnxOptions) -> Format:
         check=lambda scheme, config: check(scheme, config, options),
         nbytes=lambda config, scheme: nbytes(config, scheme, options),
         open=lambda folder, source, scheme: OnnxWriter(folder, source, scheme, options),
+        embed=fill,
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -50,6 +50,20 @@ class TensorWriter(ModelWriter, Protocol):
 
 
 @dataclass(frozen=True)
+class Embedded:
+    """A manifest's strings, put into an artifact's files.
+
+    Attributes:
+        undo: puts back what was there.
+        hashed: of files that needn't be read once more, what phi3quant.manifest.describe_file
+            would say.
+    """
+
+    undo: Callable[[], None]
+    hashed: Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
 class Format:
     """A kind of artifact.
 
@@ -60,6 +74,8 @@ class Format:
             before any work.
         nbytes: size of the weights on disk.
         open: a writer into a folder; closing it without an error completes the artifact.
+        embed: puts a manifest's strings (phi3quant.manifest.flat) into the finished files of a
+            folder, for formats whose files travel alone.
     """
 
     name: str
@@ -67,3 +83,4 @@ class Format:
     check: Callable[[QuantScheme, Phi3Config], None]
     nbytes: Callable[[Phi3Config, QuantScheme], int]
     open: Callable[[Path, Source, QuantScheme], AbstractContextManager[ModelWriter]]
+    embed: Callable[[Path, Mapping[str, str]], Embedded] | None = None

@@ -8,11 +8,12 @@
     │   ├── TokenizerError       no usable tokenizer files
     │   ├── CorpusError          text is missing, empty, too short or not UTF-8
     │   └── SchemeError          bits, group size and symmetry don't go with the model or the format
+    ├── NotComparableError     two things that were to be compared don't belong together
     ├── OutputError            the result can't be written there
     ├── MissingExtraError      an optional dependency is not installed
     └── RuntimeTooOldError     a runtime is older than what a model needs
 
-The command line prints the message alone and exits with code 2.
+The command line prints the message alone and exits with code 2, or 3 if nothing could be compared.
 """
 
 
@@ -46,6 +47,10 @@ class CorpusError(InputError):
 
 class SchemeError(InputError):
     """A quantization scheme does not go with the model, the method or the format."""
+
+
+class NotComparableError(Phi3QuantError):
+    """A comparison would say nothing: other text, tokenizer or recipe, or files that changed."""
 
 
 class OutputError(Phi3QuantError):

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from converters import open_model, to_gguf, to_onnx
+from converters import open_weights, to_gguf, to_onnx
 from converters.gguf_policy import FileType, file_type
 from converters.onnx_options import OnnxOptions
 from converters.packed import PackedCheckpoint
 from converters.writer import Source, TensorWriter
-from phi3quant import manifest
+from phi3quant import manifest, provenance
 from phi3quant.checkpoint import Checkpoint, read_json_if_there
 from phi3quant.errors import CheckpointError
 from phi3quant.hub import Located, locate
@@ -151,11 +151,9 @@ class _Target:
 
 def _open(model: str | Path | None, revision: str | None) -> tuple[Located, _Exportable]:
     located = locate(model, revision)
-    opened = open_model(located.path)
+    opened = open_weights(located.path)
     if not isinstance(opened, Checkpoint | PackedCheckpoint):
-        raise CheckpointError(
-            f"{located.path} is {opened.format} already; give what it was made from"
-        )
+        raise CheckpointError(f"{located.path} is a GGUF file already; give what it was made from")
     return located, opened
 
 
@@ -172,7 +170,8 @@ def _export(
     check_output_folder(output, overwrite=overwrite)
     check_not_inside(output, located.folder)
     check_space(output, target.nbytes)
-    made_from = read_json_if_there(located.folder / MANIFEST).get("source")
+    before = read_json_if_there(located.folder / MANIFEST)
+    made_from = before.get("source")
     original = made_from.get("name") if isinstance(made_from, Mapping) else None
     source = Source(located.folder, str(original or located.name), config)
     files = [path for path in opened.files if path.suffix == ".safetensors"]
@@ -192,9 +191,21 @@ def _export(
                 step()
             head = None if config.tie_word_embeddings else opened.store.load(HEAD)
             writer.final(opened.final_norm(), head)
-        recipe = {"method": "export", "format": target.format, **target.recipe}
-        manifest.write_manifest(partial, described.result(), recipe, None, [])
+        provenance.seal(partial, _describe(target, described.result(), before))
     return Quantized(located, {target.format: output}, None, [])
+
+
+def _describe(
+    target: _Target, source: Mapping[str, Any], before: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The manifest of an export; ``before`` is that of what was exported, empty if it has none."""
+    recipe = {"method": "export", "format": target.format, **target.recipe}
+    # What was quantized before keeps its history: recipe, calibration, errors, first source.
+    if isinstance(before.get("recipe"), Mapping):
+        recipe |= {"quantized_by": before["recipe"], "quantized_from": before.get("source")}
+    return manifest.describe(
+        target.format, source, recipe, before.get("calibration"), before.get("blocks") or []
+    )
 
 
 def _default_type(model: _Exportable) -> FileType:

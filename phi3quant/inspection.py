@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from converters import open_model
-from phi3quant.checkpoint import read_json_if_there, sha256
+from phi3quant.checkpoint import StoredModel, sha256
 from phi3quant.config import Phi3Config
 from phi3quant.hub import locate
 from phi3quant.layout import LINEARS, block_tensor_name, tensor_shapes
-from phi3quant.output import MANIFEST
+from phi3quant.provenance import read_provenance
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,6 @@ def inspect(model: str | Path | None, revision: str | None = None) -> Inspection
     opened = open_model(located.path)
     config = opened.config
     shapes = tensor_shapes(config)
-    linear_weights = sum(
-        prod(shapes[block_tensor_name(index, key)])
-        for index in range(config.num_hidden_layers)
-        for key in LINEARS
-    )
     return Inspection(
         name=located.name,
         path=located.path,
@@ -87,7 +82,18 @@ def inspect(model: str | Path | None, revision: str | None = None) -> Inspection
         config=config,
         parameters=sum(prod(shape) for shape in shapes.values()),
         weight_bytes=opened.weight_bytes,
-        linear_bits_per_weight=8 * opened.linear_bytes / linear_weights,
+        linear_bits_per_weight=linear_bits(opened),
         sha256={path.name: sha256(path) for path in opened.files},
-        manifest=read_json_if_there(located.folder / MANIFEST),
+        manifest=read_provenance(located.path),
     )
+
+
+def linear_bits(model: StoredModel) -> float:
+    """Stored bits for each weight of the blocks' matrices, scales included."""
+    shapes = tensor_shapes(model.config)
+    weights = sum(
+        prod(shapes[block_tensor_name(index, key)])
+        for index in range(model.config.num_hidden_layers)
+        for key in LINEARS
+    )
+    return 8 * model.linear_bytes / weights

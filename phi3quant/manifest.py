@@ -1,18 +1,21 @@
 """Where an artifact came from: source files, recipe, calibration and versions, all hashed."""
 
+import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from phi3quant.checkpoint import read_json_if_there, sha256
+from phi3quant.checkpoint import sha256
 from phi3quant.hub import Located
-from phi3quant.output import MANIFEST, write_json
+from phi3quant.output import MANIFEST
 from phi3quant.tokenizer import FILES
 
 SCHEMA_VERSION = 1
-_LIBRARIES = ("torch", "safetensors", "tokenizers", "numpy", "onnxruntime")
+PREFIX = "phi3quant."
+"""Of the keys under which formats carry a manifest inside their files."""
+_LIBRARIES = ("torch", "safetensors", "tokenizers", "numpy", "numba", "gguf", "onnxruntime")
 
 
 def describe_source(located: Located, weights: Sequence[Path]) -> dict[str, Any]:
@@ -40,37 +43,89 @@ def tool_version() -> str:
         return "unknown"
 
 
-def write_manifest(
-    folder: Path,
+def describe(
+    kind: str,
     source: Mapping[str, Any],
     recipe: Mapping[str, Any],
     calibration: Mapping[str, Any] | None,
     blocks: Sequence[Mapping[str, Any]],
-) -> None:
-    """Write ``folder``'s manifest, not yet verified.
+) -> dict[str, Any]:
+    """An artifact's manifest, not yet verified and without the hashes of its files.
 
-    Raises:
-        OutputError: the file can't be written.
+    Args:
+        kind: the format's name.
+        source: from describe_source.
+        recipe: everything that decided what came out.
+        calibration: text and hashes; None for methods without.
+        blocks: errors of each.
     """
-    write_json(
-        folder / MANIFEST,
-        {
-            "schema": SCHEMA_VERSION,
-            "source": source,
-            "recipe": recipe,
-            "calibration": calibration,
-            "tools": describe_tools(),
-            "blocks": blocks,
-            "verification": None,
-        },
-    )
+    return {
+        "schema": SCHEMA_VERSION,
+        "format": kind,
+        "source": source,
+        "recipe": recipe,
+        "calibration": calibration,
+        "tools": describe_tools(),
+        "blocks": blocks,
+        "verification": None,
+    }
 
 
-def record_verification(folder: Path, verification: Mapping[str, Any]) -> None:
-    """Put the result of a verification into ``folder``'s manifest, atomically.
+def describe_file(path: Path) -> dict[str, Any]:
+    """Size and SHA-256 of a file."""
+    return {"bytes": path.stat().st_size, "sha256": sha256(path)}
 
-    Raises:
-        OutputError: the file can't be written.
+
+def describe_files(
+    folder: Path, known: Mapping[str, Mapping[str, Any]] | None = None
+) -> dict[str, Mapping[str, Any]]:
+    """Size and SHA-256 of every file of an artifact, by its path in the folder.
+
+    The manifest itself is left out, and so are folders within that have one of their own.
+
+    Args:
+        folder: of the artifact.
+        known: from describe_file, by path in the folder, so that these files aren't read again.
     """
-    path = folder / MANIFEST
-    write_json(path, {**read_json_if_there(path), "verification": verification})
+    known = known or {}
+    return {name: known.get(name) or describe_file(folder / name) for name in _files(folder)}
+
+
+def _files(folder: Path) -> Iterator[str]:
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and not (path / MANIFEST).is_file():
+            yield from (f"{path.name}/{name}" for name in _files(path))
+        elif path.is_file() and path.name != MANIFEST:
+            yield path.name
+
+
+def flat(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """A manifest as strings under ``phi3quant.`` keys, for formats that carry such in the file.
+
+    Values that aren't strings are compact JSON. The hashes of files stay out, since the file that
+    will hold this is one of them.
+    """
+    return {
+        f"{PREFIX}{key}": value if isinstance(value, str) else _compact(value)
+        for key, value in manifest.items()
+        if key != "files"
+    }
+
+
+def unflat(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest that ``flat`` made these strings of; other keys are passed over.
+
+    What isn't JSON there stays a string: files come from anywhere.
+    """
+    found: dict[str, Any] = {}
+    for key, value in fields.items():
+        if key.startswith(PREFIX) and isinstance(value, str):
+            try:
+                found[key.removeprefix(PREFIX)] = json.loads(value)
+            except (ValueError, RecursionError):
+                found[key.removeprefix(PREFIX)] = value
+    return found
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)

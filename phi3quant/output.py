@@ -114,11 +114,20 @@ def write_json(path: Path, value: Any) -> None:
     Raises:
         OutputError: the file can't be written.
     """
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    write_bytes(path, f"{text}\n".encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file, atomically: whoever opens ``path`` sees the old content or the new.
+
+    Raises:
+        OutputError: the file can't be written.
+    """
     partial = path.parent / f".{path.name}.partial-{uuid.uuid4().hex[:8]}"
     try:
         with clear_os_errors(path):
-            text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-            partial.write_text(text + "\n", encoding="utf-8")
+            partial.write_bytes(content)
             _sync(partial)
             partial.replace(path)
     finally:

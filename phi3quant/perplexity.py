@@ -6,7 +6,6 @@ window, exponentiated. No BOS is put in. Models that are weights are run block b
 see phi3quant.predictor.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ from torch.nn import functional
 
 from phi3quant.checkpoint import ModelWeights
 from phi3quant.errors import InputError
+from phi3quant.paired import PairedMean, exponential, paired_mean
 from phi3quant.predictor import PIECE_ROWS, Predictions, Predictor, Progress, predictor
 
 
@@ -36,12 +36,12 @@ class Score:
     @property
     def perplexity(self) -> float:
         """Exp of the mean NLL; infinite if that overflows, NaN if the model gave NaN."""
-        return _exp(float(self.nll.mean()))
+        return exponential(float(self.nll.mean()))
 
     @property
     def standard_error(self) -> float:
-        """Standard error of the perplexity, from the spread of window means (delta method)."""
-        return self.perplexity * _error_of_mean(self.nll)
+        """Standard error of the perplexity, from the window means' (delta method)."""
+        return self.perplexity * paired_mean(self.nll).error
 
     @property
     def not_finite(self) -> int:
@@ -65,16 +65,19 @@ class Comparison:
     same_top: float
 
     @property
+    def paired(self) -> PairedMean:
+        """The mean difference of the NLL, token by token, and how sure it is."""
+        return paired_mean(self.candidate.nll - self.reference.nll)
+
+    @property
     def ratio(self) -> float:
         """The candidate's perplexity divided by the reference's."""
-        return _exp(float((self.candidate.nll - self.reference.nll).mean()))
+        return self.paired.ratio
 
     @property
     def interval(self) -> tuple[float, float]:
         """95 % confidence interval of the ratio, from the paired differences of the NLL."""
-        difference = self.candidate.nll - self.reference.nll
-        mean, half = float(difference.mean()), 1.96 * _error_of_mean(difference)
-        return _exp(mean - half), _exp(mean + half)
+        return self.paired.interval
 
 
 def steps(models: Sequence[ModelWeights | Predictor]) -> int:
@@ -142,22 +145,3 @@ def _compare(reference: Predictions, candidate: Predictions, windows: torch.Tens
         torch.cat(divergence).view(shape).clamp(min=0),
         agreed / len(targets),
     )
-
-
-def _error_of_mean(values: torch.Tensor) -> float:
-    """Standard error of the mean of [windows, targets].
-
-    Targets of one window share a context, so windows are the independent unit; with fewer than
-    two of them there is nothing to estimate from, and the targets stand in.
-    """
-    units = values.mean(dim=1) if len(values) > 1 else values[0]
-    if len(units) < 2:
-        return math.nan
-    return float(units.std() / math.sqrt(len(units)))
-
-
-def _exp(value: float) -> float:
-    try:
-        return math.exp(value)
-    except OverflowError:
-        return math.inf

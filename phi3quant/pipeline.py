@@ -13,7 +13,7 @@ from converters import FORMATS, to_gguf, to_onnx
 from converters.gguf_policy import file_type
 from converters.onnx_options import OnnxOptions
 from converters.writer import Format, ModelWriter, Source
-from phi3quant import calibrated, manifest, windows
+from phi3quant import calibrated, manifest, provenance, windows
 from phi3quant.checkpoint import Checkpoint, open_checkpoint
 from phi3quant.codecs import Codecs
 from phi3quant.codecs.affine import AffineCodec
@@ -178,9 +178,11 @@ def quantize(
             )
             blocks = _stream(checkpoint, recipe, method, text, writers, step)
         calibration = text.description if text else None
-        described = _describe(recipe, checkpoint.config)
-        for folder in folders.values():
-            manifest.write_manifest(folder, source, described, calibration, blocks)
+        stated = _describe(recipe, checkpoint.config)
+        # From the inside out: a folder's manifest passes over those within that have their own.
+        for name, folder in reversed(folders.items()):
+            described = manifest.describe(name, source, stated, calibration, blocks)
+            provenance.seal(folder, described)
     return Quantized(
         located,
         {name: output / path.relative_to(partial) for name, path in folders.items()},

@@ -1,7 +1,5 @@
 """Score artifacts as read back from disk, against full precision."""
 
-import math
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +9,15 @@ import torch
 
 from calib.corpus import load_corpus, render, suitable
 from converters import as_run, open_model, open_tokenizer
-from phi3quant import manifest, windows
+from phi3quant import provenance, windows
+from phi3quant.config import Phi3Config
 from phi3quant.errors import InputError
 from phi3quant.hub import Located, locate
+from phi3quant.metrics import figures
 from phi3quant.perplexity import Comparison, score, steps
 from phi3quant.pipeline import Quantized
 from phi3quant.progress import Progress, silent
+from phi3quant.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def verify(
         # The only other way there is; see converters.as_run.
         if others:
             record["at_accuracy_level_0"] = others[0]
-        manifest.record_verification(artifact.folder, record)
+        provenance.record_verification(artifact.folder, record)
     return result
 
 
@@ -144,25 +145,9 @@ def _evaluate(located: Sequence[Located], text: EvaluationText, progress: Progre
                 f"{item.name} has another tokenizer than {located[0].name}; perplexities over "
                 "different tokens don't compare. Score them one at a time"
             )
-    source = suitable(tokenizers[0]) if text.source is None else text.source
-    corpus = load_corpus(source, "evaluation", text.field)
-    config = models[0].config
-    length = text.length or min(512, config.max_position_embeddings)
-    ids = tokenizers[0].encode(render(corpus, tokenizers[0]))
-    ids = ids[: text.max_tokens] if text.max_tokens is not None else ids
-    cut = windows.cut_windows(ids, length, f"the evaluation text {source}")
+    cut, description = text_windows(text, tokenizers[0], models[0].config)
     with torch.inference_mode(), progress("scoring", steps(models)) as step:
         comparisons = score(models, cut, step)
-    description = {
-        "text": corpus.name,
-        "text_sha256": corpus.digest,
-        "vocabulary_sha256": tokenizers[0].digest,
-        "tokens_sha256": windows.digest(cut),
-        "windows": len(cut),
-        "window_tokens": length,
-        "bos": "none added",
-        "protocol": "non-overlapping windows, every target after the first of a window",
-    }
     return Evaluation(
         [name for name, _ in named],
         [model.weight_bytes for model in models],
@@ -172,31 +157,30 @@ def _evaluate(located: Sequence[Located], text: EvaluationText, progress: Progre
     )
 
 
-def figures(comparison: Comparison, *, reference: bool) -> dict[str, Any]:
-    """A comparison as plain values; a reference has no figures beside its own."""
-    candidate = comparison.candidate
-    own = {
-        "perplexity": _plain(candidate.perplexity),
-        "standard_error": _plain(candidate.standard_error),
-        "tokens": candidate.tokens,
-        "not_finite": candidate.not_finite,
-    }
-    if reference:
-        return own
-    kl = comparison.kl.flatten()
-    low, high = comparison.interval
-    return {
-        **own,
-        "ratio": _plain(comparison.ratio),
-        "ratio_95": [_plain(low), _plain(high)],
-        "kl_mean": _plain(float(kl.mean())),
-        "kl_median": _plain(float(kl.median())),
-        "kl_p999": _plain(statistics.quantiles(kl.tolist(), n=1000)[-1]),
-        "kl_max": _plain(float(kl.max())),
-        "same_top": comparison.same_top,
-    }
+def text_windows(
+    text: EvaluationText, tokenizer: Tokenizer, config: Phi3Config
+) -> tuple[torch.Tensor, dict[str, Any]]:
+    """The windows of a text that are scored, and what a report says of them.
 
+    Returns:
+        int64 token ids [windows, length]; names and hashes.
 
-def _plain(value: float) -> float | None:
-    """JSON knows no NaN or infinity."""
-    return value if math.isfinite(value) else None
+    Raises:
+        CorpusError: the text can't be used.
+    """
+    source = suitable(tokenizer) if text.source is None else text.source
+    corpus = load_corpus(source, "evaluation", text.field)
+    length = text.length or min(512, config.max_position_embeddings)
+    ids = tokenizer.encode(render(corpus, tokenizer))
+    ids = ids[: text.max_tokens] if text.max_tokens is not None else ids
+    cut = windows.cut_windows(ids, length, f"the evaluation text {source}")
+    return cut, {
+        "text": corpus.name,
+        "text_sha256": corpus.digest,
+        "vocabulary_sha256": tokenizer.digest,
+        "tokens_sha256": windows.digest(cut),
+        "windows": len(cut),
+        "window_tokens": length,
+        "bos": "none added",
+        "protocol": "non-overlapping windows, every target after the first of a window",
+    }

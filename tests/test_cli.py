@@ -16,7 +16,10 @@ from safetensors.torch import load_file, save_file
 from phi3quant.cli.main import main
 from phi3quant.cli.options import Percent
 
-COMMANDS = ("awq", "rtn", "perplexity", "inspect", "export")
+COMMANDS = (
+    *("awq", "gptq", "rtn", "perplexity", "inspect", "export"),
+    *("baseline", "check", "compare", "verify"),
+)
 
 
 @pytest.fixture

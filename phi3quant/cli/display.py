@@ -1,9 +1,10 @@
 """What a person sees: progress bars on stderr, tables on stdout."""
 
 import json
+import math
 import resource
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,10 @@ from tqdm import tqdm
 
 from converters import open_model
 from converters.gguf_policy import phone_note
+from phi3quant.check import CheckReport
+from phi3quant.comparison import ModelComparison
+from phi3quant.gate_report import METRICS
+from phi3quant.metrics import WorstWindow
 from phi3quant.progress import Progress, Step, silent
 from phi3quant.verification import Evaluation
 
@@ -63,12 +68,12 @@ def print_evaluation(evaluation: Evaluation) -> None:
     rows = zip(evaluation.names, evaluation.sizes, evaluation.comparisons, strict=True)
     for number, (name, size, comparison) in enumerate(rows):
         own = comparison.candidate
-        cells = [f"{size / 1e6:.2f}", f"{own.perplexity:.4g}", f"{own.standard_error:.2g}"]
+        cells = [f"{size / 1e6:.2f}", f"{own.perplexity:.4g}", _error(own.standard_error)]
         if number:
             low, high = comparison.interval
             cells += [
                 f"{comparison.ratio:.4f}",
-                f"{low:.4f}-{high:.4f}",
+                "unknown" if math.isnan(low) else f"{low:.4f}-{high:.4f}",
                 f"{float(comparison.kl.mean()):.4f}",
                 f"{comparison.same_top:.1%}",
             ]
@@ -86,6 +91,70 @@ def print_evaluation(evaluation: Evaluation) -> None:
             console.print(
                 f"warning: {name} gave NaN or infinity for {comparison.candidate.not_finite} tokens"
             )
+
+
+def _error(value: float) -> str:
+    """A standard error; of a single window nothing is known."""
+    return "?" if math.isnan(value) else f"{value:.2g}"
+
+
+def print_check(report: CheckReport) -> None:
+    """Print a check's findings, figures, worst windows and notes; the verdict comes last."""
+    width = max(len(finding.name) for finding in report.findings) + 2
+    for finding in report.findings:
+        click.echo(f"{finding.name:<{width}}{finding.verdict.value:<16}{finding.message}")
+    if report.metrics is not None:
+        click.echo()
+        for key, title in METRICS.items():
+            value = report.metrics.get(key)
+            if value is not None:
+                click.echo(f"{title:<40}{_shown(value)}")
+    _print_worst(report.worst)
+    for note in report.notes:
+        click.echo(f"note: {note}")
+    click.echo(f"\n{report.verdict.value.upper()}: {report.artifact} beside {report.baseline}")
+
+
+# Lines of changed tensors, and characters of a line, that a person is shown.
+_SHOWN_TENSORS = 8
+
+
+def print_comparison(found: ModelComparison) -> None:
+    """Print what differs between two models, then their scores."""
+    for name, kind in zip(found.names, found.formats, strict=True):
+        click.echo(f"{name}: {kind}")
+    same = found.tensors - len(found.changed)
+    equal = f"{same} of {found.tensors} are equal"
+    click.echo(f"\ntensors: {found.uncompared or equal}")
+    for change in found.changed[:_SHOWN_TENSORS]:
+        apart = "of another shape" if change.relative is None else f"{change.relative:.3%} apart"
+        click.echo(f"  {change.name}: {apart}")
+    if len(found.changed) > _SHOWN_TENSORS:
+        click.echo(f"  and {len(found.changed) - _SHOWN_TENSORS} more, less different")
+    for subject, lines in found.changes.items():
+        click.echo(f"{subject}:")
+        for line in lines:
+            click.echo(f"  {line}")
+    if found.figures is None:
+        click.echo(f"\nnot scored: {found.unscored}")
+        return
+    first, second = found.figures
+    low, high = second["ratio_95"]
+    click.echo(f"\nperplexity {_shown(first['perplexity'])} and {_shown(second['perplexity'])}")
+    click.echo(f"{'ratio':<40}{_shown(second['ratio'])} ({_shown(low)}-{_shown(high)})")
+    for key in ("kl_mean", "kl_median", "kl_p999", "kl_max", "same_top", "target_rms", "tokens"):
+        click.echo(f"{METRICS[key]:<40}{_shown(second[key])}")
+    _print_worst(found.worst)
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
+
+
+def _print_worst(windows: Sequence[WorstWindow]) -> None:
+    for window in windows:
+        text = " ".join(window.text.split())
+        click.echo(f"worst: window {window.number}, ratio {window.ratio:.3f}, at ...{text}...")
 
 
 def note_phones(gguf: Path, *, quiet: bool) -> None:

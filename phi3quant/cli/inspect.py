@@ -1,6 +1,7 @@
 """``phi3quant inspect``."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import click
 
@@ -65,30 +66,52 @@ def _architecture(config: Phi3Config) -> list[tuple[str, str]]:
     ]
 
 
-def _listed(values: Mapping[str, object]) -> str:
+def _provenance(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What a manifest says, as far as it can be read: files come from anywhere."""
+    source, recipe, tools, calibration, verified = (
+        value if isinstance(value := manifest.get(key), Mapping) else {}
+        for key in ("source", "recipe", "tools", "calibration", "verification")
+    )
+    rows = []
+    if source:
+        revision = f", revision {source['revision']}" if source.get("revision") else ""
+        tool = tools.get("phi3quant")
+        rows.append(("made from", f"{source.get('name')}{revision} by phi3quant {tool}"))
+    if isinstance(hashes := source.get("sha256"), Mapping):
+        rows += [("source sha256", f"{digest}  {name}") for name, digest in hashes.items()]
+    if recipe:
+        rows.append(("recipe", _listed(recipe)))
+    if calibration:
+        rows.append(
+            (
+                "calibrated on",
+                (
+                    f"{calibration.get('windows')} windows of {calibration.get('window_tokens')} "
+                    f"tokens from {calibration.get('text')}, SHA-256 of the ids "
+                    f"{calibration.get('tokens_sha256')}"
+                ),
+            )
+        )
+    if isinstance(score := verified.get("artifact"), Mapping):
+        rows.append(("verified", _verdict(score)))
+    return rows
+
+
+def _listed(values: Mapping[str, Any]) -> str:
     """Keys with their values, in one line."""
     return ", ".join(
-        f"{key}: {_listed(value)}" if isinstance(value, dict) else f"{key} {value}"
+        f"{key}: {_listed(value)}" if isinstance(value, Mapping) else f"{key} {value}"
         for key, value in values.items()
     )
 
 
-def _provenance(manifest: dict[str, object]) -> list[tuple[str, str]]:
-    if not manifest:
-        return []
-    source, recipe, tools, verified = (
-        manifest.get(key) for key in ("source", "recipe", "tools", "verification")
-    )
-    rows = []
-    if isinstance(source, dict) and isinstance(recipe, dict) and isinstance(tools, dict):
-        rows.append(("made from", f"{source.get('name')} by phi3quant {tools.get('phi3quant')}"))
-        rows.append(("recipe", _listed(recipe)))
-    if isinstance(verified, dict):
-        score = verified["artifact"]
-        low, high = score["ratio_95"]
-        verdict = (
-            f"perplexity {score['perplexity']:.4f}, {score['ratio']:.4f} of full precision "
-            f"({low:.4f}-{high:.4f}), KL {score['kl_mean']:.4f}"
-        )
-        rows.append(("verified", verdict))
-    return rows
+def _verdict(score: Mapping[str, Any]) -> str:
+    perplexity, ratio, kl = (_number(score.get(key)) for key in ("perplexity", "ratio", "kl_mean"))
+    interval = score.get("ratio_95")
+    ends = interval if isinstance(interval, Sequence) else ()
+    between = "-".join(_number(end) for end in ends)
+    return f"perplexity {perplexity}, {ratio} of full precision ({between}), KL {kl}"
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, int | float) else "unknown"

@@ -7,11 +7,16 @@ from typing import Any
 
 import click
 
+from phi3quant.cli import options
+from phi3quant.cli.baseline import baseline
+from phi3quant.cli.check import check_command
+from phi3quant.cli.compare import compare
 from phi3quant.cli.export import export
 from phi3quant.cli.inspect import inspect
 from phi3quant.cli.perplexity import perplexity
 from phi3quant.cli.quantize import awq, gptq, rtn
-from phi3quant.errors import Phi3QuantError
+from phi3quant.cli.verify import verify
+from phi3quant.errors import NotComparableError, Phi3QuantError
 from phi3quant.manifest import tool_version
 
 EXIT_BAD_INPUT = 2
@@ -25,6 +30,10 @@ class _BadInput(click.ClickException):
     exit_code = EXIT_BAD_INPUT
 
 
+class _NotComparable(click.ClickException):
+    exit_code = options.EXIT_NOT_COMPARABLE
+
+
 class _Group(click.Group):
     """Turns the project's errors into a message and an exit code, at this one place."""
 
@@ -36,6 +45,8 @@ class _Group(click.Group):
         except Exception as error:
             # A library that the interruption strikes in may make an error of its own of it.
             if not _stopping.is_set():
+                if isinstance(error, NotComparableError):
+                    raise _NotComparable(str(error)) from None
                 if isinstance(error, Phi3QuantError):
                     raise _BadInput(str(error)) from None
                 raise
@@ -56,9 +67,14 @@ def main() -> None:
     phi3quant awq MODEL -o OUT                    quantize a checkpoint and verify it
     phi3quant perplexity MODEL OUT                score both on the same text
     phi3quant inspect OUT                         sizes, architecture, provenance
+    phi3quant compare MODEL OUT                   what differs, and how much it matters
+    phi3quant baseline create OUT -o FILE         record what it says of a text
+    phi3quant check OUT --baseline FILE           the CI gate: is it still as good?
+    phi3quant verify OUT                          are its bytes those that were written?
 
     MODEL is a folder, a hub id, or phi3-tiny, which is bundled.
-    Exit codes: 0 done, 1 a quality limit was missed, 2 bad input, 130 interrupted.
+    Exit codes: 0 done, 1 a quality limit was missed or a file changed, 2 bad input, 3 not
+    comparable, 130 interrupted.
     """
     _stopping.clear()
     # A polite kill cleans up like Ctrl-C.
@@ -71,5 +87,9 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-for command in (awq, gptq, rtn, perplexity, inspect, export):
+_COMMANDS = (
+    *(awq, gptq, rtn, perplexity, inspect, export),
+    *(baseline, check_command, compare, verify),
+)
+for command in _COMMANDS:
     main.add_command(command)

@@ -16,7 +16,10 @@ from converters.onnx_options import (
     STORAGES,
 )
 from phi3quant.hub import BUNDLED
+from phi3quant.output import clear_os_errors
 from phi3quant.scheme import WHOLE_ROW
+
+EXIT_NOT_COMPARABLE = 3
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -73,18 +76,22 @@ class Size(click.ParamType[int]):
         return int(match[1]) * _UNITS[match[2]]
 
 
-def common(command: Command) -> Command:
-    """--revision, --threads, --quiet and --json."""
+def running(command: Command) -> Command:
+    """--threads, --quiet and --json."""
     for option in (
         click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
         click.option("--quiet", "-q", is_flag=True, help="No progress and no notes on stderr."),
         click.option(
             "--threads", type=click.IntRange(1), help="CPU threads; by default one per core."
         ),
-        click.option("--revision", help="Branch, tag or commit of a hub id."),
     ):
         command = option(command)
     return command
+
+
+def common(command: Command) -> Command:
+    """--revision, --threads, --quiet and --json."""
+    return click.option("--revision", help="Branch, tag or commit of a hub id.")(running(command))
 
 
 tensor_type = click.option(
@@ -181,4 +188,29 @@ def note_bundled(model: str | None, *, quiet: bool) -> str:
     return model
 
 
+class OutputFile(click.ParamType[Path]):
+    """A file to write, in a folder that is there: said before any work, not after it."""
+
+    name = "file"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Check the folder; whether the file may be replaced is the command's business."""
+        path = Path(value)
+        if not path.parent.is_dir():
+            self.fail(f"there is no folder {path.parent} to write {path.name} to", param, ctx)
+        if path.is_dir():
+            self.fail(f"{path} is a folder", param, ctx)
+        return path
+
+
 OUTPUT_TYPE = click.Path(path_type=Path)
+
+
+def append_text(path: Path, text: str) -> None:
+    """Append to a file that others write to as well, such as GitHub's step summary.
+
+    Raises:
+        OutputError: it can't be written.
+    """
+    with clear_os_errors(path), path.open("a", encoding="utf-8") as file:
+        file.write(text)

@@ -1,0 +1,99 @@
+"""A manifest inside a GGUF file: metadata keys of our own, which llama.cpp passes over.
+
+What a manifest says is known only when the file is complete, and the metadata comes first in it.
+So the writer reserves room, a string of spaces, and afterwards the keys take the place of some of
+the spaces: nothing behind them moves.
+"""
+
+import hashlib
+import os
+import struct
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+from gguf import GGUFWriter
+
+from converters.gguf_file import STRING, GgufModel
+from phi3quant.config import Phi3Config
+from phi3quant.manifest import PREFIX
+
+RESERVED = f"{PREFIX}reserved"
+TENSORS_SHA256 = f"{PREFIX}tensors_sha256"
+BLOCKS = f"{PREFIX}blocks"
+# Most of a manifest are the errors of each block's linears; the rest is hashes of source files.
+_ROOM, _ROOM_PER_BLOCK = 24_576, 1024
+# After magic and version, and the number of tensors.
+_COUNT_AT = 16
+_CHUNK = 1 << 22
+
+
+def reserve(writer: GGUFWriter, config: Phi3Config) -> None:
+    """Make room for a manifest among the metadata."""
+    room = _ROOM + _ROOM_PER_BLOCK * config.num_hidden_layers
+    writer.add_string(RESERVED, " " * room)
+
+
+def fill(model: GgufModel, strings: Mapping[str, str]) -> Callable[[], None]:
+    """Put a manifest's strings, and a hash of all tensors, into the room of a complete file.
+
+    The blocks' errors are left out if they don't fit; the folder's manifest has them.
+
+    Returns:
+        A function that puts back what was there.
+    """
+    file, mine = model.files[0], [key for key in model.spans if key.startswith(PREFIX)]
+    start = min(model.spans[key][0] for key in mine)
+    stop = max(model.spans[key][1] for key in mine)
+    # Tensors don't change after they were hashed once; if they did, that hash should tell.
+    digest = model.fields.get(TENSORS_SHA256) or tensors_sha256(model)
+    values = {**strings, TENSORS_SHA256: digest}
+    if _size(values) > stop - start:
+        del values[BLOCKS]
+    entries = [_entry(key, value) for key, value in values.items()]
+    rest = stop - start - sum(map(len, entries)) - len(_entry(RESERVED, ""))
+    if rest < 0:
+        raise ValueError(f"{file} has room for {stop - start} bytes of provenance only")
+    region = b"".join((*entries, _entry(RESERVED, " " * rest)))
+    with file.open("rb") as opened:
+        opened.seek(_COUNT_AT)
+        old_count = opened.read(8)
+        opened.seek(start)
+        old_region = opened.read(stop - start)
+    count = len(model.fields) - len(mine) + len(entries) + 1
+    _put(file, start, region, struct.pack("<Q", count))
+    return partial(_put, file, start, old_region, old_count)
+
+
+def tensors_sha256(model: GgufModel) -> str:
+    """SHA-256 over every tensor's name, type, shape and bytes, in the order of the file."""
+    digest = hashlib.sha256()
+    for name, stored in model.tensors.items():
+        digest.update(f"{name} {stored.type.name} {list(stored.shape)}\n".encode())
+        with stored.file.open("rb") as file:
+            file.seek(stored.start)
+            left = stored.nbytes
+            while left and (chunk := file.read(min(left, _CHUNK))):
+                digest.update(chunk)
+                left -= len(chunk)
+    return digest.hexdigest()
+
+
+def _put(file: Path, start: int, region: bytes, count: bytes) -> None:
+    with file.open("r+b") as opened:
+        opened.seek(start)
+        opened.write(region)
+        opened.seek(_COUNT_AT)
+        opened.write(count)
+        opened.flush()
+        os.fsync(opened.fileno())
+
+
+def _size(values: Mapping[str, str]) -> int:
+    return sum(len(_entry(key, value)) for key, value in {**values, RESERVED: ""}.items())
+
+
+def _entry(key: str, value: str) -> bytes:
+    name, text = key.encode(), value.encode()
+    head = struct.pack("<Q", len(name)) + name
+    return head + struct.pack("<IQ", STRING, len(text)) + text

@@ -1,0 +1,156 @@
+"""A baseline: what an artifact and its original said of a text, to compare later artifacts with."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from phi3quant import baseline_file
+from phi3quant.errors import InputError, NotComparableError
+from phi3quant.output import write_bytes
+from phi3quant.perplexity import Comparison
+from phi3quant.top_predictions import STEP, TopPredictions
+
+_LOSSES = ("reference_nll", "artifact_nll", "artifact_kl")
+_OBJECTS = ("text", "reference", "artifact", "facts", "tools")
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """Recorded predictions and where they came from.
+
+    Attributes:
+        text: the text's name and the hashes of it, of the vocabulary and of the token ids; the
+            number and length of the windows.
+        reference: the model in full precision: name, revision, SHA-256 of its files.
+        artifact: name, format, recipe, bits a weight, SHA-256 of its files.
+        facts: of the artifact, what must not change; see phi3quant.facts.
+        tools: versions that recorded this.
+        history: why it was made and each time changed, the oldest first.
+        reference_nll, artifact_nll: FP32 [windows, targets], NLL of every target in nats.
+        artifact_kl: FP32 [windows, targets], the artifact's divergence from the reference there.
+        top: the reference's best tokens at every target, in the order of the windows.
+    """
+
+    text: Mapping[str, Any]
+    reference: Mapping[str, Any]
+    artifact: Mapping[str, Any]
+    facts: Mapping[str, Any]
+    tools: Mapping[str, Any]
+    history: Sequence[Mapping[str, Any]]
+    reference_nll: torch.Tensor
+    artifact_nll: torch.Tensor
+    artifact_kl: torch.Tensor
+    top: TopPredictions
+
+    @property
+    def tokens(self) -> int:
+        """Targets scored."""
+        return self.reference_nll.numel()
+
+    def updated(
+        self,
+        artifact: Mapping[str, Any],
+        facts: Mapping[str, Any],
+        tools: Mapping[str, Any],
+        beside: Comparison,
+        entry: Mapping[str, Any],
+    ) -> "Baseline":
+        """The same text and reference with another artifact, and an entry in the history."""
+        return replace(
+            self,
+            artifact=artifact,
+            facts=facts,
+            tools=tools,
+            artifact_nll=beside.candidate.nll.float(),
+            artifact_kl=beside.kl.float(),
+            history=[*self.history, entry],
+        )
+
+
+def write_baseline(path: Path, baseline: Baseline) -> int:
+    """Write a baseline, atomically.
+
+    Returns:
+        Bytes of the file.
+
+    Raises:
+        OutputError: it can't be written there.
+    """
+    header = {name: getattr(baseline, name) for name in (*_OBJECTS, "history")}
+    top = baseline.top
+    # Log-probabilities in steps, each as its distance from the one before: small numbers.
+    steps = (-top.log.double() / STEP).round().clamp(max=0xFFFF).to(torch.int64).numpy()
+    narrow = int(top.ids.max()) <= 0xFFFF
+    content = baseline_file.pack(
+        header,
+        {
+            "reference_nll": baseline.reference_nll.float().numpy(),
+            "artifact_nll": baseline.artifact_nll.float().numpy(),
+            "artifact_kl": baseline.artifact_kl.float().numpy(),
+            "top_ids": top.ids.numpy().astype("<u2" if narrow else "<u4"),
+            "top_steps": np.diff(steps, axis=1, prepend=0).astype("<u2"),
+            "rest": top.rest.float().numpy(),
+        },
+    )
+    write_bytes(path, content)
+    return len(content)
+
+
+def read_baseline(path: Path) -> Baseline:
+    """Read a baseline.
+
+    Raises:
+        InputError: there is no such file.
+        NotComparableError: it is no baseline, of another schema version, truncated or damaged.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"the baseline {path} can't be read: {error.strerror}; "
+            "phi3quant baseline create makes one"
+        ) from None
+    header, arrays = baseline_file.unpack(content, str(path))
+    try:
+        return _assembled(header, arrays)
+    except (KeyError, TypeError, ValueError) as error:
+        raise NotComparableError(f"the baseline {path} contradicts itself: {error}") from None
+
+
+def _assembled(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Baseline:
+    for name in _OBJECTS:
+        if not isinstance(header[name], Mapping):
+            raise TypeError(f"its {name} is no object")
+    history = header["history"]
+    if not isinstance(history, list) or not all(isinstance(entry, Mapping) for entry in history):
+        raise TypeError("its history is no list of objects")
+    text = header["text"]
+    if not isinstance(text["text"], str):
+        raise TypeError("its text has no name")
+    if any(type(text[key]) is not int for key in ("windows", "window_tokens")):
+        raise TypeError("its windows are not counted in whole numbers")
+    shape = (text["windows"], text["window_tokens"] - 1)
+    losses = {name: arrays[name] for name in _LOSSES}
+    tokens = shape[0] * shape[1]
+    ids, steps, rest = arrays["top_ids"], arrays["top_steps"], arrays["rest"]
+    if tokens < 1 or any(values.shape != shape for values in losses.values()):
+        raise ValueError(f"its losses are not {shape[0]} windows of {shape[1]}")
+    if ids.ndim != 2 or len(ids) != tokens or steps.shape != ids.shape or rest.shape != (tokens,):
+        raise ValueError(f"its predictions are not those of {tokens} tokens")
+    if not np.isfinite(rest).all() or not all(np.isfinite(v).all() for v in losses.values()):
+        raise ValueError("it holds NaN or infinity")
+    log = -torch.from_numpy(steps.astype(np.int64).cumsum(axis=1)).double() * STEP
+    return Baseline(
+        **{name: header[name] for name in _OBJECTS},
+        history=history,
+        reference_nll=torch.from_numpy(losses["reference_nll"].copy()),
+        artifact_nll=torch.from_numpy(losses["artifact_nll"].copy()),
+        artifact_kl=torch.from_numpy(losses["artifact_kl"].copy()),
+        top=TopPredictions(
+            torch.from_numpy(ids.astype(np.int64)), log.float(), torch.from_numpy(rest.copy())
+        ),
+    )

@@ -1,0 +1,199 @@
+"""What differs between two models, tensor by tensor and fact by fact, and how much it matters."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from phi3quant import facts
+from phi3quant.checkpoint import ModelWeights
+from phi3quant.hub import locate
+from phi3quant.layout import BLOCK_TENSORS, EMBEDDING, FINAL_NORM, HEAD, block_tensor_name
+from phi3quant.metrics import WorstWindow, figures, plain, worst_windows
+from phi3quant.opened import Opened, open_artifact
+from phi3quant.perplexity import Comparison, score, steps
+from phi3quant.progress import Progress, Step, silent
+from phi3quant.verification import EvaluationText, text_windows
+
+
+@dataclass(frozen=True)
+class TensorChange:
+    """A tensor that isn't the same in both.
+
+    Attributes:
+        name: as in a checkpoint.
+        relative: Frobenius norm of the difference over that of the first; None where the shapes
+            differ or only one of them has the tensor.
+    """
+
+    name: str
+    relative: float | None
+
+
+@dataclass(frozen=True)
+class ModelComparison:
+    """Two models side by side.
+
+    Attributes:
+        names: as they were given.
+        formats: what each is stored as.
+        changes: of what is stated exactly, lines by their subject; empty where nothing differs.
+        uncompared: why tensors weren't compared; empty if they were.
+        tensors: how many were compared.
+        changed: those that differ, the most different first.
+        figures: the second beside the first on text; None if they weren't scored.
+        text: what they were scored on.
+        worst: windows where the second lost most.
+        unscored: why they weren't scored; empty if they were.
+    """
+
+    names: tuple[str, str]
+    formats: tuple[str, str]
+    changes: Mapping[str, Sequence[str]]
+    uncompared: str
+    tensors: int
+    changed: Sequence[TensorChange]
+    figures: Sequence[Mapping[str, Any]] | None
+    text: Mapping[str, Any] | None
+    worst: Sequence[WorstWindow]
+    unscored: str
+
+    @property
+    def comparable(self) -> bool:
+        """Whether both predict the same tokens."""
+        return "tokenizer" not in self.changes
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "names": list(self.names),
+            "formats": list(self.formats),
+            "changes": {subject: list(lines) for subject, lines in self.changes.items()},
+            "uncompared": self.uncompared or None,
+            "tensors": self.tensors,
+            "changed_tensors": [
+                {"name": change.name, "relative": change.relative} for change in self.changed
+            ],
+            "text": dict(self.text) if self.text else None,
+            "models": list(self.figures) if self.figures else None,
+            "worst_windows": [window.as_json() for window in self.worst],
+            "unscored": self.unscored or None,
+        }
+
+
+def compare(
+    first: str | Path,
+    second: str | Path,
+    text: EvaluationText | None = None,
+    *,
+    scored: bool = True,
+    progress: Progress = silent,
+) -> ModelComparison:
+    """Compare two models of any kind: plain, packed, GGUF, ONNX.
+
+    AWQ moves scales from one tensor to its neighbour, so that tensors of an AWQ model differ from
+    the original's by more than rounding; the scores say what that does.
+
+    Args:
+        first: the one that the other is measured against.
+        second: the other.
+        text: what to score on; by default the bundled text that suits the first.
+        scored: whether to score at all.
+        progress: is told of the blocks.
+
+    Raises:
+        Phi3QuantError: a model or the text can't be used.
+    """
+    pair = open_artifact(locate(first)), open_artifact(locate(second))
+    one, other = pair
+    blocks = max(each.model.config.num_hidden_layers for each in pair)
+    uncompared = ", ".join(each.name for each in pair if each.weights is None)
+    compared: list[TensorChange] = []
+    if one.weights is not None and other.weights is not None:
+        with progress("comparing tensors", blocks) as step:
+            compared = list(_tensor_changes(one.weights, other.weights, step))
+    unscored = "" if scored else "not asked for"
+    if one.tokenizer.digest != other.tokenizer.digest:
+        unscored = "their tokenizers differ, so their predictions don't compare"
+    windows, description, comparisons = None, None, None
+    if not unscored:
+        windows, description = text_windows(
+            text or EvaluationText(), one.tokenizer, one.model.config
+        )
+        models = [each.model for each in pair]
+        with torch.inference_mode(), progress("scoring", steps(models)) as step:
+            comparisons = score(models, windows, step)
+    return ModelComparison(
+        (str(first), str(second)),
+        (one.model.format, other.model.format),
+        _changes(one, other),
+        f"only a runtime reads the weights of {uncompared}" if uncompared else "",
+        len(compared),
+        sorted(
+            (change for change in compared if change.relative != 0),
+            key=lambda change: -1 if change.relative is None else -change.relative,
+        ),
+        _figures(comparisons),
+        description,
+        worst_windows(comparisons[1], windows, one.tokenizer.decode)
+        if comparisons and windows is not None
+        else [],
+        unscored,
+    )
+
+
+def _figures(comparisons: Sequence[Comparison] | None) -> list[dict[str, Any]] | None:
+    if comparisons is None:
+        return None
+    return [figures(each, reference=number == 0) for number, each in enumerate(comparisons)]
+
+
+def _changes(one: Opened, other: Opened) -> dict[str, list[str]]:
+    """Lines on everything that is stated, by subject."""
+    own, others = one.facts(), other.facts()
+    if facts.kind(one.path) != facts.kind(other.path):
+        # A GGUF file names two stop tokens, an ONNX folder all that end a turn.
+        del own[facts.STOP_TOKENS], others[facts.STOP_TOKENS]
+    found = {name: facts.differences(own[name], others[name], name) for name in own}
+    found["tokenizer"] = facts.differences(
+        one.tokenizer.digest, other.tokenizer.digest, "SHA-256 of the vocabulary"
+    )
+    for subject in ("recipe", "source", "calibration", "tools"):
+        before, after = one.provenance.get(subject), other.provenance.get(subject)
+        # What only one of them states is no list of differences.
+        found[subject] = (
+            facts.differences(before, after)
+            if before and after
+            else [f"only {one.name if before else other.name} states it"]
+            if before or after
+            else []
+        )
+    return {subject: lines for subject, lines in found.items() if lines}
+
+
+def _tensor_changes(mine: ModelWeights, its: ModelWeights, step: Step) -> Iterator[TensorChange]:
+    """Every tensor of the first beside the second's of the same name, one block in memory."""
+    yield _change(EMBEDDING, mine.embedding(), its.embedding())
+    for index in range(max(mine.config.num_hidden_layers, its.config.num_hidden_layers)):
+        yield from _block_changes(mine, its, index)
+        step()
+    yield _change(FINAL_NORM, mine.final_norm(), its.final_norm())
+    yield _change(HEAD, mine.head(), its.head())
+
+
+def _block_changes(one: ModelWeights, other: ModelWeights, index: int) -> Iterator[TensorChange]:
+    if index >= min(one.config.num_hidden_layers, other.config.num_hidden_layers):
+        yield from (TensorChange(block_tensor_name(index, key), None) for key in BLOCK_TENSORS)
+        return
+    mine, its = one.block(index), other.block(index)
+    for key in BLOCK_TENSORS:
+        yield _change(block_tensor_name(index, key), mine[key], its[key])
+
+
+def _change(name: str, own: torch.Tensor, other: torch.Tensor) -> TensorChange:
+    if own.shape != other.shape:
+        return TensorChange(name, None)
+    size, apart = float(own.norm()), float((other - own).norm())
+    return TensorChange(name, plain(apart / size) if size else plain(apart))

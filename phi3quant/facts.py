@@ -1,0 +1,117 @@
+"""What must hold exactly, whatever the weights: template, special and stop tokens, architecture."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from converters.from_gguf import is_gguf, open_gguf
+from converters.onnx_file import is_onnx
+from converters.onnx_genai import CONFIG_FILE as GENAI_CONFIG
+from phi3quant.checkpoint import read_json_if_there
+from phi3quant.config import Phi3Config
+from phi3quant.errors import TokenizerError
+from phi3quant.tokenizer import Message, Tokenizer
+
+CHAT = "chat template"
+CHAT_TOKENS = "chat tokens"
+SPECIAL_TOKENS = "special tokens"
+STOP_TOKENS = "stop tokens"
+ARCHITECTURE = "architecture"
+
+_QUESTION: Message = {"role": "user", "content": "What is  2+2?\nSay it in one word."}
+_ANSWER: Message = {"role": "assistant", "content": "Four."}
+_SYSTEM: Message = {"role": "system", "content": "Be brief."}
+_CHATS = ((_QUESTION,), (_QUESTION, _ANSWER, _QUESTION), (_SYSTEM, _QUESTION))
+"""What the template is tried on."""
+
+
+def facts(path: Path, config: Phi3Config, tokenizer: Tokenizer) -> dict[str, Any]:
+    """The exact facts of an artifact, as plain values by their name.
+
+    Args:
+        path: its folder or GGUF file.
+        config: its configuration.
+        tokenizer: its own.
+    """
+    chats = [_rendered(tokenizer, chat) for chat in _CHATS]
+    return {
+        CHAT: chats,
+        CHAT_TOKENS: [tokenizer.encode(chat) for chat in chats],
+        SPECIAL_TOKENS: {
+            name: tokenizer.encode(text) for name, text in sorted(tokenizer.special_tokens.items())
+        },
+        STOP_TOKENS: _stop_tokens(path, config),
+        ARCHITECTURE: _architecture(config),
+    }
+
+
+def kind(path: Path) -> str:
+    """``gguf``, ``onnx`` or ``folder``: each states stop tokens in its own way."""
+    if is_onnx(path):
+        return "onnx"
+    return "gguf" if is_gguf(path) else "folder"
+
+
+def differences(expected: Any, found: Any, name: str = "") -> list[str]:
+    """Where two plain values differ, a line for each place.
+
+    Args:
+        expected: what JSON holds.
+        found: likewise.
+        name: of the value, for the lines.
+    """
+    if isinstance(expected, Mapping) and isinstance(found, Mapping):
+        return [
+            line
+            for key in sorted({*expected, *found})
+            for line in differences(
+                expected.get(key), found.get(key), f"{name}.{key}" if name else str(key)
+            )
+        ]
+    return [] if expected == found else [f"{name} is {_short(found)}, was {_short(expected)}"]
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 120 else f"{text[:117]}..."
+
+
+def _rendered(tokenizer: Tokenizer, chat: tuple[Message, ...]) -> str:
+    """The chat, or the reason why the template takes none of this kind."""
+    try:
+        return tokenizer.render_chat(chat, add_generation_prompt=True)
+    except TokenizerError as error:
+        return str(error)
+
+
+def _stop_tokens(path: Path, config: Phi3Config) -> list[int]:
+    if is_gguf(path):
+        fields = open_gguf(path).model.fields
+        found = [fields.get(f"tokenizer.ggml.{role}_token_id") for role in ("eos", "eot")]
+    else:
+        # onnxruntime-genai stops by its own settings, transformers by these.
+        settings = read_json_if_there(path / GENAI_CONFIG).get("model")
+        stated = settings.get("eos_token_id") if isinstance(settings, Mapping) else None
+        if stated is None:
+            stated = read_json_if_there(path / "generation_config.json").get("eos_token_id")
+        stated = config.raw.get("eos_token_id") if stated is None else stated
+        found = stated if isinstance(stated, list) else [stated]
+    return sorted({number for number in found if isinstance(number, int)})
+
+
+def _architecture(config: Phi3Config) -> dict[str, Any]:
+    described = asdict(config)
+    del described["raw"]
+    return {key: _rounded(value) for key, value in described.items()}
+
+
+def _rounded(value: Any) -> Any:
+    """FP32, in which some formats keep numbers, holds 7 digits of them; 6 are compared."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, Mapping):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(item) for item in value]
+    return value

@@ -1,0 +1,173 @@
+"""What a check found, for machines and pages: JSON, JUnit XML, Markdown, annotations on GitHub."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+from xml.etree import ElementTree as ET
+
+from phi3quant.check import SCHEMA_VERSION, CheckReport
+from phi3quant.gate import Gate, Verdict
+from phi3quant.manifest import tool_version
+from phi3quant.metrics import plain
+
+METRICS: Mapping[str, str] = {
+    "perplexity": "perplexity",
+    "reference_perplexity": "perplexity in full precision",
+    "baseline_perplexity": "perplexity of the baseline's artifact",
+    "standard_error": "standard error of the perplexity",
+    "ratio": "ratio to full precision",
+    "kl_mean": "mean KL",
+    "baseline_kl_mean": "mean KL of the baseline's artifact",
+    "kl_median": "median KL",
+    "kl_p999": "99.9 % of KL",
+    "kl_max": "largest KL",
+    "same_top": "same top token",
+    "target_rms": "RMS change of the target's probability",
+    "perplexity_past_window": "perplexity past the sliding window",
+    "reference_perplexity_past_window": "the same in full precision",
+    "tokens": "tokens scored",
+}
+"""Titles of the figures that reports show, in their order."""
+
+_MARKS = {
+    Verdict.PASS: "✅",
+    Verdict.FAIL: "❌",
+    Verdict.UNDERPOWERED: "⚠️",
+    Verdict.NOT_COMPARABLE: "⚠️",
+}
+# What XML 1.0 can't hold.
+_UNSPEAKABLE = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def as_json(report: CheckReport) -> dict[str, Any]:
+    """A report as plain values, after docs/check.schema.json."""
+    return {
+        "schema": SCHEMA_VERSION,
+        "phi3quant": tool_version(),
+        "artifact": report.artifact,
+        "baseline": report.baseline,
+        "verdict": report.verdict.value,
+        "exit_code": report.exit_code,
+        "findings": [
+            {"name": finding.name, "verdict": finding.verdict.value, "message": finding.message}
+            for finding in report.findings
+        ],
+        "gates": [_gate(gate) for gate in report.gates],
+        "metrics": dict(report.metrics) if report.metrics is not None else None,
+        "worst_windows": [window.as_json() for window in report.worst],
+        "notes": list(report.notes),
+    }
+
+
+def as_junit(report: CheckReport) -> str:
+    """A report as JUnit XML: a case for each finding and for each figure.
+
+    Figures carry no limit of their own and always pass; their values stand in system-out.
+    """
+    suite = ET.Element("testsuite", name="phi3quant check")
+    for finding in report.findings:
+        case = _case(suite, f"{finding.name}", finding.message)
+        kind = _JUNIT_KINDS.get(finding.verdict)
+        if kind is not None:
+            told = "skipped" if report.exit_code == 0 else kind
+            ET.SubElement(case, told, message=_speakable(finding.message))
+    for key, title in METRICS.items():
+        if report.metrics is not None:
+            _case(suite, f"metric: {title}", f"{key} = {report.metrics.get(key)}")
+    counts = {"tests": "testcase", "failures": ".//failure", "errors": ".//error"}
+    for name, tag in {**counts, "skipped": ".//skipped"}.items():
+        suite.set(name, str(len(suite.findall(tag))))
+    root = ET.Element("testsuites")
+    root.append(suite)
+    ET.indent(root)
+    return ET.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+
+
+_JUNIT_KINDS = {
+    Verdict.FAIL: "failure",
+    Verdict.UNDERPOWERED: "error",
+    Verdict.NOT_COMPARABLE: "error",
+}
+
+
+def as_markdown(report: CheckReport) -> str:
+    """A report as a section of Markdown, for a step summary."""
+    lines = [
+        f"### {_MARKS[report.verdict]} phi3quant check: {report.verdict.value}",
+        "",
+        f"{_code(report.artifact)} beside {_code(report.baseline)}",
+        "",
+        "| check | verdict | |",
+        "|---|---|---|",
+        *(
+            f"| {finding.name} | {_MARKS[finding.verdict]} {finding.verdict.value} "
+            f"| {_cell(finding.message)} |"
+            for finding in report.findings
+        ),
+    ]
+    if report.metrics is not None:
+        lines += ["", "| metric | value |", "|---|---|"]
+        lines += [
+            f"| {title} | {_number(report.metrics[key])} |"
+            for key, title in METRICS.items()
+            if report.metrics.get(key) is not None
+        ]
+    if report.worst:
+        lines += ["", "| worst windows | ratio | text up to just after the worst token |"]
+        lines += ["|---|---|---|"]
+        lines += [
+            f"| {window.number} | {window.ratio:.3f} | {_code(window.text)} |"
+            for window in report.worst
+        ]
+    lines += ["", *(f"- {_cell(note)}" for note in report.notes)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def annotations(report: CheckReport) -> list[str]:
+    """Workflow commands that GitHub Actions shows beside the run: errors and warnings."""
+    lines = []
+    for finding in report.findings:
+        if finding.verdict is not Verdict.PASS:
+            level = "error" if report.exit_code else "warning"
+            lines.append(_annotation(level, finding.name, finding.message))
+    return [*lines, *(_annotation("notice", "note", note) for note in report.notes)]
+
+
+def _annotation(level: str, name: str, message: str) -> str:
+    text = message.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    return f"::{level} title=phi3quant check, {name}::{text}"
+
+
+def _gate(gate: Gate) -> dict[str, Any]:
+    measured = gate.measured
+    return {
+        "name": gate.name,
+        "verdict": gate.verdict.value,
+        "limit": gate.limit,
+        "ratio": plain(measured.ratio),
+        "ratio_95": [plain(value) for value in measured.interval],
+        "detectable": plain(measured.detectable),
+        "windows": measured.windows,
+    }
+
+
+def _case(suite: ET.Element, name: str, output: str) -> ET.Element:
+    case = ET.SubElement(suite, "testcase", classname="phi3quant.check", name=name, time="0")
+    ET.SubElement(case, "system-out").text = _speakable(output)
+    return case
+
+
+def _speakable(text: str) -> str:
+    return _UNSPEAKABLE.sub("\ufffd", text)
+
+
+def _number(value: Any) -> str:
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def _code(text: str) -> str:
+    return f"`{_cell(text).replace('`', chr(39))}`"

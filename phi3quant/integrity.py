@@ -1,0 +1,113 @@
+"""Whether an artifact's bytes are still those that its manifest speaks of."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from converters.from_gguf import is_gguf, open_gguf
+from converters.gguf_provenance import TENSORS_SHA256, tensors_sha256
+from converters.onnx_data import read_file_list
+from phi3quant.checkpoint import read_json_if_there, sha256
+from phi3quant.errors import NotComparableError
+from phi3quant.output import MANIFEST
+
+
+@dataclass(frozen=True)
+class FileCheck:
+    """One thing that a manifest promises.
+
+    Attributes:
+        name: the file, or what of it was hashed.
+        problem: how it differs; empty if it doesn't.
+    """
+
+    name: str
+    problem: str
+
+
+def check_hashes(path: Path) -> list[FileCheck]:
+    """Compare every file of an artifact with its manifest; folders within are artifacts too.
+
+    A GGUF file by itself is held against the hash of its tensors that it carries, and an ONNX
+    folder without a manifest against its list of files.
+
+    Raises:
+        NotComparableError: the artifact has no manifest with hashes, or one that can't be read as
+            such.
+        CheckpointError: a list of files can't be read.
+    """
+    if path.is_file():
+        return [_check_tensors(path)]
+    found = [
+        FileCheck(f"{inner.parent.name}/{check.name}", check.problem)
+        for inner in sorted(path.glob(f"*/{MANIFEST}"))
+        for check in check_hashes(inner.parent)
+    ]
+    files = _stated(path)
+    if files is None:
+        raise NotComparableError(
+            f"{path} has no {MANIFEST} with hashes of its files; nothing says what they should be"
+        )
+    return [_check_file(path, str(name), entry) for name, entry in files.items()] + found
+
+
+def check_source(manifest: Mapping[str, Any], folder: Path) -> list[FileCheck]:
+    """Compare the files of a folder with those that an artifact was made from.
+
+    Args:
+        manifest: the artifact's.
+        folder: of the model that is said to be its source.
+
+    Raises:
+        NotComparableError: the manifest names no files of a source.
+    """
+    source = manifest.get("source")
+    hashes = source.get("sha256") if isinstance(source, Mapping) else None
+    if not isinstance(hashes, Mapping) or not hashes:
+        raise NotComparableError("the manifest names no files of a source")
+    return [_check_file(folder, str(name), {"sha256": digest}) for name, digest in hashes.items()]
+
+
+def has_hashes(path: Path) -> bool:
+    """Whether there is anything for ``check_hashes`` to hold an artifact against."""
+    if path.is_dir():
+        return _stated(path) is not None
+    return is_gguf(path) and TENSORS_SHA256 in open_gguf(path).model.fields
+
+
+def _stated(folder: Path) -> Mapping[str, Any] | None:
+    """What an artifact's files should be; an ONNX folder without its manifest has a list yet."""
+    if not (folder / MANIFEST).is_file():
+        return read_file_list(folder) or None
+    files = read_json_if_there(folder / MANIFEST).get("files")
+    return files if isinstance(files, Mapping) else None
+
+
+def _check_file(folder: Path, name: str, entry: Any) -> FileCheck:
+    file = folder / name
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("sha256"), str):
+        raise NotComparableError(f"the {MANIFEST} of {folder} has no hash for {name}")
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise NotComparableError(f"the {MANIFEST} of {folder} speaks of {name}, outside of it")
+    if not file.is_file():
+        return FileCheck(name, "is missing")
+    size = file.stat().st_size
+    if size != entry.get("bytes", size):
+        return FileCheck(name, f"has {size:,} bytes; the manifest says {entry['bytes']:,}")
+    digest = sha256(file)
+    if digest != entry["sha256"]:
+        return FileCheck(name, f"has SHA-256 {digest}; the manifest says {entry['sha256']}")
+    return FileCheck(name, "")
+
+
+def _check_tensors(path: Path) -> FileCheck:
+    model = open_gguf(path).model if is_gguf(path) else None
+    expected = model.fields.get(TENSORS_SHA256) if model else None
+    if model is None or not isinstance(expected, str):
+        raise NotComparableError(f"{path} carries no hash of its tensors ({TENSORS_SHA256})")
+    digest = tensors_sha256(model)
+    name = f"{path.name} (tensors)"
+    if digest != expected:
+        return FileCheck(name, f"have SHA-256 {digest}; the file's metadata says {expected}")
+    return FileCheck(name, "")

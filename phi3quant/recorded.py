@@ -1,0 +1,75 @@
+"""Score a model beside predictions that were recorded, so that their model isn't needed again."""
+
+import torch
+
+from phi3quant.checkpoint import ModelWeights
+from phi3quant.errors import NotComparableError
+from phi3quant.perplexity import Comparison, Score
+from phi3quant.predictor import PIECE_ROWS, Predictor, Progress, predictor
+from phi3quant.top_predictions import TopPredictions, concatenate, top_predictions
+
+
+def record(
+    model: ModelWeights | Predictor, windows: torch.Tensor, tell: Progress
+) -> tuple[torch.Tensor, TopPredictions]:
+    """What a model says of a text, small enough to keep.
+
+    Args:
+        model: usually the one in full precision.
+        windows: int64 token ids [windows, length].
+        tell: told of the predictor's steps.
+
+    Returns:
+        The NLL of every target, FP32 [windows, length - 1], and the best tokens there.
+    """
+    targets = torch.split(windows[:, 1:].reshape(-1), PIECE_ROWS)
+    losses, best = [], []
+    for rows, target in zip(predictor(model).prepare(windows, tell)(), targets, strict=True):
+        losses.append(-rows.gather(1, target[:, None]).squeeze(1))
+        best.append(top_predictions(rows))
+    return torch.cat(losses).view(len(windows), -1), concatenate(best)
+
+
+def score_beside(
+    recorded_nll: torch.Tensor,
+    recorded_top: TopPredictions,
+    model: ModelWeights | Predictor,
+    windows: torch.Tensor,
+    tell: Progress,
+) -> Comparison:
+    """Score a model against a recorded reference on the same windows.
+
+    Args:
+        recorded_nll: FP32 [windows, length - 1].
+        recorded_top: at the same positions.
+        model: the candidate.
+        windows: int64 token ids [windows, length], those of the recording.
+        tell: told of the predictor's steps.
+
+    Returns:
+        The comparison; its KL is over the recorded tokens and the rest.
+
+    Raises:
+        NotComparableError: the model's vocabulary is smaller than the recorded one.
+    """
+    candidate = predictor(model)
+    largest = max(int(recorded_top.ids.max()), int(windows.max()))
+    if largest >= candidate.config.vocab_size:
+        raise NotComparableError(
+            f"the baseline speaks of token {largest}, but the model's vocabulary ends at "
+            f"{candidate.config.vocab_size - 1}"
+        )
+    targets = torch.split(windows[:, 1:].reshape(-1), PIECE_ROWS)
+    losses, divergence, agreed, start = [], [], 0, 0
+    for rows, target in zip(candidate.prepare(windows, tell)(), targets, strict=True):
+        reference = recorded_top.piece(start, start + len(rows))
+        losses.append(-rows.gather(1, target[:, None]).squeeze(1).double())
+        divergence.append(reference.divergence(rows))
+        agreed += int(reference.same_top(rows).sum())
+        start += len(rows)
+    return Comparison(
+        Score(recorded_nll.double()),
+        Score(torch.cat(losses).view(recorded_nll.shape)),
+        torch.cat(divergence).view(recorded_nll.shape),
+        agreed / start,
+    )
