@@ -11,8 +11,8 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
 from converters import open_tokenizer, open_weights
+from phi3quant.gating.recorded import record, score_beside
 from phi3quant.predictor import BlockwisePredictor
-from phi3quant.recorded import record, score_beside
 from phi3quant.verification import EvaluationText, text_windows
 
 

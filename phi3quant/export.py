@@ -153,7 +153,9 @@ def _open(model: str | Path | None, revision: str | None) -> tuple[Located, _Exp
     located = locate(model, revision)
     opened = open_weights(located.path)
     if not isinstance(opened, Checkpoint | PackedCheckpoint):
-        raise CheckpointError(f"{located.path} is a GGUF file already; give what it was made from")
+        raise CheckpointError(
+            f"{located.path} is {opened.format} already; give what it was made from"
+        )
     return located, opened
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from phi3quant import baseline_file
-from phi3quant.baseline import Baseline, read_baseline, write_baseline
 from phi3quant.errors import InputError, NotComparableError
-from phi3quant.top_predictions import TOP, TopPredictions
+from phi3quant.gating import baseline_file
+from phi3quant.gating.baseline import Baseline, read_baseline, write_baseline
+from phi3quant.gating.top_predictions import TOP, TopPredictions
 
 WINDOWS, TARGETS = 6, 31
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from phi3quant.baseline import read_baseline, write_baseline
-from phi3quant.baselines import create_baseline, update_baseline
-from phi3quant.check import CheckReport, Limits, check
 from phi3quant.errors import CorpusError, InputError, NotComparableError
-from phi3quant.gate import Verdict
-from phi3quant.gate_report import as_json
+from phi3quant.gating.baseline import read_baseline, write_baseline
+from phi3quant.gating.baselines import create_baseline, update_baseline
+from phi3quant.gating.check import CheckReport, Limits, check
+from phi3quant.gating.gate import Verdict
+from phi3quant.gating.gate_report import as_json
 from phi3quant.hub import bundled_folder
 from phi3quant.output import MANIFEST
 from phi3quant.pipeline import Recipe, quantize

@@ -15,8 +15,8 @@ import yaml
 from click.testing import CliRunner, Result
 from junitparser import JUnitXml
 
-from phi3quant.check import Limits, check
 from phi3quant.cli.main import main
+from phi3quant.gating.check import Limits, check
 from phi3quant.output import MANIFEST
 from phi3quant.pipeline import Calibration, Recipe, quantize
 from tests.faults import flip_bit, scale_name

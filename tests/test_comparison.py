@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from converters.gguf_policy import file_type
-from phi3quant.comparison import compare
 from phi3quant.export import export_gguf
+from phi3quant.gating.comparison import compare
 from phi3quant.pipeline import Recipe, quantize
 from phi3quant.verification import EvaluationText
 from tests.faults import one_layer_corrupted, with_codes

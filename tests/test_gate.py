@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from phi3quant.gate import DEFAULT_DRIFT, Gate, Verdict, default_budget
+from phi3quant.gating.gate import DEFAULT_DRIFT, Gate, Verdict, default_budget
 from phi3quant.paired import PairedMean, paired_mean
 
 

@@ -154,7 +154,7 @@ def test_an_interrupted_baseline_leaves_nothing(
     def interrupted(*_given: object) -> None:
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr("phi3quant.baselines.record", interrupted)
+    monkeypatch.setattr("phi3quant.gating.baselines.record", interrupted)
     result = run("baseline", "create", "out", "-o", tmp_path / "new")
     assert result.exit_code == 130
     assert not list(tmp_path.iterdir())

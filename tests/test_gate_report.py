@@ -6,9 +6,9 @@ import jsonschema
 import pytest
 from junitparser import JUnitXml
 
-from phi3quant.check import CheckReport, Finding
-from phi3quant.gate import Gate, Verdict
-from phi3quant.gate_report import METRICS, annotations, as_json, as_junit, as_markdown
+from phi3quant.gating.check import CheckReport, Finding
+from phi3quant.gating.gate import Gate, Verdict
+from phi3quant.gating.gate_report import METRICS, annotations, as_json, as_junit, as_markdown
 from phi3quant.metrics import WorstWindow
 from phi3quant.paired import PairedMean
 

@@ -11,15 +11,15 @@ from click.testing import CliRunner
 
 from converters.onnx_options import OnnxOptions
 from phi3quant import manifest, provenance
-from phi3quant.baselines import create_baseline
-from phi3quant.check import DIVERGENCE, DRIFT, Limits, check
 from phi3quant.checkpoint import sha256
 from phi3quant.cli.main import main
-from phi3quant.comparison import compare
 from phi3quant.errors import NotComparableError
 from phi3quant.export import export_onnx
-from phi3quant.facts import STOP_TOKENS
-from phi3quant.gate import Verdict
+from phi3quant.gating.baselines import create_baseline
+from phi3quant.gating.check import DIVERGENCE, DRIFT, Limits, check
+from phi3quant.gating.comparison import compare
+from phi3quant.gating.facts import STOP_TOKENS
+from phi3quant.gating.gate import Verdict
 from phi3quant.inspection import inspect
 from phi3quant.integrity import check_hashes, has_hashes
 from phi3quant.output import MANIFEST

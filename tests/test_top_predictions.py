@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from phi3quant.top_predictions import STEP, TOP, TopPredictions, concatenate, top_predictions
+from phi3quant.gating.top_predictions import STEP, TOP, TopPredictions, concatenate, top_predictions
 
 
 def guesses(vocabulary: int, seed: int, rows: int = 40) -> torch.Tensor:

@@ -6,11 +6,11 @@ from typing import Any
 
 import click
 
-from phi3quant.baseline import Baseline, read_baseline
-from phi3quant.baselines import Recorded, create_baseline, update_baseline
 from phi3quant.cli import options
 from phi3quant.cli.display import print_json, progress_bars, use_threads
 from phi3quant.errors import OutputError
+from phi3quant.gating.baseline import Baseline, read_baseline
+from phi3quant.gating.baselines import Recorded, create_baseline, update_baseline
 from phi3quant.metrics import plain
 from phi3quant.paired import paired_mean
 from phi3quant.perplexity import Score

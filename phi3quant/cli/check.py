@@ -6,12 +6,12 @@ from typing import Any
 
 import click
 
-from phi3quant import gate_report
-from phi3quant.check import CheckReport, Finding, Limits, check
 from phi3quant.cli import options
 from phi3quant.cli.display import print_check, print_json, progress_bars, use_threads
 from phi3quant.errors import NotComparableError
-from phi3quant.gate import DEFAULT_DRIFT, Verdict
+from phi3quant.gating import gate_report
+from phi3quant.gating.check import CheckReport, Finding, Limits, check
+from phi3quant.gating.gate import DEFAULT_DRIFT, Verdict
 from phi3quant.output import write_bytes, write_json
 
 

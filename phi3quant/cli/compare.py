@@ -6,7 +6,7 @@ import click
 
 from phi3quant.cli import options
 from phi3quant.cli.display import print_comparison, print_json, progress_bars, use_threads
-from phi3quant.comparison import compare as compare_models
+from phi3quant.gating.comparison import compare as compare_models
 from phi3quant.verification import EvaluationText
 
 

@@ -18,9 +18,9 @@ from tqdm import tqdm
 
 from converters import open_model
 from converters.gguf_policy import phone_note
-from phi3quant.check import CheckReport
-from phi3quant.comparison import ModelComparison
-from phi3quant.gate_report import METRICS
+from phi3quant.gating.check import CheckReport
+from phi3quant.gating.comparison import ModelComparison
+from phi3quant.gating.gate_report import METRICS
 from phi3quant.metrics import WorstWindow
 from phi3quant.progress import Progress, Step, silent
 from phi3quant.verification import Evaluation

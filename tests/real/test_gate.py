@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from phi3quant.baseline import read_baseline
-from phi3quant.baselines import create_baseline
-from phi3quant.check import check
-from phi3quant.gate import Verdict
+from phi3quant.gating.baseline import read_baseline
+from phi3quant.gating.baselines import create_baseline
+from phi3quant.gating.check import check
+from phi3quant.gating.gate import Verdict
 from phi3quant.pipeline import Calibration, Recipe, quantize
 from phi3quant.scheme import QuantScheme
 from phi3quant.verification import EvaluationText

@@ -4,9 +4,9 @@ import torch
 
 from phi3quant.checkpoint import ModelWeights
 from phi3quant.errors import NotComparableError
+from phi3quant.gating.top_predictions import TopPredictions, concatenate, top_predictions
 from phi3quant.perplexity import Comparison, Score
 from phi3quant.predictor import PIECE_ROWS, Predictor, Progress, predictor
-from phi3quant.top_predictions import TopPredictions, concatenate, top_predictions
 
 
 def record(

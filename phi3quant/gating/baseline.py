@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from phi3quant import baseline_file
 from phi3quant.errors import InputError, NotComparableError
+from phi3quant.gating import baseline_file
+from phi3quant.gating.top_predictions import STEP, TopPredictions
 from phi3quant.output import write_bytes
 from phi3quant.perplexity import Comparison
-from phi3quant.top_predictions import STEP, TopPredictions
 
 _LOSSES = ("reference_nll", "artifact_nll", "artifact_kl")
 _OBJECTS = ("text", "reference", "artifact", "facts", "tools")
@@ -27,7 +27,7 @@ class Baseline:
             number and length of the windows.
         reference: the model in full precision: name, revision, SHA-256 of its files.
         artifact: name, format, recipe, bits a weight, SHA-256 of its files.
-        facts: of the artifact, what must not change; see phi3quant.facts.
+        facts: of the artifact, what must not change; see phi3quant.gating.facts.
         tools: versions that recorded this.
         history: why it was made and each time changed, the oldest first.
         reference_nll, artifact_nll: FP32 [windows, targets], NLL of every target in nats.

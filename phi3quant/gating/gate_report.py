@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 from xml.etree import ElementTree as ET
 
-from phi3quant.check import SCHEMA_VERSION, CheckReport
-from phi3quant.gate import Gate, Verdict
+from phi3quant.gating.check import SCHEMA_VERSION, CheckReport
+from phi3quant.gating.gate import Gate, Verdict
 from phi3quant.manifest import tool_version
 from phi3quant.metrics import plain
 
@@ -152,7 +152,7 @@ def _gate(gate: Gate) -> dict[str, Any]:
 
 
 def _case(suite: ET.Element, name: str, output: str) -> ET.Element:
-    case = ET.SubElement(suite, "testcase", classname="phi3quant.check", name=name, time="0")
+    case = ET.SubElement(suite, "testcase", classname="phi3quant.gating.check", name=name, time="0")
     ET.SubElement(case, "system-out").text = _speakable(output)
     return case
 

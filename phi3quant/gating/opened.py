@@ -8,8 +8,8 @@ from typing import Any
 
 from converters import open_model, open_tokenizer
 from converters.from_onnx import OnnxModel
-from phi3quant import facts
 from phi3quant.checkpoint import StoredWeights, sha256
+from phi3quant.gating import facts
 from phi3quant.hub import Located
 from phi3quant.inspection import linear_bits
 from phi3quant.provenance import read_provenance
@@ -65,7 +65,7 @@ class Opened:
         return {path.name: _hash(path, path.stat().st_mtime_ns) for path in self.model.files}
 
     def facts(self) -> dict[str, Any]:
-        """See phi3quant.facts."""
+        """See phi3quant.gating.facts."""
         return facts.facts(self.path, self.model.config, self.tokenizer)
 
     def description(self) -> dict[str, Any]:
