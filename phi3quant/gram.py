@@ -1,5 +1,6 @@
 """What calibration learns about a linear layer's input: its second moments."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -71,11 +72,11 @@ def inverse_factor(gram: torch.Tensor, damping: float) -> torch.Tensor:
         damping: what is added to the diagonal, relative to its mean.
 
     Returns:
-        FP32 [in, in]; the identity if the matrix is zero.
+        FP32 [in, in]; the identity if the matrix is zero or overflowed.
     """
     matrix = gram.double()
     mean = float(matrix.diagonal().mean())
-    if not mean > 0:
+    if not 0 < mean < math.inf:
         return torch.eye(len(gram))
     matrix.diagonal().add_(damping * mean)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(matrix))
@@ -96,6 +97,10 @@ def remaining_metrics(factor: torch.Tensor, width: int) -> torch.Tensor:
     Returns:
         FP32 [in/width, width, width].
     """
-    inverse = torch.linalg.inv(diagonal_blocks(factor, width).double())
+    blocks = diagonal_blocks(factor, width).double()
+    # Not linalg.inv: the blocks are triangles, and on several threads MKL refuses small ones.
+    inverse = torch.linalg.solve_triangular(
+        blocks, torch.eye(width, dtype=torch.float64).expand_as(blocks), upper=True
+    )
     metrics: torch.Tensor = inverse @ inverse.transpose(1, 2)
     return metrics.float()

@@ -1,3 +1,4 @@
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -114,7 +115,8 @@ def test_the_factor_is_that_of_the_damped_inverse() -> None:
     damped = gram + 0.1 * gram.diagonal().mean() * torch.eye(12)
     assert torch.equal(factor, factor.triu())
     assert torch.allclose(factor.T @ factor, torch.linalg.inv(damped), rtol=1e-3, atol=1e-5)
-    assert torch.equal(inverse_factor(torch.zeros(5, 5), 0.1), torch.eye(5))
+    for useless in (0.0, math.inf, math.nan):
+        assert torch.equal(inverse_factor(torch.full((5, 5), useless), 0.1), torch.eye(5))
 
 
 def test_remaining_metrics_are_schur_complements_of_the_later_columns() -> None:
