@@ -1,0 +1,52 @@
+"""Choosing codes for llama.cpp's types beside its own code in C (bound by libgguf), on one core.
+
+Processor time, the best of a few tries by turns; kernels are compiled before, bytes compared.
+"""
+
+import time
+from collections.abc import Callable
+from functools import partial
+from itertools import product
+
+import click
+import libgguf
+import numpy as np
+import torch
+
+from phi3quant.codecs.blocks import TYPES
+
+
+@click.command()
+@click.option("--rows", default=3072, show_default=True)
+@click.option("--columns", default=1024, show_default=True)
+@click.option("--tries", default=3, show_default=True)
+def main(rows: int, columns: int, tries: int) -> None:
+    """Print millions of weights a second for every quantized type, and the ratio."""
+    torch.set_num_threads(1)
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(rows, columns, generator=generator)
+    importance = torch.rand(columns, generator=generator)
+    click.echo("type           phi3quant   libgguf   ratio")
+    kinds = [entry for entry in TYPES.values() if entry.group > 1]
+    for entry, given in product(kinds, (None, importance)):
+        matrix = None if given is None else given.numpy()
+        own = partial(entry.encode, weight, given)
+        other = partial(libgguf.quantize_rows, weight.numpy(), entry.type, imatrix=matrix)
+        if not np.array_equal(own(), other()):
+            raise click.ClickException(f"{entry.name} differs from the reference")
+        mine, theirs = (
+            weight.numel() / min(tried) / 1e6
+            for tried in zip(*((_seconds(own), _seconds(other)) for _ in range(tries)), strict=True)
+        )
+        name = entry.name if given is None else f"{entry.name} weighted"
+        click.echo(f"{name:<14} {mine:>9.0f} {theirs:>9.0f} {mine / theirs:>7.1f}")
+
+
+def _seconds(work: Callable[[], np.ndarray]) -> float:
+    started = time.process_time()
+    work()
+    return time.process_time() - started
+
+
+if __name__ == "__main__":
+    main()
