@@ -81,6 +81,7 @@ test-real: $(VENV)/.installed-real models/real/config.json
 	$(BIN)/python -m pytest tests/real -o timeout=1200
 
 bench: $(VENV)/.installed-real models/real/config.json
+	$(BIN)/python benchmarks/encoding.py
 	$(BIN)/python benchmarks/autoawq.py --model models/real
 	$(BIN)/python benchmarks/llama_cpp.py --model models/real
 	$(BIN)/python benchmarks/genai_builder.py --model models/real
