@@ -89,7 +89,7 @@ def quantize(weight: torch.Tensor, scheme: QuantScheme) -> QuantizedTensor:
     groups = _grouped(weight, scheme)
     parts = []
     for chunk in torch.split(groups, _rows_per_chunk(weight)):
-        grid = _plain_grid(chunk, scheme, 1.0)
+        grid = _plain_grid(chunk, scheme)
         parts.append((_codes(chunk, grid, scheme), grid))
     return _assemble(weight, scheme, parts)
 
@@ -97,7 +97,7 @@ def quantize(weight: torch.Tensor, scheme: QuantScheme) -> QuantizedTensor:
 def round_trip(weight: torch.Tensor, scheme: QuantScheme) -> torch.Tensor:
     """What remains of ``weight`` after ``quantize``: FP32 [rows, columns], without making codes."""
     groups = _grouped(weight, scheme)
-    grid = _plain_grid(groups, scheme, 1.0)
+    grid = _plain_grid(groups, scheme)
     return _dequantized(groups, grid, scheme).view_as(weight)
 
 
@@ -134,16 +134,12 @@ def quantize_clipped(
     over_rows(rows, columns, fit, multiple=LANES)
     grid = _checked_grid(grids)
     groups = _grouped(weight, scheme)
-    parts = [
-        (_codes(chunk, _Grid(scales, zeros), scheme), _Grid(scales, zeros))
-        for chunk, scales, zeros in zip(
-            *(
-                torch.split(tensor, _rows_per_chunk(weight))
-                for tensor in (groups, grid.scales, grid.zeros)
-            ),
-            strict=True,
-        )
-    ]
+    parts = []
+    step = _rows_per_chunk(weight)
+    for start in range(0, rows, step):
+        part = slice(start, start + step)
+        own = _Grid(grid.scales[part], grid.zeros[part])
+        parts.append((_codes(groups[part], own, scheme), own))
     return _assemble(weight, scheme, parts)
 
 
@@ -249,16 +245,16 @@ def _checked_grid(grids: affine_search.Grids) -> _Grid:
     return _Grid(scales, zeros)
 
 
-def _plain_grid(groups: torch.Tensor, scheme: QuantScheme, shrink: float) -> _Grid:
-    """The plain scale of groups [rows, groups, width] times ``shrink``."""
+def _plain_grid(groups: torch.Tensor, scheme: QuantScheme) -> _Grid:
+    """The plain scale of groups [rows, groups, width]."""
     lowest, highest = torch.aminmax(groups, dim=-1)
     if scheme.symmetric:
         extreme = torch.where(-lowest >= highest, lowest, highest)
-        scales = _to_fp16(extreme * (-shrink / scheme.middle))
+        scales = _to_fp16(extreme * (-1 / scheme.middle))
         return _Grid(scales, torch.full_like(scales, scheme.middle))
     lowest, highest = lowest.clamp(max=0), highest.clamp(min=0)
-    scales = _to_fp16((highest - lowest) * (shrink / scheme.max_code))
-    zeros = torch.round(-lowest * shrink / scales).clamp_(0, scheme.max_code)
+    scales = _to_fp16((highest - lowest) * (1 / scheme.max_code))
+    zeros = torch.round(-lowest / scales).clamp_(0, scheme.max_code)
     return _Grid(scales, zeros)
 
 
