@@ -10,7 +10,7 @@ import torch
 
 from phi3quant.gram import Gram
 from phi3quant.layout import LINEARS, Block
-from phi3quant.model import SequenceContext, decoder_block
+from phi3quant.model import SequenceContext, decoder_block, linear
 
 # Tokens that pass through a block at once: large enough for full speed, small enough for caches.
 BATCH_TOKENS = 4096
@@ -46,8 +46,13 @@ def collect(block: Block, context: SequenceContext, hidden: torch.Tensor) -> dic
         The statistics of each linear's input, under its name in layout.LINEARS.
     """
     moments = {name: _Moments(block[name].shape[1]) for name in LINEARS}
+
+    def watched(name: str, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        moments[name].add(x)
+        return linear(x, weight)
+
     for batch in _batches(hidden):
-        decoder_block(block, context, batch, lambda name, x: moments[name].add(x))
+        decoder_block(block, context, batch, watched)
     return {name: sums.finish() for name, sums in moments.items()}
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,10 @@ import torch
 
 from calib.corpus import load_corpus, render, suitable
 from converters import FORMATS, to_gguf, to_onnx
-from converters.gguf_policy import file_type
+from converters.gguf_policy import MIXED, file_type
 from converters.onnx_options import OnnxOptions
 from converters.writer import Format, ModelWriter, Source
-from phi3quant import calibrated, manifest, provenance, windows
+from phi3quant import calibrated, manifest, mixing, provenance, windows
 from phi3quant.checkpoint import Checkpoint, open_checkpoint
 from phi3quant.codecs import Codecs
 from phi3quant.codecs.affine import AffineCodec
@@ -66,6 +66,8 @@ class Recipe:
         gguf_type: a key of converters.gguf_policy.FILE_TYPES, in any case: codes are chosen for the
             types that it gives each matrix, in place of the scheme. Only with ``gguf`` alone.
         tensor_types: changes to gguf_type, as converters.gguf_policy.file_type takes them.
+        target_bpw: bits a weight that a GGUF file may take, all of it counted: types are chosen
+            matrix by matrix, by measured loss. In place of gguf_type and tensor_types.
         onnx: how ``onnx`` among the formats is laid out.
     """
 
@@ -76,6 +78,7 @@ class Recipe:
     compensate: bool = True
     gguf_type: str | None = None
     tensor_types: tuple[str, ...] = ()
+    target_bpw: float | None = None
     onnx: OnnxOptions = field(default_factory=OnnxOptions)
 
     def codecs(self, config: Phi3Config, index: int) -> Codecs:
@@ -89,6 +92,8 @@ class Recipe:
         return to_gguf.codecs(file_type(self.gguf_type, self.tensor_types), config, index)
 
     def __str__(self) -> str:
+        if self.target_bpw is not None:
+            return f"{self.target_bpw:g} bits a weight"
         return self.gguf_type.upper() if self.gguf_type else str(self.scheme)
 
 
@@ -149,6 +154,8 @@ def quantize(
     """
     located = locate(model, revision)
     checkpoint = _open_plain(located.path)
+    if recipe.target_bpw is not None:
+        _check_target(recipe, checkpoint.config)
     formats = _formats(recipe)
     for entry in formats:
         entry.check(recipe.scheme, checkpoint.config)
@@ -162,6 +169,11 @@ def quantize(
     with progress("hashing the source", 1) as step:
         source = manifest.describe_source(located, checkpoint.store.files)
         step()
+    if recipe.target_bpw is not None:
+        assert text is not None
+        types = mixing.mixed_types(checkpoint, text.ids, recipe.target_bpw, progress)
+        recipe = replace(recipe, gguf_type=MIXED.name, tensor_types=types)
+        formats = _formats(recipe)
     with atomic_folder(output, overwrite=overwrite) as partial, ExitStack() as stack:
         folders = {
             entry.name: partial if entry is formats[0] else partial / entry.name
@@ -264,6 +276,23 @@ def _formats(recipe: Recipe) -> list[Format]:
     return [to_gguf.typed_format(file_type(recipe.gguf_type, recipe.tensor_types))]
 
 
+def _check_target(recipe: Recipe, config: Phi3Config) -> None:
+    assert recipe.target_bpw is not None
+    if recipe.formats != (to_gguf.FORMAT.name,):
+        raise SchemeError(
+            "a target for the bits a weight chooses among GGUF's types; it goes with the format "
+            f"{to_gguf.FORMAT.name} alone, not with {', '.join(recipe.formats)}"
+        )
+    if recipe.gguf_type is not None or recipe.tensor_types:
+        raise SchemeError("give either a target for the bits a weight or GGUF types, not both")
+    if not METHODS[recipe.method].calibrated:
+        raise SchemeError(
+            "a target for the bits a weight is measured on calibration text, which "
+            f"{recipe.method} doesn't read; use awq or gptq"
+        )
+    mixing.check_target(config, recipe.target_bpw)
+
+
 def _calibration_windows(located: Located, calibration: Calibration) -> _Windows:
     if calibration.samples < 1:
         raise CorpusError(f"{calibration.samples} calibration windows are too few; at least 1")
@@ -293,6 +322,7 @@ def _describe(recipe: Recipe, config: Phi3Config) -> dict[str, Any]:
             "compensate": recipe.compensate and METHODS[recipe.method].calibrated,
             "gguf_type": kind,
             "tensor_types": list(recipe.tensor_types),
+            **({} if recipe.target_bpw is None else {"target_bpw": recipe.target_bpw}),
             "formats": list(recipe.formats),
         }
     described = {
