@@ -96,9 +96,7 @@ def quantize_block(
     # Written so that an error that is NaN falls back too.
     fell_back = not error <= found["rtn"]
     kept = plain if fell_back else chosen
-    final = for_products(kept.dequantized())
-    for hidden in (states.seen, states.held_back):
-        advance(final, states.context, hidden)
+    advance_through(kept, states)
     error = found["rtn"] if fell_back else error
     report = {
         "output_error": error,
@@ -113,6 +111,13 @@ def quantize_block(
         },
     }
     return kept, report
+
+
+def advance_through(block: QuantizedBlock, states: States) -> None:
+    """Take the states through a finished block, in place."""
+    final = for_products(block.dequantized())
+    for hidden in (states.seen, states.held_back):
+        advance(final, states.context, hidden)
 
 
 def for_products(block: Mapping[str, torch.Tensor]) -> Block:
