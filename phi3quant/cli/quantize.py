@@ -21,7 +21,7 @@ from phi3quant.cli.display import (
 from phi3quant.cli.recipes import PRESET_OPTIONS, recipe_of
 from phi3quant.hub import locate
 from phi3quant.methods import METHODS
-from phi3quant.pipeline import Quantized, Recipe, quantize
+from phi3quant.pipeline import Conduct, Quantized, Recipe, quantize
 from phi3quant.progress import Progress
 from phi3quant.scheme import GROUP_SIZES, WHOLE_ROW
 from phi3quant.verification import Evaluation, EvaluationText, verify
@@ -99,6 +99,11 @@ _OUTPUT = (
         help="Folder to make.  [default: MODEL-METHOD-BITSbit in the current folder]",
     ),
     click.option("--overwrite", is_flag=True, help="Replace OUT if phi3quant made it."),
+    click.option(
+        "--resume",
+        is_flag=True,
+        help="Go on after the blocks that an interrupted run of the same command finished.",
+    ),
     click.option("--no-verify", is_flag=True, help="Don't score the result."),
     click.option(
         "--max-ppl-increase",
@@ -215,6 +220,7 @@ def _run(method: str, given: dict[str, Any]) -> None:
         revision=given["revision"],
         overwrite=given["overwrite"],
         progress=progress,
+        conduct=Conduct(given["resume"], _note_on(quiet=quiet)),
     )
     seconds = time.monotonic() - started
     evaluation = None
@@ -222,6 +228,16 @@ def _run(method: str, given: dict[str, Any]) -> None:
         evaluation = _verify(made, given, progress)
     _report(made, recipe, seconds, evaluation, given)
     _gate(evaluation, given["max_ppl_increase"])
+
+
+def _note_on(*, quiet: bool) -> Callable[[str], None]:
+    """What tells a person something on stderr."""
+
+    def say(line: str) -> None:
+        if not quiet:
+            click.echo(line, err=True)
+
+    return say
 
 
 def _name(model: str, given: dict[str, Any]) -> str:

@@ -11,7 +11,6 @@ from converters import to_onnx
 from phi3quant.cli import options
 from phi3quant.pipeline import Calibration, Recipe
 from phi3quant.presets import PRESETS
-from phi3quant.scheme import QuantScheme
 
 PRESET_OPTIONS = (
     click.option(
@@ -29,14 +28,8 @@ PRESET_OPTIONS = (
     ),
 )
 
-_FIELDS: Mapping[str, tuple[str, ...]] = {
-    "scheme": ("bits", "group_size", "symmetric"),
-    "formats": ("formats",),
-    "gguf_type": ("gguf_type",),
-    "tensor_types": ("tensor_types",),
-    "target_bpw": ("target_bpw",),
-}
-"""By field of Recipe that a preset may fill, the options that decide it."""
+_SCHEME = ("bits", "group_size", "symmetric")
+_FIELDS = ("gguf_type", "tensor_types", "target_bpw")
 
 
 def recipe_of(method: str, given: Mapping[str, Any]) -> Recipe:
@@ -49,27 +42,25 @@ def recipe_of(method: str, given: Mapping[str, Any]) -> Recipe:
     Raises:
         click.UsageError: options of ONNX without ONNX.
     """
-    chosen: dict[str, Any] = {
-        "scheme": QuantScheme(given["bits"], given["group_size"], given["symmetric"]),
-        "formats": tuple(name.strip() for name in given["formats"].split(",") if name.strip()),
-        "gguf_type": given["gguf_type"],
-        "tensor_types": given["tensor_types"],
-        "target_bpw": given["target_bpw"],
-    }
-    base = Recipe()
-    if given["preset"] is not None:
-        base = PRESETS[given["preset"]]
-        chosen = {field: value for field, value in chosen.items() if _was_given(field)}
+    preset = given["preset"]
+    base = Recipe() if preset is None else PRESETS[preset]
+    # Without a preset, defaults count as given.
+    counted = {name: value for name, value in given.items() if preset is None or _was_given(name)}
+    changes = {name: counted[name] for name in _FIELDS if name in counted}
+    if "formats" in counted:
+        names = (name.strip() for name in counted["formats"].split(","))
+        changes["formats"] = tuple(name for name in names if name)
     layout = options.onnx_options(given)
     recipe = replace(
         base,
         method=method,
+        scheme=replace(base.scheme, **{name: counted[name] for name in _SCHEME if name in counted}),
         calibration=Calibration(
             given["calib"], given["calib_field"], given["samples"], given["seq_len"], given["seed"]
         ),
         compensate=given["compensate"],
-        onnx=replace(base.onnx, **layout) if layout else base.onnx,
-        **chosen,
+        onnx=replace(base.onnx, **layout),
+        **changes,
     )
     if layout and to_onnx.FORMAT.name not in recipe.formats:
         raise click.UsageError(
@@ -79,8 +70,6 @@ def recipe_of(method: str, given: Mapping[str, Any]) -> Recipe:
     return recipe
 
 
-def _was_given(field: str) -> bool:
-    context = click.get_current_context()
-    return any(
-        context.get_parameter_source(name) != ParameterSource.DEFAULT for name in _FIELDS[field]
-    )
+def _was_given(name: str) -> bool:
+    source = click.get_current_context().get_parameter_source(name)
+    return source is not ParameterSource.DEFAULT
