@@ -79,9 +79,14 @@ def inverse_factor(gram: torch.Tensor, damping: float) -> torch.Tensor:
     if not 0 < mean < math.inf:
         return torch.eye(len(gram))
     matrix.diagonal().add_(damping * mean)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(matrix))
-    factor: torch.Tensor = torch.linalg.cholesky(inverse, upper=True)
-    return factor.float()
+    # Of wide layers these are the largest matrices of a run, hence no more than two at once. The
+    # transposes lie as LAPACK keeps matrices, which spares it copies of its own.
+    lower = torch.linalg.cholesky(matrix, out=torch.empty_like(matrix).T)
+    inverse = torch.cholesky_inverse(lower, out=matrix.T)
+    factor = torch.linalg.cholesky(inverse, upper=True, out=lower)
+    del matrix, inverse, lower
+    result: torch.Tensor = factor.float()
+    return result
 
 
 def remaining_metrics(factor: torch.Tensor, width: int) -> torch.Tensor:
