@@ -10,9 +10,12 @@ from converters.writer import ModelWriter
 from phi3quant import calibrated
 from phi3quant.checkpoint import Checkpoint
 from phi3quant.codecs import Codecs
+from phi3quant.errors import CheckpointError
 from phi3quant.journal import Journal
+from phi3quant.layout import EMBEDDING, HEAD
 from phi3quant.methods import Method
 from phi3quant.progress import Progress, Step
+from phi3quant.qblock import QuantizedBlock
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,8 @@ def quantize_blocks(
     Raises:
         Phi3QuantError: see phi3quant.errors.
     """
-    embedding = checkpoint.embedding()
+    # In their stored dtype, since in FP32 they are larger than a block; writers check them.
+    embedding = checkpoint.store.load(EMBEDDING)
     for writer in writers:
         writer.embedding(embedding)
     states = None
@@ -74,7 +78,7 @@ def quantize_blocks(
             reports.append(report)
             step(1, f"{report['error_ratio']:.3f} of RTN's error" if report else "")
     norm = checkpoint.final_norm()
-    head = None if checkpoint.config.tie_word_embeddings else checkpoint.head()
+    head = None if checkpoint.config.tie_word_embeddings else checkpoint.store.load(HEAD)
     for writer in writers:
         writer.final(norm, head)
     return reports
@@ -109,17 +113,30 @@ class _Run:
 
     def quantize(self, index: int) -> dict[str, Any]:
         """Quantize the next block, write it and keep it."""
-        block = self.checkpoint.block(index)
-        report: dict[str, Any] = {}
         codecs = self.work.codecs(index)
+        report: dict[str, Any] = {}
         if self.states is None:
-            result = self.work.method.quantize_block(block, {}, self.checkpoint.config, codecs)
+            result = self._round(index, codecs)
         else:
             result, report = calibrated.quantize_block(
-                block, self.states, self.work.method, codecs, compensate=self.work.compensate
+                self.checkpoint.block(index),
+                self.states,
+                self.work.method,
+                codecs,
+                compensate=self.work.compensate,
             )
         for writer in self.writers:
             writer.block(index, result)
         if self.journal is not None:
             self.journal.keep(index, result, report)
         return report
+
+    def _round(self, index: int, codecs: Codecs) -> QuantizedBlock:
+        """A block without calibration, from weights as they are stored."""
+        block = self.checkpoint.stored_block(index)
+        try:
+            return self.work.method.quantize_block(block, {}, self.checkpoint.config, codecs)
+        except CheckpointError:
+            # Says which tensor of which file it is, and where.
+            self.checkpoint.block(index)
+            raise

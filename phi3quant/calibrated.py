@@ -43,14 +43,15 @@ def start(config: Phi3Config, embedding: torch.Tensor, ids: torch.Tensor) -> Sta
 
     Args:
         config: the model's.
-        embedding: FP32 [vocab, hidden].
+        embedding: floats of any type [vocab, hidden].
         ids: int64 [windows, length], in an order that doesn't depend on where they came from. A
             single window is both learned from and judged on.
     """
     count = max(1, min(len(ids) // _HELD_BACK, _MOST_HELD_BACK))
     held_back, seen = ids[:count], ids[count:] if len(ids) > 1 else ids
     context = sequence_context(config, ids.shape[1])
-    return States(context, embed(embedding, seen), embed(embedding, held_back))
+    # Converted once looked up: in FP32 the whole embedding is larger than a block.
+    return States(context, embed(embedding, seen).float(), embed(embedding, held_back).float())
 
 
 def quantize_block(

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from phi3quant.codecs import affine_search
+from phi3quant.codecs import affine_rounding, affine_search
 from phi3quant.codecs.compensation import DAMPING, Strip, compensated_codes
 from phi3quant.codecs.lanes import LANES
-from phi3quant.errors import SchemeError
+from phi3quant.errors import CheckpointError, SchemeError
 from phi3quant.gram import diagonal_blocks
 from phi3quant.parallel import over_rows
 from phi3quant.qtensor import QuantizedTensor
@@ -75,18 +75,32 @@ def quantize(weight: torch.Tensor, scheme: QuantScheme) -> QuantizedTensor:
     all codes.
 
     Args:
-        weight: FP32 [rows, columns].
+        weight: floats of any type [rows, columns].
         scheme: bits, group size, symmetry.
 
     Raises:
         SchemeError: the groups don't fill the rows, or a scale doesn't fit FP16.
+        CheckpointError: a weight is NaN or infinite.
     """
-    groups = _grouped(weight, scheme)
-    parts = []
-    for chunk in torch.split(groups, _rows_per_chunk(weight)):
-        grid = _plain_grid(chunk, scheme)
-        parts.append((_codes(chunk, grid, scheme), grid))
-    return _assemble(weight, scheme, parts)
+    rows, columns = weight.shape
+    grids = _empty_grids(rows, columns // scheme.group_width(columns))
+    codes = np.empty((rows, columns), np.uint8)
+    share = -1 / scheme.middle if scheme.symmetric else 1 / scheme.max_code
+    limits = (np.float32(scheme.max_code), np.float32(share), scheme.symmetric)
+
+    def round_part(part: slice) -> None:
+        # Converted and checked here, where a part fits a core's cache.
+        values = weight[part].float().contiguous()
+        if not torch.isfinite(values.sum()) and not torch.isfinite(values).all():
+            raise CheckpointError("it holds NaN or infinity")
+        affine_rounding.round_rows(
+            values.numpy(), limits, (grids[0][part], grids[1][part]), codes[part]
+        )
+
+    over_rows(rows, columns, round_part)
+    grid = _checked_grid(grids)
+    zeros = None if scheme.symmetric else grid.zeros.to(torch.uint8)
+    return QuantizedTensor(scheme, torch.from_numpy(codes), grid.scales.half(), zeros)
 
 
 def round_trip(weight: torch.Tensor, scheme: QuantScheme) -> torch.Tensor:
