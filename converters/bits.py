@@ -5,13 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from converters.packed_sizes import words_for
 from phi3quant.codecs.lanes import kernel
 from phi3quant.parallel import over_rows
-
-
-def words_for(count: int, bits: int) -> int:
-    """32-bit words that hold ``count`` values of ``bits`` bits."""
-    return -(-count * bits // 32)
 
 
 def pack(values: torch.Tensor, bits: int, order: Sequence[int] | None = None) -> torch.Tensor:
