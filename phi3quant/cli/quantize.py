@@ -104,6 +104,12 @@ _OUTPUT = (
         is_flag=True,
         help="Go on after the blocks that an interrupted run of the same command finished.",
     ),
+    click.option(
+        "--max-memory",
+        type=options.Size(),
+        help="Stay below so many bytes, such as 4GiB: what has no room there waits on disk.  "
+        "[default: what is available]",
+    ),
     click.option("--no-verify", is_flag=True, help="Don't score the result."),
     click.option(
         "--max-ppl-increase",
@@ -216,7 +222,7 @@ def _run(method: str, given: dict[str, Any]) -> None:
         revision=given["revision"],
         overwrite=given["overwrite"],
         progress=progress,
-        conduct=Conduct(given["resume"], _note_on(quiet=quiet)),
+        conduct=Conduct(given["resume"], given["max_memory"], _note_on(quiet=quiet)),
     )
     seconds = time.monotonic() - started
     evaluation = None
