@@ -4,7 +4,7 @@ import platform
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,10 @@ import torch
 
 from calib.corpus import load_corpus, render, suitable
 from converters import FORMATS, to_gguf, to_onnx
-from converters.gguf_policy import file_type
+from converters.gguf_policy import MIXED, file_type
 from converters.onnx_options import OnnxOptions
 from converters.writer import Format, Source
-from phi3quant import budget, manifest, provenance, windows
+from phi3quant import budget, manifest, mixing, provenance, windows
 from phi3quant.blockwise import Work, quantize_blocks
 from phi3quant.checkpoint import Checkpoint, open_checkpoint
 from phi3quant.codecs import Codecs
@@ -74,6 +74,8 @@ class Recipe:
         gguf_type: a key of converters.gguf_policy.FILE_TYPES, in any case: codes are chosen for the
             types that it gives each matrix, in place of the scheme. Only with ``gguf`` alone.
         tensor_types: changes to gguf_type, as converters.gguf_policy.file_type takes them.
+        target_bpw: bits a weight that a GGUF file may take, all of it counted: types are chosen
+            matrix by matrix, by measured loss. In place of gguf_type and tensor_types.
         onnx: how ``onnx`` among the formats is laid out.
     """
 
@@ -84,6 +86,7 @@ class Recipe:
     compensate: bool = True
     gguf_type: str | None = None
     tensor_types: tuple[str, ...] = ()
+    target_bpw: float | None = None
     onnx: OnnxOptions = field(default_factory=OnnxOptions)
 
     def codecs(self, config: Phi3Config, index: int) -> Codecs:
@@ -97,6 +100,8 @@ class Recipe:
         return to_gguf.codecs(file_type(self.gguf_type, self.tensor_types), config, index)
 
     def __str__(self) -> str:
+        if self.target_bpw is not None:
+            return f"{self.target_bpw:g} bits a weight"
         return self.gguf_type.upper() if self.gguf_type else str(self.scheme)
 
 
@@ -177,6 +182,8 @@ def quantize(
     """
     located = locate(model, revision)
     checkpoint = _open_plain(located.path)
+    if recipe.target_bpw is not None:
+        _check_target(recipe, checkpoint.config)
     formats = _formats(recipe)
     for entry in formats:
         entry.check(recipe.scheme, checkpoint.config)
@@ -193,6 +200,11 @@ def quantize(
             if not (conduct.resume or overwrite):
                 journal.refuse_to_forget()
         text = _calibration_windows(located, recipe.calibration) if method.calibrated else None
+        if recipe.target_bpw is not None:
+            assert text is not None
+            types = mixing.mixed_types(checkpoint, text.ids, recipe.target_bpw, progress)
+            recipe = replace(recipe, gguf_type=MIXED.name, tensor_types=types)
+            formats = _formats(recipe)
         calibration = text.description if text else None
         stated = _describe(recipe, checkpoint.config)
         aside = stack.enter_context(ThreadPoolExecutor(1))
@@ -315,6 +327,23 @@ def _formats(recipe: Recipe) -> list[Format]:
     return [to_gguf.typed_format(file_type(recipe.gguf_type, recipe.tensor_types))]
 
 
+def _check_target(recipe: Recipe, config: Phi3Config) -> None:
+    assert recipe.target_bpw is not None
+    if recipe.formats != (to_gguf.FORMAT.name,):
+        raise SchemeError(
+            "a target for the bits a weight chooses among GGUF's types; it goes with the format "
+            f"{to_gguf.FORMAT.name} alone, not with {', '.join(recipe.formats)}"
+        )
+    if recipe.gguf_type is not None or recipe.tensor_types:
+        raise SchemeError("give either a target for the bits a weight or GGUF types, not both")
+    if not METHODS[recipe.method].calibrated:
+        raise SchemeError(
+            "a target for the bits a weight is measured on calibration text, which "
+            f"{recipe.method} doesn't read; use awq or gptq"
+        )
+    mixing.check_target(config, recipe.target_bpw)
+
+
 def _calibration_windows(located: Located, calibration: Calibration) -> _Windows:
     if calibration.samples < 1:
         raise CorpusError(f"{calibration.samples} calibration windows are too few; at least 1")
@@ -344,6 +373,7 @@ def _describe(recipe: Recipe, config: Phi3Config) -> dict[str, Any]:
             "compensate": recipe.compensate and METHODS[recipe.method].calibrated,
             "gguf_type": kind,
             "tensor_types": list(recipe.tensor_types),
+            **({} if recipe.target_bpw is None else {"target_bpw": recipe.target_bpw}),
             "formats": list(recipe.formats),
         }
     described = {
