@@ -153,6 +153,8 @@ def awq(**given: Any) -> None:
     phi3quant awq ./my-finetune -o out --export compressed-tensors,gguf,onnx
     phi3quant awq ./my-finetune -o out --preset phone-fast
     phi3quant awq ./my-finetune -o out --export gguf --target-bpw 5.2
+    phi3quant awq ./my-finetune -o out --max-memory 4GiB
+    phi3quant awq ./my-finetune -o out --resume                  (after an interruption)
     phi3quant awq ./my-finetune -o out --max-ppl-increase 8%     (for CI: exit code 1 if worse)
 
     MODEL is a folder or a hub id; left out, it is the bundled phi3-tiny.
