@@ -1,12 +1,15 @@
 """Run calibration windows through one block and keep the second moments of what it sees.
 
-Memory: the hidden states of all windows once (they are advanced in place), one Gram matrix for
-each of the four linears, and the activations of one batch.
+Memory: the hidden states of all windows once (they are advanced in place) unless they are stored
+on disk, one Gram matrix for each of the four linears, and the activations of one batch.
 """
+
+from collections.abc import Iterable
 
 import torch
 
 from phi3quant.gram import Gram
+from phi3quant.hidden import Hidden
 from phi3quant.layout import LINEARS, Block
 from phi3quant.model import SequenceContext, decoder_block, linear
 
@@ -41,7 +44,7 @@ class _Moments:
         return Gram(self.outer.div_(self.tokens), self.absolute / self.tokens, self.tokens)
 
 
-def collect(block: Block, context: SequenceContext, hidden: torch.Tensor) -> dict[str, Gram]:
+def collect(block: Block, context: SequenceContext, hidden: Hidden) -> dict[str, Gram]:
     """Run windows through a block for the statistics of its linears' inputs.
 
     Args:
@@ -63,7 +66,7 @@ def collect(block: Block, context: SequenceContext, hidden: torch.Tensor) -> dic
     return {name: sums.finish() for name, sums in moments.items()}
 
 
-def advance(block: Block, context: SequenceContext, hidden: torch.Tensor) -> None:
+def advance(block: Block, context: SequenceContext, hidden: Hidden) -> None:
     """Replace a block's inputs [windows, length, hidden] by its outputs, in place."""
     for batch in _batches(hidden):
         batch.copy_(decoder_block(block, context, batch))
@@ -92,5 +95,5 @@ def output_distance(
     return total / hidden.numel()
 
 
-def _batches(hidden: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    return torch.split(hidden, max(1, BATCH_TOKENS // hidden.shape[1]))
+def _batches(hidden: Hidden) -> Iterable[torch.Tensor]:
+    return hidden.split(max(1, BATCH_TOKENS // hidden.shape[1]))

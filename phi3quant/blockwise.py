@@ -27,12 +27,14 @@ class Work:
         codecs: how the linears of a block are stored, by its number.
         compensate: see phi3quant.calibrated.quantize_block.
         ids: calibration windows, int64 [windows, length]; None for a method without.
+        states_in_memory: whether the windows' hidden states stay there, or in the journal's folder.
     """
 
     method: Method
     codecs: Callable[[int], Codecs]
     compensate: bool
     ids: torch.Tensor | None
+    states_in_memory: bool = True
 
 
 def quantize_blocks(
@@ -63,7 +65,8 @@ def quantize_blocks(
         writer.embedding(embedding)
     states = None
     if work.ids is not None:
-        states = calibrated.start(checkpoint.config, embedding, work.ids)
+        file = None if journal is None or work.states_in_memory else journal.states_file
+        states = calibrated.start(checkpoint.config, embedding, work.ids, file)
     del embedding
     run = _Run(checkpoint, work, writers, states, journal)
     count = checkpoint.config.num_hidden_layers

@@ -6,6 +6,7 @@ block's true output on windows that were held back.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ import torch
 from calib.capture import advance, collect, output_distance, outputs
 from phi3quant.codecs import Codecs
 from phi3quant.config import Phi3Config
+from phi3quant.hidden import Hidden, store
 from phi3quant.layout import LINEARS, Block
 from phi3quant.methods import Method, gptq, rtn
 from phi3quant.model import SequenceContext, embed, sequence_context
@@ -29,16 +31,19 @@ class States:
 
     Attributes:
         context: for the windows' length.
-        seen: FP32 [windows, length, hidden], what methods learn from; changed in place.
+        seen: FP32 [windows, length, hidden], what methods learn from, in memory or on disk; changed
+            in place.
         held_back: FP32 [windows, length, hidden], what results are judged on; changed in place.
     """
 
     context: SequenceContext
-    seen: torch.Tensor
+    seen: Hidden
     held_back: torch.Tensor
 
 
-def start(config: Phi3Config, embedding: torch.Tensor, ids: torch.Tensor) -> States:
+def start(
+    config: Phi3Config, embedding: torch.Tensor, ids: torch.Tensor, file: Path | None = None
+) -> States:
     """The states before the first block.
 
     Args:
@@ -46,12 +51,21 @@ def start(config: Phi3Config, embedding: torch.Tensor, ids: torch.Tensor) -> Sta
         embedding: floats of any type [vocab, hidden].
         ids: int64 [windows, length], in an order that doesn't depend on where they came from. A
             single window is both learned from and judged on.
+        file: where to keep what is learned from; None: in memory.
     """
     count = max(1, min(len(ids) // _HELD_BACK, _MOST_HELD_BACK))
     held_back, seen = ids[:count], ids[count:] if len(ids) > 1 else ids
     context = sequence_context(config, ids.shape[1])
-    # Converted once looked up: in FP32 the whole embedding is larger than a block.
-    return States(context, embed(embedding, seen).float(), embed(embedding, held_back).float())
+
+    def embedded(some: torch.Tensor) -> torch.Tensor:
+        # Converted once looked up: in FP32 the whole embedding is larger than a block.
+        return embed(embedding, some).float()
+
+    if file is None:
+        return States(context, embedded(seen), embedded(held_back))
+    shape = (len(seen), ids.shape[1], embedding.shape[1])
+    stored = store(file, (embedded(some) for some in torch.split(seen, 1)), shape)
+    return States(context, stored, embedded(held_back))
 
 
 def quantize_block(

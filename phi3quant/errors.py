@@ -11,6 +11,7 @@
     ├── NotComparableError     two things that were to be compared don't belong together
     ├── OutputError            the result can't be written there
     ├── ResumeError            an unfinished run can't be gone on with, or would be lost
+    ├── MemoryLimitError       a run needs more memory than there is, or than it may use
     ├── MissingExtraError      an optional dependency is not installed
     └── RuntimeTooOldError     a runtime is older than what a model needs
 
@@ -60,6 +61,10 @@ class OutputError(Phi3QuantError):
 
 class ResumeError(Phi3QuantError):
     """An unfinished run can't be gone on with, or would be lost without its owner's leave."""
+
+
+class MemoryLimitError(Phi3QuantError):
+    """A run needs more memory than there is, or than it may use."""
 
 
 class MissingExtraError(Phi3QuantError):

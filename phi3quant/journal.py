@@ -46,6 +46,11 @@ class Journal:
             count += 1
         return count
 
+    @property
+    def states_file(self) -> Path:
+        """Where hidden states can live while the run lasts; they are worth nothing after it."""
+        return self.folder / "states"
+
     def begin(self, identity: Mapping[str, Any]) -> None:
         """Forget what was kept, and say what is kept from now on.
 
@@ -155,7 +160,9 @@ def open_journal(output: Path) -> Iterator[Journal]:
             futile = isinstance(error, InputError) and not before
             if futile or not journal.finished:
                 _remove(journal.folder, made)
-            elif not isinstance(error, ResumeError):
+            else:
+                journal.states_file.unlink(missing_ok=True)
+            if journal.finished and not isinstance(error, ResumeError):
                 error.add_note(journal.how_to_go_on())
             raise
         shutil.rmtree(journal.folder, ignore_errors=True)

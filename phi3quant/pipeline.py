@@ -15,7 +15,7 @@ from converters import FORMATS, to_gguf, to_onnx
 from converters.gguf_policy import MIXED, file_type
 from converters.onnx_options import OnnxOptions
 from converters.writer import Format, Source
-from phi3quant import manifest, mixing, provenance, windows
+from phi3quant import budget, manifest, mixing, provenance, windows
 from phi3quant.blockwise import Work, quantize_blocks
 from phi3quant.checkpoint import Checkpoint, open_checkpoint
 from phi3quant.codecs import Codecs
@@ -36,6 +36,9 @@ from phi3quant.precision import product_dtype
 from phi3quant.progress import Progress, silent
 from phi3quant.scheme import QuantScheme
 from phi3quant.tokenizer import load_tokenizer
+
+# Bytes from which on a run is large enough to say what it takes.
+_WORTH_SAYING = 2 << 30
 
 
 @dataclass(frozen=True)
@@ -108,10 +111,12 @@ class Conduct:
 
     Attributes:
         resume: go on after the blocks that an earlier run for the same output finished.
+        max_memory: bytes that may be resident; None: what the system has available.
         say: is told what a person should know, a line at a time.
     """
 
     resume: bool = False
+    max_memory: int | None = None
     say: Callable[[str], None] = lambda _line: None
 
 
@@ -184,10 +189,10 @@ def quantize(
         entry.check(recipe.scheme, checkpoint.config)
     check_output_folder(output, overwrite=overwrite)
     check_not_inside(output, located.folder)
-    need = sum(entry.nbytes(checkpoint.config, recipe.scheme) for entry in formats)
-    check_space(output, need)
     conduct = conduct or Conduct()
     method = METHODS[recipe.method]
+    size = sum(entry.nbytes(checkpoint.config, recipe.scheme) for entry in formats)
+    in_memory = _preflight(recipe, checkpoint.config, size, output, conduct)
     with ExitStack() as stack:
         journal = None
         if method.calibrated:
@@ -217,6 +222,7 @@ def quantize(
             lambda index: recipe.codecs(checkpoint.config, index),
             recipe.compensate,
             text.ids if text else None,
+            in_memory,
         )
         partial = stack.enter_context(atomic_folder(output, overwrite=overwrite))
         folders = {
@@ -240,6 +246,35 @@ def quantize(
         calibration,
         blocks,
     )
+
+
+def _preflight(
+    recipe: Recipe, config: Phi3Config, size: int, output: Path, conduct: Conduct
+) -> bool:
+    """Say what a run takes and refuse it if that isn't there; whether states stay in memory.
+
+    Args:
+        recipe: what is done.
+        config: of the model.
+        size: bytes of the output.
+        output: where it goes.
+        conduct: the limit, and who is told.
+    """
+    run = None
+    if METHODS[recipe.method].calibrated:
+        text = recipe.calibration
+        run = budget.Calibrated(text.samples, text.length, recipe.compensate)
+    need = budget.needs(config, run)
+    in_memory = budget.in_memory(need, conduct.max_memory)
+    disk = size + need.disk + (0 if in_memory else need.states)
+    check_space(output, disk)
+    if disk + need.memory >= _WORTH_SAYING:
+        where = "" if in_memory else f", {need.states / 2**30:.2f} GiB of hidden states on disk"
+        memory = need.memory + (need.states if in_memory else 0)
+        conduct.say(
+            f"expected: {memory / 2**30:.2f} GiB of memory, {disk / 2**30:.2f} GiB of disk{where}"
+        )
+    return in_memory
 
 
 def _settle(journal: Journal, conduct: Conduct, made_from: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from phi3quant.codecs import affine
-from phi3quant.errors import SchemeError
+from phi3quant.errors import CheckpointError, SchemeError
 from phi3quant.gram import grouped_output_error, output_error
 from phi3quant.qtensor import QuantizedTensor
 from phi3quant.scheme import BITS, GROUP_SIZES, QuantScheme
@@ -66,6 +66,36 @@ def test_codes_and_scales_stay_in_range(problem: tuple[torch.Tensor, QuantScheme
     assert (tensor.scales != 0).all()
     if tensor.zero_points is not None:
         assert int(tensor.zero_points.max()) <= scheme.max_code
+
+
+@settings(max_examples=200, deadline=None)
+@given(problems(), st.sampled_from([torch.float32, torch.bfloat16, torch.float16]))
+def test_one_pass_gives_the_bits_of_the_tensor_operations(
+    problem: tuple[torch.Tensor, QuantScheme], dtype: torch.dtype
+) -> None:
+    weight, scheme = problem[0].to(dtype), problem[1]
+    tensor = affine.quantize(weight, scheme)
+    groups = affine._grouped(weight.float(), scheme)
+    grid = affine._plain_grid(groups, scheme)
+    assert torch.equal(tensor.scales, grid.scales.half())
+    assert torch.equal(tensor.codes, affine._codes(groups, grid, scheme).view(weight.shape))
+    if tensor.zero_points is not None:
+        assert torch.equal(tensor.zero_points, grid.zeros.to(torch.uint8))
+
+
+def test_codes_halfway_between_two_go_to_the_even_one() -> None:
+    weight = torch.tensor([[-8.0, 0.5, 1.5, 2.5, -0.5, -1.5, 7.0, 6.5] * 4])
+    tensor = affine.quantize(weight, QuantScheme(4, 32))
+    assert float(tensor.scales) == 1.0
+    assert tensor.codes[0, :8].tolist() == [0, 8, 10, 10, 8, 6, 15, 14]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_a_weight_that_is_not_finite_is_refused(bad: float) -> None:
+    weight = torch.ones(3, 32)
+    weight[2, 5] = bad
+    with pytest.raises(CheckpointError, match="NaN or infinity"):
+        affine.quantize(weight.bfloat16(), QuantScheme(4, 32))
 
 
 @settings(max_examples=150, deadline=None)

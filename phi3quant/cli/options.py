@@ -23,7 +23,15 @@ EXIT_NOT_COMPARABLE = 3
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
+_UNITS = {
+    "": 1,
+    "K": 10**3,
+    "M": 10**6,
+    "G": 10**9,
+    "KI": 2**10,
+    "MI": 2**20,
+    "GI": 2**30,
+}
 
 
 class GroupSize(click.ParamType[int | None]):
@@ -62,7 +70,7 @@ class Percent(click.ParamType[float]):
 
 
 class Size(click.ParamType[int]):
-    """A number of bytes such as ``2G`` or ``500M`` (decimal, as llama.cpp counts)."""
+    """Bytes such as ``2G`` or ``500M`` (decimal, as llama.cpp counts), or ``4GiB`` (binary)."""
 
     name = "size"
 
@@ -70,10 +78,11 @@ class Size(click.ParamType[int]):
         """Read the number."""
         if isinstance(value, int):
             return value
-        match = re.fullmatch(r"(\d+)([KMG]?)B?", str(value).strip().upper())
-        if match is None or not int(match[1]):
-            self.fail(f"{value!r} is not a size; write 2G or 500M", param, ctx)
-        return int(match[1]) * _UNITS[match[2]]
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMG]?|[KMG]I)B?", str(value).strip().upper())
+        size = int(float(match[1]) * _UNITS[match[2]]) if match else 0
+        if not size:
+            self.fail(f"{value!r} is not a size; write 2G, 500M or 4GiB", param, ctx)
+        return size
 
 
 def running(command: Command) -> Command:

@@ -104,6 +104,12 @@ _OUTPUT = (
         is_flag=True,
         help="Go on after the blocks that an interrupted run of the same command finished.",
     ),
+    click.option(
+        "--max-memory",
+        type=options.Size(),
+        help="Stay below so many bytes, such as 4GiB: what has no room there waits on disk.  "
+        "[default: what is available]",
+    ),
     click.option("--no-verify", is_flag=True, help="Don't score the result."),
     click.option(
         "--max-ppl-increase",
@@ -147,6 +153,8 @@ def awq(**given: Any) -> None:
     phi3quant awq ./my-finetune -o out --export compressed-tensors,gguf,onnx
     phi3quant awq ./my-finetune -o out --preset phone-fast
     phi3quant awq ./my-finetune -o out --export gguf --target-bpw 5.2
+    phi3quant awq ./my-finetune -o out --max-memory 4GiB
+    phi3quant awq ./my-finetune -o out --resume                  (after an interruption)
     phi3quant awq ./my-finetune -o out --max-ppl-increase 8%     (for CI: exit code 1 if worse)
 
     MODEL is a folder or a hub id; left out, it is the bundled phi3-tiny.
@@ -220,7 +228,7 @@ def _run(method: str, given: dict[str, Any]) -> None:
         revision=given["revision"],
         overwrite=given["overwrite"],
         progress=progress,
-        conduct=Conduct(given["resume"], _note_on(quiet=quiet)),
+        conduct=Conduct(given["resume"], given["max_memory"], _note_on(quiet=quiet)),
     )
     seconds = time.monotonic() - started
     evaluation = None
