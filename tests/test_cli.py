@@ -18,7 +18,7 @@ from phi3quant.cli.options import Percent
 
 COMMANDS = (
     *("awq", "gptq", "rtn", "perplexity", "inspect", "export"),
-    *("baseline", "check", "compare", "verify"),
+    *("baseline", "check", "compare", "verify", "report"),
 )
 
 

@@ -15,6 +15,7 @@ from phi3quant.cli.export import export
 from phi3quant.cli.inspect import inspect
 from phi3quant.cli.perplexity import perplexity
 from phi3quant.cli.quantize import awq, gptq, rtn
+from phi3quant.cli.report import report
 from phi3quant.cli.verify import verify
 from phi3quant.errors import NotComparableError, Phi3QuantError
 from phi3quant.manifest import tool_version
@@ -70,6 +71,7 @@ def main() -> None:
     phi3quant compare MODEL OUT                   what differs, and how much it matters
     phi3quant baseline create OUT -o FILE         record what it says of a text
     phi3quant check OUT --baseline FILE           the CI gate: is it still as good?
+    phi3quant report OUT -o report.html           all of it as a page with figures
     phi3quant verify OUT                          are its bytes those that were written?
 
     MODEL is a folder, a hub id, or phi3-tiny, which is bundled.
@@ -89,7 +91,7 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
 
 _COMMANDS = (
     *(awq, gptq, rtn, perplexity, inspect, export),
-    *(baseline, check_command, compare, verify),
+    *(baseline, check_command, compare, verify, report),
 )
 for command in _COMMANDS:
     main.add_command(command)
