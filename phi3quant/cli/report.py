@@ -1,7 +1,6 @@
 """``phi3quant report``."""
 
 import sys
-from pathlib import Path
 from typing import Any
 
 import click
@@ -86,7 +85,7 @@ def _print(made: Report) -> None:
     for number, row in enumerate(made.measurement.rows, start=1):
         for window in row.worst[:1]:
             text = wording.one_line(window.text)
-            line = f"window {window.number}, ratio {window.ratio:.3f}, at ...{text}..."
+            line = f"window {window.number}, ratio {wording.ratio(window.ratio)}, at ...{text}..."
             console.print(_plain(f"{tables.numbered(number, row)}: {line}"))
     console.print()
     for line in summary(made):

@@ -9,6 +9,7 @@ from phi3quant.errors import MissingExtraError
 
 Axes = Any
 Figure = Any
+Mesh = Any
 """matplotlib's; it is imported when a figure is drawn."""
 
 WIDTH = 5.0
@@ -25,7 +26,7 @@ _VARIABLES = {
     FAINT: "var(--line)",
     **{stand_in: f"var(--series-{index})" for index, stand_in in enumerate(SERIES)},
 }
-_SETTINGS = {
+_SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.size": 10,
     "font.family": "sans-serif",
@@ -55,7 +56,7 @@ def check_drawing() -> None:
         MissingExtraError: matplotlib isn't installed.
     """
     try:
-        import matplotlib  # noqa: F401, PLC0415 - an extra
+        import matplotlib as mpl  # noqa: F401, PLC0415 - an extra
     except ImportError:
         raise MissingExtraError("a page with figures", "report") from None
 

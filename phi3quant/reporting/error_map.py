@@ -79,4 +79,4 @@ def _pairs(block: Mapping[str, Any]) -> Iterator[tuple[float | None, float | Non
 
 
 def _over(error: float | None, rounded: float | None) -> float | None:
-    return error / rounded if error is not None and rounded else None
+    return number(error / rounded) if error is not None and rounded else None

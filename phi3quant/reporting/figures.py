@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from itertools import chain
 
 from phi3quant.reporting.divergence import THRESHOLDS
-from phi3quant.reporting.drawing import INK, SERIES, Axes, Figure, draw
+from phi3quant.reporting.drawing import INK, SERIES, Axes, Figure, Mesh, draw
 from phi3quant.reporting.error_map import ErrorMap
 from phi3quant.reporting.report import Report
 from phi3quant.reporting.stated import interval, number
@@ -65,9 +65,7 @@ def draw_divergence(report: Report) -> str | None:
     def fill(figure: Figure) -> None:
         axes = figure.add_subplot()
         for index, found in lines:
-            kept = [
-                (at, share) for at, share in zip(THRESHOLDS, found.above, strict=True) if share
-            ]
+            kept = [(at, share) for at, share in zip(THRESHOLDS, found.above, strict=True) if share]
             axes.loglog(
                 [at for at, _ in kept],
                 [share for _, share in kept],
@@ -96,16 +94,23 @@ def draw_errors(name: str, found: ErrorMap) -> str:
     kinds = [_KINDS.get(kind, kind) for kind in found.kinds]
 
     def fill(figure: Figure) -> None:
-        from matplotlib.colors import LogNorm, TwoSlopeNorm  # noqa: PLC0415 - an extra
+        from matplotlib.colors import Normalize, TwoSlopeNorm  # noqa: PLC0415 - an extra
+        from matplotlib.ticker import MaxNLocator  # noqa: PLC0415
 
         errors, relative = figure.subplots(1, 2, sharey=True)
-        positive = [each for each in chain.from_iterable(found.errors) if each]
-        scale = LogNorm(min(positive), max(positive)) if positive else None
-        _cells(errors, found.errors, kinds, "viridis", scale)
+        # The logarithm is taken here: matplotlib's own scale gives up on extreme values.
+        logarithms = [[_logarithm(each) for each in row] for row in found.errors]
+        known = [each for each in chain.from_iterable(logarithms) if each is not None] or [0.0]
+        mesh = _cells(errors, logarithms, kinds, "viridis", Normalize(min(known), max(known)))
         errors.set_title("error", fontsize=10)
-        most = max((each for each in chain.from_iterable(found.relative) if each), default=1.0)
+        bar = figure.colorbar(mesh, ax=errors, location="bottom", fraction=0.05)
+        bar.locator, bar.formatter = MaxNLocator(2), _power
+        bar.outline.set_visible(False)
+
+        most = max(filter(None, chain.from_iterable(found.relative)), default=1.0)
         apart = TwoSlopeNorm(1.0, 0.0, max(2.0, most))
-        _cells(relative, found.relative, kinds, "RdYlBu_r", apart, told=True)
+        mesh = _cells(relative, found.relative, kinds, "RdYlBu_r", apart)
+        _label(relative, found.relative, mesh)
         relative.set_title("÷ rounding's", fontsize=10)
         errors.set_ylabel("layer")
         errors.set_yticks([layer + 0.5 for layer in _ticks(layers)], _ticks(layers))
@@ -121,32 +126,40 @@ def _cells(
     kinds: Sequence[str],
     colours: str,
     scale: object,
-    *,
-    told: bool = False,
-) -> None:
+) -> Mesh:
+    """Colour a cell for each value; what isn't known stays the page's colour."""
     values = [[math.nan if each is None else each for each in row] for row in rows]
-    mesh = axes.pcolormesh(values, cmap=colours, norm=scale, edgecolors="none")
     axes.grid(visible=False)
     axes.set_xticks([at + 0.5 for at in range(len(kinds))], kinds, rotation=40, ha="right")
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    if not told:
-        bar = axes.figure.colorbar(mesh, ax=axes, location="bottom", fraction=0.05)
-        bar.formatter = lambda at, _=None: f"{at:g}"
-        bar.outline.set_visible(False)
-        return
-    for layer, row in enumerate(values):
+    return axes.pcolormesh(values, cmap=colours, norm=scale, edgecolors="none")
+
+
+def _label(axes: Axes, rows: Sequence[Sequence[float | None]], mesh: Mesh) -> None:
+    """Write the value into each cell, in what shows on its colour."""
+    for layer, row in enumerate(rows):
         for at, value in enumerate(row):
-            if math.isfinite(value):
-                red, green, blue, _ = mesh.to_rgba(value)
-                bright = 0.3 * red + 0.59 * green + 0.11 * blue > 0.5
-                axes.text(
-                    *(at + 0.5, layer + 0.5, f"{value:.2f}"),
-                    ha="center",
-                    va="center_baseline",
-                    fontsize=7.5,
-                    color="#111111" if bright else "#ffffff",
-                )
+            if value is None:
+                continue
+            red, green, blue, _ = mesh.to_rgba(value)
+            bright = 0.3 * red + 0.59 * green + 0.11 * blue > 0.5
+            axes.text(
+                *(at + 0.5, layer + 0.5, f"{value:.2f}" if abs(value) < 100 else f"{value:.0e}"),
+                ha="center",
+                va="center_baseline",
+                fontsize=7.5,
+                color="#111111" if bright else "#ffffff",
+            )
+
+
+def _logarithm(value: float | None) -> float | None:
+    return math.log10(value) if value is not None and value > 0 else None
+
+
+def _power(logarithm: float, _position: int | None = None) -> str:
+    """What a logarithm is of; those past what floats hold stay powers."""
+    return f"{10**logarithm:.2g}" if abs(logarithm) < 300 else f"1e{logarithm:.0f}"
 
 
 def _ticks(layers: int) -> Sequence[int]:

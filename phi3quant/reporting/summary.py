@@ -7,7 +7,7 @@ from phi3quant.reporting.stated import number
 
 
 def summary(report: Report) -> list[str]:
-    """What to know of a report first: which variant is closest, which is smallest, what is broken."""
+    """What to know first: which variant is broken, which the closest, which the smallest."""
     rated = {
         row.name: (value, row)
         for row in report.measurement.rows
@@ -34,7 +34,7 @@ def _bytes(report: Report, row: Measured) -> int:
 
 def _described(report: Report, row: Measured) -> str:
     nbytes, original = _bytes(report, row), report.measurement.reference_bytes
-    held = f", {nbytes / original:.0%} of the original".replace("%", " %") if original else ""
+    held = f", {wording.share(nbytes / original)} of the original" if original else ""
     return (
         f"{wording.size(nbytes)}{held}, perplexity {wording.ratio(row.figures['ratio'])} of full "
         f"precision's (95 % interval {wording.ends(row.figures.get('ratio_95'))})"

@@ -93,7 +93,9 @@ def divergence_table(report: Report) -> Table | None:
     ]
     titles = [*(f"{100 * each:g} %" for each in QUANTILES[1:-1]), "largest"]
     headings = ["variant", "median", *titles]
-    note = "KL(original ‖ variant) of a token's prediction in nats; so many of the tokens have less."
+    note = (
+        "KL(original ‖ variant) of a token's prediction in nats; so many of the tokens have less."
+    )
     return Table("Divergence over the tokens", headings, rows, 1, note) if rows else None
 
 

@@ -4,7 +4,8 @@ import re
 
 from phi3quant.reporting.stated import interval, number
 
-UNKNOWN = "–"
+UNKNOWN = "\N{EN DASH}"
+_GAP = "\N{NO-BREAK SPACE}"
 # Control characters, lone surrogates and noncharacters; and what turns the direction of text.
 _UNSEEN = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff"
@@ -26,8 +27,8 @@ def size(nbytes: float) -> str:
     """Bytes in decimal units."""
     for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if nbytes >= unit:
-            return f"{nbytes / unit:.2f} {name}"
-    return f"{nbytes:.0f} bytes"
+            return f"{nbytes / unit:.2f}{_GAP}{name}"
+    return f"{nbytes:.0f}{_GAP}bytes"
 
 
 def ratio(value: object) -> str:
@@ -45,7 +46,7 @@ def ends(value: object) -> str:
 def share(value: object) -> str:
     """A share in percent."""
     found = number(value)
-    return UNKNOWN if found is None else f"{found:.1%}".replace("%", " %")
+    return UNKNOWN if found is None else f"{100 * found:.1f}{_GAP}%"
 
 
 def short(value: object) -> str:
