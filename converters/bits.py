@@ -4,10 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-
-def words_for(count: int, bits: int) -> int:
-    """32-bit words that hold ``count`` values of ``bits`` bits."""
-    return -(-count * bits // 32)
+from converters.packed_sizes import words_for
 
 
 def pack(values: torch.Tensor, bits: int, order: Sequence[int] | None = None) -> torch.Tensor:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from gguf import LlamaFileType
 
 from converters.gguf_names import block_name, outer_name
-from phi3quant.codecs.blocks import TYPES, BlockType
+from phi3quant.block_sizes import BLOCK_SIZES, BlockSize
 from phi3quant.config import Phi3Config
 from phi3quant.errors import SchemeError
 from phi3quant.layout import EMBEDDING, HEAD
@@ -124,9 +124,9 @@ def file_type(name: str, overrides: Sequence[str] = ()) -> FileType:
 
 def _override(text: str) -> tuple[re.Pattern[str], str]:
     pattern, _, kind = text.rpartition("=")
-    if not pattern or kind.upper() not in TYPES:
+    if not pattern or kind.upper() not in BLOCK_SIZES:
         raise SchemeError(
-            f"{text!r} is no PATTERN=TYPE such as ffn_down=q8_0; types are {', '.join(TYPES)}"
+            f"{text!r} is no PATTERN=TYPE such as ffn_down=q8_0; types are {', '.join(BLOCK_SIZES)}"
         )
     try:
         return re.compile(pattern), kind.upper()
@@ -163,7 +163,7 @@ def phone_note(name: str) -> str | None:
 
 def linear_type(
     kind: FileType, name: str, index: int, config: Phi3Config, columns: int
-) -> BlockType:
+) -> BlockSize:
     """The type of linear ``name`` (layout.LINEARS) in block ``index``, with rows of ``columns``.
 
     Raises:
@@ -176,7 +176,7 @@ def linear_type(
     return _fitting(_overridden(kind, block_name(index, name), chosen), columns)
 
 
-def matrix_type(kind: FileType, name: str, config: Phi3Config) -> BlockType:
+def matrix_type(kind: FileType, name: str, config: Phi3Config) -> BlockSize:
     """The type of layout.EMBEDDING or layout.HEAD.
 
     Raises:
@@ -191,10 +191,10 @@ def _overridden(kind: FileType, name: str, chosen: str) -> str:
     return next((other for pattern, other in kind.overrides if pattern.search(name)), chosen)
 
 
-def _fitting(name: str, columns: int) -> BlockType:
-    kind = TYPES[name]
+def _fitting(name: str, columns: int) -> BlockSize:
+    kind = BLOCK_SIZES[name]
     if columns % kind.block:
-        kind = TYPES[_FALLBACK.get(name, name)]
+        kind = BLOCK_SIZES[_FALLBACK.get(name, name)]
     if columns % kind.block:
         raise SchemeError(
             f"rows of {columns} weights are not a whole number of {kind.name}'s blocks of "

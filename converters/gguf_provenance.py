@@ -15,14 +15,13 @@ from pathlib import Path
 from gguf import GGUFWriter
 
 from converters.gguf_file import STRING, GgufModel
+from converters.gguf_sizes import manifest_room
 from phi3quant.config import Phi3Config
 from phi3quant.manifest import PREFIX
 
 RESERVED = f"{PREFIX}reserved"
 TENSORS_SHA256 = f"{PREFIX}tensors_sha256"
 BLOCKS = f"{PREFIX}blocks"
-# Most of a manifest are the errors of each block's linears; the rest is hashes of source files.
-_ROOM, _ROOM_PER_BLOCK = 24_576, 1024
 # After magic and version, and the number of tensors.
 _COUNT_AT = 16
 _CHUNK = 1 << 22
@@ -30,8 +29,7 @@ _CHUNK = 1 << 22
 
 def reserve(writer: GGUFWriter, config: Phi3Config) -> None:
     """Make room for a manifest among the metadata."""
-    room = _ROOM + _ROOM_PER_BLOCK * config.num_hidden_layers
-    writer.add_string(RESERVED, " " * room)
+    writer.add_string(RESERVED, " " * manifest_room(config))
 
 
 def fill(model: GgufModel, strings: Mapping[str, str]) -> Callable[[], None]:

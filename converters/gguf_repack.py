@@ -3,13 +3,10 @@
 import numpy as np
 import torch
 
+from converters.gguf_sizes import BLOCK, type_name_for
 from phi3quant.codecs.blocks import TYPES, BlockType
-from phi3quant.errors import SchemeError
 from phi3quant.qtensor import QuantizedTensor
 from phi3quant.scheme import QuantScheme
-
-BLOCK = 32
-"""Weights in a block of the legacy quantized types."""
 
 
 def type_for(scheme: QuantScheme) -> BlockType:
@@ -18,18 +15,7 @@ def type_for(scheme: QuantScheme) -> BlockType:
     Raises:
         SchemeError: there is none.
     """
-    kinds = {(4, True): "Q4_0", (4, False): "Q4_1", (8, True): "Q8_0"}
-    kind = kinds.get((scheme.bits, scheme.symmetric))
-    if kind is None:
-        raise SchemeError(
-            f"GGUF has no type for {scheme}; choose --sym for 8 bits, or compressed-tensors"
-        )
-    if scheme.group_size is not None and scheme.group_size % BLOCK:
-        raise SchemeError(
-            f"GGUF's blocks hold {BLOCK} weights, so that groups of {scheme.group_size} don't fit; "
-            f"choose a group size of {BLOCK} or more"
-        )
-    return TYPES[kind]
+    return TYPES[type_name_for(scheme)]
 
 
 def repack(tensor: QuantizedTensor) -> np.ndarray:

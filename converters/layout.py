@@ -7,17 +7,16 @@ from typing import Any, Protocol
 import torch
 
 from phi3quant.config import Phi3Config
-from phi3quant.layout import BLOCK_TENSORS, LINEARS
 from phi3quant.qtensor import QuantizedTensor
 from phi3quant.scheme import QuantScheme
-from phi3quant.tensor_stream import TensorSpec
+from phi3quant.tensor_plan import PlannedTensor
 
 
 class Specify(Protocol):
     """Announces the tensors that hold a matrix of a given shape."""
 
-    def __call__(self, rows: int, columns: int, scheme: QuantScheme) -> list[TensorSpec]:
-        """Specs whose names are endings, such as ``qweight``."""
+    def __call__(self, rows: int, columns: int, scheme: QuantScheme) -> list[PlannedTensor]:
+        """Tensors whose names are endings, such as ``qweight``."""
 
 
 @dataclass(frozen=True)
@@ -44,18 +43,3 @@ class PackedLayout:
     unpack: Callable[[Mapping[str, torch.Tensor], tuple[int, int], QuantScheme], QuantizedTensor]
     describe: Callable[[QuantScheme], dict[str, Any]]
     recognise: Callable[[Mapping[str, Any]], QuantScheme | None]
-
-
-def linear_shapes(config: Phi3Config) -> dict[str, tuple[int, int]]:
-    """Rows and columns of each linear of a block."""
-    shapes = {}
-    for name in LINEARS:
-        rows, columns = BLOCK_TENSORS[name].shape(config)
-        shapes[name] = (rows, columns)
-    return shapes
-
-
-def check_groups(scheme: QuantScheme, config: Phi3Config) -> None:
-    """Raises SchemeError if a linear's rows aren't a whole number of groups."""
-    for _, columns in linear_shapes(config).values():
-        scheme.group_width(columns)

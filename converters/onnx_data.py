@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -10,19 +9,15 @@ from typing import IO, Any, Self
 import torch
 from onnx import TensorProto
 
+from converters.onnx_sizes import Place
 from phi3quant.checkpoint import read_json_if_there, sha256
 from phi3quant.errors import CheckpointError
 from phi3quant.manifest import describe_file
 from phi3quant.output import write_json
 from phi3quant.tensor_stream import TensorSpec
 
-DATA_FILE = "model.onnx.data"
 FILE_LIST = "files.json"
 """Bytes and SHA-256 of every other file of a model's folder."""
-
-# What mapping a file into memory takes at a time on every system; smaller tensors are copied.
-_PAGE, _SMALL_PAGE = 64 << 10, 64
-_LARGE = 1 << 20
 
 TYPES: Mapping[torch.dtype, int] = {
     torch.float32: TensorProto.FLOAT,
@@ -32,35 +27,6 @@ TYPES: Mapping[torch.dtype, int] = {
     torch.int32: TensorProto.INT32,
 }
 """ONNX's numbers of the types that are written."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a tensor's bytes lie."""
-
-    file: str
-    offset: int
-    nbytes: int
-
-
-def place_tensors(specs: Sequence[TensorSpec], split_bytes: int | None) -> dict[str, Place]:
-    """Decide where every tensor goes, in the order given.
-
-    Args:
-        specs: name, type and shape of each.
-        split_bytes: start another file before one grows past this; a larger tensor stands alone.
-    """
-    places: dict[str, Place] = {}
-    number, end = 0, 0
-    for spec in specs:
-        page = _PAGE if spec.nbytes >= _LARGE else _SMALL_PAGE
-        offset = -(-end // page) * page
-        if split_bytes is not None and offset and offset + spec.nbytes > split_bytes:
-            number, offset = number + 1, 0
-        file = f"{DATA_FILE}_{number}" if number else DATA_FILE
-        places[spec.name] = Place(file, offset, spec.nbytes)
-        end = offset + spec.nbytes
-    return places
 
 
 def tensor_proto(name: str, spec: TensorSpec, place: Place) -> TensorProto:

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
-from converters.onnx_data import TYPES, Place
+from converters.onnx_data import TYPES
 from converters.onnx_matrix import Matrix
 from converters.onnx_nodes import CONTRIB, Graph
+from converters.onnx_sizes import Place, rotary_lengths
 from phi3quant.config import Phi3Config
 from phi3quant.layout import FINAL_NORM, block_tensor_name
 from phi3quant.rope import rope_tables
@@ -106,7 +107,7 @@ def rotary_pieces(config: Phi3Config, io: torch.dtype) -> dict[str, torch.Tensor
     """The tables of cos and sin by name, in the order of writing: ``io`` [positions, pairs]."""
     half = config.rotary_dim // 2
     tables: dict[str, torch.Tensor] = {}
-    for ending, length in _rotary_lengths(config).items():
+    for ending, length in rotary_lengths(config).items():
         made = rope_tables(config, length)
         tables[f"cos_cache{ending}"] = made.cos[:, :half].to(io)
         tables[f"sin_cache{ending}"] = made.sin[:, :half].to(io)
@@ -188,7 +189,7 @@ def _rotary_tables(
         f"{table}{ending}": graph.tensor(
             TensorSpec(f"{table}_cache{ending}", io, (length, config.rotary_dim // 2))
         )
-        for ending, length in _rotary_lengths(config).items()
+        for ending, length in rotary_lengths(config).items()
         for table in ("cos", "sin")
     }
     if len(names) == 2:
@@ -210,14 +211,6 @@ def _rotary_tables(
         branches[branch] = helper.make_graph(nodes, f"rotary{ending}", [], outputs)
     graph.node("If", [is_long], f"{where}/If", output=cos, more_outputs=[sin], **branches)
     return cos, sin
-
-
-def _rotary_lengths(config: Phi3Config) -> dict[str, int]:
-    """Positions of each pair of tables: LongRoPE has two, unless no text gets to the long one."""
-    original, longest = config.original_max_position_embeddings, config.max_position_embeddings
-    if config.long_rope is None or longest <= original:
-        return {"": longest}
-    return {"_short": original, "_long": longest}
 
 
 def _norm_spec(config: Phi3Config, io: torch.dtype, name: str) -> TensorSpec:

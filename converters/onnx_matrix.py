@@ -9,11 +9,12 @@ import torch
 from converters.half import to_full, to_half
 from converters.onnx_data import TYPES
 from converters.onnx_nodes import CONTRIB, Graph
-from converters.onnx_repack import to_nbits, zero_point_bytes
+from converters.onnx_repack import to_nbits
+from converters.onnx_sizes import PlannedMatrix
 from phi3quant.codecs import affine
 from phi3quant.qtensor import Quantized, QuantizedTensor
 from phi3quant.scheme import QuantScheme
-from phi3quant.tensor_stream import TensorSpec
+from phi3quant.tensor_stream import DTYPE_NAMES, DTYPES, TensorSpec, spec_of
 
 Weight = torch.Tensor | Quantized
 """A matrix that is handed in: floats [rows, columns], or quantized."""
@@ -71,7 +72,7 @@ class FloatMatrix:
 
     def specify(self) -> list[TensorSpec]:
         """See Matrix."""
-        return [TensorSpec(f"{self.name}.weight", self.dtype, (self.rows, self.columns))]
+        return _specs(self.name, self.rows, self.columns, DTYPE_NAMES[self.dtype], self.io)
 
     def pieces(self, weight: Weight) -> Pieces:
         """See Matrix."""
@@ -120,17 +121,7 @@ class CodeMatrix:
 
     def specify(self) -> list[TensorSpec]:
         """See Matrix."""
-        bits, width = self.scheme.bits, self.scheme.group_width(self.columns)
-        groups = self.columns // width
-        blocks = (self.rows, groups, width * bits // 8)
-        specs = [
-            TensorSpec(f"{self.name}.qweight", torch.uint8, blocks),
-            TensorSpec(f"{self.name}.scales", self.io, (self.rows, groups)),
-        ]
-        if not self.scheme.symmetric:
-            zeros = (self.rows, zero_point_bytes(groups, bits))
-            specs.append(TensorSpec(f"{self.name}.qzeros", torch.uint8, zeros))
-        return specs
+        return _specs(self.name, self.rows, self.columns, self.scheme, self.io)
 
     def pieces(self, weight: Weight) -> Pieces:
         """See Matrix; codes of this scheme stay as they are, all else is rounded to nearest."""
@@ -188,6 +179,21 @@ class CodeMatrix:
             return [weight]
         plain = weight if isinstance(weight, torch.Tensor) else weight.dequantize()
         return (affine.quantize(to_full(self.name, part), self.scheme) for part in _parts(plain))
+
+
+def matrix(plan: PlannedMatrix) -> Matrix:
+    """A planned matrix with what fills and uses it."""
+    io = DTYPES[plan.io]
+    if isinstance(plan.storage, QuantScheme):
+        return CodeMatrix(plan.name, plan.rows, plan.columns, plan.storage, io)
+    return FloatMatrix(plan.name, plan.rows, plan.columns, DTYPES[plan.storage], io)
+
+
+def _specs(
+    name: str, rows: int, columns: int, storage: QuantScheme | str, io: torch.dtype
+) -> list[TensorSpec]:
+    planned = PlannedMatrix(name, rows, columns, storage, DTYPE_NAMES[io])
+    return [spec_of(tensor) for tensor in planned.tensors()]
 
 
 def _parts(weight: torch.Tensor) -> Iterable[torch.Tensor]:

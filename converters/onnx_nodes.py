@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from converters.onnx_data import Place, tensor_proto
+from converters.onnx_data import tensor_proto
+from converters.onnx_sizes import Place
 from phi3quant.tensor_stream import TensorSpec
 
 CONTRIB = "com.microsoft"

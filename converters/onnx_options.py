@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import torch
-
 from phi3quant.config import Phi3Config
 from phi3quant.errors import SchemeError
 from phi3quant.scheme import QuantScheme
@@ -18,7 +16,7 @@ IR_VERSIONS: Mapping[int, int] = {PORTABLE_OPSET: 8, DEFAULT_OPSET: 10}
 ACCURACY_LEVELS = range(5)
 """Of MatMulNBits: 0 leaves activations alone, 4 rounds them to 8 bits for integer products."""
 
-FLOATS: Mapping[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16}
+FLOATS: Mapping[str, str] = {"fp32": "F32", "fp16": "F16"}
 """Types of inputs, outputs and everything between, and of matrices that aren't quantized."""
 
 OUTER_GROUP = 32
@@ -88,17 +86,12 @@ class OnnxOptions:
             default = "int8" if fits else "fp16"
         return replace(self, embedding=self.embedding or default, head=self.head or default)
 
-    @property
-    def io_dtype(self) -> torch.dtype:
-        """The type of inputs and outputs."""
-        return FLOATS[self.io]
-
     def as_json(self) -> dict[str, Any]:
         """The choices as plain values."""
         return asdict(self)
 
 
-def storage(choice: str | None) -> QuantScheme | torch.dtype:
+def storage(choice: str | None) -> QuantScheme | str:
     """What a key of FLOATS or CODES stands for."""
     assert choice is not None, "settled options have no None"
     return CODES[choice] if choice in CODES else FLOATS[choice]

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
-from phi3quant.errors import SchemeError
+from converters.onnx_sizes import check_scheme
 from phi3quant.qtensor import QuantizedTensor
-from phi3quant.scheme import GROUP_SIZES, QuantScheme
+from phi3quant.scheme import QuantScheme
 
 
 @dataclass(frozen=True)
@@ -28,24 +28,6 @@ class NBits:
     weight: torch.Tensor
     scales: torch.Tensor
     zero_points: torch.Tensor | None
-
-
-def check_scheme(scheme: QuantScheme) -> None:
-    """Refuse what the operator can't hold.
-
-    Raises:
-        SchemeError: whole rows share a scale.
-    """
-    if scheme.group_size is None:
-        raise SchemeError(
-            "ONNX's MatMulNBits has no scale for whole rows; it holds 4 and 8 bits, symmetric or "
-            f"asymmetric, in groups of {', '.join(map(str, GROUP_SIZES))}: choose a --group-size"
-        )
-
-
-def zero_point_bytes(groups: int, bits: int) -> int:
-    """Bytes that hold a row's zero points."""
-    return -(-groups * bits // 8)
 
 
 def to_nbits(tensor: QuantizedTensor) -> NBits:

@@ -10,9 +10,10 @@ import torch
 
 from converters.companions import carry_along, write_config
 from converters.half import to_half
-from converters.layout import PackedLayout, linear_shapes
+from converters.layout import PackedLayout
+from converters.packed_sizes import packed_name, packed_tensors
 from converters.writer import Format, Source
-from phi3quant.checkpoint import TensorFolder, check_tensors, linear_bytes
+from phi3quant.checkpoint import FLOAT_DTYPES, TensorFolder, check_tensors, linear_bytes
 from phi3quant.config import Phi3Config
 from phi3quant.errors import CheckpointError
 from phi3quant.layout import (
@@ -23,12 +24,13 @@ from phi3quant.layout import (
     LINEARS,
     Block,
     block_tensor_name,
-    tensor_shapes,
+    linear_shapes,
 )
 from phi3quant.qblock import QuantizedBlock
 from phi3quant.qtensor import QuantizedTensor
 from phi3quant.scheme import QuantScheme
-from phi3quant.tensor_stream import DTYPE_NAMES, SHARD_BYTES, SafetensorsStream, TensorSpec
+from phi3quant.tensor_plan import SHARD_BYTES, PlannedTensor
+from phi3quant.tensor_stream import SafetensorsStream, spec_of
 
 
 def packed_format(layout: PackedLayout) -> Format:
@@ -38,7 +40,7 @@ def packed_format(layout: PackedLayout) -> Format:
         title=layout.title,
         check=layout.check,
         nbytes=lambda config, scheme: sum(
-            spec.nbytes for spec in packed_specs(config, scheme, layout)
+            planned.nbytes for planned in packed_plan(config, scheme, layout)
         ),
         open=lambda folder, source, scheme: PackedWriter(folder, source, scheme, layout),
     )
@@ -63,7 +65,8 @@ class PackedWriter:
         self._folder, self._source = folder, source.folder
         self._config, self._scheme, self._layout = config, scheme, layout
         folder.mkdir(parents=True, exist_ok=True)
-        self._stream = SafetensorsStream(folder, packed_specs(config, scheme, layout), shard_bytes)
+        specs = [spec_of(planned) for planned in packed_plan(config, scheme, layout)]
+        self._stream = SafetensorsStream(folder, specs, shard_bytes)
 
     def __enter__(self) -> Self:
         return self
@@ -97,7 +100,7 @@ class PackedWriter:
             if not isinstance(codes, QuantizedTensor):
                 raise TypeError(f"{self._layout.name} holds codes, not a {type(codes).__name__}")
             for ending, tensor in self._layout.pack(codes).items():
-                self._stream.write(_packed_name(name, ending), tensor)
+                self._stream.write(packed_name(name, ending), tensor)
 
     def final(self, norm: torch.Tensor, head: torch.Tensor | None) -> None:
         """Write the last norm [hidden] and, of an untied model, the head [vocab, hidden]."""
@@ -106,24 +109,11 @@ class PackedWriter:
             self._stream.write(HEAD, to_half(HEAD, head))
 
 
-def packed_specs(config: Phi3Config, scheme: QuantScheme, layout: PackedLayout) -> list[TensorSpec]:
+def packed_plan(
+    config: Phi3Config, scheme: QuantScheme, layout: PackedLayout
+) -> list[PlannedTensor]:
     """Every tensor of a packed checkpoint, in the order of writing."""
-    packed = {
-        block_tensor_name(index, key): shape
-        for index in range(config.num_hidden_layers)
-        for key, shape in linear_shapes(config).items()
-    }
-    specs = []
-    for name, shape in tensor_shapes(config).items():
-        if name not in packed:
-            specs.append(TensorSpec(name, torch.float16, shape))
-            continue
-        rows, columns = packed[name]
-        specs.extend(
-            TensorSpec(_packed_name(name, spec.name), spec.dtype, spec.shape)
-            for spec in layout.specify(rows, columns, scheme)
-        )
-    return specs
+    return packed_tensors(config, scheme, layout.specify)
 
 
 @dataclass(frozen=True)
@@ -165,7 +155,7 @@ class PackedCheckpoint:
         rows, columns = linear_shapes(self.config)[key]
         name = block_tensor_name(index, key)
         stored = {
-            spec.name: self.store.load(_packed_name(name, spec.name))
+            spec.name: self.store.load(packed_name(name, spec.name))
             for spec in self.layout.specify(rows, columns, self.scheme)
         }
         tensor = self.layout.unpack(stored, (rows, columns), self.scheme)
@@ -210,20 +200,16 @@ def open_packed(
     """
     layout.check(scheme, config)
     floats: dict[str, tuple[int, ...]] = {}
-    for spec in packed_specs(config, scheme, layout):
+    for spec in packed_plan(config, scheme, layout):
         stored = store.tensors.get(spec.name)
-        if spec.dtype.is_floating_point:
+        if spec.dtype in FLOAT_DTYPES:
             floats[spec.name] = spec.shape
         elif stored is None:
             raise CheckpointError(f"{store.folder} has no tensor {spec.name}")
-        elif stored.shape != spec.shape or stored.dtype != DTYPE_NAMES[spec.dtype]:
+        elif stored.shape != spec.shape or stored.dtype != spec.dtype:
             raise CheckpointError(
                 f"tensor {spec.name} in {stored.file} is {stored.dtype} {list(stored.shape)}; "
-                f"config.json calls for {DTYPE_NAMES[spec.dtype]} {list(spec.shape)}"
+                f"config.json calls for {spec.dtype} {list(spec.shape)}"
             )
     check_tensors(store, floats)
     return PackedCheckpoint(store.folder, config, store, scheme, layout)
-
-
-def _packed_name(name: str, ending: str) -> str:
-    return f"{name.removesuffix('weight')}{ending}"

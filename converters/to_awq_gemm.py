@@ -11,40 +11,15 @@ from typing import Any
 import torch
 
 from converters import bits
-from converters.layout import PackedLayout, check_groups, linear_shapes
-from phi3quant.config import Phi3Config
+from converters.layout import PackedLayout
+from converters.packed_sizes import awq_gemm, check_awq_gemm
 from phi3quant.errors import SchemeError
 from phi3quant.qtensor import QuantizedTensor
 from phi3quant.scheme import GROUP_SIZES, QuantScheme
-from phi3quant.tensor_stream import TensorSpec
 
 _BITS = 4
-_PER_WORD = 8
 # Place i of a word holds this one of its eight columns.
 _ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
-
-
-def _check(scheme: QuantScheme, config: Phi3Config) -> None:
-    if scheme.bits != _BITS:
-        raise SchemeError(
-            f"AWQ-GEMM holds {_BITS} bits, not {scheme.bits}; export compressed-tensors instead"
-        )
-    check_groups(scheme, config)
-    for name, (rows, _) in linear_shapes(config).items():
-        if rows % _PER_WORD:
-            raise SchemeError(
-                f"AWQ-GEMM packs {_PER_WORD} output rows a word, and {name} has {rows}; "
-                "export compressed-tensors instead"
-            )
-
-
-def _specify(rows: int, columns: int, scheme: QuantScheme) -> list[TensorSpec]:
-    groups = columns // scheme.group_width(columns)
-    return [
-        TensorSpec("qweight", torch.int32, (columns, rows // _PER_WORD)),
-        TensorSpec("qzeros", torch.int32, (groups, rows // _PER_WORD)),
-        TensorSpec("scales", torch.float16, (groups, rows)),
-    ]
 
 
 def _pack(tensor: QuantizedTensor) -> Mapping[str, torch.Tensor]:
@@ -99,8 +74,8 @@ def _recognise(described: Mapping[str, Any]) -> QuantScheme | None:
 LAYOUT = PackedLayout(
     name="awq-gemm",
     title="AWQ-GEMM",
-    check=_check,
-    specify=_specify,
+    check=check_awq_gemm,
+    specify=awq_gemm,
     pack=_pack,
     unpack=_unpack,
     describe=_describe,

@@ -12,27 +12,15 @@ from typing import Any
 import torch
 
 from converters import bits
-from converters.layout import PackedLayout, check_groups
+from converters.layout import PackedLayout
+from converters.packed_sizes import compressed_tensors
 from phi3quant.errors import SchemeError
+from phi3quant.layout import check_groups
 from phi3quant.qtensor import QuantizedTensor
 from phi3quant.scheme import QuantScheme
-from phi3quant.tensor_stream import TensorSpec
 
 _METHOD = "compressed-tensors"
 _FORMAT = "pack-quantized"
-
-
-def _specify(rows: int, columns: int, scheme: QuantScheme) -> list[TensorSpec]:
-    groups = columns // scheme.group_width(columns)
-    specs = [
-        TensorSpec("weight_packed", torch.int32, (rows, bits.words_for(columns, scheme.bits))),
-        TensorSpec("weight_scale", torch.float16, (rows, groups)),
-        TensorSpec("weight_shape", torch.int64, (2,)),
-    ]
-    if not scheme.symmetric:
-        words = bits.words_for(rows, scheme.bits)
-        specs.append(TensorSpec("weight_zero_point", torch.int32, (words, groups)))
-    return specs
 
 
 def _pack(tensor: QuantizedTensor) -> Mapping[str, torch.Tensor]:
@@ -105,7 +93,7 @@ LAYOUT = PackedLayout(
     name=_METHOD,
     title=_METHOD,
     check=check_groups,
-    specify=_specify,
+    specify=compressed_tensors,
     pack=_pack,
     unpack=_unpack,
     describe=_describe,

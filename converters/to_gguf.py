@@ -21,22 +21,28 @@ from converters.gguf_metadata import (
 from converters.gguf_names import ROPE_LONG, ROPE_SHORT, block_name, outer_name
 from converters.gguf_policy import (
     FileType,
-    check_overrides,
-    file_type,
     linear_type,
-    matrix_type,
 )
 from converters.gguf_provenance import fill, reserve
 from converters.gguf_repack import repack, type_for
+from converters.gguf_sizes import natural_type, nbytes, tensor_bytes, tensor_types
 from converters.gguf_vocabulary import read_vocabulary
-from converters.layout import check_groups, linear_shapes
 from converters.writer import Embedded, Format, Source
+from phi3quant.block_sizes import BlockSize
 from phi3quant.codecs import Codecs
 from phi3quant.codecs.affine import AffineCodec
-from phi3quant.codecs.blocks import TYPES, BlockCodec, BlockTensor, BlockType
+from phi3quant.codecs.blocks import TYPES, BlockCodec, BlockTensor
 from phi3quant.config import Phi3Config
 from phi3quant.errors import CheckpointError, SchemeError
-from phi3quant.layout import BLOCK_TENSORS, EMBEDDING, FINAL_NORM, HEAD, LINEARS, Shape
+from phi3quant.layout import (
+    BLOCK_TENSORS,
+    EMBEDDING,
+    FINAL_NORM,
+    HEAD,
+    LINEARS,
+    check_groups,
+    linear_shapes,
+)
 from phi3quant.qblock import QuantizedBlock
 from phi3quant.qtensor import Quantized, QuantizedTensor
 from phi3quant.scheme import QuantScheme
@@ -82,7 +88,7 @@ class GgufWriter:
                 tensor,
                 (*rows, block_type.row_bytes(shape[-1])),
                 np.dtype(np.uint8),
-                block_type.row_bytes(shape[-1]) * math.prod(rows),
+                tensor_bytes(block_type, shape),
                 raw_dtype=block_type.type,
             )
         self._writer.write_header_to_file()
@@ -148,61 +154,20 @@ class GgufWriter:
         self._written = self._disk.submit(self._writer.write_tensor_data, data)
 
 
-def natural_type(scheme: QuantScheme) -> FileType:
-    """The recipe that keeps a scheme's codes as they are.
-
-    Raises:
-        SchemeError: GGUF has no type for them.
-    """
-    return file_type(type_for(scheme).name)
-
-
-def tensor_types(kind: FileType, config: Phi3Config) -> dict[str, tuple[BlockType, Shape]]:
-    """Type and shape of every tensor, in the order of writing.
-
-    Raises:
-        SchemeError: a type doesn't fit the model's rows.
-    """
-    full = TYPES["F32"]
-    types: dict[str, tuple[BlockType, Shape]] = {}
-    if config.long_rope is not None:
-        for name in (ROPE_LONG, ROPE_SHORT):
-            types[name] = (full, (config.rotary_dim // 2,))
-    wide = (config.vocab_size, config.hidden_size)
-    types[outer_name(EMBEDDING)] = (matrix_type(kind, EMBEDDING, config), wide)
-    for index in range(config.num_hidden_layers):
-        for key, role in BLOCK_TENSORS.items():
-            shape = role.shape(config)
-            chosen = linear_type(kind, key, index, config, shape[-1]) if key in LINEARS else full
-            types[block_name(index, key)] = (chosen, shape)
-    types[outer_name(FINAL_NORM)] = (full, (config.hidden_size,))
-    if not config.tie_word_embeddings:
-        types[outer_name(HEAD)] = (matrix_type(kind, HEAD, config), wide)
-    check_overrides(kind, types)
-    return types
-
-
-def nbytes(kind: FileType, config: Phi3Config) -> int:
-    """Bytes of all tensors of a file of this kind."""
-    return sum(
-        entry.row_bytes(shape[-1]) * math.prod(shape[:-1])
-        for entry, shape in tensor_types(kind, config).values()
-    )
-
-
-def _stored(kind: BlockType, tensor: torch.Tensor | Quantized) -> np.ndarray:
-    """What goes into the file: codes as they are where ``kind`` holds them, else encoded anew."""
+def _stored(size: BlockSize, tensor: torch.Tensor | Quantized) -> np.ndarray:
+    """What goes into the file: codes as they are where the type holds them, else encoded anew."""
+    kind = TYPES[size.name]
     if isinstance(tensor, BlockTensor) and tensor.kind == kind:
         return tensor.data
-    if isinstance(tensor, QuantizedTensor) and _holds(kind, tensor.scheme):
+    if isinstance(tensor, QuantizedTensor) and _holds(size, tensor.scheme):
         return repack(tensor)
     plain = tensor if isinstance(tensor, torch.Tensor) else tensor.dequantize()
     return kind.encode(plain, None)
 
 
-def _holds(kind: BlockType, scheme: QuantScheme) -> bool:
+def _holds(size: BlockSize, scheme: QuantScheme) -> bool:
     try:
-        return type_for(scheme) == kind
+        return type_for(scheme).name == size.name
     except SchemeError:
         return False
 
@@ -231,7 +196,9 @@ def codecs(kind: FileType, config: Phi3Config, index: int) -> Codecs:
     shapes = linear_shapes(config)
     types = {name: linear_type(kind, name, index, config, shapes[name][1]) for name in LINEARS}
     return {
-        name: AffineCodec(_AFFINE[entry.name]) if entry.name in _AFFINE else BlockCodec(entry)
+        name: AffineCodec(_AFFINE[entry.name])
+        if entry.name in _AFFINE
+        else BlockCodec(TYPES[entry.name])
         for name, entry in types.items()
     }
 

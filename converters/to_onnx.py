@@ -8,41 +8,38 @@ from typing import Self
 import torch
 
 from converters.half import to_half
-from converters.layout import check_groups, linear_shapes
-from converters.onnx_data import DataStream, place_tensors, write_file_list
+from converters.onnx_data import DataStream, write_file_list
 from converters.onnx_file import MODEL_FILE
 from converters.onnx_genai import genai_config, generation_ids, write_companions
 from converters.onnx_graph import (
-    Linears,
     Matrices,
     build_graph,
     model_proto,
     rotary_pieces,
 )
-from converters.onnx_matrix import CodeMatrix, FloatMatrix, Matrix, Weight
+from converters.onnx_matrix import Matrix, Weight, matrix
 from converters.onnx_options import (
     IR_VERSIONS,
     OnnxOptions,
-    storage,
 )
 from converters.onnx_provenance import fill
-from converters.onnx_repack import check_scheme
+from converters.onnx_sizes import (
+    PlannedMatrices,
+    check,
+    nbytes,
+    place_tensors,
+    plan_matrices,
+    stored_tensors,
+)
 from converters.writer import Format, Source
-from phi3quant.config import Phi3Config
-from phi3quant.errors import SchemeError
 from phi3quant.layout import (
-    EMBEDDING,
     FINAL_NORM,
-    HEAD,
     block_tensor_name,
 )
 from phi3quant.qblock import QuantizedBlock
 from phi3quant.qtensor import Quantized, QuantizedTensor
 from phi3quant.scheme import QuantScheme
-
-_HEAD_MULTIPLE = 16
-_HALVES = ("gate_proj", "up_proj")
-"""What gate_up_proj is cut into: one product for both would be cut again at every step."""
+from phi3quant.tensor_stream import DTYPES, spec_of
 
 
 class OnnxWriter:
@@ -61,14 +58,18 @@ class OnnxWriter:
         self._coded = scheme is not None
         stops = generation_ids(source.folder, config)
         self._settings = genai_config(config, stops, MODEL_FILE)
-        self._matrices = plan_matrices(config, scheme, options)
+        plan = plan_matrices(config, scheme, options)
+        self._matrices = _matrices(plan)
         graph = build_graph(config, self._matrices, options.accuracy_level)
-        places = place_tensors(graph.stored, options.split_bytes)
+        # What sizes are told by is what is written.
+        specs = [spec_of(planned) for planned in stored_tensors(config, plan)]
+        assert graph.stored == specs
+        places = place_tensors(specs, options.split_bytes)
         folder.mkdir(parents=True, exist_ok=True)
         versions = (options.opset, IR_VERSIONS[options.opset])
         proto = model_proto(graph, config, self._matrices.io, versions, places)
         (folder / MODEL_FILE).write_bytes(proto.SerializeToString())
-        self._data = DataStream(folder, graph.stored, places)
+        self._data = DataStream(folder, specs, places)
 
     def __enter__(self) -> Self:
         return self
@@ -128,74 +129,12 @@ class OnnxWriter:
         self._data.write(name, [rounded.to(io)])
 
 
-def plan_matrices(config: Phi3Config, scheme: QuantScheme | None, options: OnnxOptions) -> Matrices:
-    """How every matrix of a model is stored.
-
-    Args:
-        config: the model's sizes.
-        scheme: of the blocks' codes; None: they are plain, in the io type.
-        options: for the rest.
-
-    Raises:
-        SchemeError: the operators can't hold this.
-    """
-    io = options.io_dtype
-    shapes = {}
-    for name, (rows, columns) in linear_shapes(config).items():
-        halves = dict.fromkeys(_HALVES, (rows // 2, columns))
-        shapes.update(halves if name == "gate_up_proj" else {name: (rows, columns)})
-
-    def matrix(name: str, shape: tuple[int, int], kind: QuantScheme | torch.dtype) -> Matrix:
-        if isinstance(kind, torch.dtype):
-            return FloatMatrix(name, *shape, kind, io)
-        check_scheme(kind)
-        return CodeMatrix(name, *shape, kind, io)
-
-    blocks: list[Linears] = []
-    for index in range(config.num_hidden_layers):
-        prefix = f"model.layers.{index}."
-        homes = dict.fromkeys(shapes, "mlp") | dict.fromkeys(("qkv_proj", "o_proj"), "self_attn")
-        blocks.append(
-            {
-                name: matrix(f"{prefix}{homes[name]}.{name}", shape, scheme or io)
-                for name, shape in shapes.items()
-            }
-        )
-    wide = (config.vocab_size, config.hidden_size)
-    embedding, head = (_stem(name) for name in (EMBEDDING, HEAD))
-    settled = options.settled(config, scheme)
-    if config.tie_word_embeddings and settled.embedding == settled.head:
-        head = embedding
-    return Matrices(
-        matrix(embedding, wide, storage(settled.embedding)),
-        matrix(head, wide, storage(settled.head)),
-        tuple(blocks),
-        io,
+def _matrices(plan: PlannedMatrices) -> Matrices:
+    """Planned matrices with what fills and uses them."""
+    blocks = tuple(
+        {name: matrix(linear) for name, linear in linears.items()} for linears in plan.blocks
     )
-
-
-def nbytes(config: Phi3Config, scheme: QuantScheme | None, options: OnnxOptions) -> int:
-    """Bytes of all tensors, with what alignment adds.
-
-    Raises:
-        SchemeError: as plan_matrices.
-    """
-    graph = build_graph(config, plan_matrices(config, scheme, options), options.accuracy_level)
-    places = place_tensors(graph.stored, None)
-    return max(place.offset + place.nbytes for place in places.values())
-
-
-def check(scheme: QuantScheme | None, config: Phi3Config, options: OnnxOptions) -> None:
-    """Refuse what can't be written, before any work.
-
-    Raises:
-        SchemeError: the operators can't hold this scheme, these options or a model of these sizes.
-    """
-    _check_heads(config)
-    if scheme is not None:
-        check_scheme(scheme)
-        check_groups(scheme, config)
-    nbytes(config, scheme, options)
+    return Matrices(matrix(plan.embedding), matrix(plan.head), blocks, DTYPES[plan.io])
 
 
 def onnx_format(options: OnnxOptions) -> Format:
@@ -213,16 +152,6 @@ def onnx_format(options: OnnxOptions) -> Format:
 FORMAT = onnx_format(OnnxOptions())
 
 
-def _check_heads(config: Phi3Config) -> None:
-    """The sizes that GroupQueryAttention takes on a CPU."""
-    if config.head_dim % _HEAD_MULTIPLE or config.rotary_dim % _HEAD_MULTIPLE:
-        raise SchemeError(
-            f"ONNX's GroupQueryAttention takes heads, and the part of them that rotates, in "
-            f"multiples of {_HEAD_MULTIPLE} values; this model's have {config.head_dim}, of which "
-            f"{config.rotary_dim} rotate. Export gguf instead"
-        )
-
-
 def _halves(weight: Weight) -> tuple[Weight, Weight]:
     """The rows of gate_up_proj as two matrices."""
     if isinstance(weight, torch.Tensor):
@@ -235,7 +164,3 @@ def _halves(weight: Weight) -> tuple[Weight, Weight]:
         QuantizedTensor(weight.scheme, *parts) for parts in zip(codes, scales, zeros, strict=True)
     )
     return gate, up
-
-
-def _stem(name: str) -> str:
-    return name.removesuffix(".weight")

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from converters import open_weights, to_gguf, to_onnx
+from converters import gguf_sizes, onnx_sizes, open_weights, to_gguf, to_onnx
 from converters.gguf_policy import FileType, file_type
 from converters.onnx_options import OnnxOptions
 from converters.packed import PackedCheckpoint
@@ -73,7 +73,7 @@ def export_gguf(
     target = _Target(
         to_gguf.FORMAT.name,
         recipe.name,
-        to_gguf.nbytes(recipe, opened.config),
+        gguf_sizes.nbytes(recipe, opened.config),
         lambda folder, source: to_gguf.GgufWriter(folder, source, recipe, split_bytes),
         {
             "type": recipe.name,
@@ -119,11 +119,11 @@ def export_onnx(
     options = options or OnnxOptions()
     located, opened = _open(model, revision)
     scheme = opened.scheme if isinstance(opened, PackedCheckpoint) else None
-    to_onnx.check(scheme, opened.config, options)
+    onnx_sizes.check(scheme, opened.config, options)
     target = _Target(
         to_onnx.FORMAT.name,
         to_onnx.FORMAT.title,
-        to_onnx.nbytes(opened.config, scheme, options),
+        onnx_sizes.nbytes(opened.config, scheme, options),
         lambda folder, source: to_onnx.OnnxWriter(folder, source, scheme, options),
         options.settled(opened.config, scheme).as_json(),
     )
@@ -213,7 +213,7 @@ def _describe(
 def _default_type(model: _Exportable) -> FileType:
     if isinstance(model, PackedCheckpoint):
         # What a zero-point layout holds may be symmetric in truth, but its bits don't say so.
-        return to_gguf.natural_type(model.scheme)
+        return gguf_sizes.natural_type(model.scheme)
     return file_type(PLAIN_TYPE)
 
 

@@ -2,14 +2,17 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
-
-import torch
+from typing import TYPE_CHECKING, TypeAlias
 
 from phi3quant.config import Phi3Config
+from phi3quant.scheme import QuantScheme
+
+if TYPE_CHECKING:
+    # Sizes are wanted at once, and torch takes seconds to load.
+    import torch
 
 Shape: TypeAlias = tuple[int, ...]
-Block: TypeAlias = Mapping[str, torch.Tensor]
+Block: TypeAlias = "Mapping[str, torch.Tensor]"
 """One decoder block's tensors under their short names (the keys of BLOCK_TENSORS)."""
 
 
@@ -63,3 +66,18 @@ def tensor_shapes(config: Phi3Config) -> dict[str, Shape]:
     if not config.tie_word_embeddings:
         shapes[HEAD] = (config.vocab_size, config.hidden_size)
     return shapes
+
+
+def linear_shapes(config: Phi3Config) -> dict[str, tuple[int, int]]:
+    """Rows and columns of each linear of a block."""
+    shapes = {}
+    for name in LINEARS:
+        rows, columns = BLOCK_TENSORS[name].shape(config)
+        shapes[name] = (rows, columns)
+    return shapes
+
+
+def check_groups(scheme: QuantScheme, config: Phi3Config) -> None:
+    """Raises SchemeError if a linear's rows aren't a whole number of groups."""
+    for _, columns in linear_shapes(config).values():
+        scheme.group_width(columns)

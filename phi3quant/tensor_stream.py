@@ -5,18 +5,20 @@ the tensor at hand is. The format: https://huggingface.co/docs/safetensors
 """
 
 import json
-import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
 import torch
 
-SHARD_BYTES = 5_000_000_000
-"""The customary size limit of one shard."""
+from phi3quant.tensor_plan import (
+    SHARD_BYTES,
+    PlannedTensor,
+    plan_shards,
+    safetensors_header,
+)
 
 DTYPE_NAMES: Mapping[torch.dtype, str] = {
     torch.float32: "F32",
@@ -27,6 +29,8 @@ DTYPE_NAMES: Mapping[torch.dtype, str] = {
     torch.int8: "I8",
     torch.uint8: "U8",
 }
+DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
+"""Torch's types by the names of safetensors."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,17 @@ class TensorSpec:
     @property
     def nbytes(self) -> int:
         """Size of the data in bytes."""
-        return prod(self.shape) * self.dtype.itemsize
+        return self.planned.nbytes
+
+    @property
+    def planned(self) -> PlannedTensor:
+        """The same without torch's types."""
+        return PlannedTensor(self.name, DTYPE_NAMES[self.dtype], self.shape)
+
+
+def spec_of(planned: PlannedTensor) -> TensorSpec:
+    """A planned tensor with torch's type."""
+    return TensorSpec(planned.name, DTYPES[planned.dtype], planned.shape)
 
 
 class SafetensorsStream:
@@ -63,7 +77,7 @@ class SafetensorsStream:
         self, folder: Path, specs: Sequence[TensorSpec], shard_bytes: int = SHARD_BYTES
     ) -> None:
         self._folder = folder
-        self._shards = _plan_shards(specs, shard_bytes)
+        self._shards = plan_shards([spec.planned for spec in specs], shard_bytes)
         self._queue = [
             (number, spec) for number, shard in enumerate(self._shards) for spec in shard
         ]
@@ -97,7 +111,9 @@ class SafetensorsStream:
         if self._next >= len(self._queue):
             raise ValueError(f"tensor {name} was not announced")
         number, spec = self._queue[self._next]
-        found = TensorSpec(name, tensor.dtype, tuple(tensor.shape))
+        found = PlannedTensor(
+            name, DTYPE_NAMES.get(tensor.dtype, str(tensor.dtype)), tuple(tensor.shape)
+        )
         if found != spec:
             raise ValueError(f"expected {spec}, got {found}")
         if spec is self._shards[number][0]:
@@ -111,7 +127,7 @@ class SafetensorsStream:
         if self._file is not None:
             self._file.close()
         self._file = (self._folder / self._shard_name(number)).open("wb")
-        self._file.write(_header(self._shards[number]))
+        self._file.write(safetensors_header(self._shards[number]))
 
     def _shard_name(self, number: int) -> str:
         count = len(self._shards)
@@ -125,32 +141,3 @@ class SafetensorsStream:
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         path = self._folder / "model.safetensors.index.json"
         path.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-
-
-def _plan_shards(specs: Sequence[TensorSpec], shard_bytes: int) -> list[list[TensorSpec]]:
-    """Cut the tensors into runs of at most ``shard_bytes`` (a larger tensor stands alone)."""
-    shards: list[list[TensorSpec]] = [[]]
-    room = shard_bytes
-    for spec in specs:
-        if shards[-1] and spec.nbytes > room:
-            shards.append([])
-            room = shard_bytes
-        shards[-1].append(spec)
-        room -= spec.nbytes
-    return shards
-
-
-def _header(specs: Sequence[TensorSpec]) -> bytes:
-    entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    offset = 0
-    for spec in specs:
-        entries[spec.name] = {
-            "dtype": DTYPE_NAMES[spec.dtype],
-            "shape": list(spec.shape),
-            "data_offsets": [offset, offset + spec.nbytes],
-        }
-        offset += spec.nbytes
-    text = json.dumps(entries, separators=(",", ":")).encode()
-    # Padding with spaces lets the data start at a multiple of 8, as the library itself does.
-    text += b" " * (-len(text) % 8)
-    return struct.pack("<Q", len(text)) + text

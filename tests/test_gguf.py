@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from converters import open_tokenizer, open_weights
 from converters.from_gguf import GgufCheckpoint, open_gguf
 from converters.gguf_policy import FILE_TYPES, file_type, linear_type
+from converters.gguf_sizes import nbytes
 from converters.gguf_tokenizer import build_tokenizer
 from converters.gguf_vocabulary import read_vocabulary
-from converters.to_gguf import nbytes
 from phi3quant import EvaluationText, evaluate, inspect, verify
 from phi3quant.config import parse_config
 from phi3quant.errors import CheckpointError, Phi3QuantError, SchemeError, TokenizerError

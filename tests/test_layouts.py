@@ -9,11 +9,13 @@ from hypothesis import strategies as st
 
 from converters import LAYOUTS, bits
 from converters.layout import PackedLayout
+from converters.packed_sizes import words_for
 from phi3quant.checkpoint import open_checkpoint
 from phi3quant.config import Phi3Config
 from phi3quant.errors import SchemeError
 from phi3quant.qtensor import QuantizedTensor
 from phi3quant.scheme import QuantScheme
+from phi3quant.tensor_stream import DTYPE_NAMES
 
 SCHEMES = [
     QuantScheme(4, 32),
@@ -64,7 +66,8 @@ def test_what_is_packed_is_unpacked(
     announced = layout.specify(40, 128, scheme)
     assert [spec.name for spec in announced] == list(stored)
     for spec in announced:
-        assert (stored[spec.name].dtype, tuple(stored[spec.name].shape)) == (spec.dtype, spec.shape)
+        assert DTYPE_NAMES[stored[spec.name].dtype] == spec.dtype
+        assert tuple(stored[spec.name].shape) == spec.shape
     described = layout.recognise(layout.describe(scheme))
     assert described is not None
     assert (described.bits, described.group_size) == (scheme.bits, scheme.group_size)
@@ -95,7 +98,7 @@ def test_bits_survive_packing(
     generator = torch.Generator().manual_seed(seed)
     values = torch.randint(0, 1 << width, (rows, count), generator=generator).to(torch.uint8)
     words = bits.pack(values, width, order)
-    assert words.shape == (rows, bits.words_for(count, width))
+    assert words.shape == (rows, words_for(count, width))
     assert torch.equal(bits.unpack(words, width, count, order), values)
 
 

@@ -9,11 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from converters.onnx_data import DataStream, check_hashes, check_sizes, place_tensors
+from converters.onnx_data import DataStream, check_hashes, check_sizes
 from converters.onnx_genai import generation_ids
 from converters.onnx_options import OnnxOptions
 from converters.onnx_repack import NBits, from_nbits, to_nbits
-from converters.to_onnx import check, nbytes
+from converters.onnx_sizes import check, nbytes, place_tensors
 from phi3quant.config import parse_config
 from phi3quant.errors import CheckpointError, SchemeError, TokenizerError
 from phi3quant.qtensor import QuantizedTensor

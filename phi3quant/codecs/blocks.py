@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
 
+from phi3quant.block_sizes import BlockSize
 from phi3quant.codecs import k_quants, legacy_quants
 from phi3quant.errors import CheckpointError, SchemeError
 from phi3quant.parallel import over_rows
@@ -39,19 +40,23 @@ class BlockType:
     group: int
 
     @property
+    def size(self) -> BlockSize:
+        """What it takes."""
+        return BlockSize(self.type)
+
+    @property
     def name(self) -> str:
         """As llama.cpp writes it, such as ``Q4_0``."""
-        return str(self.type.name)
+        return self.size.name
 
     @property
     def block(self) -> int:
         """Weights in a block; rows hold a whole number of blocks."""
-        return int(GGML_QUANT_SIZES[self.type][0])
+        return self.size.block
 
     def row_bytes(self, columns: int) -> int:
         """Bytes of a row of ``columns`` weights."""
-        weights, size = GGML_QUANT_SIZES[self.type]
-        return columns // int(weights) * int(size)
+        return self.size.row_bytes(columns)
 
 
 @dataclass(frozen=True)

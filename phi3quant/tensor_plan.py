@@ -1,0 +1,67 @@
+"""A tensor that is going to be written, as numbers alone; says sizes without loading torch."""
+
+import json
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+
+SHARD_BYTES = 5_000_000_000
+"""The customary size limit of one shard of safetensors."""
+
+ITEM_BYTES: Mapping[str, int] = {
+    "F32": 4,
+    "F16": 2,
+    "BF16": 2,
+    "I64": 8,
+    "I32": 4,
+    "I8": 1,
+    "U8": 1,
+}
+"""Bytes of an element by its type, as safetensors names types."""
+
+
+@dataclass(frozen=True)
+class PlannedTensor:
+    """Name, type (a key of ITEM_BYTES) and shape of a tensor."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the data in bytes."""
+        return prod(self.shape) * ITEM_BYTES[self.dtype]
+
+
+def plan_shards(
+    tensors: Sequence[PlannedTensor], shard_bytes: int = SHARD_BYTES
+) -> list[list[PlannedTensor]]:
+    """Cut the tensors into runs of at most ``shard_bytes`` (a larger tensor stands alone)."""
+    shards: list[list[PlannedTensor]] = [[]]
+    room = shard_bytes
+    for tensor in tensors:
+        if shards[-1] and tensor.nbytes > room:
+            shards.append([])
+            room = shard_bytes
+        shards[-1].append(tensor)
+        room -= tensor.nbytes
+    return shards
+
+
+def safetensors_header(tensors: Sequence[PlannedTensor]) -> bytes:
+    """What a file of safetensors begins with: https://huggingface.co/docs/safetensors."""
+    entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for tensor in tensors:
+        entries[tensor.name] = {
+            "dtype": tensor.dtype,
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, offset + tensor.nbytes],
+        }
+        offset += tensor.nbytes
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    # Padding with spaces lets the data start at a multiple of 8, as the library itself does.
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text
