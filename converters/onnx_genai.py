@@ -15,18 +15,18 @@ from converters.onnx_graph import (
     PRESENT_KEY,
     PRESENT_VALUE,
 )
+from converters.stop_tokens import END_OF_TEXT, known_tokens, token_ids
 from converters.writer import Source
 from phi3quant.checkpoint import read_json_if_there
 from phi3quant.config import Phi3Config
 from phi3quant.errors import TokenizerError
 from phi3quant.output import write_json
-from phi3quant.tokenizer import END_OF_TURN, Tokenizer, load_tokenizer, require_tokenizer_json
+from phi3quant.tokenizer import END_OF_TURN, load_tokenizer, require_tokenizer_json
 
 CONFIG_FILE = "genai_config.json"
 
 # The runtime allocates its cache for so many tokens: 1.6 GB for Phi-3-mini in FP32.
 _MAX_LENGTH = 2048
-_END_OF_TEXT = "<|endoftext|>"
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,9 @@ def generation_ids(folder: Path, config: Phi3Config) -> GenerationIds:
     tokenizer = load_tokenizer(folder)
     settings = read_json_if_there(folder / "generation_config.json")
     found = [
-        *_ids(settings, "eos_token_id"),
-        *_ids(config.raw, "eos_token_id"),
-        *_known(tokenizer, *END_OF_TURN, _END_OF_TEXT),
+        *token_ids(settings, "eos_token_id"),
+        *token_ids(config.raw, "eos_token_id"),
+        *known_tokens(tokenizer, *END_OF_TURN, END_OF_TEXT),
     ]
     stops = tuple(number for number in dict.fromkeys(found) if number < config.vocab_size)
     if not stops:
@@ -70,8 +70,8 @@ def generation_ids(folder: Path, config: Phi3Config) -> GenerationIds:
             f"{folder} names no token that ends a text (eos_token_id in generation_config.json or "
             "config.json); a generation would never stop"
         )
-    begin = [*_ids(settings, "bos_token_id"), *_ids(config.raw, "bos_token_id")]
-    pad = [*_ids(settings, "pad_token_id"), *_ids(config.raw, "pad_token_id"), stops[0]]
+    begin = [*token_ids(settings, "bos_token_id"), *token_ids(config.raw, "bos_token_id")]
+    pad = [*token_ids(settings, "pad_token_id"), *token_ids(config.raw, "pad_token_id"), stops[0]]
     return GenerationIds(begin[0] if begin else None, stops, pad[0])
 
 
@@ -148,19 +148,3 @@ def _tokenizer_config(source: Source) -> dict[str, Any]:
         "model_max_length": length,
         **({} if template is None else {"chat_template": template}),
     }
-
-
-def _ids(settings: Mapping[str, Any], key: str) -> list[int]:
-    """The ids under a key: none, one or several."""
-    value = settings.get(key)
-    values = value if isinstance(value, list) else [] if value is None else [value]
-    for number in values:
-        if not isinstance(number, int) or isinstance(number, bool) or number < 0:
-            raise TokenizerError(f"{key} is {value!r}; it must be a token id or a list of them")
-    return values
-
-
-def _known(tokenizer: Tokenizer, *tokens: str) -> list[int]:
-    """Ids of those tokens that the tokenizer knows as one."""
-    encoded = [tokenizer.encode(token) for token in tokens]
-    return [ids[0] for ids in encoded if len(ids) == 1]

@@ -3,14 +3,15 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 
+from phi3quant.bundled import BUNDLED, bundled_folder
 from phi3quant.checkpoint import read_json_if_there
 from phi3quant.errors import MissingExtraError, ModelNotFoundError
 from phi3quant.output import MANIFEST
 
-BUNDLED = "phi3-tiny"
+__all__ = ["BUNDLED", "GGUF_SUFFIX", "Located", "bundled_folder", "locate"]
+
 GGUF_SUFFIX = ".gguf"
 # What a model needs; pickles are left out on purpose.
 _PATTERNS = ["*.json", "*.safetensors", "tokenizer.model", "*.jinja", "merges.txt", "LICENSE*"]
@@ -40,11 +41,6 @@ class Located:
     def bundled(self) -> bool:
         """Whether it is the model that comes with phi3quant."""
         return self.name == BUNDLED and self.folder == bundled_folder()
-
-
-def bundled_folder() -> Path:
-    """Folder of the model that is installed with phi3quant."""
-    return Path(str(resources.files("phi3quant") / "assets" / BUNDLED))
 
 
 def locate(model: str | Path | None, revision: str | None = None) -> Located:

@@ -3,7 +3,7 @@
 import json
 import platform
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from phi3quant.checkpoint import sha256
 from phi3quant.hub import Located
 from phi3quant.output import MANIFEST
 from phi3quant.tokenizer import FILES
+from phi3quant.version import tool_version
 
 SCHEMA_VERSION = 1
 PREFIX = "phi3quant."
@@ -33,14 +34,6 @@ def describe_tools() -> dict[str, str]:
         "python": platform.python_version(),
         **{name: version(name) for name in _LIBRARIES},
     }
-
-
-def tool_version() -> str:
-    """The installed version of phi3quant."""
-    try:
-        return version("phi3quant")
-    except PackageNotFoundError:  # run from a source tree that was never installed
-        return "unknown"
 
 
 def describe(

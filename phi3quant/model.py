@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional
 
 from phi3quant.config import Phi3Config
+from phi3quant.kv_cache import LayerCache
 from phi3quant.layout import Block
 from phi3quant.rope import RopeTables, rope_tables, rotate
 
@@ -20,29 +21,48 @@ Observer = Callable[[str, torch.Tensor], None]
 
 @dataclass(frozen=True)
 class SequenceContext:
-    """What every block needs to know of the sequences: depends on their length alone."""
+    """What every block needs to know of the sequences: depends on their length alone.
+
+    With a cache, of the positions that are new.
+    """
 
     config: Phi3Config
     rope: RopeTables
     mask: torch.Tensor | None
-    """bool [positions, positions], True where a query sees a key; None: plain causal."""
+    """bool [positions, keys], True where a query sees a key; None: see ``causal``."""
+    causal: bool = True
+    """Without a mask: whether queries see no later keys, or all of them."""
 
 
-def sequence_context(config: Phi3Config, length: int) -> SequenceContext:
-    """Rotary tables and attention mask for sequences of ``length`` tokens."""
-    return SequenceContext(
-        config, rope_tables(config, length), sliding_mask(config.sliding_window, length)
-    )
+def sequence_context(config: Phi3Config, length: int, start: int = 0) -> SequenceContext:
+    """Rotary tables and attention mask for sequences of ``length`` tokens.
+
+    Args:
+        config: the model's.
+        length: tokens, those in the cache included.
+        start: tokens in the cache; the tables and the mask's rows are of the others.
+    """
+    tables = rope_tables(config, length)
+    new = RopeTables(tables.cos[start:], tables.sin[start:])
+    mask = sliding_mask(config.sliding_window, length, start)
+    return SequenceContext(config, new, mask, causal=not start)
 
 
-def sliding_mask(window: int | None, length: int) -> torch.Tensor | None:
+def sliding_mask(window: int | None, length: int, start: int = 0) -> torch.Tensor | None:
     """A causal mask in which each position sees itself and the ``window - 1`` before it.
 
-    None when the window is no shorter than the sequence, so that the fast causal path is taken.
+    None when the window is no shorter than the sequence and the first positions are among the
+    queries, or the last one is the only query: then faster paths are taken.
+
+    Args:
+        window: tokens; None: all.
+        length: positions of keys.
+        start: the first of the queries.
     """
-    if window is None or window >= length:
+    window = length if window is None else window
+    if window >= length and start in (0, length - 1):
         return None
-    distance = torch.arange(length)[:, None] - torch.arange(length)[None, :]
+    distance = torch.arange(start, length)[:, None] - torch.arange(length)[None, :]
     return (distance >= 0) & (distance < window)
 
 
@@ -71,6 +91,7 @@ def decoder_block(
     context: SequenceContext,
     hidden: torch.Tensor,
     observe: Observer | None = None,
+    cache: LayerCache | None = None,
 ) -> torch.Tensor:
     """One decoder block: attention and gated MLP, each with its norm and residual.
 
@@ -79,6 +100,7 @@ def decoder_block(
         context: for the length of these sequences.
         hidden: FP32 [batch, positions, hidden].
         observe: sees the input of each of the four linears.
+        cache: keys and values of the tokens before these, to which theirs are added.
 
     Returns:
         FP32 [batch, positions, hidden].
@@ -88,7 +110,7 @@ def decoder_block(
 
     x = rms_norm(hidden, block["input_layernorm"], eps)
     tell("qkv_proj", x)
-    x = _attention(linear(x, block["qkv_proj"]), context)
+    x = _attention(linear(x, block["qkv_proj"]), context, cache)
     tell("o_proj", x)
     hidden = hidden + linear(x, block["o_proj"])
 
@@ -100,7 +122,9 @@ def decoder_block(
     return hidden + linear(x, block["down_proj"])
 
 
-def _attention(qkv: torch.Tensor, context: SequenceContext) -> torch.Tensor:
+def _attention(
+    qkv: torch.Tensor, context: SequenceContext, cache: LayerCache | None
+) -> torch.Tensor:
     """Causal attention over fused rows [batch, positions, q|k|v]; gives [batch, positions, q]."""
     config = context.config
     sections = [config.query_rows, config.key_value_rows, config.key_value_rows]
@@ -109,11 +133,17 @@ def _attention(qkv: torch.Tensor, context: SequenceContext) -> torch.Tensor:
         for part in torch.split(qkv, sections, dim=-1)
     )
     query, key = rotate(query, context.rope), rotate(key, context.rope)
+    if cache is not None:
+        key, value = cache.extend(key, value)
     if config.queries_per_key_value > 1:
         key = key.repeat_interleave(config.queries_per_key_value, dim=1)
         value = value.repeat_interleave(config.queries_per_key_value, dim=1)
     mixed = functional.scaled_dot_product_attention(
-        query, key, value, attn_mask=context.mask, is_causal=context.mask is None
+        query,
+        key,
+        value,
+        attn_mask=context.mask,
+        is_causal=context.causal and context.mask is None,
     )
     return mixed.transpose(1, 2).flatten(-2)
 

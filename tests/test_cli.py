@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from click import Context
 from click.testing import CliRunner, Result
 from safetensors.torch import load_file, save_file
 
@@ -19,6 +20,7 @@ from phi3quant.cli.options import Percent
 COMMANDS = (
     *("awq", "gptq", "rtn", "perplexity", "inspect", "export"),
     *("baseline", "check", "compare", "verify", "report"),
+    *("estimate", "generate"),
 )
 
 
@@ -291,7 +293,7 @@ def test_every_export_helps_with_an_example(kind: str, run: Callable[..., Result
 def test_no_arguments_show_the_commands(run: Callable[..., Result]) -> None:
     result = run()
     assert all(command in result.output for command in COMMANDS)
-    assert set(main.commands) == set(COMMANDS)
+    assert set(main.list_commands(Context(main))) == set(COMMANDS)
 
 
 @pytest.mark.parametrize(("given", "share"), [("5%", 0.05), ("0.05", 0.05), ("0", 0.0)])

@@ -23,6 +23,7 @@ from phi3quant.reporting.divergence import QUANTILES, THRESHOLDS, divergence
 from phi3quant.reporting.error_map import error_maps
 from phi3quant.reporting.figures import draw_errors
 from phi3quant.reporting.measured import from_manifests
+from phi3quant.reporting.outlook import outlooks
 from phi3quant.reporting.page import render
 from phi3quant.reporting.provenance_table import provenance_table
 from phi3quant.reporting.report import Report, make_report
@@ -72,14 +73,15 @@ def words(element: Any) -> str:
 def test_the_page_is_valid_and_has_every_table_and_figure(page: str) -> None:
     tree = parsed(page)
     assert {section.get("id") for section in tree.iter("section")} >= {
-        *("quality", "divergence", "errors", "worst", "provenance"),
+        *("quality", "divergence", "errors", "worst", "memory", "provenance"),
     }
     drawings = [each for each in tree.iter() if str(each.tag).endswith("}svg")]
     assert len(drawings) == 3
     assert all(each.get("viewBox") and each.get("aria-label") for each in drawings)
     labels = [table.get("aria-label") for table in tree.iter("table")]
     assert labels[:2] == ["Quality and size", "Divergence over the tokens"]
-    assert len(labels) == 2 + 1 + 3
+    assert labels[3:5] == ["Memory at each context", "Devices"]
+    assert len(labels) == 2 + 1 + 2 + 3
     assert tree.find(".//meta[@name='viewport']") is not None
     assert "prefers-color-scheme: dark" in page
     assert "@media print" in page
@@ -207,7 +209,7 @@ def test_any_manifest_can_be_reported_on(report: Report, manifest: dict[str, Any
     opened: Opened = dataclasses.replace(report.variants[0].opened, provenance=manifest)
     variant: Variant = dataclasses.replace(report.variants[0], opened=opened)
     maps = error_maps([variant])
-    told = Report([variant], from_manifests([variant], "not asked for"), maps)
+    told = Report([variant], from_manifests([variant], "not asked for"), maps, outlooks([variant]))
     assert len(variant_table(told).rows) >= 1
     assert provenance_table(variant).rows
     for each in maps:

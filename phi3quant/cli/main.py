@@ -1,27 +1,54 @@
 """The ``phi3quant`` command."""
 
+import importlib
 import signal
 import threading
+from collections.abc import Mapping
 from types import FrameType
 from typing import Any
 
 import click
 
-from phi3quant.cli import options
-from phi3quant.cli.baseline import baseline
-from phi3quant.cli.check import check_command
-from phi3quant.cli.compare import compare
-from phi3quant.cli.export import export
-from phi3quant.cli.inspect import inspect
-from phi3quant.cli.perplexity import perplexity
-from phi3quant.cli.quantize import awq, gptq, rtn
-from phi3quant.cli.report import report
-from phi3quant.cli.verify import verify
 from phi3quant.errors import NotComparableError, Phi3QuantError
-from phi3quant.manifest import tool_version
+from phi3quant.version import tool_version
 
 EXIT_BAD_INPUT = 2
+EXIT_NOT_COMPARABLE = 3
 EXIT_INTERRUPTED = 130
+
+_HOMES: Mapping[str, tuple[str, str]] = {
+    "awq": ("quantize", "awq"),
+    "baseline": ("baseline", "baseline"),
+    "check": ("check", "check_command"),
+    "compare": ("compare", "compare"),
+    "estimate": ("estimate", "estimate"),
+    "export": ("export", "export"),
+    "generate": ("generate", "generate"),
+    "gptq": ("quantize", "gptq"),
+    "inspect": ("inspect", "inspect"),
+    "perplexity": ("perplexity", "perplexity"),
+    "report": ("report", "report"),
+    "rtn": ("quantize", "rtn"),
+    "verify": ("verify", "verify"),
+}
+"""Each command's module beside this one, and its name there."""
+
+_SUMMARIES: Mapping[str, str] = {
+    "awq": "Quantize a model by AWQ, and verify it.",
+    "baseline": "Record what an artifact says, for the gate.",
+    "check": "The CI gate: hold an artifact against a baseline.",
+    "compare": "What differs between two models, and how much it matters.",
+    "estimate": "Sizes, memory and devices, before anything is made.",
+    "export": "Write a model in another format.",
+    "generate": "Let a model of any format answer a prompt.",
+    "gptq": "Quantize a model by compensation alone.",
+    "inspect": "A model's architecture, sizes, hashes and provenance.",
+    "perplexity": "Score models on the same text.",
+    "report": "What runs cost, as tables and as a page with figures.",
+    "rtn": "Quantize a model by rounding to nearest.",
+    "verify": "Hold every file against the hash in its manifest.",
+}
+"""What the list of commands says: asking the commands would load them, and torch."""
 
 _stopping = threading.Event()
 """Set once a signal has asked for an end."""
@@ -32,11 +59,30 @@ class _BadInput(click.ClickException):
 
 
 class _NotComparable(click.ClickException):
-    exit_code = options.EXIT_NOT_COMPARABLE
+    exit_code = EXIT_NOT_COMPARABLE
 
 
 class _Group(click.Group):
-    """Turns the project's errors into a message and an exit code, at this one place."""
+    """Loads a command when it is called, so that quick ones don't wait for torch.
+
+    Turns the project's errors into a message and an exit code, at this one place.
+    """
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        del ctx
+        return sorted(_HOMES)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        del ctx
+        if cmd_name not in _HOMES:
+            return None
+        module, name = _HOMES[cmd_name]
+        found: click.Command = getattr(importlib.import_module(f"phi3quant.cli.{module}"), name)
+        return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, _SUMMARIES[name]) for name in self.list_commands(ctx)])
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -73,10 +119,12 @@ def main() -> None:
     phi3quant check OUT --baseline FILE           the CI gate: is it still as good?
     phi3quant report OUT -o report.html           all of it as a page with figures
     phi3quant verify OUT                          are its bytes those that were written?
+    phi3quant estimate phi-3-mini-4k              will it fit, and how fast could it be?
+    phi3quant generate OUT "Hello"                let it answer
 
     MODEL is a folder, a hub id, or phi3-tiny, which is bundled.
     Exit codes: 0 done, 1 a quality limit was missed or a file changed, 2 bad input, 3 not
-    comparable, 130 interrupted.
+    comparable or (estimate) doesn't fit, 130 interrupted.
     """
     _stopping.clear()
     # A polite kill cleans up like Ctrl-C.
@@ -87,11 +135,3 @@ def main() -> None:
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
     _stopping.set()
     raise KeyboardInterrupt
-
-
-_COMMANDS = (
-    *(awq, gptq, rtn, perplexity, inspect, export),
-    *(baseline, check_command, compare, verify, report),
-)
-for command in _COMMANDS:
-    main.add_command(command)

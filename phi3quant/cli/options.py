@@ -15,7 +15,7 @@ from converters.onnx_options import (
     PORTABLE_OPSET,
     STORAGES,
 )
-from phi3quant.hub import BUNDLED
+from phi3quant.bundled import BUNDLED
 from phi3quant.output import clear_os_errors
 from phi3quant.scheme import WHOLE_ROW
 
@@ -105,24 +105,13 @@ tensor_type = click.option(
 """--tensor-type."""
 
 
-def onnx_layout(command: Command) -> Command:
-    """--accuracy-level, --embedding, --head, --opset, --io, --split-size; see ``onnx_options``."""
+def onnx_outer(command: Command) -> Command:
+    """--embedding, --head and --io: what sizes depend on; see ``onnx_options``."""
     for option in (
-        click.option(
-            "--split-size",
-            type=Size(),
-            help="ONNX: start another data file past this size, such as 2G.",
-        ),
         click.option(
             "--io",
             type=click.Choice(list(FLOATS)),
             help="ONNX: type of inputs, outputs and products.  [default: fp32]",
-        ),
-        click.option(
-            "--opset",
-            type=click.Choice([str(number) for number in IR_VERSIONS]),
-            help=f"ONNX: operator set; {PORTABLE_OPSET} loads in older mobile runtimes.  "
-            f"[default: {DEFAULT_OPSET}]",
         ),
         click.option(
             "--head",
@@ -133,6 +122,26 @@ def onnx_layout(command: Command) -> Command:
             "--embedding",
             type=click.Choice(STORAGES),
             help="ONNX: how the embedding is stored.  [default: int8 beside codes]",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def onnx_layout(command: Command) -> Command:
+    """--accuracy-level, --embedding, --head, --opset, --io, --split-size; see ``onnx_options``."""
+    command = onnx_outer(command)
+    for option in (
+        click.option(
+            "--split-size",
+            type=Size(),
+            help="ONNX: start another data file past this size, such as 2G.",
+        ),
+        click.option(
+            "--opset",
+            type=click.Choice([str(number) for number in IR_VERSIONS]),
+            help=f"ONNX: operator set; {PORTABLE_OPSET} loads in older mobile runtimes.  "
+            f"[default: {DEFAULT_OPSET}]",
         ),
         click.option(
             "--accuracy-level",

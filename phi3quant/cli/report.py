@@ -13,6 +13,7 @@ from phi3quant.cli import options
 from phi3quant.cli.display import print_json, progress_bars, use_threads
 from phi3quant.reporting import tables, wording
 from phi3quant.reporting.drawing import check_drawing
+from phi3quant.reporting.memory_tables import device_table, memory_table
 from phi3quant.reporting.page import check_page, write_page
 from phi3quant.reporting.report import Report, make_report
 from phi3quant.reporting.summary import summary
@@ -79,7 +80,8 @@ def _print(made: Report) -> None:
     # Tables keep their width when piped into a file, where there is no terminal to measure.
     console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
     found = [tables.variant_table(made), tables.divergence_table(made)]
-    for table in (*found, *map(tables.error_table, made.error_maps)):
+    found += map(tables.error_table, made.error_maps)
+    for table in (*found, memory_table(made.outlooks), device_table(made.outlooks)):
         if table is not None:
             _print_table(console, table)
     for number, row in enumerate(made.measurement.rows, start=1):

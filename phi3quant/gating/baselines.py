@@ -20,6 +20,7 @@ from phi3quant.perplexity import Comparison
 from phi3quant.predictor import predictor
 from phi3quant.progress import Progress, silent
 from phi3quant.verification import EvaluationText, text_windows
+from phi3quant.version import tool_version
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,7 @@ def _located(name: str, revision: Any) -> Located:
 def _entry(reason: str, beside: Comparison, drift: PairedMean | None) -> Mapping[str, Any]:
     return {
         "reason": reason,
-        "phi3quant": manifest.tool_version(),
+        "phi3quant": tool_version(),
         "ratio": plain(beside.ratio),
         "drift": plain(drift.ratio) if drift else None,
     }

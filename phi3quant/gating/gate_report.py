@@ -7,8 +7,8 @@ from xml.etree import ElementTree as ET
 
 from phi3quant.gating.check import SCHEMA_VERSION, CheckReport
 from phi3quant.gating.gate import Gate, Verdict
-from phi3quant.manifest import tool_version
 from phi3quant.metrics import plain
+from phi3quant.version import tool_version
 
 METRICS: Mapping[str, str] = {
     "perplexity": "perplexity",

@@ -7,14 +7,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from phi3quant.errors import OutputError
-from phi3quant.manifest import tool_version
 from phi3quant.output import clear_os_errors, write_bytes
 from phi3quant.reporting import tables
 from phi3quant.reporting.figures import draw_divergence, draw_errors, draw_quality
+from phi3quant.reporting.memory_tables import device_table, memory_table
 from phi3quant.reporting.provenance_table import provenance_table
 from phi3quant.reporting.report import Report
 from phi3quant.reporting.summary import summary
 from phi3quant.reporting.wording import ratio, visible
+from phi3quant.version import tool_version
 
 _MARK = b'<meta name="generator" content="phi3quant report'
 """By which a page is known as one of ours."""
@@ -51,6 +52,8 @@ def render(report: Report) -> str:
         maps=maps,
         numbered=tables.numbered,
         ratio=ratio,
+        memory=memory_table(report.outlooks),
+        devices=device_table(report.outlooks),
         provenance=[provenance_table(variant) for variant in report.variants],
     )
 

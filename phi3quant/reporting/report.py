@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from phi3quant.manifest import tool_version
 from phi3quant.progress import Progress, silent
 from phi3quant.reporting.error_map import ErrorMap, error_maps
 from phi3quant.reporting.measured import Measurement, from_manifests, measure
+from phi3quant.reporting.outlook import Outlook, outlooks
 from phi3quant.reporting.variant import Variant, open_variants
 from phi3quant.verification import EvaluationText
+from phi3quant.version import tool_version
 
 SCHEMA_VERSION = 1
 
@@ -23,11 +24,13 @@ class Report:
         variants: the artifacts, in the order of the page.
         measurement: how good they are.
         error_maps: errors per layer and kind, of those that record them.
+        outlooks: memory and devices, of those that runtimes on phones read.
     """
 
     variants: Sequence[Variant]
     measurement: Measurement
     error_maps: Sequence[ErrorMap]
+    outlooks: Sequence[Outlook]
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -37,6 +40,7 @@ class Report:
             "variants": [variant.as_json() for variant in self.variants],
             **self.measurement.as_json(),
             "error_maps": [each.as_json() for each in self.error_maps],
+            "outlooks": [each.as_json() for each in self.outlooks],
         }
 
 
@@ -66,4 +70,4 @@ def make_report(
         if scored
         else from_manifests(variants, "scoring was left out (--no-score)")
     )
-    return Report(variants, measurement, error_maps(variants))
+    return Report(variants, measurement, error_maps(variants), outlooks(variants))

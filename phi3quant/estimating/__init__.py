@@ -1,0 +1,1 @@
+"""Sizes, memory and speed limits of a model that needn't exist yet; nothing here loads torch."""

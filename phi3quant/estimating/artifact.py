@@ -1,0 +1,188 @@
+"""A model in a format, as the sizes of its tensors and files."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from converters.gguf_names import outer_name
+from converters.gguf_policy import FILE_TYPES, FileType
+from converters.gguf_sizes import ALIGNMENT, manifest_room, tensor_bytes, tensor_types
+from converters.onnx_options import OnnxOptions
+from converters.onnx_sizes import check as check_onnx
+from converters.onnx_sizes import nbytes as onnx_bytes
+from converters.onnx_sizes import plan_matrices, stored_tensors
+from converters.packed_sizes import PACKED, packed_tensors
+from phi3quant.estimating.members import Described
+from phi3quant.layout import EMBEDDING
+from phi3quant.scheme import QuantScheme
+from phi3quant.tensor_plan import plan_shards, safetensors_header
+
+GGUF, ONNX = "gguf", "onnx"
+FORMATS = (GGUF, ONNX, *PACKED)
+"""Formats that sizes are told of."""
+
+# What a graph and the manifest inside it take, as exports of 4 and of 30 blocks have it.
+_GRAPH_BYTES, _GRAPH_BYTES_PER_BLOCK = 3_300, 5_040
+# Bytes of a vocabulary's entry in a GGUF file: text, its length, score and type. Of Phi-3's.
+_ENTRY_BYTES = 24
+# Keys and values other than the vocabulary's.
+_METADATA_BYTES = 2_500
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor as it is stored: its type as the format names it, shape and bytes."""
+
+    name: str
+    type: str
+    shape: tuple[int, ...]
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A model in a format.
+
+    Attributes:
+        format: one of FORMATS.
+        kind: which of the format's forms, for people: a GGUF type, or how ONNX stores embedding
+            and head.
+        tensors: all of them, in the order of writing; their sizes are exact.
+        file_bytes: of the files that hold weights, with their headers and, in GGUF, vocabulary.
+            Tensors and headers of safetensors are exact, the rest is estimated.
+        embedding: name of the tensors that a token reads a single row of; None if a tied head
+            reads them whole.
+    """
+
+    format: str
+    kind: str
+    tensors: tuple[StoredTensor, ...]
+    file_bytes: int
+    embedding: str | None
+
+    @property
+    def name(self) -> str:
+        """For people, such as ``gguf Q4_0``."""
+        return f"{self.format} {self.kind}"
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(tensor.nbytes for tensor in self.tensors)
+
+    @property
+    def read_per_token(self) -> int:
+        """Bytes of weights that decoding a token reads: all but an embedding's other rows."""
+        unread = self.embedding
+        return sum(
+            tensor.nbytes // (tensor.shape[0] if unread and tensor.name.startswith(unread) else 1)
+            for tensor in self.tensors
+        )
+
+    def bits_per_weight(self, parameters: int) -> float:
+        """Stored bits over the model's parameters."""
+        return 8 * self.nbytes / parameters
+
+
+def gguf(model: Described, kind: FileType) -> Artifact:
+    """A GGUF file of a kind.
+
+    Raises:
+        SchemeError: a type doesn't fit the model's rows.
+    """
+    config = model.config
+    tensors = [
+        StoredTensor(name, size.name, shape, tensor_bytes(size, shape))
+        for name, (size, shape) in tensor_types(kind, config).items()
+    ]
+    entries = sum(8 + len(t.name) + 4 + 8 * len(t.shape) + 4 + 8 for t in tensors)
+    header = entries + _METADATA_BYTES + manifest_room(config) + _vocabulary_bytes(model)
+    padded = sum(-(-tensor.nbytes // ALIGNMENT) * ALIGNMENT for tensor in tensors)
+    whole = config.tie_word_embeddings
+    embedding = None if whole else outer_name(EMBEDDING)
+    return Artifact(GGUF, kind.name, tuple(tensors), header + padded, embedding)
+
+
+def onnx(model: Described, scheme: QuantScheme | None, options: OnnxOptions) -> Artifact:
+    """An ONNX folder.
+
+    Raises:
+        SchemeError: the operators can't hold it.
+    """
+    config = model.config
+    check_onnx(scheme, config, options)
+    matrices = plan_matrices(config, scheme, options)
+    tensors = tuple(
+        StoredTensor(tensor.name, tensor.dtype, tensor.shape, tensor.nbytes)
+        for tensor in stored_tensors(config, matrices)
+    )
+    settled = options.settled(config, scheme)
+    graph = _GRAPH_BYTES + _GRAPH_BYTES_PER_BLOCK * config.num_hidden_layers
+    shared = matrices.head.name == matrices.embedding.name
+    return Artifact(
+        ONNX,
+        f"{scheme or options.io}, embedding {settled.embedding}, head {settled.head}",
+        tensors,
+        onnx_bytes(config, scheme, options) + graph,
+        None if shared else matrices.embedding.name,
+    )
+
+
+def packed(model: Described, scheme: QuantScheme, layout: str) -> Artifact:
+    """A packed folder.
+
+    Args:
+        model: of these sizes.
+        scheme: of its codes.
+        layout: a key of converters.packed_sizes.PACKED.
+
+    Raises:
+        SchemeError: the layout can't hold it.
+    """
+    matrix, check = PACKED[layout]
+    check(scheme, model.config)
+    planned = packed_tensors(model.config, scheme, matrix)
+    headers = sum(len(safetensors_header(shard)) for shard in plan_shards(planned))
+    tensors = tuple(StoredTensor(t.name, t.dtype, t.shape, t.nbytes) for t in planned)
+    data = sum(tensor.nbytes for tensor in tensors)
+    embedding = None if model.config.tie_word_embeddings else EMBEDDING
+    return Artifact(layout, str(scheme), tensors, data + headers, embedding)
+
+
+def all_gguf_types() -> Sequence[str]:
+    """Names of the GGUF types that can be written."""
+    return tuple(FILE_TYPES)
+
+
+def _vocabulary_bytes(model: Described) -> int:
+    """Of the tokenizer in a GGUF file: from the model's own files, or as Phi-3's is."""
+    found = _tokenizer(model.folder)
+    if not found:
+        return _ENTRY_BYTES * model.config.vocab_size
+    section = found.get("model")
+    section = section if isinstance(section, Mapping) else {}
+    texts = [str(piece) for piece in section.get("vocab", ())]
+    texts += [str(token.get("content")) for token in found.get("added_tokens", ())]
+    # Lengths of 8 bytes, types of 4, scores of 4, which stand there for sentencepiece only.
+    entries = sum(len(text.encode()) for text in set(texts)) + 12 * model.config.vocab_size
+    fillers = max(0, model.config.vocab_size - len(set(texts)))
+    entries += fillers * len("[PAD00000]")
+    if section.get("byte_fallback"):
+        return entries + 4 * model.config.vocab_size
+    merges = section.get("merges", ())
+    return entries + sum(
+        8 + len((merge if isinstance(merge, str) else " ".join(map(str, merge))).encode())
+        for merge in merges
+    )
+
+
+def _tokenizer(folder: Path | None) -> dict[str, Any]:
+    """The tokenizer of a folder as far as it can be read; an estimate gets by without."""
+    try:
+        text = (folder / "tokenizer.json").read_text(encoding="utf-8") if folder else "{}"
+        found = json.loads(text)
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

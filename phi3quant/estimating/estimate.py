@@ -1,0 +1,240 @@
+"""Everything that can be said of a model before it is made."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import Any
+
+from converters.gguf_policy import FILE_TYPES, file_type
+from converters.gguf_sizes import type_name_for
+from converters.onnx_options import OnnxOptions
+from converters.packed_sizes import PACKED
+from phi3quant.errors import SchemeError
+from phi3quant.estimating.artifact import GGUF, ONNX, Artifact, gguf, onnx, packed
+from phi3quant.estimating.devices import Device, Verdict
+from phi3quant.estimating.members import Described
+from phi3quant.estimating.memory import (
+    KV_TYPES,
+    LLAMA_KV,
+    RunMemory,
+    check_context,
+    largest_context,
+    run_memory,
+    tokens_per_second,
+)
+from phi3quant.estimating.quantizing import QuantizingCost, quantizing_cost
+from phi3quant.scheme import QuantScheme
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What would be made, and how it would be used.
+
+    Attributes:
+        scheme: of the codes.
+        method: rtn, awq or gptq.
+        format: a key of phi3quant.estimating.artifact.FORMATS: whose memory is told.
+        gguf_type: a key of converters.gguf_policy.FILE_TYPES, in any case; None: the type that
+            holds the scheme's codes.
+        onnx: the layout of ONNX.
+        contexts: tokens, each of them; None: 1024, 2048 and 4096, as far as the model goes.
+        kv_type: of the cache, for the verdicts.
+    """
+
+    scheme: QuantScheme = field(default_factory=QuantScheme)
+    method: str = "awq"
+    format: str = GGUF
+    gguf_type: str | None = None
+    onnx: OnnxOptions = field(default_factory=OnnxOptions)
+    contexts: tuple[int, ...] | None = None
+    kv_type: str = "f16"
+
+
+@dataclass(frozen=True)
+class DeviceVerdict:
+    """What a device makes of an artifact.
+
+    Attributes:
+        device: it.
+        verdict: at the longest context asked for.
+        largest_context: tokens that fit as it is.
+        entitled_context: tokens that fit with the entitlement; None if there is none.
+        ceiling: tokens a second that its memory can't exceed; None if its bandwidth isn't known.
+    """
+
+    device: Device
+    verdict: Verdict
+    largest_context: int
+    entitled_context: int | None
+    ceiling: float | None
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """An estimate.
+
+    Attributes:
+        model: whose.
+        plan: of what.
+        chosen: the artifact whose memory is told.
+        others: the other formats and types that can hold the scheme.
+        refused: formats that can't, and why.
+        memory: of ``chosen`` at each context, in each type of cache.
+        verdicts: of each device.
+        cost: of quantizing.
+    """
+
+    model: Described
+    plan: Plan
+    chosen: Artifact
+    others: tuple[Artifact, ...]
+    refused: tuple[tuple[str, str], ...]
+    memory: tuple[RunMemory, ...]
+    verdicts: tuple[DeviceVerdict, ...]
+    cost: QuantizingCost
+
+    @property
+    def fits(self) -> bool:
+        """Whether all devices can run it, with an entitlement if need be."""
+        return all(found.verdict is not Verdict.NO for found in self.verdicts)
+
+    def as_json(self, *, tensors: bool = False) -> dict[str, Any]:
+        """All of it as plain values.
+
+        Args:
+            tensors: with every tensor of the chosen artifact.
+        """
+        return {
+            "model": self.model.name,
+            "parameters": self.model.parameters,
+            "warnings": self.model.warnings,
+            "method": self.plan.method,
+            "scheme": str(self.plan.scheme),
+            "artifact": self._described(self.chosen, tensors=tensors),
+            "formats": [self._described(other) for other in self.others],
+            "refused": dict(self.refused),
+            "memory": [_memory(entry) for entry in self.memory],
+            "devices": [_verdict(found) for found in self.verdicts],
+            "quantizing": asdict(self.cost),
+            "fits": self.fits,
+        }
+
+    def _described(self, artifact: Artifact, *, tensors: bool = False) -> dict[str, Any]:
+        described: dict[str, Any] = {
+            "format": artifact.format,
+            "kind": artifact.kind,
+            "bytes": artifact.nbytes,
+            "file_bytes": artifact.file_bytes,
+            "bits_per_weight": artifact.bits_per_weight(self.model.parameters),
+            "read_per_token": artifact.read_per_token,
+        }
+        if tensors:
+            described["tensors"] = [asdict(tensor) for tensor in artifact.tensors]
+        return described
+
+
+def estimate(model: Described, plan: Plan, devices: Sequence[Device]) -> Estimate:
+    """Estimate a model.
+
+    Raises:
+        SchemeError: the format can't hold the scheme, or the cache's type doesn't fit the heads.
+        ConfigError: the model has no such context.
+    """
+    config = model.config
+    for context in plan.contexts or ():
+        check_context(config, context)
+    chosen = _chosen(model, plan)
+    others, refused = _all_formats(model, plan)
+    longest = config.max_position_embeddings
+    contexts = plan.contexts or tuple(
+        sorted({min(longest, tokens) for tokens in (1024, 2048, 4096)})
+    )
+    kinds: tuple[str, ...] = LLAMA_KV if chosen.format != ONNX else ("f16",)
+    kinds = tuple(kind for kind in kinds if config.head_dim % KV_TYPES[kind][0] == 0)
+    memory = tuple(
+        run_memory(config, chosen, context, kind, plan.onnx)
+        for context in contexts
+        for kind in kinds
+    )
+    at_longest = run_memory(config, chosen, max(contexts), plan.kv_type, plan.onnx)
+    return Estimate(
+        model=model,
+        plan=plan,
+        chosen=chosen,
+        others=tuple(others),
+        refused=tuple(refused),
+        memory=memory,
+        verdicts=tuple(_judge(model, plan, chosen, at_longest, device) for device in devices),
+        cost=quantizing_cost(config, plan.method, chosen.file_bytes),
+    )
+
+
+def _chosen(model: Described, plan: Plan) -> Artifact:
+    if plan.format == GGUF:
+        return gguf(model, file_type(plan.gguf_type or type_name_for(plan.scheme)))
+    if plan.format == ONNX:
+        return onnx(model, plan.scheme, plan.onnx)
+    return packed(model, plan.scheme, plan.format)
+
+
+def _all_formats(model: Described, plan: Plan) -> tuple[list[Artifact], list[tuple[str, str]]]:
+    """Every format and type that can hold the model, and why others can't."""
+    layouts = [
+        plan.onnx,
+        OnnxOptions(embedding="int4", head="int8"),
+        OnnxOptions(embedding="fp16", head="fp16"),
+        OnnxOptions(embedding="fp32", head="int4"),
+    ]
+    makers: list[tuple[str, Callable[[], Artifact]]] = [
+        (name, partial(packed, model, plan.scheme, name)) for name in PACKED
+    ]
+    makers += [
+        (f"{ONNX} {number}", partial(onnx, model, plan.scheme, layout))
+        for number, layout in enumerate(dict.fromkeys(layouts))
+    ]
+    makers += [(f"{GGUF} {name}", partial(gguf, model, kind)) for name, kind in FILE_TYPES.items()]
+    made: list[Artifact] = []
+    refused: list[tuple[str, str]] = []
+    for name, make in makers:
+        try:
+            made.append(make())
+        except SchemeError as error:
+            refused.append((name, str(error)))
+    return made, refused
+
+
+def _judge(
+    model: Described, plan: Plan, chosen: Artifact, memory: RunMemory, device: Device
+) -> DeviceVerdict:
+    def longest(limit: int) -> int:
+        return largest_context(model.config, chosen, limit, plan.kv_type, plan.onnx)
+
+    ceiling = None
+    if device.bandwidth is not None:
+        ceiling = tokens_per_second(chosen, memory, device.bandwidth)
+    return DeviceVerdict(
+        device,
+        device.verdict(memory.needed),
+        longest(device.usable),
+        None if device.entitled is None else longest(device.entitled),
+        ceiling,
+    )
+
+
+def _memory(entry: RunMemory) -> dict[str, Any]:
+    return {
+        **asdict(entry),
+        "dirty": entry.dirty,
+        "needed": entry.needed,
+        "resident": entry.resident,
+    }
+
+
+def _verdict(found: DeviceVerdict) -> dict[str, Any]:
+    return {
+        **asdict(found.device),
+        "verdict": found.verdict.value,
+        "largest_context": found.largest_context,
+        "entitled_context": found.entitled_context,
+        "tokens_per_second_ceiling": found.ceiling,
+    }

@@ -1,0 +1,128 @@
+"""What to estimate: a member of the family by its name, or a config.json."""
+
+import difflib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from phi3quant.bundled import BUNDLED, bundled_folder
+from phi3quant.config import Phi3Config, parse_config, read_config
+from phi3quant.errors import ConfigError, ModelNotFoundError
+from phi3quant.layout import tensor_shapes
+
+_EXPECTED_GQA = 8
+"""Key-value heads that model cards of third parties give Phi-3-mini, wrongly."""
+
+
+@dataclass(frozen=True)
+class Described:
+    """A model as far as an estimate needs it.
+
+    Attributes:
+        name: for people.
+        config: its sizes. The factors of a named member's LongRoPE are all 1: they take room, but
+            their values don't matter here.
+        folder: with its tokenizer, where there is one.
+    """
+
+    name: str
+    config: Phi3Config
+    folder: Path | None
+
+    @property
+    def parameters(self) -> int:
+        """Weights of the model, a tied head counted once."""
+        return sum(math.prod(shape) for shape in tensor_shapes(self.config).values())
+
+    @property
+    def warnings(self) -> list[str]:
+        """What people get wrong about this model's memory."""
+        config = self.config
+        notes = []
+        if config.queries_per_key_value == 1 and config.num_attention_heads > _EXPECTED_GQA:
+            notes.append(
+                f"its config says {config.num_key_value_heads} key-value heads (MHA), not "
+                f"{_EXPECTED_GQA} (GQA) as often stated of this family: its KV cache is "
+                f"{config.num_key_value_heads / _EXPECTED_GQA:g} times as large as that"
+            )
+        longest = config.max_position_embeddings
+        if longest > config.original_max_position_embeddings:
+            notes.append(
+                f"it can take {longest:,} tokens: a runtime that makes room for all of them at "
+                "once, as some do by default, needs the memory of that context; set the context"
+            )
+        window = config.sliding_window
+        if window is not None and window < longest:
+            notes.append(
+                f"it sees the last {window:,} tokens alone, but llama.cpp keeps the cache of all"
+            )
+        return notes
+
+
+def family() -> dict[str, Mapping[str, Any]]:
+    """The named members: ``config`` and ``aliases`` of each."""
+    file = resources.files("phi3quant") / "assets" / "estimates" / "family.json"
+    found: dict[str, Mapping[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
+    return found
+
+
+def describe(model: str | None) -> Described:
+    """Find what is meant.
+
+    Args:
+        model: a member's name; a folder or a config.json, of which nothing else is needed; or None
+            for the bundled model.
+
+    Raises:
+        ModelNotFoundError: it is none of these; the message names the nearest member.
+        ConfigError: config.json is not Phi-3 or contradicts itself.
+    """
+    if model is None or (model == BUNDLED and not Path(model).exists()):
+        folder = bundled_folder()
+        return Described(BUNDLED, read_config(folder), folder)
+    path = Path(model)
+    if path.is_dir():
+        return Described(path.resolve().name, read_config(path), path)
+    if path.is_file():
+        return Described(str(path), _read_file(path), path.parent)
+    members = family()
+    names = {alias: name for name, entry in members.items() for alias in (name, *entry["aliases"])}
+    asked = model.lower().rsplit("/", 1)[-1].removesuffix("-instruct")
+    if asked in names:
+        name = names[asked]
+        return Described(name, _member(members[name]["config"]), None)
+    near = difflib.get_close_matches(asked, names, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise ModelNotFoundError(
+        f"{model} is no folder, no config.json and no member of the family{hint} "
+        f"(known are {', '.join(members)})"
+    )
+
+
+def _member(raw: Mapping[str, Any]) -> Phi3Config:
+    """Its configuration, with ones for the factors of LongRoPE."""
+    if raw.get("rope_scaling") != "longrope":
+        return parse_config(raw)
+    head_dim = raw["hidden_size"] // raw["num_attention_heads"]
+    pairs = int(head_dim * raw.get("partial_rotary_factor", 1.0)) // 2
+    ones = {key: [1.0] * pairs for key in ("short_factor", "long_factor")}
+    return parse_config({**raw, "rope_scaling": {"type": "longrope", **ones}})
+
+
+def _read_file(path: Path) -> Phi3Config:
+    if path.name == "config.json":
+        return read_config(path.parent)
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ConfigError(f"{path} is not readable as JSON: {error}") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path} holds a JSON {type(raw).__name__}, not an object")
+    try:
+        return parse_config(raw)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
