@@ -1,8 +1,8 @@
 """What can write: anything that says what comes after tokens, a few at a time."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -45,7 +45,7 @@ class BlockwiseDecoder:
 
     def __init__(self, model: ModelWeights, kept_bytes: int = KEPT_BYTES) -> None:
         self._model = model
-        self._weights = _Kept(model) if _full_bytes(model.config) <= kept_bytes else model
+        self._weights = _keep(model) if _full_bytes(model.config) <= kept_bytes else model
         self._seen: list[int] = []
         self._caches = self._empty()
 
@@ -93,34 +93,32 @@ class BlockwiseDecoder:
 
 @dataclass(frozen=True)
 class _Kept:
-    """A model whose weights are read once; implements ModelWeights."""
+    """A model whose weights have been read; implements ModelWeights."""
 
-    model: ModelWeights
-    _blocks: dict[int, Block] = field(default_factory=dict)
-    _outer: dict[str, torch.Tensor] = field(default_factory=dict)
-
-    @property
-    def config(self) -> Phi3Config:
-        return self.model.config
+    config: Phi3Config
+    blocks: Sequence[Block]
+    table: torch.Tensor
+    norm: torch.Tensor
+    output: torch.Tensor
 
     def embedding(self) -> torch.Tensor:
-        return self._once("embedding")
+        return self.table
 
-    def block(self, index: int) -> Mapping[str, torch.Tensor]:
-        if index not in self._blocks:
-            self._blocks[index] = self.model.block(index)
-        return self._blocks[index]
+    def block(self, index: int) -> Block:
+        return self.blocks[index]
 
     def final_norm(self) -> torch.Tensor:
-        return self._once("final_norm")
+        return self.norm
 
     def head(self) -> torch.Tensor:
-        return self._once("embedding" if self.config.tie_word_embeddings else "head")
+        return self.output
 
-    def _once(self, name: str) -> torch.Tensor:
-        if name not in self._outer:
-            self._outer[name] = getattr(self.model, name)()
-        return self._outer[name]
+
+def _keep(model: ModelWeights) -> _Kept:
+    config, table = model.config, model.embedding()
+    blocks = [model.block(index) for index in range(config.num_hidden_layers)]
+    head = table if config.tie_word_embeddings else model.head()
+    return _Kept(config, blocks, table, model.final_norm(), head)
 
 
 def _full_bytes(config: Phi3Config) -> int:
