@@ -44,9 +44,9 @@ def device_table(outlooks: Sequence[Outlook]) -> Table | None:
         rows.append([f"{device.name}, {device.kind}", gets, *cells])
     longest = max(each.context for outlook in outlooks for each in outlook.memory)
     note = (
-        f"Verdicts at {longest:,} tokens and the longest context that fits, with a cache of 16 "
-        "bits. What an app gets of a device is an assumption; in brackets, with the entitlement. "
-        "phi3quant estimate says where each comes from."
+        f"Verdicts at {longest:,} tokens and the longest context that fits; the cache in 16 bits, "
+        "or as an ONNX model keeps it. What an app gets of a device is an assumption (in brackets: "
+        "with the entitlement); phi3quant/assets/estimates/devices.json says where each is from."
     )
     headings = ["device", "an app gets", *(outlook.name for outlook in outlooks)]
     return Table("Devices", headings, rows, len(headings), note)
