@@ -25,4 +25,7 @@ def number(value: Any) -> float | None:
 def interval(value: Any) -> tuple[float, float] | None:
     """The value if it is two finite numbers, else None."""
     ends = [number(end) for end in listed(value)]
-    return (ends[0], ends[1]) if len(ends) == 2 and None not in ends else None  # type: ignore[return-value]
+    if len(ends) != 2:
+        return None
+    low, high = ends
+    return None if low is None or high is None else (low, high)
