@@ -51,6 +51,21 @@ _MINI: Mapping[str, Any] = {
 }
 SHAPES: Mapping[str, Mapping[str, Any]] = {
     "mini-4k": _MINI,
+    # Narrower ones, to see how cost grows with width.
+    "mini-half": {
+        **_MINI,
+        "hidden_size": 1536,
+        "intermediate_size": 4096,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 16,
+    },
+    "mini-quarter": {
+        **_MINI,
+        "hidden_size": 768,
+        "intermediate_size": 2048,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 8,
+    },
     "mini-128k": {**_MINI, **_LONG},
     "medium-4k": {
         **_MINI,

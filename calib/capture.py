@@ -4,16 +4,16 @@ Memory: the hidden states of all windows once (they are advanced in place), one 
 each of the four linears, and the activations of one batch.
 """
 
-from collections.abc import Mapping
-
 import torch
 
 from phi3quant.gram import Gram
 from phi3quant.layout import LINEARS, Block
-from phi3quant.model import SequenceContext, decoder_block
+from phi3quant.model import SequenceContext, decoder_block, linear
 
 # Tokens that pass through a block at once: large enough for full speed, small enough for caches.
 BATCH_TOKENS = 4096
+# Rows of a sum of products that are computed at once.
+_TILE = 1024
 
 
 class _Moments:
@@ -26,12 +26,19 @@ class _Moments:
 
     def add(self, x: torch.Tensor) -> None:
         rows = x.reshape(-1, x.shape[-1])
-        self.outer.addmm_(rows.T, rows)
+        # The sum is symmetric: tiles on and right of the diagonal are enough.
+        for start in range(0, rows.shape[1], _TILE):
+            self.outer[start : start + _TILE, start:].addmm_(
+                rows[:, start : start + _TILE].T, rows[:, start:]
+            )
         self.absolute += rows.abs().sum(dim=0)
         self.tokens += len(rows)
 
     def finish(self) -> Gram:
-        return Gram(self.outer / self.tokens, self.absolute / self.tokens, self.tokens)
+        for start in range(0, len(self.outer), _TILE):
+            below = slice(start + _TILE, None)
+            self.outer[below, start : start + _TILE] = self.outer[start : start + _TILE, below].T
+        return Gram(self.outer.div_(self.tokens), self.absolute / self.tokens, self.tokens)
 
 
 def collect(block: Block, context: SequenceContext, hidden: torch.Tensor) -> dict[str, Gram]:
@@ -46,8 +53,13 @@ def collect(block: Block, context: SequenceContext, hidden: torch.Tensor) -> dic
         The statistics of each linear's input, under its name in layout.LINEARS.
     """
     moments = {name: _Moments(block[name].shape[1]) for name in LINEARS}
+
+    def watched(name: str, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        moments[name].add(x)
+        return linear(x, weight)
+
     for batch in _batches(hidden):
-        decoder_block(block, context, batch, lambda name, x: moments[name].add(x))
+        decoder_block(block, context, batch, watched)
     return {name: sums.finish() for name, sums in moments.items()}
 
 
@@ -57,24 +69,27 @@ def advance(block: Block, context: SequenceContext, hidden: torch.Tensor) -> Non
         batch.copy_(decoder_block(block, context, batch))
 
 
-def layer_error(
-    candidates: Mapping[str, Block], block: Block, context: SequenceContext, hidden: torch.Tensor
-) -> dict[str, float]:
-    """Mean squared error of each candidate's output against the block's, on ``hidden``.
+def outputs(block: Block, context: SequenceContext, hidden: torch.Tensor) -> torch.Tensor:
+    """A block's outputs [windows, length, hidden] for its inputs, which stay as they are."""
+    return torch.cat([decoder_block(block, context, batch) for batch in _batches(hidden)])
+
+
+def output_distance(
+    block: Block, context: SequenceContext, hidden: torch.Tensor, target: torch.Tensor
+) -> float:
+    """Mean squared error of a block's outputs.
 
     Args:
-        candidates: dequantized blocks by name.
-        block: the block in full precision.
+        block: a dequantized block.
         context: for the windows' length.
         hidden: inputs, FP32 [windows, length, hidden].
+        target: what the block should give out, FP32 [windows, length, hidden].
     """
-    errors = dict.fromkeys(candidates, 0.0)
-    for batch in _batches(hidden):
-        target = decoder_block(block, context, batch)
-        for name, candidate in candidates.items():
-            off = decoder_block(candidate, context, batch) - target
-            errors[name] += float(off.square().sum(dtype=torch.float64))
-    return {name: total / hidden.numel() for name, total in errors.items()}
+    total = 0.0
+    for batch, wanted in zip(_batches(hidden), _batches(target), strict=True):
+        off = decoder_block(block, context, batch) - wanted
+        total += float(off.square().sum(dtype=torch.float64))
+    return total / hidden.numel()
 
 
 def _batches(hidden: torch.Tensor) -> tuple[torch.Tensor, ...]:

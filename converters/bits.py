@@ -2,9 +2,12 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from converters.packed_sizes import words_for
+from phi3quant.codecs.lanes import kernel
+from phi3quant.parallel import over_rows
 
 
 def pack(values: torch.Tensor, bits: int, order: Sequence[int] | None = None) -> torch.Tensor:
@@ -21,13 +24,35 @@ def pack(values: torch.Tensor, bits: int, order: Sequence[int] | None = None) ->
     """
     rows, count = values.shape
     per_word = 32 // bits
-    padded = torch.nn.functional.pad(values, (0, words_for(count, bits) * per_word - count))
+    missing = words_for(count, bits) * per_word - count
+    padded = torch.nn.functional.pad(values, (0, missing)) if missing else values
     if order is not None:
         padded = padded.view(rows, -1, per_word)[:, :, list(order)].reshape(rows, -1)
     if bits == 4:
-        padded = padded[:, 0::2] | (padded[:, 1::2] << 4)
+        padded = _paired(padded)
     # Flat first: a single row may count as contiguous with strides that a view can't take.
     return padded.reshape(-1).view(torch.int32).view(rows, -1)
+
+
+def _paired(values: torch.Tensor) -> torch.Tensor:
+    """Two values a byte, the first one low: uint8 [rows, count / 2] from [rows, count]."""
+    rows, count = values.shape
+    paired = torch.empty((rows, count // 2), dtype=torch.uint8)
+    # One number of 16 bits holds both values of a byte, four bits too far apart.
+    both = values.contiguous().numpy().view("<u2")
+
+    def pair(part: slice) -> None:
+        _close_up(both[part], paired.numpy()[part])
+
+    over_rows(rows, count, pair)
+    return paired
+
+
+@kernel
+def _close_up(both: np.ndarray, paired: np.ndarray) -> None:
+    for row in range(len(both)):
+        for place in range(both.shape[1]):
+            paired[row, place] = np.uint8((both[row, place] | (both[row, place] >> 4)) & 0xFF)
 
 
 def unpack(

@@ -104,6 +104,10 @@ FILE_TYPES: Mapping[str, FileType] = {
 """Recipes by the name that ``--type`` takes, in any case."""
 
 
+MIXED = FileType("MIXED", _Files.MOSTLY_Q4_0, "Q4_0", "Q6_K", {})
+"""For files in which the overrides say it all; see phi3quant.mixing."""
+
+
 def file_type(name: str, overrides: Sequence[str] = ()) -> FileType:
     """Look a recipe up, and change the types of some tensors.
 
@@ -115,7 +119,7 @@ def file_type(name: str, overrides: Sequence[str] = ()) -> FileType:
     Raises:
         SchemeError: there is none of that name, or an override can't be read.
     """
-    found = FILE_TYPES.get(name.upper())
+    found = MIXED if name.upper() == MIXED.name else FILE_TYPES.get(name.upper())
     if found is None:
         known = ", ".join(FILE_TYPES)
         raise SchemeError(f"there is no GGUF type {name!r}; choose from {known}")
@@ -173,7 +177,7 @@ def linear_type(
     chosen = kind.base
     if rule is not None and rule[0](index, config.num_hidden_layers):
         chosen = rule[1]
-    return _fitting(_overridden(kind, block_name(index, name), chosen), columns)
+    return fitting_type(_overridden(kind, block_name(index, name), chosen), columns)
 
 
 def matrix_type(kind: FileType, name: str, config: Phi3Config) -> BlockSize:
@@ -184,14 +188,19 @@ def matrix_type(kind: FileType, name: str, config: Phi3Config) -> BlockSize:
     """
     is_head = name == HEAD or (name == EMBEDDING and config.tie_word_embeddings)
     chosen = kind.head if is_head else kind.base
-    return _fitting(_overridden(kind, outer_name(name), chosen), config.hidden_size)
+    return fitting_type(_overridden(kind, outer_name(name), chosen), config.hidden_size)
 
 
 def _overridden(kind: FileType, name: str, chosen: str) -> str:
     return next((other for pattern, other in kind.overrides if pattern.search(name)), chosen)
 
 
-def _fitting(name: str, columns: int) -> BlockSize:
+def fitting_type(name: str, columns: int) -> BlockSize:
+    """The type ``name`` for rows of ``columns``, or what llama.cpp puts in its place.
+
+    Raises:
+        SchemeError: no type fits the rows.
+    """
     kind = BLOCK_SIZES[name]
     if columns % kind.block:
         kind = BLOCK_SIZES[_FALLBACK.get(name, name)]

@@ -3,6 +3,7 @@
 import torch
 
 from phi3quant.errors import CheckpointError
+from phi3quant.parallel import over_rows
 
 
 def to_half(name: str, tensor: torch.Tensor) -> torch.Tensor:
@@ -13,15 +14,23 @@ def to_half(name: str, tensor: torch.Tensor) -> torch.Tensor:
         tensor: floats.
 
     Raises:
-        CheckpointError: a value is too large.
+        CheckpointError: a value is too large, NaN or infinite.
     """
-    half = tensor.half()
-    if not torch.isfinite(half).all():
-        raise CheckpointError(
-            f"tensor {name} has a value of {float(tensor.abs().max()):g}, which doesn't fit FP16; "
-            "a format that stores it as FP16 can't hold it"
-        )
-    return half
+    rows = tensor.reshape(len(tensor), -1)
+    half = torch.empty(rows.shape, dtype=torch.float16)
+
+    def convert(part: slice) -> None:
+        own = half[part].copy_(rows[part])
+        if not torch.isfinite(own).all():
+            if not torch.isfinite(rows[part]).all():
+                raise CheckpointError(_damaged(name))
+            raise CheckpointError(
+                f"tensor {name} has a value of {float(rows[part].abs().max()):g}, which doesn't "
+                "fit FP16; a format that stores it as FP16 can't hold it"
+            )
+
+    over_rows(rows.shape[0], rows.shape[1], convert)
+    return half.view(tensor.shape)
 
 
 def to_full(name: str, tensor: torch.Tensor) -> torch.Tensor:
@@ -36,5 +45,9 @@ def to_full(name: str, tensor: torch.Tensor) -> torch.Tensor:
     """
     full = tensor.float()
     if not torch.isfinite(full).all():
-        raise CheckpointError(f"tensor {name} holds NaN or infinity; the checkpoint is damaged")
+        raise CheckpointError(_damaged(name))
     return full
+
+
+def _damaged(name: str) -> str:
+    return f"tensor {name} holds NaN or infinity; the checkpoint is damaged"

@@ -29,7 +29,7 @@ from converters.gguf_sizes import natural_type, nbytes, tensor_bytes, tensor_typ
 from converters.gguf_vocabulary import read_vocabulary
 from converters.writer import Embedded, Format, Source
 from phi3quant.block_sizes import BlockSize
-from phi3quant.codecs import Codecs
+from phi3quant.codecs import Codec, Codecs
 from phi3quant.codecs.affine import AffineCodec
 from phi3quant.codecs.blocks import TYPES, BlockCodec, BlockTensor
 from phi3quant.config import Phi3Config
@@ -185,21 +185,24 @@ def _nbytes(config: Phi3Config, scheme: QuantScheme) -> int:
     return nbytes(natural_type(scheme), config)
 
 
+def codec(name: str) -> Codec:
+    """What chooses the codes of a matrix of type ``name``.
+
+    Where that is an affine scheme in groups of 32, the scheme's own search is the better one.
+    """
+    return AffineCodec(_AFFINE[name]) if name in _AFFINE else BlockCodec(TYPES[name])
+
+
 def codecs(kind: FileType, config: Phi3Config, index: int) -> Codecs:
     """The codec of each linear of block ``index`` in a file of a kind.
-
-    Where a type is an affine scheme in groups of 32, that codec's search is the better one.
 
     Raises:
         SchemeError: a type doesn't fit the model's rows.
     """
     shapes = linear_shapes(config)
-    types = {name: linear_type(kind, name, index, config, shapes[name][1]) for name in LINEARS}
     return {
-        name: AffineCodec(_AFFINE[entry.name])
-        if entry.name in _AFFINE
-        else BlockCodec(TYPES[entry.name])
-        for name, entry in types.items()
+        name: codec(linear_type(kind, name, index, config, shapes[name][1]).name)
+        for name in LINEARS
     }
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from calib.capture import advance, collect, layer_error
+from calib.capture import advance, collect, output_distance, outputs
 from phi3quant.codecs import Codecs
 from phi3quant.config import Phi3Config
 from phi3quant.layout import LINEARS, Block
@@ -43,14 +43,15 @@ def start(config: Phi3Config, embedding: torch.Tensor, ids: torch.Tensor) -> Sta
 
     Args:
         config: the model's.
-        embedding: FP32 [vocab, hidden].
+        embedding: floats of any type [vocab, hidden].
         ids: int64 [windows, length], in an order that doesn't depend on where they came from. A
             single window is both learned from and judged on.
     """
     count = max(1, min(len(ids) // _HELD_BACK, _MOST_HELD_BACK))
     held_back, seen = ids[:count], ids[count:] if len(ids) > 1 else ids
     context = sequence_context(config, ids.shape[1])
-    return States(context, embed(embedding, seen), embed(embedding, held_back))
+    # Converted once looked up: in FP32 the whole embedding is larger than a block.
+    return States(context, embed(embedding, seen).float(), embed(embedding, held_back).float())
 
 
 def quantize_block(
@@ -74,36 +75,38 @@ def quantize_block(
     Raises:
         SchemeError: a codec doesn't fit the block's shapes.
     """
-    config = states.context.config
-    grams = collect(for_products(block), states.context, states.seen)
-    chosen = method.quantize_block(block, grams, config, codecs)
+    context, config = states.context, states.context.config
+    original = for_products(block)
+    target = outputs(original, context, states.held_back)
+    grams = collect(original, context, states.seen)
+    del original
+
+    def judge(candidate: QuantizedBlock) -> float:
+        return output_distance(
+            for_products(candidate.dequantized()), context, states.held_back, target
+        )
+
     plain = rtn.quantize_block(block, codecs)
-
-    def errors(**candidates: QuantizedBlock) -> dict[str, float]:
-        blocks = {name: candidate.dequantized() for name, candidate in candidates.items()}
-        return layer_error(blocks, block, states.context, states.held_back)
-
-    found = errors(rtn=plain, chosen=chosen)
-    error, compensated = found["chosen"], []
+    plain_error = judge(plain)
+    chosen = method.quantize_block(block, grams, config, codecs)
+    error, compensated = judge(chosen), []
     if compensate:
         better = gptq.compensated(block, chosen, grams, config, codecs)
         for name, tensor in better.items():
             tried = replace(chosen, linears={**chosen.linears, name: tensor})
-            trial = errors(tried=tried)["tried"]
+            trial = judge(tried)
             if trial < error:
                 error, chosen = trial, tried
                 compensated.append(name)
     # Written so that an error that is NaN falls back too.
-    fell_back = not error <= found["rtn"]
+    fell_back = not error <= plain_error
     kept = plain if fell_back else chosen
-    final = for_products(kept.dequantized())
-    for hidden in (states.seen, states.held_back):
-        advance(final, states.context, hidden)
-    error = found["rtn"] if fell_back else error
+    advance_through(kept, states)
+    error = plain_error if fell_back else error
     report = {
         "output_error": error,
-        "output_error_rtn": found["rtn"],
-        "error_ratio": error / found["rtn"] if found["rtn"] else 1.0,
+        "output_error_rtn": plain_error,
+        "error_ratio": error / plain_error if plain_error else 1.0,
         "fell_back_to_rtn": fell_back,
         "folds": [] if fell_back else sorted(chosen.folds),
         "compensated": [] if fell_back else compensated,
@@ -113,6 +116,13 @@ def quantize_block(
         },
     }
     return kept, report
+
+
+def advance_through(block: QuantizedBlock, states: States) -> None:
+    """Take the states through a finished block, in place."""
+    final = for_products(block.dequantized())
+    for hidden in (states.seen, states.held_back):
+        advance(final, states.context, hidden)
 
 
 def for_products(block: Mapping[str, torch.Tensor]) -> Block:

@@ -271,6 +271,14 @@ class Checkpoint:
         """See ModelWeights."""
         return {key: self.store.load_finite(block_tensor_name(index, key)) for key in BLOCK_TENSORS}
 
+    def stored_block(self, index: int) -> Block:
+        """A block with its matrices in their stored dtype, not yet read nor checked; norms FP32."""
+        names = {key: block_tensor_name(index, key) for key in BLOCK_TENSORS}
+        return {
+            key: self.store.load(name) if key in LINEARS else self.store.load_finite(name)
+            for key, name in names.items()
+        }
+
     def final_norm(self) -> torch.Tensor:
         """See ModelWeights."""
         return self.store.load_finite(FINAL_NORM)

@@ -10,6 +10,7 @@
     │   └── SchemeError          bits, group size and symmetry don't go with the model or the format
     ├── NotComparableError     two things that were to be compared don't belong together
     ├── OutputError            the result can't be written there
+    ├── ResumeError            an unfinished run can't be gone on with, or would be lost
     ├── MissingExtraError      an optional dependency is not installed
     └── RuntimeTooOldError     a runtime is older than what a model needs
 
@@ -55,6 +56,10 @@ class NotComparableError(Phi3QuantError):
 
 class OutputError(Phi3QuantError):
     """The output can't be written: it exists, or the disk is full or read-only."""
+
+
+class ResumeError(Phi3QuantError):
+    """An unfinished run can't be gone on with, or would be lost without its owner's leave."""
 
 
 class MissingExtraError(Phi3QuantError):

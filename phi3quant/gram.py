@@ -5,6 +5,9 @@ from dataclasses import dataclass
 
 import torch
 
+# Triangles up to here are inverted column by column.
+_SMALL_TRIANGLE = 256
+
 
 @dataclass(frozen=True)
 class Gram:
@@ -74,14 +77,33 @@ def inverse_factor(gram: torch.Tensor, damping: float) -> torch.Tensor:
     Returns:
         FP32 [in, in]; the identity if the matrix is zero or overflowed.
     """
-    matrix = gram.double()
+    # In reversed order, so that G = R R^T for an upper R; then U = R^-1. Of wide layers these are
+    # the largest matrices of a run, hence no more than two at once. The transpose lies as LAPACK
+    # keeps matrices, which spares it copies of its own.
+    matrix = gram.flip(0, 1).double()
     mean = float(matrix.diagonal().mean())
     if not 0 < mean < math.inf:
         return torch.eye(len(gram))
     matrix.diagonal().add_(damping * mean)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(matrix))
-    factor: torch.Tensor = torch.linalg.cholesky(inverse, upper=True)
-    return factor.float()
+    lower = torch.linalg.cholesky(matrix, out=torch.empty_like(matrix).T)
+    del matrix
+    _invert(lower)
+    factor: torch.Tensor = lower.flip(0, 1).float()
+    return factor
+
+
+def _invert(lower: torch.Tensor) -> None:
+    """Invert a lower triangular matrix in place, by halves: a third of a general solve's work."""
+    size = len(lower)
+    if size <= _SMALL_TRIANGLE:
+        eye = torch.eye(size, dtype=lower.dtype)
+        lower.copy_(torch.linalg.solve_triangular(lower, eye, upper=False))
+        return
+    half = size // 2
+    first, last = lower[:half, :half], lower[half:, half:]
+    _invert(first)
+    _invert(last)
+    lower[half:, :half] = -(last @ (lower[half:, :half] @ first))
 
 
 def remaining_metrics(factor: torch.Tensor, width: int) -> torch.Tensor:

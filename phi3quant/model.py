@@ -15,8 +15,8 @@ from phi3quant.kv_cache import LayerCache
 from phi3quant.layout import Block
 from phi3quant.rope import RopeTables, rope_tables, rotate
 
-Observer = Callable[[str, torch.Tensor], None]
-"""Called with a linear's name (layout.LINEARS) and its input [batch, positions, in]."""
+Multiply = Callable[[str, torch.Tensor, torch.Tensor], torch.Tensor]
+"""Computes a linear from its name (layout.LINEARS), input [batch, positions, in] and weight."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,11 @@ def linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return functional.linear(x.to(weight.dtype), weight).to(x.dtype)
 
 
+def multiply(_name: str, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """``linear``, whichever it is."""
+    return linear(x, weight)
+
+
 def embed(embedding: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
     """Hidden states [batch, positions, hidden] of token ids [batch, positions]."""
     return functional.embedding(ids, embedding)
@@ -90,7 +95,7 @@ def decoder_block(
     block: Block,
     context: SequenceContext,
     hidden: torch.Tensor,
-    observe: Observer | None = None,
+    product: Multiply = multiply,
     cache: LayerCache | None = None,
 ) -> torch.Tensor:
     """One decoder block: attention and gated MLP, each with its norm and residual.
@@ -99,27 +104,22 @@ def decoder_block(
         block: the block's tensors, FP32 (matrices may be BF16).
         context: for the length of these sequences.
         hidden: FP32 [batch, positions, hidden].
-        observe: sees the input of each of the four linears.
+        product: what computes the four linears, for those who watch or change them.
         cache: keys and values of the tokens before these, to which theirs are added.
 
     Returns:
         FP32 [batch, positions, hidden].
     """
     eps = context.config.rms_norm_eps
-    tell = observe or (lambda _name, _x: None)
 
     x = rms_norm(hidden, block["input_layernorm"], eps)
-    tell("qkv_proj", x)
-    x = _attention(linear(x, block["qkv_proj"]), context, cache)
-    tell("o_proj", x)
-    hidden = hidden + linear(x, block["o_proj"])
+    x = _attention(product("qkv_proj", x, block["qkv_proj"]), context, cache)
+    hidden = hidden + product("o_proj", x, block["o_proj"])
 
     x = rms_norm(hidden, block["post_attention_layernorm"], eps)
-    tell("gate_up_proj", x)
-    gate, up = linear(x, block["gate_up_proj"]).chunk(2, dim=-1)
+    gate, up = product("gate_up_proj", x, block["gate_up_proj"]).chunk(2, dim=-1)
     x = up * functional.silu(gate)
-    tell("down_proj", x)
-    return hidden + linear(x, block["down_proj"])
+    return hidden + product("down_proj", x, block["down_proj"])
 
 
 def _attention(

@@ -2,6 +2,8 @@
 
 import contextlib
 import errno
+import fcntl
+import glob
 import json
 import os
 import shutil
@@ -72,21 +74,46 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """A new folder beside ``path`` to fill; it takes the name ``path`` when the body succeeds.
 
     Whatever ends the body (an error, a full disk, Ctrl-C) removes the new folder, and what stood
-    at ``path`` before stays.
+    at ``path`` before stays. What a process left that was killed meanwhile, the next one removes.
 
     Raises:
         OutputError: see check_output_folder; or the disk is full, read-only or not permitted.
     """
     check_output_folder(path, overwrite=overwrite)
     partial = path.parent / f".{path.name}.partial-{uuid.uuid4().hex[:8]}"
+    lock = None
     try:
         with clear_os_errors(path):
+            _remove_abandoned(path)
             partial.mkdir(parents=True)
+            lock = locked(partial)
             yield partial
             _sync_tree(partial)
             _replace_folder(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove what killed processes left of ``path``: a folder in work is locked by its process."""
+    for partial in path.parent.glob(f".{glob.escape(path.name)}.partial-????????"):
+        lock = locked(partial) if partial.is_dir() else None
+        if lock is not None:
+            shutil.rmtree(partial, ignore_errors=True)
+            os.close(lock)
+
+
+def locked(folder: Path) -> int | None:
+    """A descriptor that locks a folder until it is closed; None if another process has the lock."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 def _replace_folder(new: Path, path: Path) -> None:
@@ -105,7 +132,7 @@ def _replace_folder(new: Path, path: Path) -> None:
             old.rename(path)
             raise
         shutil.rmtree(old, ignore_errors=True)
-    _sync(path.parent)
+    sync(path.parent)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -128,7 +155,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     try:
         with clear_os_errors(path):
             partial.write_bytes(content)
-            _sync(partial)
+            sync(partial)
             partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -153,17 +180,18 @@ def clear_os_errors(path: Path) -> Iterator[None]:
         if error.errno not in causes:
             raise
         raise OutputError(
-            f"can't write {path}: {causes[error.errno]}; nothing was left behind"
+            f"can't write {path}: {causes[error.errno]}; nothing of it was left half-written"
         ) from error
 
 
 def _sync_tree(folder: Path) -> None:
     for path in sorted(folder.rglob("*")):
-        _sync(path)
-    _sync(folder)
+        sync(path)
+    sync(folder)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file's content, or a folder's names, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

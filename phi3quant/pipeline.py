@@ -1,8 +1,10 @@
 """From a checkpoint to a quantized folder: the only file that knows all the parts."""
 
-from collections.abc import Mapping, Sequence
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,25 +12,28 @@ import torch
 
 from calib.corpus import load_corpus, render, suitable
 from converters import FORMATS, to_gguf, to_onnx
-from converters.gguf_policy import file_type
+from converters.gguf_policy import MIXED, file_type
 from converters.onnx_options import OnnxOptions
-from converters.writer import Format, ModelWriter, Source
-from phi3quant import calibrated, manifest, provenance, windows
+from converters.writer import Format, Source
+from phi3quant import manifest, mixing, provenance, windows
+from phi3quant.blockwise import Work, quantize_blocks
 from phi3quant.checkpoint import Checkpoint, open_checkpoint
 from phi3quant.codecs import Codecs
 from phi3quant.codecs.affine import AffineCodec
 from phi3quant.config import Phi3Config, read_config
 from phi3quant.errors import CheckpointError, CorpusError, SchemeError
 from phi3quant.hub import Located, locate
+from phi3quant.journal import Journal, open_journal
 from phi3quant.layout import LINEARS
-from phi3quant.methods import METHODS, Method
+from phi3quant.methods import METHODS
 from phi3quant.output import (
     atomic_folder,
     check_not_inside,
     check_output_folder,
     check_space,
 )
-from phi3quant.progress import Progress, Step, silent
+from phi3quant.precision import product_dtype
+from phi3quant.progress import Progress, silent
 from phi3quant.scheme import QuantScheme
 from phi3quant.tokenizer import load_tokenizer
 
@@ -66,6 +71,8 @@ class Recipe:
         gguf_type: a key of converters.gguf_policy.FILE_TYPES, in any case: codes are chosen for the
             types that it gives each matrix, in place of the scheme. Only with ``gguf`` alone.
         tensor_types: changes to gguf_type, as converters.gguf_policy.file_type takes them.
+        target_bpw: bits a weight that a GGUF file may take, all of it counted: types are chosen
+            matrix by matrix, by measured loss. In place of gguf_type and tensor_types.
         onnx: how ``onnx`` among the formats is laid out.
     """
 
@@ -76,6 +83,7 @@ class Recipe:
     compensate: bool = True
     gguf_type: str | None = None
     tensor_types: tuple[str, ...] = ()
+    target_bpw: float | None = None
     onnx: OnnxOptions = field(default_factory=OnnxOptions)
 
     def codecs(self, config: Phi3Config, index: int) -> Codecs:
@@ -89,7 +97,22 @@ class Recipe:
         return to_gguf.codecs(file_type(self.gguf_type, self.tensor_types), config, index)
 
     def __str__(self) -> str:
+        if self.target_bpw is not None:
+            return f"{self.target_bpw:g} bits a weight"
         return self.gguf_type.upper() if self.gguf_type else str(self.scheme)
+
+
+@dataclass(frozen=True)
+class Conduct:
+    """How a run is gone about; nothing of it changes what comes out.
+
+    Attributes:
+        resume: go on after the blocks that an earlier run for the same output finished.
+        say: is told what a person should know, a line at a time.
+    """
+
+    resume: bool = False
+    say: Callable[[str], None] = lambda _line: None
 
 
 @dataclass(frozen=True)
@@ -125,8 +148,12 @@ def quantize(
     revision: str | None = None,
     overwrite: bool = False,
     progress: Progress = silent,
+    conduct: Conduct | None = None,
 ) -> Quantized:
     """Quantize a checkpoint into a new folder, one block in memory at a time.
+
+    With a method that calibrates, finished blocks are kept beside ``output`` until it is whole, and
+    an exception that ends the run says how to go on after them.
 
     Args:
         model: a folder, a hub id, or None for the bundled phi3-tiny.
@@ -135,6 +162,7 @@ def quantize(
         revision: of a hub id.
         overwrite: replace ``output`` if phi3quant made it.
         progress: is told of the stages.
+        conduct: how to go about it.
 
     Raises:
         Phi3QuantError: see phi3quant.errors; nothing is left at ``output``.
@@ -149,6 +177,8 @@ def quantize(
     """
     located = locate(model, revision)
     checkpoint = _open_plain(located.path)
+    if recipe.target_bpw is not None:
+        _check_target(recipe, checkpoint.config)
     formats = _formats(recipe)
     for entry in formats:
         entry.check(recipe.scheme, checkpoint.config)
@@ -156,13 +186,39 @@ def quantize(
     check_not_inside(output, located.folder)
     need = sum(entry.nbytes(checkpoint.config, recipe.scheme) for entry in formats)
     check_space(output, need)
+    conduct = conduct or Conduct()
     method = METHODS[recipe.method]
-    text = _calibration_windows(located, recipe.calibration) if method.calibrated else None
-
-    with progress("hashing the source", 1) as step:
-        source = manifest.describe_source(located, checkpoint.store.files)
-        step()
-    with atomic_folder(output, overwrite=overwrite) as partial, ExitStack() as stack:
+    with ExitStack() as stack:
+        journal = None
+        if method.calibrated:
+            journal = stack.enter_context(open_journal(output))
+            if not (conduct.resume or overwrite):
+                journal.refuse_to_forget()
+        text = _calibration_windows(located, recipe.calibration) if method.calibrated else None
+        if recipe.target_bpw is not None:
+            assert text is not None
+            types = mixing.mixed_types(checkpoint, text.ids, recipe.target_bpw, progress)
+            recipe = replace(recipe, gguf_type=MIXED.name, tensor_types=types)
+            formats = _formats(recipe)
+        calibration = text.description if text else None
+        stated = _describe(recipe, checkpoint.config)
+        aside = stack.enter_context(ThreadPoolExecutor(1))
+        # Hashing reads what is quantized meanwhile, and keeps to one thread.
+        source = aside.submit(manifest.describe_source, located, checkpoint.store.files)
+        if journal is not None:
+            with progress("hashing the source", 1) as step:
+                made_from = {"recipe": stated, "calibration": calibration, **source.result()}
+                step()
+            _settle(journal, conduct, made_from)
+        elif conduct.resume:
+            conduct.say(f"{method.title} is too quick to keep blocks; starting at the first")
+        work = Work(
+            method,
+            lambda index: recipe.codecs(checkpoint.config, index),
+            recipe.compensate,
+            text.ids if text else None,
+        )
+        partial = stack.enter_context(atomic_folder(output, overwrite=overwrite))
         folders = {
             entry.name: partial if entry is formats[0] else partial / entry.name
             for entry in formats
@@ -173,15 +229,10 @@ def quantize(
                 open_writers.enter_context(entry.open(folders[entry.name], original, recipe.scheme))
                 for entry in formats
             ]
-            step = stack.enter_context(
-                progress(f"quantizing ({method.title})", checkpoint.config.num_hidden_layers)
-            )
-            blocks = _stream(checkpoint, recipe, method, text, writers, step)
-        calibration = text.description if text else None
-        stated = _describe(recipe, checkpoint.config)
+            blocks = quantize_blocks(checkpoint, work, writers, progress, journal)
         # From the inside out: a folder's manifest passes over those within that have their own.
         for name, folder in reversed(folders.items()):
-            described = manifest.describe(name, source, stated, calibration, blocks)
+            described = manifest.describe(name, source.result(), stated, calibration, blocks)
             provenance.seal(folder, described)
     return Quantized(
         located,
@@ -191,45 +242,22 @@ def quantize(
     )
 
 
-def _stream(
-    checkpoint: Checkpoint,
-    recipe: Recipe,
-    method: Method,
-    text: _Windows | None,
-    writers: Sequence[ModelWriter],
-    step: Step,
-) -> list[dict[str, Any]]:
-    """Take every block through calibration, method and writers, and forget it."""
-    config = checkpoint.config
-    embedding = checkpoint.embedding()
-    for writer in writers:
-        writer.embedding(embedding)
-    states = None
-    if text is not None:
-        states = calibrated.start(config, embedding, text.ids)
-    del embedding
-    reports: list[dict[str, Any]] = []
-    for index in range(config.num_hidden_layers):
-        block = checkpoint.block(index)
-        report: dict[str, Any] = {}
-        codecs = recipe.codecs(config, index)
-        if states is None:
-            result = method.quantize_block(block, {}, config, codecs)
-        else:
-            result, report = calibrated.quantize_block(
-                block, states, method, codecs, compensate=recipe.compensate
-            )
-        for writer in writers:
-            writer.block(index, result)
-        # Or else both would stay until the next ones are whole.
-        del block, result
-        reports.append(report)
-        step(1, f"{report['error_ratio']:.3f} of RTN's error" if report else "")
-    norm = checkpoint.final_norm()
-    head = None if config.tie_word_embeddings else checkpoint.head()
-    for writer in writers:
-        writer.final(norm, head)
-    return reports
+def _settle(journal: Journal, conduct: Conduct, made_from: Mapping[str, Any]) -> None:
+    """Make a journal ready for a run: with the finished blocks of the same run, or empty."""
+    identity = {
+        **made_from,
+        "tools": manifest.describe_tools(),
+        "threads": torch.get_num_threads(),
+        "products": str(product_dtype()),
+        "cpu": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+    }
+    if conduct.resume and journal.finished:
+        journal.check(identity)
+        conduct.say(f"going on after {journal.finished} finished blocks")
+        return
+    if conduct.resume:
+        conduct.say(f"no finished blocks for {journal.output} are there; starting at the first")
+    journal.begin(identity)
 
 
 def _open_plain(folder: Path) -> Checkpoint:
@@ -264,6 +292,23 @@ def _formats(recipe: Recipe) -> list[Format]:
     return [to_gguf.typed_format(file_type(recipe.gguf_type, recipe.tensor_types))]
 
 
+def _check_target(recipe: Recipe, config: Phi3Config) -> None:
+    assert recipe.target_bpw is not None
+    if recipe.formats != (to_gguf.FORMAT.name,):
+        raise SchemeError(
+            "a target for the bits a weight chooses among GGUF's types; it goes with the format "
+            f"{to_gguf.FORMAT.name} alone, not with {', '.join(recipe.formats)}"
+        )
+    if recipe.gguf_type is not None or recipe.tensor_types:
+        raise SchemeError("give either a target for the bits a weight or GGUF types, not both")
+    if not METHODS[recipe.method].calibrated:
+        raise SchemeError(
+            "a target for the bits a weight is measured on calibration text, which "
+            f"{recipe.method} doesn't read; use awq or gptq"
+        )
+    mixing.check_target(config, recipe.target_bpw)
+
+
 def _calibration_windows(located: Located, calibration: Calibration) -> _Windows:
     if calibration.samples < 1:
         raise CorpusError(f"{calibration.samples} calibration windows are too few; at least 1")
@@ -293,6 +338,7 @@ def _describe(recipe: Recipe, config: Phi3Config) -> dict[str, Any]:
             "compensate": recipe.compensate and METHODS[recipe.method].calibrated,
             "gguf_type": kind,
             "tensor_types": list(recipe.tensor_types),
+            **({} if recipe.target_bpw is None else {"target_bpw": recipe.target_bpw}),
             "formats": list(recipe.formats),
         }
     described = {

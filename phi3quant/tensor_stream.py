@@ -6,6 +6,7 @@ the tensor at hand is. The format: https://huggingface.co/docs/safetensors
 
 import json
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -83,6 +84,9 @@ class SafetensorsStream:
         ]
         self._next = 0
         self._file: IO[bytes] | None = None
+        # A tensor is written while the next one is made.
+        self._disk = ThreadPoolExecutor(1)
+        self._written: Future[None] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -93,8 +97,13 @@ class SafetensorsStream:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._file is not None:
-            self._file.close()
+        try:
+            if kind is None:
+                self._settle()
+        finally:
+            self._disk.shutdown()
+            if self._file is not None:
+                self._file.close()
         if kind is not None:
             return
         if self._next != len(self._queue):
@@ -103,7 +112,7 @@ class SafetensorsStream:
             self._write_index()
 
     def write(self, name: str, tensor: torch.Tensor) -> None:
-        """Append the next tensor.
+        """Append the next tensor; it must not be changed afterwards.
 
         Raises:
             ValueError: it is not the tensor announced for this place, in name, dtype or shape.
@@ -116,12 +125,23 @@ class SafetensorsStream:
         )
         if found != spec:
             raise ValueError(f"expected {spec}, got {found}")
+        # No more than one waits, so that memory holds two tensors at most.
+        self._settle()
+        data = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+        self._written = self._disk.submit(self._append, number, spec, data.numpy().data)
+        self._next += 1
+
+    def _settle(self) -> None:
+        """Wait for what is being written; raises what went wrong with it."""
+        if self._written is not None:
+            self._written.result()
+            self._written = None
+
+    def _append(self, number: int, spec: PlannedTensor, data: memoryview) -> None:
         if spec is self._shards[number][0]:
             self._open_shard(number)
         assert self._file is not None
-        data = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
-        self._file.write(data.numpy().data)
-        self._next += 1
+        self._file.write(data)
 
     def _open_shard(self, number: int) -> None:
         if self._file is not None:

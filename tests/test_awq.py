@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from calib.capture import collect, layer_error
+from calib.capture import collect, output_distance, outputs
 from phi3quant.checkpoint import open_checkpoint
 from phi3quant.codecs import Codecs
 from phi3quant.codecs.affine import AffineCodec
@@ -51,7 +51,11 @@ class Case:
             "rtn": rtn.quantize_block(self.block, codecs(scheme)).dequantized(),
             "awq": self.awq(scheme).dequantized(),
         }
-        return layer_error(candidates, self.block, self.context, self.inputs)
+        target = outputs(self.block, self.context, self.inputs)
+        return {
+            name: output_distance(candidate, self.context, self.inputs, target)
+            for name, candidate in candidates.items()
+        }
 
 
 @pytest.fixture

@@ -1,4 +1,5 @@
 import hashlib
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -96,9 +97,9 @@ def test_compensation_is_taken_only_where_held_back_windows_gain(
     without = quantize(source, tmp_path / "without", recipe("awq", prose, compensate=False))
     assert any(block["compensated"] for block in made.blocks)
     assert made.blocks[0]["output_error"] < without.blocks[0]["output_error"]
-    monkeypatch.setattr(
-        calibrated, "layer_error", lambda *_args: {"rtn": 3.0, "chosen": 1.0, "tried": 2.0}
-    )
+    # Of each block: RTN's error, AWQ's, and those of four trials.
+    verdicts = itertools.cycle([3.0, 1.0, 2.0, 2.0, 2.0, 2.0])
+    monkeypatch.setattr(calibrated, "output_distance", lambda *_args: next(verdicts))
     refused = quantize(source, tmp_path / "refused", recipe("awq", prose))
     assert not any(block["compensated"] for block in refused.blocks)
     weights = [load_file(tmp_path / name / "model.safetensors") for name in ("without", "refused")]
@@ -135,7 +136,7 @@ def test_bf16_products_calibrate_as_well_as_fp32_ones(
     for dtype in (torch.float32, torch.bfloat16):
         monkeypatch.setattr(calibrated, "product_dtype", lambda dtype=dtype: dtype)
         made = quantize(checkpoint_folder("gqa"), tmp_path / str(dtype), recipe("awq", prose))
-        kept.append([block["output_error"] for block in made.blocks])
+        kept.append([block["error_ratio"] for block in made.blocks])
     assert kept[0] != kept[1]
     # The weights of this model are noise, so that near ties between candidates fall either way, and
     # what the first block chose changes what the second one sees.
@@ -170,10 +171,8 @@ def test_a_block_that_would_be_worse_than_rtn_falls_back(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    nan = float("nan")
-    monkeypatch.setattr(
-        calibrated, "layer_error", lambda *_args: {"rtn": 1.0, "chosen": nan, "tried": nan}
-    )
+    verdicts = itertools.cycle([1.0, *[float("nan")] * 5])
+    monkeypatch.setattr(calibrated, "output_distance", lambda *_args: next(verdicts))
     made = quantize(checkpoint_folder("gqa"), tmp_path / "awq", recipe("awq", prose))
     assert all(block["fell_back_to_rtn"] for block in made.blocks)
     quantize(checkpoint_folder("gqa"), tmp_path / "rtn", recipe("rtn", prose))

@@ -1,6 +1,6 @@
 """Runs inside AutoAWQ's own environment: quantize a model on given token windows.
 
-Called by benchmarks/autoawq.py. Two things in AutoAWQ 0.2.9 are repaired below, without which its
+Two things in AutoAWQ 0.2.9 are repaired below, without which its
 result is no model at all; everything else is AutoAWQ as published. On a CPU it keeps the weights
 that its scale search must restore in a state dict made with ``.cpu()``, which copies nothing there,
 so the search eats the model. And of a Phi-3 with grouped query attention it folds the scales of
@@ -8,18 +8,18 @@ o_proj's input into the last rows of qkv_proj, which are then keys and queries t
 left out, as AutoAWQ itself does for Llama.
 """
 
-import argparse
 import inspect
-import json
 import textwrap
-from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from awq import AutoAWQForCausalLM
 from awq.models.phi3 import Phi3AWQForCausalLM
 from awq.quantize import quantizer
 from transformers import AutoTokenizer
+
+from benchmarks.peers.plain import parse_job
 
 _BROKEN = "{k: v.cpu() for k, v in module2inspect.state_dict().items()}"
 _REPAIRED = "{k: v.cpu().clone() for k, v in module2inspect.state_dict().items()}"
@@ -53,17 +53,12 @@ def skip_wrong_fold(*, grouped: bool) -> None:
 
 def main() -> None:
     """Quantize and save."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--windows", required=True, help="JSON: a list of lists of token ids")
-    parser.add_argument("--group-size", type=int, required=True)
-    parser.add_argument("--output", required=True)
-    given = parser.parse_args()
+    given = parse_job()
     repair_restore()
-    windows = json.loads(Path(given.windows).read_text(encoding="utf-8"))
+    windows = np.load(given.windows)[: given.settings.get("samples")].tolist()
     # Its default, FP16, is an emulation on most CPUs and many times slower there than FP32.
     model = AutoAWQForCausalLM.from_pretrained(
-        given.model, device_map="cpu", safetensors=True, torch_dtype=torch.float32
+        str(given.model), device_map="cpu", safetensors=True, torch_dtype=torch.float32
     )
     sizes = model.model.config
     skip_wrong_fold(grouped=sizes.num_key_value_heads != sizes.num_attention_heads)
@@ -72,7 +67,7 @@ def main() -> None:
         tokenizer,
         quant_config={
             "zero_point": True,
-            "q_group_size": given.group_size,
+            "q_group_size": given.settings["group_size"],
             "w_bit": 4,
             "version": "GEMM",
         },
@@ -80,8 +75,8 @@ def main() -> None:
         max_calib_samples=len(windows),
         max_calib_seq_len=len(windows[0]),
     )
-    model.save_quantized(given.output)
-    tokenizer.save_pretrained(given.output)
+    model.save_quantized(str(given.artifact))
+    tokenizer.save_pretrained(str(given.artifact))
 
 
 if __name__ == "__main__":

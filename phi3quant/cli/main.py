@@ -87,18 +87,25 @@ class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
-            pass
+        except KeyboardInterrupt as error:
+            ended: BaseException = error
         except Exception as error:
+            ended = error
             # A library that the interruption strikes in may make an error of its own of it.
             if not _stopping.is_set():
                 if isinstance(error, NotComparableError):
-                    raise _NotComparable(str(error)) from None
+                    raise _NotComparable(_said(error)) from None
                 if isinstance(error, Phi3QuantError):
-                    raise _BadInput(str(error)) from None
+                    raise _BadInput(_said(error)) from None
                 raise
-        click.echo("\nInterrupted; nothing was left half-written.", err=True)
+        click.echo(_said(ended, "\nInterrupted; nothing was left half-written."), err=True)
         return ctx.exit(EXIT_INTERRUPTED)
+
+
+def _said(error: BaseException, message: str | None = None) -> str:
+    """An error's message, or another in its place, and what was noted on the way."""
+    first = str(error) if message is None else message
+    return "\n".join([first, *getattr(error, "__notes__", [])])
 
 
 @click.group(

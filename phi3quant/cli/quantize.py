@@ -7,9 +7,8 @@ from typing import Any
 
 import click
 
-from converters import FORMATS, to_gguf, to_onnx
+from converters import FORMATS, to_gguf
 from converters.gguf_policy import FILE_TYPES
-from converters.onnx_options import OnnxOptions
 from phi3quant.cli import options
 from phi3quant.cli.display import (
     note_phones,
@@ -19,11 +18,12 @@ from phi3quant.cli.display import (
     progress_bars,
     use_threads,
 )
+from phi3quant.cli.recipes import PRESET_OPTIONS, recipe_of
 from phi3quant.hub import locate
 from phi3quant.methods import METHODS
-from phi3quant.pipeline import Calibration, Quantized, Recipe, quantize
+from phi3quant.pipeline import Conduct, Quantized, Recipe, quantize
 from phi3quant.progress import Progress
-from phi3quant.scheme import GROUP_SIZES, WHOLE_ROW, QuantScheme
+from phi3quant.scheme import GROUP_SIZES, WHOLE_ROW
 from phi3quant.verification import Evaluation, EvaluationText, verify
 
 EXIT_MISSED = 1
@@ -99,6 +99,11 @@ _OUTPUT = (
         help="Folder to make.  [default: MODEL-METHOD-BITSbit in the current folder]",
     ),
     click.option("--overwrite", is_flag=True, help="Replace OUT if phi3quant made it."),
+    click.option(
+        "--resume",
+        is_flag=True,
+        help="Go on after the blocks that an interrupted run of the same command finished.",
+    ),
     click.option("--no-verify", is_flag=True, help="Don't score the result."),
     click.option(
         "--max-ppl-increase",
@@ -121,7 +126,15 @@ _MODEL = click.argument("model", required=False)
 
 
 @click.command()
-@_apply(_MODEL, *_SCHEME, *_CALIBRATION, *_OUTPUT, options.evaluation_text, options.common)
+@_apply(
+    _MODEL,
+    *PRESET_OPTIONS,
+    *_SCHEME,
+    *_CALIBRATION,
+    *_OUTPUT,
+    options.evaluation_text,
+    options.common,
+)
 def awq(**given: Any) -> None:
     """Quantize MODEL with activation-aware scaling (AWQ), calibrated on text, and verify it.
 
@@ -132,6 +145,8 @@ def awq(**given: Any) -> None:
     phi3quant awq ./my-finetune -o out --export compressed-tensors,awq-gemm
     phi3quant awq ./my-finetune -o out --export gguf --gguf-type q4_k_m
     phi3quant awq ./my-finetune -o out --export compressed-tensors,gguf,onnx
+    phi3quant awq ./my-finetune -o out --preset phone-fast
+    phi3quant awq ./my-finetune -o out --export gguf --target-bpw 5.2
     phi3quant awq ./my-finetune -o out --max-ppl-increase 8%     (for CI: exit code 1 if worse)
 
     MODEL is a folder or a hub id; left out, it is the bundled phi3-tiny.
@@ -140,7 +155,15 @@ def awq(**given: Any) -> None:
 
 
 @click.command()
-@_apply(_MODEL, *_SCHEME, *_CALIBRATION, *_OUTPUT, options.evaluation_text, options.common)
+@_apply(
+    _MODEL,
+    *PRESET_OPTIONS,
+    *_SCHEME,
+    *_CALIBRATION,
+    *_OUTPUT,
+    options.evaluation_text,
+    options.common,
+)
 def gptq(**given: Any) -> None:
     """Quantize MODEL by error compensation (GPTQ) alone, calibrated on text, and verify it.
 
@@ -157,7 +180,15 @@ def gptq(**given: Any) -> None:
 
 
 @click.command()
-@_apply(_MODEL, *_SCHEME, *_CALIBRATION, *_OUTPUT, options.evaluation_text, options.common)
+@_apply(
+    _MODEL,
+    *PRESET_OPTIONS,
+    *_SCHEME,
+    *_CALIBRATION,
+    *_OUTPUT,
+    options.evaluation_text,
+    options.common,
+)
 def rtn(**given: Any) -> None:
     """Quantize MODEL by rounding to nearest (RTN), without calibration, and verify it.
 
@@ -175,32 +206,10 @@ def rtn(**given: Any) -> None:
 def _run(method: str, given: dict[str, Any]) -> None:
     if given["no_verify"] and given["max_ppl_increase"] is not None:
         raise click.UsageError("--max-ppl-increase needs the verification that --no-verify drops")
-    formats = tuple(name.strip() for name in given["formats"].split(",") if name.strip())
-    layout = options.onnx_options(given)
-    if layout and to_onnx.FORMAT.name not in formats:
-        raise click.UsageError(
-            "--accuracy-level, --embedding, --head, --opset, --io and --split-size go with onnx "
-            "among the formats of --export"
-        )
     quiet = given["quiet"]
     use_threads(given["threads"])
     model = options.note_bundled(given["model"], quiet=quiet)
-    recipe = Recipe(
-        method,
-        QuantScheme(given["bits"], given["group_size"], given["symmetric"]),
-        formats,
-        Calibration(
-            given["calib"],
-            given["calib_field"],
-            given["samples"],
-            given["seq_len"],
-            given["seed"],
-        ),
-        given["compensate"],
-        given["gguf_type"],
-        given["tensor_types"],
-        OnnxOptions(**layout),
-    )
+    recipe = recipe_of(method, given)
     output = given["output"] or Path(f"{_name(model, given)}-{method}-{recipe.scheme.bits}bit")
     progress = progress_bars(quiet=quiet)
     started = time.monotonic()
@@ -211,6 +220,7 @@ def _run(method: str, given: dict[str, Any]) -> None:
         revision=given["revision"],
         overwrite=given["overwrite"],
         progress=progress,
+        conduct=Conduct(given["resume"], _note_on(quiet=quiet)),
     )
     seconds = time.monotonic() - started
     evaluation = None
@@ -218,6 +228,16 @@ def _run(method: str, given: dict[str, Any]) -> None:
         evaluation = _verify(made, given, progress)
     _report(made, recipe, seconds, evaluation, given)
     _gate(evaluation, given["max_ppl_increase"])
+
+
+def _note_on(*, quiet: bool) -> Callable[[str], None]:
+    """What tells a person something on stderr."""
+
+    def say(line: str) -> None:
+        if not quiet:
+            click.echo(line, err=True)
+
+    return say
 
 
 def _name(model: str, given: dict[str, Any]) -> str:

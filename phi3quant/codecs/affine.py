@@ -10,10 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from phi3quant.codecs import affine_search
+from phi3quant.codecs import affine_rounding, affine_search
+from phi3quant.codecs.compensation import DAMPING, Strip, compensated_codes
 from phi3quant.codecs.lanes import LANES
-from phi3quant.errors import SchemeError
-from phi3quant.gram import diagonal_blocks, inverse_factor, remaining_metrics
+from phi3quant.errors import CheckpointError, SchemeError
+from phi3quant.gram import diagonal_blocks
 from phi3quant.parallel import over_rows
 from phi3quant.qtensor import QuantizedTensor
 from phi3quant.scheme import QuantScheme
@@ -24,12 +25,6 @@ _SMALLEST_SCALE = 2.0**-24
 _LARGEST_SCALE = 65504.0
 # Rows are handled in chunks of about this many weights, which stay in a core's cache.
 _CHUNK_WEIGHTS = 1 << 20
-
-# Columns that are compensated for one by one before the rest of the row hears of it.
-_STRIP = 128
-
-DAMPING = 0.03
-"""What compensation adds to the Gram matrix, relative to its mean diagonal."""
 
 SHRINKS: Sequence[float] = tuple(1.15 - 0.05 * step for step in range(13))
 """Multiples of the plain scale that search tries, from 1.15 down to 0.55.
@@ -80,18 +75,32 @@ def quantize(weight: torch.Tensor, scheme: QuantScheme) -> QuantizedTensor:
     all codes.
 
     Args:
-        weight: FP32 [rows, columns].
+        weight: floats of any type [rows, columns].
         scheme: bits, group size, symmetry.
 
     Raises:
         SchemeError: the groups don't fill the rows, or a scale doesn't fit FP16.
+        CheckpointError: a weight is NaN or infinite.
     """
-    groups = _grouped(weight, scheme)
-    parts = []
-    for chunk in torch.split(groups, _rows_per_chunk(weight)):
-        grid = _plain_grid(chunk, scheme)
-        parts.append((_codes(chunk, grid, scheme), grid))
-    return _assemble(weight, scheme, parts)
+    rows, columns = weight.shape
+    grids = _empty_grids(rows, columns // scheme.group_width(columns))
+    codes = np.empty((rows, columns), np.uint8)
+    share = -1 / scheme.middle if scheme.symmetric else 1 / scheme.max_code
+    limits = (np.float32(scheme.max_code), np.float32(share), scheme.symmetric)
+
+    def round_part(part: slice) -> None:
+        # Converted and checked here, where a part fits a core's cache.
+        values = weight[part].float().contiguous()
+        if not torch.isfinite(values.sum()) and not torch.isfinite(values).all():
+            raise CheckpointError("it holds NaN or infinity")
+        affine_rounding.round_rows(
+            values.numpy(), limits, (grids[0][part], grids[1][part]), codes[part]
+        )
+
+    over_rows(rows, columns, round_part)
+    grid = _checked_grid(grids)
+    zeros = None if scheme.symmetric else grid.zeros.to(torch.uint8)
+    return QuantizedTensor(scheme, torch.from_numpy(codes), grid.scales.half(), zeros)
 
 
 def round_trip(weight: torch.Tensor, scheme: QuantScheme) -> torch.Tensor:
@@ -148,11 +157,8 @@ def quantize_compensated(
 ) -> QuantizedTensor:
     """Codes of which the later ones of a row make up for the errors of the earlier ones (GPTQ).
 
-    Frantar et al., "GPTQ: Accurate Post-Training Quantization", 2022; with three differences. The
-    groups that carry most come first, and in each group the columns that do, while all of them keep
-    their places. A group's scale is searched when its turn comes, with what its errors will cost
-    after the best of compensations (gram.remaining_metrics) in place of the plain Gram matrix. And
-    the search is the one of quantize_clipped.
+    As compensation.compensated_codes does; a group's scale is searched when its turn comes, as
+    quantize_clipped does, but by what its errors will cost after the best of compensations.
 
     Args:
         weight: FP32 [rows, columns].
@@ -165,70 +171,18 @@ def quantize_compensated(
     """
     rows, columns = weight.shape
     width = scheme.group_width(columns)
-    order, places = _most_important_first(gram.diagonal(), width)
-    factor = inverse_factor(gram[places][:, places], damping)
-    metrics = remaining_metrics(factor, width)
     search = (np.array(SHRINKS, np.float32), scheme.max_code, scheme.symmetric)
-    left = weight[:, places].contiguous()
-    grids = _empty_grids(rows, len(metrics))
-    codes = np.empty((rows, columns), np.uint8)
-    strip = max(width, _STRIP - _STRIP % width)
-    for start in range(0, columns, strip):
-        here = slice(start, min(start + strip, columns))
-        groups = slice(here.start // width, here.stop // width)
-        errors = _compensate_strip(
-            left[:, here].contiguous().numpy(),
-            factor[here, here].contiguous().numpy(),
-            metrics[groups].numpy(),
-            search,
-            (grids[0][:, groups], grids[1][:, groups]),
-            codes[:, here],
-        )
-        left[:, here.stop :] -= errors @ factor[here, here.stop :]
-    grid = _checked_grid(grids)
-    back, groups_back = places.argsort(), order.argsort()
-    stored = _Grid(grid.scales[:, groups_back], grid.zeros[:, groups_back])
-    return _assemble(weight, scheme, [(torch.from_numpy(codes)[:, back], stored)])
+    scales, zeros = _empty_grids(rows, columns // width)
 
-
-def _compensate_strip(
-    weights: np.ndarray,
-    factor: np.ndarray,
-    metrics: np.ndarray,
-    search: affine_search.Search,
-    grids: affine_search.Grids,
-    codes: np.ndarray,
-) -> torch.Tensor:
-    """affine_search.compensate on all threads; gives the errors, FP32 [rows, strip]."""
-    rows, columns = weights.shape
-    errors = np.empty((rows, columns), np.float32)
-
-    def compensate(part: slice) -> None:
-        own = grids[0][part], grids[1][part]
+    def choose(strip: Strip) -> None:
+        found = _empty_grids(len(strip.weights), len(strip.groups))
         affine_search.compensate(
-            weights[part], factor, metrics, search, own, codes[part], errors[part]
+            strip.weights, strip.factor, strip.metrics, search, found, strip.codes, strip.errors
         )
+        scales[strip.rows, strip.groups], zeros[strip.rows, strip.groups] = found
 
-    over_rows(rows, columns, compensate, multiple=LANES)
-    return torch.from_numpy(errors)
-
-
-def _most_important_first(
-    importance: torch.Tensor, width: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Groups by falling importance, and columns by group and falling importance in it.
-
-    Args:
-        importance: FP32 [columns].
-        width: columns in a group.
-
-    Returns:
-        int64 [groups] and int64 [columns].
-    """
-    grouped = importance.view(-1, width)
-    order = grouped.mean(dim=1).argsort(descending=True, stable=True)
-    inside = grouped[order].argsort(dim=1, descending=True, stable=True)
-    return order, (order[:, None] * width + inside).flatten()
+    codes = compensated_codes(weight, gram, width, choose, damping)
+    return _assemble(weight, scheme, [(codes, _checked_grid((scales, zeros)))])
 
 
 def _empty_grids(rows: int, groups: int) -> affine_search.Grids:

@@ -13,6 +13,9 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
 
 from phi3quant.block_sizes import BlockSize
 from phi3quant.codecs import k_quants, legacy_quants
+from phi3quant.codecs.affine_search import compensate_on
+from phi3quant.codecs.block_grids import GRIDS
+from phi3quant.codecs.compensation import Strip, compensated_codes
 from phi3quant.errors import CheckpointError, SchemeError
 from phi3quant.parallel import over_rows
 
@@ -101,8 +104,25 @@ class BlockCodec:
         """See Codec; the search weighs each column by its input's mean square."""
         return self._encoded(weight, gram.diagonal().contiguous())
 
-    def quantize_compensated(self, weight: torch.Tensor, gram: torch.Tensor) -> None:
-        """See Codec: a superblock's scales depend on all of its weights at once."""
+    def quantize_compensated(self, weight: torch.Tensor, gram: torch.Tensor) -> BlockTensor | None:
+        """See Codec: the scales of quantize_fitted, since a superblock's depend on one another."""
+        found = GRIDS.get(self.kind.name)
+        if found is None:
+            return None
+        rows, columns = weight.shape
+        data = self.quantize_fitted(weight, gram).data
+        blocks = data.reshape(-1, self.kind.row_bytes(self.kind.block))
+        scales, least = (part.reshape(rows, -1) for part in found.read(blocks))
+
+        def choose(strip: Strip) -> None:
+            grids = (scales[strip.rows][:, strip.groups], least[strip.rows][:, strip.groups])
+            compensate_on(
+                strip.weights, strip.factor, grids, found.highest, strip.codes, strip.errors
+            )
+
+        codes = compensated_codes(weight, gram, self.kind.group, choose)
+        found.put(blocks, codes.numpy().reshape(-1, self.kind.block))
+        return BlockTensor(self.kind, data, (rows, columns))
 
     def round_trip(self, weight: torch.Tensor) -> torch.Tensor:
         """See Codec."""

@@ -21,15 +21,15 @@ from phi3quant.qtensor import Quantized
 
 # The exponents r of s = a^r: AWQ's 20 steps, with both ends.
 _GRID_STEPS = 20
-# Output rows that rank the candidates; the best few are then measured on all rows.
-_RANKING_ROWS = 256
-_FINALISTS = 8
+# Output rows that rank the candidates, and those that decide among the best few.
+_RANKING_ROWS, _DECIDING_ROWS = 64, 256
+_FINALISTS = 4
+# Output rows from which the loss of a whole linear is estimated.
+_LOSS_ROWS = 1024
 # A fold must beat no fold by this much, so that rounding noise never decides.
 _WORTHWHILE = 0.999
 # AWQ's guards against vanishing activations and weights.
 _MIN_SCALE, _MIN_WEIGHT = 1e-4, 1e-4
-# Rows whose error is computed at once, which bounds the memory it takes.
-_ERROR_ROWS = 2048
 
 Scales = Mapping[str, torch.Tensor]
 """Per fold (by its consumer's name), what its channels are multiplied by: FP32 [channels]."""
@@ -82,7 +82,7 @@ def search_scales(
 
     The candidates are AWQ's: s = a^r with a = mean abs(x), and "duo" s = a^r / w^(1-r) with
     w = the mean over rows of abs(W) relative to its group's largest; for 21 values of r from 0
-    to 1. A sample of rows ranks them, all rows decide among the best and against leaving the
+    to 1. A sample of rows ranks them, a larger one decides among the best and against leaving the
     weights alone.
 
     Args:
@@ -105,11 +105,11 @@ def search_scales(
             kept = codec.round_trip(scaled)
         return _total_error(kept - scaled, scaled_gram)
 
-    sample = weight[:: max(1, weight.shape[0] // _RANKING_ROWS)]
+    few, more = (_spread(weight, count) for count in (_RANKING_ROWS, _DECIDING_ROWS))
     candidates = list(_candidates(weight, gram, fold, config, codec))
-    ranked = sorted(candidates, key=lambda scales: loss(sample, scales, fitted=False))
+    ranked = sorted(candidates, key=lambda scales: loss(few, scales, fitted=False))
     finalists = [None, *ranked[:_FINALISTS]]
-    return min(finalists, key=lambda scales: loss(sample, scales, fitted=True))
+    return min(finalists, key=lambda scales: loss(more, scales, fitted=True))
 
 
 def _candidates(
@@ -197,6 +197,12 @@ def _row_units(name: str, rows: int, scales: Scales, config: Phi3Config) -> torc
 
 
 def _total_error(error: torch.Tensor, gram: torch.Tensor) -> float:
-    """Mean squared output error per token, summed over rows."""
-    rows = [output_error(part, gram) for part in torch.split(error, _ERROR_ROWS)]
-    return float(torch.cat(rows).sum(dtype=torch.float64))
+    """Mean squared output error per token, summed over rows; of many rows, estimated from some."""
+    some = _spread(error, _LOSS_ROWS)
+    total = output_error(some, gram).sum(dtype=torch.float64)
+    return float(total) * len(error) / len(some)
+
+
+def _spread(rows: torch.Tensor, count: int) -> torch.Tensor:
+    """Rows at even distances, at least ``count`` of them if there are as many."""
+    return rows[:: max(1, len(rows) // count)]

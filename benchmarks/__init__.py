@@ -1,0 +1,6 @@
+"""Comparisons with other tools: quality (benchmarks.quality) and speed (benchmarks.speed)."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+"""The project's folder; benchmarks run from a checkout."""

@@ -1,0 +1,88 @@
+"""The tools that are compared, as data."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from benchmarks.peers import genai, llama_cpp, own
+from benchmarks.peers.environment import Environment
+from benchmarks.peers.job import Job, Settings, Step, Tool, driver
+
+OURS = "phi3quant"
+
+
+def _driven(environment: Environment, module: str, *phases: str) -> Tool:
+    """A tool with a driver whose phases are run in turn."""
+
+    def plan(job: Job, settings: Settings) -> Sequence[Step]:
+        phase = driver(environment, f"benchmarks.peers.{module}", job, settings)
+        return [phase(name) for name in phases]
+
+    return Tool(
+        environment.name,
+        plan,
+        environment,
+        decoded="read" in phases,
+        sources=(f"peers/{module}.py", "peers/plain.py"),
+    )
+
+
+_AUTOAWQ = Environment(
+    "AutoAWQ",
+    # The last AutoAWQ, and the transformers of its time.
+    ("torch==2.13.0", "transformers==4.51.3", "accelerate", "datasets", "zstandard", "tqdm"),
+    # Its declared requirements pull in CUDA kernels that a CPU has no use for.
+    unaided=("autoawq==0.2.9",),
+)
+_GPTQMODEL = Environment(
+    "GPTQModel",
+    # It asks for torch 2.14.1 or newer. It is built when it is installed, which needs the rest.
+    ("torch==2.14.1", "gptqmodel==7.7.0"),
+    variables={"GPTQMODEL_CPU_WORKERS": "2"},
+)
+_HQQ = Environment("HQQ", ("torch==2.13.0", "transformers==4.57.1", "hqq==0.2.8.post1"))
+_ONNXRUNTIME = Environment(
+    "onnxruntime",
+    (
+        "torch==2.13.0",
+        "onnxruntime==1.32.0",
+        "onnx==1.23.2",
+        "onnx-ir==1.1.0",
+        "safetensors==0.8.0",
+    ),
+)
+_GENAI = Environment(
+    "onnxruntime-genai",
+    (
+        *("torch==2.13.0", "transformers==5.23.0", "onnxruntime==1.32.0", "onnx==1.23.2"),
+        *("onnx-ir==1.1.0", "onnxruntime-genai==0.18.0"),
+    ),
+)
+_LLM_COMPRESSOR = Environment("llm-compressor", ("torch==2.13.0", "llmcompressor==0.14.0.1"))
+
+TOOLS: Mapping[str, Tool] = {
+    OURS: Tool(OURS, own.plan),
+    "llama.cpp": Tool(
+        "llama.cpp", llama_cpp.plan, llama_cpp.Build(), sources=("peers/llama_cpp.py",)
+    ),
+    "GPTQModel": _driven(_GPTQMODEL, "gptqmodel_driver", "quantize", "read"),
+    "HQQ": _driven(_HQQ, "hqq_driver", "read"),
+    "onnxruntime": _driven(
+        _ONNXRUNTIME,
+        "onnxruntime_driver",
+        "prepare",
+        "quantize",
+        "read",
+    ),
+    "onnxruntime-genai": Tool("onnxruntime-genai", genai.plan(_GENAI.python), _GENAI),
+    "AutoAWQ": _driven(_AUTOAWQ, "autoawq_driver", "quantize"),
+    "llm-compressor": _driven(_LLM_COMPRESSOR, "llmcompressor_driver", "quantize"),
+}
+"""All tools by name."""
+
+
+def sources(tool: Tool, root: Path) -> list[Path]:
+    """The files whose text decides over a tool's results, below the project's folder."""
+    if tool.name == OURS:
+        packages = ("phi3quant", "converters", "calib")
+        return sorted(file for package in packages for file in (root / package).rglob("*.py"))
+    return [root / "benchmarks" / name for name in tool.sources]

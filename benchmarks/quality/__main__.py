@@ -1,0 +1,99 @@
+"""``python -m benchmarks.quality``: measure what isn't measured yet, then write table and plot.
+
+python -m benchmarks.quality                          everything
+python -m benchmarks.quality --only llama --only Q4_0
+python -m benchmarks.quality --model models/real --calib a.txt --text b.txt --text general
+"""
+
+import os
+from pathlib import Path
+
+import click
+
+from benchmarks import ROOT
+from benchmarks.quality.entries import chosen
+from benchmarks.quality.measure import measure
+from benchmarks.quality.report import write_report
+from benchmarks.quality.result import key_of, load_result, save_result
+from benchmarks.quality.subject import Subject
+from phi3quant.cli.display import use_threads
+from phi3quant.hub import BUNDLED, bundled_folder
+from phi3quant.verification import EvaluationText
+
+
+@click.command()
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help=f"May be repeated.  [default: models/real and {BUNDLED}]",
+)
+@click.option("--calib", default="general", show_default=True, help="Text to calibrate on.")
+@click.option(
+    "--text",
+    "texts",
+    multiple=True,
+    default=["general"],
+    show_default=True,
+    help="Text to score on; may be repeated.",
+)
+@click.option("--samples", default=64, show_default=True, help="Calibration windows.")
+@click.option("--seq-len", default=512, show_default=True, help="Tokens in each.")
+@click.option("--window", default=1024, show_default=True, help="Tokens in a scored window.")
+@click.option("--max-tokens", type=int, help="Score only so much of each text.")
+@click.option("--only", multiple=True, help="Rows with this in their name; ours; peers.")
+@click.option("--threads", default=os.cpu_count() or 1, show_default=True)
+@click.option("--keep", is_flag=True, help="Keep what the tools make.")
+@click.option("--report", is_flag=True, help="Measure nothing.")
+@click.option("--docs", type=click.Path(path_type=Path), default=ROOT / "docs", show_default=True)
+def main(
+    models: tuple[Path, ...],
+    calib: str,
+    texts: tuple[str, ...],
+    samples: int,
+    seq_len: int,
+    window: int,
+    max_tokens: int | None,
+    only: tuple[str, ...],
+    threads: int,
+    *,
+    keep: bool,
+    report: bool,
+    docs: Path,
+) -> None:
+    """Compare the quality of ours and the peers' quantized models.
+
+    The bundled model is calibrated and scored on its own texts, whatever is given. Results are
+    kept under build/quality and measured again when the model, the texts, the settings or the
+    source that made them have changed.
+    """
+    use_threads(threads)
+    subjects = []
+    for model in models or (ROOT / "models" / "real", Path(BUNDLED)):
+        bundled = str(model) == BUNDLED
+        scored = tuple(
+            EvaluationText(text, length=window, max_tokens=max_tokens)
+            for text in (("tiny",) if bundled else texts)
+        )
+        folder = bundled_folder() if bundled else model.resolve()
+        used = "tiny" if bundled else calib
+        subjects.append(Subject(model.name, folder, used, scored, samples, seq_len))
+    for entry in chosen(only) if not report else ():
+        for subject in subjects:
+            known = load_result(entry, subject)
+            if known is not None and known.key == key_of(entry, subject):
+                continue
+            click.echo(f"{subject.name}: {entry.title}")
+            result = measure(entry, subject, threads, keep=keep)
+            save_result(entry, subject, result)
+            if result.refused is not None:
+                click.echo(f"  refused: {result.refused}")
+                continue
+            increases = " ".join(f"{result.increase(n):+.2%}" for n in range(len(result.scores)))
+            click.echo(f"  {result.linear_bits:.3f} bits a weight, perplexity {increases}")
+    write_report(subjects, docs)
+
+
+if __name__ == "__main__":
+    main()

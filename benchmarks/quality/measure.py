@@ -1,0 +1,95 @@
+"""Measure one entry: let the tool quantize, read back what it made, score it."""
+
+import json
+import platform
+import shutil
+from dataclasses import replace
+from importlib.metadata import version
+from math import prod
+
+from benchmarks.peers.job import Job, Tool, perform
+from benchmarks.peers.plain import SIZES
+from benchmarks.peers.process import RefusedError
+from benchmarks.peers.tools import TOOLS
+from benchmarks.quality.entries import Entry
+from benchmarks.quality.result import Result, key_of, slug
+from benchmarks.quality.subject import Subject
+from converters import open_weights
+from phi3quant.inspection import linear_bits
+from phi3quant.layout import tensor_shapes
+from phi3quant.metrics import figures
+
+
+def measure(entry: Entry, subject: Subject, threads: int, *, keep: bool) -> Result:
+    """Run the tool and score its result; a refusal is a result too.
+
+    Args:
+        entry: what to run.
+        subject: on what.
+        threads: for the tool.
+        keep: leave the artifact, which is removed otherwise.
+    """
+    tool = TOOLS[entry.tool]
+    if tool.home:
+        tool.home.make()
+    ids, words = subject.write_calibration()
+    folder = subject.folder / "artifacts" / slug(entry)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    job = Job(
+        model=subject.model,
+        calib=subject.calib,
+        samples=subject.samples,
+        seq_len=subject.seq_len,
+        windows=ids,
+        words=words,
+        shared=subject.folder / "shared",
+        folder=folder,
+        threads=threads,
+    )
+    made = Result(
+        key=key_of(entry, subject),
+        refused=None,
+        linear_bits=0.0,
+        file_bits=0.0,
+        seconds=0.0,
+        peak_bytes=0,
+        threads=threads,
+        versions=tool.home.versions() if tool.home else _own_versions(),
+        scores=(),
+    )
+    try:
+        spent = perform(tool, job, entry.settings)
+    except RefusedError as error:
+        return replace(made, refused=str(error))
+    linear, whole = _bits(tool, job, subject)
+    model = open_weights(tool.result(job))
+    compared = [subject.compare(model, number) for number in range(len(subject.texts))]
+    if not keep:
+        shutil.rmtree(folder)
+    return replace(
+        made,
+        linear_bits=linear,
+        file_bits=whole,
+        seconds=spent.seconds,
+        peak_bytes=spent.peak_bytes,
+        scores=[figures(comparison, reference=False) for comparison in compared],
+    )
+
+
+def _bits(tool: Tool, job: Job, subject: Subject) -> tuple[float, float]:
+    """Bits a weight of the blocks' matrices, and of the whole model."""
+    full = subject.opened
+    parameters = sum(prod(shape) for shape in tensor_shapes(full.config).values())
+    if tool.decoded:
+        stored = json.loads((job.plain / SIZES).read_text(encoding="utf-8"))["linear_bytes"]
+        # The rest is as in the source.
+        whole = full.weight_bytes - full.linear_bytes + stored
+        return linear_bits(full) * stored / full.linear_bytes, 8 * whole / parameters
+    made = open_weights(tool.result(job))
+    return linear_bits(made), 8 * made.weight_bytes / parameters
+
+
+def _own_versions() -> dict[str, str]:
+    names = ("phi3quant", "torch", "numpy")
+    return {name: version(name) for name in names} | {"python": platform.python_version()}

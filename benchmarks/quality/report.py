@@ -1,0 +1,103 @@
+"""Tables and plot of what was measured, put into docs/."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import click
+
+from benchmarks.markers import replace_between
+from benchmarks.peers.tools import OURS
+from benchmarks.quality.entries import ENTRIES, Entry
+from benchmarks.quality.plot import write_plot
+from benchmarks.quality.result import Result, key_of, load_result
+from benchmarks.quality.subject import Subject
+
+Rows = Mapping[Entry, Result]
+"""Entries with their results."""
+
+
+def write_report(subjects: Sequence[Subject], docs: Path) -> None:
+    """Write the tables into quality.md, between its markers, and the plot beside it.
+
+    Results of a source or of settings that have changed since are left out and named.
+    """
+    found = {subject.name: _current(subject) for subject in subjects}
+    tables = [_section(subject, found[subject.name]) for subject in subjects]
+    docs.mkdir(parents=True, exist_ok=True)
+    replace_between(docs / "quality.md", "bench-quality", "\n\n".join(tables))
+    measured = {name: _made(rows) for name, rows in found.items()}
+    write_plot({name: rows for name, rows in measured.items() if rows}, docs / "quality.svg")
+
+
+def _current(subject: Subject) -> dict[Entry, Result]:
+    results = {entry: load_result(entry, subject) for entry in ENTRIES}
+    known = {entry: result for entry, result in results.items() if result is not None}
+    current = {entry: each for entry, each in known.items() if each.key == key_of(entry, subject)}
+    stale = [entry.title for entry in known if entry not in current]
+    if stale:
+        click.echo(f"{subject.name}: left out, for they are to be measured again: {stale}")
+    return current
+
+
+def _made(rows: Rows) -> dict[Entry, Result]:
+    """Those that are models, by bits and then by perplexity."""
+    made = {entry: result for entry, result in rows.items() if result.refused is None}
+    # Names, shapes and the like take a thousandth of a bit, which is no reason for another order.
+    order = sorted(made, key=lambda entry: (round(made[entry].linear_bits, 1), _first(made[entry])))
+    return {entry: made[entry] for entry in order}
+
+
+def _first(result: Result) -> float:
+    return result.increase(0)
+
+
+def _section(subject: Subject, rows: Rows) -> str:
+    """The table of one model, what refused, and what was used."""
+    texts = [description for _, description in subject.scored]
+    names = [_named(description["text"]) for description in texts]
+    headings = ["bits a weight", "of the file", *(f"{n}, 95 % interval" for n in names), "mean KL"]
+    lines = [
+        f"### {subject.name}",
+        "",
+        "| | " + " | ".join(headings) + " |",
+        "|---|" + "---|" * len(headings),
+        *(_line(entry, result, len(names)) for entry, result in _made(rows).items()),
+        "",
+        *(
+            f"- {entry.title} refused: `{result.refused}`"
+            for entry, result in rows.items()
+            if result.refused is not None
+        ),
+    ]
+    scored = " and ".join(
+        f"{description['windows']} windows of {description['window_tokens']} of {name}"
+        for description, name in zip(texts, names, strict=True)
+    )
+    calibration = f"{len(subject.calibration)} windows of {subject.seq_len} tokens"
+    used = f"Calibrated on {calibration} of {_named(subject.calib)}; scored on {scored}."
+    return "\n".join([*lines, "", used, "", f"Versions: {_versions(rows)}."])
+
+
+def _named(text: str) -> str:
+    """A text's name without the place where it lies."""
+    return Path(text).name if Path(text).is_absolute() else text
+
+
+def _line(entry: Entry, result: Result, texts: int) -> str:
+    title = f"**{entry.title}**" if entry.tool == OURS else entry.title
+    cells = [f"{result.linear_bits:.2f}", f"{result.file_bits:.2f}"]
+    for number in range(texts):
+        low, high = (float(end) - 1 for end in result.scores[number]["ratio_95"])
+        cells.append(f"{result.increase(number):+.1%} ({low:+.1%} to {high:+.1%})")
+    cells.append(f"{result.scores[0]['kl_mean']:.4f}")
+    return f"| {title} | " + " | ".join(cells) + " |"
+
+
+def _versions(rows: Rows) -> str:
+    """Of all tools, each package of a tool once."""
+    by_tool = {entry.tool: result.versions for entry, result in rows.items()}
+    return "; ".join(f"{tool} with {_listed(found.items())}" for tool, found in by_tool.items())
+
+
+def _listed(pairs: Iterable[tuple[str, str]]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in pairs)

@@ -1,0 +1,80 @@
+"""Run turns: every task of a turn once, then all again."""
+
+import shutil
+from functools import cache
+from pathlib import Path
+
+import click
+import numpy as np
+
+from benchmarks import ROOT
+from benchmarks.peers.job import Job, perform
+from benchmarks.peers.process import RefusedError
+from benchmarks.peers.tools import OURS, TOOLS
+from benchmarks.speed.plan import TASKS, Size, Task, Turn
+from benchmarks.speed.sample import Sample, Samples, key_of
+from benchmarks.synthetic import write_checkpoint
+from calib.corpus import load_corpus, render
+from phi3quant import windows
+from phi3quant.tokenizer import load_tokenizer
+
+WORK = ROOT / "build" / "speed"
+"""Models, samples and, for as long as they are needed, artifacts."""
+_CALIB = "tiny"  # text in the language of the synthetic models' tokenizer
+_SEQ_LEN = 512
+_SMALL = Size("mini-quarter", layers=1, samples=2, threads=1)
+
+
+def measure(turn: Turn, samples: Samples) -> None:
+    """Run a turn; what is known already isn't run again."""
+    for number in range(turn.rounds):
+        for name in turn.tasks:
+            task = TASKS[name]
+            key = key_of(task, turn.size, number)
+            if key in samples.known:
+                continue
+            _warm_up(task)
+            sample = _sample(task, turn.size)
+            samples.add(key, sample)
+            said = sample.refused or f"{sample.seconds:.1f} s, {sample.peak_bytes / 1e9:.2f} GB"
+            click.echo(f"{turn.name}, {turn.size.model}, round {number + 1}: {task.title}: {said}")
+
+
+@cache
+def _warm_up(task: Task) -> None:
+    """Run one of ours on a small model once, so that its kernels are compiled and don't count."""
+    if task.tool == OURS:
+        _sample(task, _SMALL)
+
+
+def _sample(task: Task, size: Size) -> Sample:
+    tool = TOOLS[task.tool]
+    if tool.home:
+        tool.home.make()
+    model = WORK / "models" / size.model
+    if not (model / "config.json").exists():
+        write_checkpoint(model, size.shape, layers=size.layers)
+    ids, words = _write_windows(model, size.samples)
+    folder = WORK / "job"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    shared = WORK / "shared" / size.model
+    job = Job(model, _CALIB, size.samples, _SEQ_LEN, ids, words, shared, folder, size.threads)
+    try:
+        spent = perform(tool, job, task.settings, reading=False)
+    except RefusedError as error:
+        return Sample(0.0, 0, str(error))
+    finally:
+        shutil.rmtree(folder / "artifact", ignore_errors=True)
+    return Sample(spent.seconds, spent.peak_bytes, None)
+
+
+def _write_windows(model: Path, samples: int) -> tuple[Path, Path]:
+    """The windows that phi3quant takes, as ids and as text."""
+    ids, words = (WORK / f"windows-{samples}{ending}" for ending in (".npy", ".txt"))
+    tokenizer = load_tokenizer(model)
+    text = render(load_corpus(_CALIB, "calibration"), tokenizer)
+    cut = windows.cut_windows(tokenizer.encode(text), _SEQ_LEN, _CALIB)
+    np.save(ids, windows.sample_windows(cut, samples, seed=0).numpy())
+    words.write_text(text, encoding="utf-8")
+    return ids, words

@@ -1,0 +1,147 @@
+"""What is measured, as data: jobs, the sizes of models they get, and what is compared."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from benchmarks.peers.job import Settings
+from benchmarks.peers.tools import OURS
+
+
+@dataclass(frozen=True)
+class Size:
+    """Of a job.
+
+    Attributes:
+        shape: of benchmarks.synthetic.SHAPES.
+        layers: decoder blocks, besides which there are always embedding and head.
+        samples: calibration windows of 512 tokens.
+        threads: that the tool may use.
+    """
+
+    shape: str
+    layers: int
+    samples: int
+    threads: int
+
+    @property
+    def model(self) -> str:
+        """Name of the model's folder."""
+        return f"{self.shape}-{self.layers}"
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """Something that a tool does; equal to itself alone.
+
+    Attributes:
+        name: for people, unique.
+        tool: of benchmarks.peers.tools.TOOLS.
+        settings: as that tool takes them.
+        beside: our task that this one's time is held against; None for ours.
+    """
+
+    name: str
+    tool: str
+    settings: Settings
+    beside: str | None = None
+
+    @property
+    def title(self) -> str:
+        """Tool and name."""
+        return f"{self.tool} {self.name}"
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Tasks that are done by turns at one size, so that what the machine does strikes them all.
+
+    Attributes:
+        name: heading of the table.
+        size: of the model and the calibration.
+        tasks: names of TASKS, in turn.
+        rounds: how often; the dear ones once.
+    """
+
+    name: str
+    size: Size
+    tasks: tuple[str, ...]
+    rounds: int
+
+
+def _own(name: str, arguments: str) -> Task:
+    return Task(name, OURS, {"arguments": arguments.split()})
+
+
+def _peer(tool: str, name: str, beside: str, **settings: Any) -> Task:
+    return Task(name, tool, settings, beside)
+
+
+_TASKS = (
+    _own("rtn", "rtn"),
+    _own("rtn to ONNX", "rtn --export onnx --embedding int4 --head int4"),
+    _own("Q4_K_M", "export gguf --type q4_k_m"),
+    _own("packed to GGUF", "export gguf"),
+    _own("packed to ONNX", "export onnx"),
+    _own("awq", "awq"),
+    _own("awq without compensation", "awq --no-compensate"),
+    _own("perplexity", "perplexity --window 1024 --max-tokens 16384"),
+    _peer("llama.cpp", "llama-quantize Q4_0", "rtn", type="Q4_0", imatrix=False),
+    _peer("llama.cpp", "llama-quantize Q4_K_M", "Q4_K_M", type="Q4_K_M", imatrix=False),
+    _peer(
+        "onnxruntime",
+        "MatMulNBits quantizer",
+        "rtn",
+        algorithm="default",
+        group_size=32,
+        symmetric=True,
+    ),
+    _peer("onnxruntime-genai", "model builder", "rtn to ONNX", group_size=32),
+    _peer("GPTQModel", "GPTQ", "awq", method="gptq", group_size=32, symmetric=True),
+    _peer("llm-compressor", "GPTQ", "awq", method="gptq", group_size=32, symmetric=True),
+    _peer("AutoAWQ", "AWQ", "awq", group_size=64),
+)
+TASKS: Mapping[str, Task] = {task.title if task.beside else task.name: task for task in _TASKS}
+"""All tasks: ours by their name, the peers' by their title."""
+
+_PLAIN = (
+    *("rtn", "llama.cpp llama-quantize Q4_0", "onnxruntime MatMulNBits quantizer"),
+    *("Q4_K_M", "llama.cpp llama-quantize Q4_K_M"),
+    *("rtn to ONNX", "onnxruntime-genai model builder"),
+    *("packed to GGUF", "packed to ONNX", "perplexity"),
+)
+_CALIBRATED = ("awq", "awq without compensation", "GPTQModel GPTQ", "llm-compressor GPTQ")
+GROWING = ("rtn", "awq", "llama.cpp llama-quantize Q4_0", "GPTQModel GPTQ")
+"""Tasks whose growth is measured."""
+
+_NARROWER: Mapping[str, Sequence[str]] = {"mini-4k": ("mini-quarter", "mini-half", "mini-4k")}
+
+
+def comparisons(base: Size, rounds: int) -> Sequence[Turn]:
+    """The tables of ours beside peers.
+
+    Args:
+        base: size of the first two; AutoAWQ takes hours for it, and gets one layer.
+        rounds: of each, but AutoAWQ has one.
+    """
+    least = replace(base, layers=1, samples=max(1, base.samples // 4))
+    return (
+        Turn("Without calibration", base, _PLAIN, rounds),
+        Turn("With calibration", base, _CALIBRATED, rounds),
+        Turn("AutoAWQ", least, ("awq", "AutoAWQ AWQ"), 1),
+    )
+
+
+def growth(base: Size, rounds: int) -> Mapping[str, Sequence[Turn]]:
+    """For each axis, turns in which it alone changes, from the least to the most."""
+    layers = [replace(base, layers=number) for number in (1, 2, 4)]
+    widths = [replace(base, shape=shape) for shape in _NARROWER.get(base.shape, (base.shape,))]
+    samples = [replace(base, samples=max(1, base.samples * n // 4)) for n in (1, 2, 4)]
+    threads = [replace(base, threads=number) for number in (1, 2)]
+    axes = {"layers": layers, "width": widths, "samples": samples, "threads": threads}
+    calibrated = tuple(name for name in GROWING if name in _CALIBRATED)
+    tasks = {"samples": calibrated}
+    return {
+        axis: [Turn(axis, size, tasks.get(axis, GROWING), rounds) for size in sizes]
+        for axis, sizes in axes.items()
+    }

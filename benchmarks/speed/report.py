@@ -1,0 +1,163 @@
+"""Tables of what was measured, put into docs/performance.md."""
+
+import os
+import platform
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.markers import replace_between
+from benchmarks.peers.tools import TOOLS
+from benchmarks.speed.plan import TASKS, Size, Task, Turn
+from benchmarks.speed.plot import write_plot
+from benchmarks.speed.sample import Sample, Samples, key_of
+from benchmarks.synthetic import SHAPES
+
+AXES: Mapping[str, str] = {
+    "layers": "layers",
+    "width": "hidden size",
+    "samples": "calibration tokens",
+    "threads": "threads",
+}
+"""What grows, with its name for people."""
+
+
+def write_report(
+    turns: Sequence[Turn], growth: Mapping[str, Sequence[Turn]], samples: Samples, docs: Path
+) -> None:
+    """Write the tables into performance.md, between its markers, and the plot beside it."""
+    parts = [_machine(), *(_compared(turn, samples) for turn in turns)]
+    grown = {axis: _medians(axis, several, samples) for axis, several in growth.items()}
+    parts += [_grown(axis, found) for axis, found in grown.items() if found]
+    if grown.get("layers"):
+        deepest = growth["layers"][-1].size
+        parts.append(_scaled(grown["layers"], SHAPES[deepest.shape]["num_hidden_layers"]))
+    parts.append(_versions(turns))
+    docs.mkdir(parents=True, exist_ok=True)
+    replace_between(docs / "performance.md", "bench-speed", "\n\n".join(parts))
+    write_plot({AXES[axis]: found for axis, found in grown.items() if found}, docs / "speed.svg")
+
+
+def _runs(task: Task, turn: Turn, samples: Samples) -> list[Sample]:
+    keys = [key_of(task, turn.size, number) for number in range(turn.rounds)]
+    return [samples.known[key] for key in keys if key in samples.known]
+
+
+def _machine() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores."
+
+
+def _size(size: Size) -> str:
+    width = SHAPES[size.shape]["hidden_size"]
+    return (
+        f"{size.layers} of the blocks of {size.shape} (hidden size {width}) with embedding, head, "
+        f"{size.samples} windows of 512 tokens where there is calibration, threads: {size.threads}"
+    )
+
+
+def _compared(turn: Turn, samples: Samples) -> str:
+    lines = [
+        f"### {turn.name}",
+        "",
+        f"{_size(turn.size)}.",
+        "",
+        "| | median | range | peak memory | times phi3quant's time |",
+        "|---|---|---|---|---|",
+    ]
+    refused = []
+    for name in turn.tasks:
+        task = TASKS[name]
+        runs = _runs(task, turn, samples)
+        reasons = [run.refused for run in runs if run.refused]
+        if reasons:
+            refused.append(f"- {task.title} refused: `{reasons[0]}`")
+        elif runs:
+            lines.append(_line(task, runs, turn, samples))
+    return "\n".join([*lines, *([""] if refused else []), *refused])
+
+
+def _line(task: Task, runs: Sequence[Sample], turn: Turn, samples: Samples) -> str:
+    seconds = [run.seconds for run in runs]
+    peak = max(run.peak_bytes for run in runs) / 1e9
+    title = f"**{task.title}**" if task.beside is None else task.title
+    spread = f"{min(seconds):.1f}-{max(seconds):.1f} s"
+    cells = [title, f"{statistics.median(seconds):.1f} s", spread, f"{peak:.2f} GB"]
+    ours = _runs(TASKS[task.beside], turn, samples) if task.beside else []
+    if ours:
+        # Of the same round, so that what the machine did meanwhile strikes both.
+        ratios = [run.seconds / own.seconds for run, own in zip(runs, ours, strict=False)]
+        extent = f"{min(ratios):.2f}-{max(ratios):.2f}"
+        cells.append(f"{statistics.median(ratios):.2f} ({extent}) of {task.beside}")
+    else:
+        cells.append("")
+    return "| " + " | ".join(cells) + " |"
+
+
+Grown = Mapping[str, Sequence[tuple[float, float, float]]]
+"""Of each task by title: where on the axis, seconds, bytes; the least first."""
+
+
+def _medians(axis: str, turns: Sequence[Turn], samples: Samples) -> Grown:
+    found: dict[str, list[tuple[float, float, float]]] = {}
+    for turn in turns:
+        for name in turn.tasks:
+            task = TASKS[name]
+            runs = [run for run in _runs(task, turn, samples) if run.refused is None]
+            if runs:
+                seconds = statistics.median(run.seconds for run in runs)
+                peak = float(max(run.peak_bytes for run in runs))
+                found.setdefault(task.title, []).append((_at(axis, turn.size), seconds, peak))
+    return found
+
+
+def _at(axis: str, size: Size) -> float:
+    places = {
+        "layers": size.layers,
+        "width": SHAPES[size.shape]["hidden_size"],
+        "samples": 512 * size.samples,
+        "threads": size.threads,
+    }
+    return float(places[axis])
+
+
+def _grown(axis: str, found: Grown) -> str:
+    places = sorted({place for points in found.values() for place, _, _ in points})
+    lines = [
+        f"### Growth with {AXES[axis]}",
+        "",
+        f"| {AXES[axis]} | " + " | ".join(f"{place:.0f}" for place in places) + " |",
+        "|---|" + "---|" * len(places),
+    ]
+    for title, points in found.items():
+        cells = {place: f"{seconds:.1f} s, {peak / 1e9:.2f} GB" for place, seconds, peak in points}
+        lines.append(f"| {title} | " + " | ".join(cells.get(p, "") for p in places) + " |")
+    return "\n".join(lines)
+
+
+def _scaled(found: Grown, layers: int) -> str:
+    """Straight lines through the times, carried on to the whole model: an estimate."""
+    lines = [f"Scaled to {layers} layers by a straight line through these times:", ""]
+    for title, points in found.items():
+        if len(points) > 1:
+            slope, start = np.polyfit([p[0] for p in points], [p[1] for p in points], 1)
+            lines.append(f"- {title}: {start + slope * layers:.0f} s")
+    return "\n".join(lines)
+
+
+def _versions(turns: Sequence[Turn]) -> str:
+    tools = dict.fromkeys(TASKS[name].tool for turn in turns for name in turn.tasks)
+    homes = {name: TOOLS[name].home for name in tools}
+    listed = [
+        f"{name} with "
+        + ", ".join(f"{package} {version}" for package, version in home.versions().items())
+        for name, home in homes.items()
+        if home is not None and home.made()
+    ]
+    return f"Versions: {'; '.join(listed)}."

@@ -1,0 +1,142 @@
+"""Every block of a checkpoint through calibration, method and writers, one in memory at a time."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from converters.writer import ModelWriter
+from phi3quant import calibrated
+from phi3quant.checkpoint import Checkpoint
+from phi3quant.codecs import Codecs
+from phi3quant.errors import CheckpointError
+from phi3quant.journal import Journal
+from phi3quant.layout import EMBEDDING, HEAD
+from phi3quant.methods import Method
+from phi3quant.progress import Progress, Step
+from phi3quant.qblock import QuantizedBlock
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is done with each block.
+
+    Attributes:
+        method: what chooses codes.
+        codecs: how the linears of a block are stored, by its number.
+        compensate: see phi3quant.calibrated.quantize_block.
+        ids: calibration windows, int64 [windows, length]; None for a method without.
+    """
+
+    method: Method
+    codecs: Callable[[int], Codecs]
+    compensate: bool
+    ids: torch.Tensor | None
+
+
+def quantize_blocks(
+    checkpoint: Checkpoint,
+    work: Work,
+    writers: Sequence[ModelWriter],
+    progress: Progress,
+    journal: Journal | None = None,
+) -> list[dict[str, Any]]:
+    """Take a checkpoint through ``work`` into writers.
+
+    Args:
+        checkpoint: the source.
+        work: what is done with each block.
+        writers: take the parts, in order.
+        progress: is told of the blocks.
+        journal: has the blocks that are finished already, and keeps further ones.
+
+    Returns:
+        A report of errors for each block; empty ones without calibration.
+
+    Raises:
+        Phi3QuantError: see phi3quant.errors.
+    """
+    # In their stored dtype, since in FP32 they are larger than a block; writers check them.
+    embedding = checkpoint.store.load(EMBEDDING)
+    for writer in writers:
+        writer.embedding(embedding)
+    states = None
+    if work.ids is not None:
+        states = calibrated.start(checkpoint.config, embedding, work.ids)
+    del embedding
+    run = _Run(checkpoint, work, writers, states, journal)
+    count = checkpoint.config.num_hidden_layers
+    reports: list[dict[str, Any]] = []
+    if journal is not None and journal.finished:
+        with progress("taking up finished blocks", journal.finished) as step:
+            reports = run.take_up(step)
+    title = f"quantizing ({work.method.title})"
+    with progress(title, count - len(reports)) as step:
+        for index in range(len(reports), count):
+            report = run.quantize(index)
+            reports.append(report)
+            step(1, f"{report['error_ratio']:.3f} of RTN's error" if report else "")
+    norm = checkpoint.final_norm()
+    head = None if checkpoint.config.tie_word_embeddings else checkpoint.store.load(HEAD)
+    for writer in writers:
+        writer.final(norm, head)
+    return reports
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A run's parts; ``states`` change from block to block."""
+
+    checkpoint: Checkpoint
+    work: Work
+    writers: Sequence[ModelWriter]
+    states: calibrated.States | None
+    journal: Journal | None
+
+    def take_up(self, step: Step) -> list[dict[str, Any]]:
+        """Write the finished blocks as they were kept, and bring the states behind them."""
+        assert self.journal is not None
+        assert self.states is not None
+        reports = []
+        for index in range(self.journal.finished):
+            codecs = self.work.codecs(index)
+            record = self.journal.take(index, self.checkpoint.config, codecs)
+            if record is None:
+                break
+            calibrated.advance_through(record.block, self.states)
+            for writer in self.writers:
+                writer.block(index, record.block)
+            reports.append(dict(record.report))
+            step()
+        return reports
+
+    def quantize(self, index: int) -> dict[str, Any]:
+        """Quantize the next block, write it and keep it."""
+        codecs = self.work.codecs(index)
+        report: dict[str, Any] = {}
+        if self.states is None:
+            result = self._round(index, codecs)
+        else:
+            result, report = calibrated.quantize_block(
+                self.checkpoint.block(index),
+                self.states,
+                self.work.method,
+                codecs,
+                compensate=self.work.compensate,
+            )
+        for writer in self.writers:
+            writer.block(index, result)
+        if self.journal is not None:
+            self.journal.keep(index, result, report)
+        return report
+
+    def _round(self, index: int, codecs: Codecs) -> QuantizedBlock:
+        """A block without calibration, from weights as they are stored."""
+        block = self.checkpoint.stored_block(index)
+        try:
+            return self.work.method.quantize_block(block, {}, self.checkpoint.config, codecs)
+        except CheckpointError:
+            # Says which tensor of which file it is, and where.
+            self.checkpoint.block(index)
+            raise
