@@ -10,7 +10,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 # must be compiled again when that one changes.
 export NUMBA_CACHE_DIR := $(CURDIR)/build/kernels-$(shell cat phi3quant/codecs/*.py | cksum | cut -d' ' -f1)
 
-.PHONY: help demo gate baseline test check test-real real tiny bench format clean
+.PHONY: help demo gate baseline test check docs test-real real tiny bench format clean
 
 help:
 	@echo 'make demo       quantize the bundled model by RTN and AWQ, and compare them'
@@ -18,6 +18,7 @@ help:
 	@echo 'make baseline   put the bundled model as it comes out now into that baseline; REASON=... says why'
 	@echo 'make test       the tests'
 	@echo 'make check      formatting, lint, types, layers'
+	@echo 'make docs       the documentation as pages, into build/docs'
 	@echo 'make real       fetch a real model (135M parameters) into models/real'
 	@echo 'make test-real  the tests on the real model and in real runtimes'
 	@echo 'make bench      compare with AutoAWQ, llama.cpp and onnxruntime-genai (over an hour)'
@@ -34,9 +35,18 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(INSTALL) -e '.[dev]'
 	touch $@
 
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(INSTALL) -e '.[docs]'
+	touch $@
+
 # llama.cpp is built from its Python package, whose sources tests/real reads too: for any CPU of
 # this kind, since a build for this very one has crashed on AMX.
+# A browser for the pages that phi3quant writes is Debian's; where it can't be had, the test says so.
 $(VENV)/.installed-real: $(VENV)/.installed-dev
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || \
+		{ command -v apt-get >/dev/null && test "$$(id -u)" = 0 && \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium chromium-driver; } || \
+		echo 'No chromium and chromium-driver here, and no way to install them: tests/real/test_page.py will be skipped.'
 	$(BIN)/python -m pip download --quiet --disable-pip-version-check -c constraints.txt \
 		--no-deps --no-binary llama-cpp-python -d $(LLAMA) llama-cpp-python
 	CMAKE_ARGS='-DGGML_NATIVE=OFF -DLLAVA_BUILD=OFF' $(INSTALL) $(LLAMA)/*.tar.gz
@@ -67,6 +77,10 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Warnings are errors.
+docs: $(VENV)/.installed-docs
+	$(BIN)/mkdocs build --strict --quiet
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .

@@ -61,7 +61,7 @@ def export_gguf(
     Raises:
         Phi3QuantError: see phi3quant.errors; nothing is left at ``output``.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     made = export_gguf("phi3-tiny", Path(folder) / "out", kind=file_type("q8_0"))
@@ -109,7 +109,7 @@ def export_onnx(
     Raises:
         Phi3QuantError: see phi3quant.errors; nothing is left at ``output``.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     made = export_onnx("phi3-tiny", Path(folder) / "out")

@@ -67,7 +67,7 @@ def inspect(model: str | Path | None, revision: str | None = None) -> Inspection
     Raises:
         Phi3QuantError: see phi3quant.errors.
 
-    Example:
+    Examples:
         >>> inspect("phi3-tiny").config.num_hidden_layers
         4
     """

@@ -33,7 +33,7 @@ def figures(comparison: Comparison, *, reference: bool) -> dict[str, Any]:
         "ratio_95": [plain(low), plain(high)],
         "kl_mean": plain(float(kl.mean())),
         "kl_median": plain(float(kl.median())),
-        "kl_p999": plain(float(torch.quantile(_thinned(kl), 0.999))),
+        "kl_p999": plain(quantile(kl, 0.999)),
         "kl_max": plain(float(kl.max())),
         "same_top": comparison.same_top,
         "target_rms": plain(target_rms(comparison)),
@@ -108,6 +108,11 @@ def worst_windows(
             WorstWindow(number, exponential(float(means[number])), shown, decode([ids[at]]))
         )
     return found
+
+
+def quantile(values: torch.Tensor, share: float) -> float:
+    """What ``share`` of some values [n] don't exceed; of very many, of every n-th."""
+    return float(torch.quantile(_thinned(values), share))
 
 
 def plain(value: float) -> float | None:

@@ -172,7 +172,7 @@ def quantize(
     Raises:
         Phi3QuantError: see phi3quant.errors; nothing is left at ``output``.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> recipe = Recipe("rtn", QuantScheme(bits=4, group_size=64))
         >>> with tempfile.TemporaryDirectory() as folder:

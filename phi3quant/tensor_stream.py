@@ -64,7 +64,7 @@ class SafetensorsStream:
     Files are named as Hugging Face does: ``model.safetensors``, or ``model-00001-of-00002`` and
     so on with an index. Tensors must come in the order of ``specs``.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> specs = [TensorSpec("w", torch.float32, (2, 2))]
         >>> with tempfile.TemporaryDirectory() as folder:

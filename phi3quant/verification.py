@@ -87,7 +87,7 @@ def evaluate(
         Phi3QuantError: see phi3quant.errors; InputError if the models' tokenizers differ, so that
             their perplexities don't compare.
 
-    Example:
+    Examples:
         >>> scored = evaluate(["phi3-tiny"], EvaluationText(max_tokens=2048))
         >>> scored.comparisons[0].candidate.tokens
         2044

@@ -18,8 +18,9 @@ from phi3quant.cli.main import main
 from phi3quant.cli.options import Percent
 
 COMMANDS = (
-    *("awq", "gptq", "rtn", "perplexity", "inspect", "export", "estimate", "generate"),
-    *("baseline", "check", "compare", "verify"),
+    *("awq", "gptq", "rtn", "perplexity", "inspect", "export"),
+    *("baseline", "check", "compare", "verify", "report"),
+    *("estimate", "generate"),
 )
 
 

@@ -27,6 +27,7 @@ _HOMES: Mapping[str, tuple[str, str]] = {
     "gptq": ("quantize", "gptq"),
     "inspect": ("inspect", "inspect"),
     "perplexity": ("perplexity", "perplexity"),
+    "report": ("report", "report"),
     "rtn": ("quantize", "rtn"),
     "verify": ("verify", "verify"),
 }
@@ -43,6 +44,7 @@ _SUMMARIES: Mapping[str, str] = {
     "gptq": "Quantize a model by compensation alone.",
     "inspect": "A model's architecture, sizes, hashes and provenance.",
     "perplexity": "Score models on the same text.",
+    "report": "What runs cost, as tables and as a page with figures.",
     "rtn": "Quantize a model by rounding to nearest.",
     "verify": "Hold every file against the hash in its manifest.",
 }
@@ -122,6 +124,7 @@ def main() -> None:
     phi3quant compare MODEL OUT                   what differs, and how much it matters
     phi3quant baseline create OUT -o FILE         record what it says of a text
     phi3quant check OUT --baseline FILE           the CI gate: is it still as good?
+    phi3quant report OUT -o report.html           all of it as a page with figures
     phi3quant verify OUT                          are its bytes those that were written?
     phi3quant estimate phi-3-mini-4k              will it fit, and how fast could it be?
     phi3quant generate OUT "Hello"                let it answer

@@ -1,0 +1,120 @@
+"""What a variant takes while it runs, and which devices have that."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from converters.from_onnx import OnnxModel
+from converters.onnx_options import FLOATS, OnnxOptions
+from phi3quant.config import Phi3Config
+from phi3quant.estimating.artifact import GGUF, ONNX, Artifact, StoredTensor
+from phi3quant.estimating.devices import Device, Verdict, known_devices
+from phi3quant.estimating.memory import (
+    KV_TYPES,
+    LLAMA_KV,
+    RunMemory,
+    largest_context,
+    run_memory,
+)
+from phi3quant.gating import facts
+from phi3quant.reporting.stated import mapping
+from phi3quant.reporting.variant import Variant
+
+CONTEXTS = (1024, 2048, 4096)
+"""Tokens, as far as a model goes."""
+_VERDICT_KV = "f16"
+"""Of the cache that verdicts count with: what runtimes take unless told otherwise."""
+
+
+@dataclass(frozen=True)
+class DeviceOutlook:
+    """What a device makes of a variant.
+
+    Attributes:
+        device: it.
+        verdict: at the longest of the contexts.
+        largest_context: tokens that fit, with the entitlement if there is one; 0 if none do.
+    """
+
+    device: Device
+    verdict: Verdict
+    largest_context: int
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """A variant on devices.
+
+    Attributes:
+        name: the variant's.
+        memory: at each context, with each type of cache.
+        devices: what each makes of it.
+    """
+
+    name: str
+    memory: Sequence[RunMemory]
+    devices: Sequence[DeviceOutlook]
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "name": self.name,
+            "memory": [{**asdict(each), "needed": each.needed} for each in self.memory],
+            "devices": [
+                {
+                    "name": each.device.name,
+                    "verdict": each.verdict.value,
+                    "largest_context": each.largest_context,
+                }
+                for each in self.devices
+            ],
+        }
+
+
+def outlooks(variants: Sequence[Variant]) -> list[Outlook]:
+    """Those of the variants that runtimes on phones read: GGUF and ONNX."""
+    return [_outlook(variant) for variant in variants if _runs(variant) in (GGUF, ONNX)]
+
+
+def contexts(config: Phi3Config) -> list[int]:
+    """CONTEXTS as far as a model goes, in tokens."""
+    return sorted({min(config.max_position_embeddings, tokens) for tokens in CONTEXTS})
+
+
+def _outlook(variant: Variant) -> Outlook:
+    config, artifact, options = variant.config, _artifact(variant), _options(variant)
+    kinds = ("f16",) if artifact.format == ONNX else LLAMA_KV
+    memory = [
+        run_memory(config, artifact, context, kind, options)
+        for context in contexts(config)
+        for kind in kinds
+        if config.head_dim % KV_TYPES[kind][0] == 0
+    ]
+    longest = max(contexts(config))
+    needed = run_memory(config, artifact, longest, _VERDICT_KV, options).needed
+    found = []
+    for device in known_devices():
+        limit = device.usable if device.entitled is None else device.entitled
+        most = largest_context(config, artifact, limit, _VERDICT_KV, options)
+        found.append(DeviceOutlook(device, device.verdict(needed), most))
+    return Outlook(variant.name, memory, found)
+
+
+def _artifact(variant: Variant) -> Artifact:
+    """The variant as the estimates of memory take it: of its tensors only their bytes count."""
+    found = variant.inspection
+    weights = StoredTensor("weights", found.format, (1,), found.weight_bytes)
+    return Artifact(_runs(variant), found.format, (weights,), found.weight_bytes, None)
+
+
+def _runs(variant: Variant) -> str:
+    return str(facts.kind(variant.path))
+
+
+def _options(variant: Variant) -> OnnxOptions:
+    """How an ONNX folder takes and gives numbers: what its manifest says, or the default."""
+    recipe = mapping(variant.manifest.get("recipe"))
+    io = mapping(recipe.get("onnx")).get("io", recipe.get("io"))
+    if isinstance(variant.opened.model, OnnxModel) and isinstance(io, str) and io in FLOATS:
+        return OnnxOptions(io=io)
+    return OnnxOptions()

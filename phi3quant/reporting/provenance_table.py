@@ -1,0 +1,56 @@
+"""Where a variant came from, in rows."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from phi3quant.reporting.stated import mapping
+from phi3quant.reporting.tables import Table
+from phi3quant.reporting.variant import Variant
+
+
+def provenance_table(variant: Variant) -> Table:
+    """Source, recipe, calibration, verification, versions and hashes of one variant."""
+    rows = [list(row) for row in _rows(variant)]
+    note = "" if variant.manifest else "It carries no manifest: nothing says how it was made."
+    return Table(variant.name, ["", ""], rows, 2, note)
+
+
+def _rows(variant: Variant) -> Iterator[tuple[str, str]]:
+    manifest, source = variant.manifest, variant.opened.source
+    if source:
+        revision = f", revision {source['revision']}" if source.get("revision") else ""
+        yield "made from", f"{source.get('name')}{revision}"
+    for name, digest in mapping(source.get("sha256")).items():
+        yield f"source's {name}", f"{digest}"
+    for title in ("recipe", "calibration", "verification", "tools"):
+        stated = mapping(manifest.get(title))
+        if title == "verification":
+            stated = mapping(stated.get("text"))
+        if stated:
+            yield _TITLES[title], listing(stated)
+    for name, digest in variant.inspection.sha256.items():
+        yield name, digest
+
+
+_TITLES = {
+    "recipe": "recipe",
+    "calibration": "calibrated on",
+    "verification": "verified on",
+    "tools": "made with",
+}
+
+
+def listing(values: Mapping[str, Any]) -> str:
+    """An object in one line, objects in it in brackets."""
+    return ", ".join(f"{key} {_value(value)}" for key, value in values.items())
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"({listing(value)})"
+    if isinstance(value, list):
+        return ", ".join(map(_value, value))
+    return _WORDS.get(repr(value), str(value))
+
+
+_WORDS = {"None": "none", "True": "yes", "False": "no"}

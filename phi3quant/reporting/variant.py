@@ -1,0 +1,99 @@
+"""An artifact that a report is on: where it lies, how large it is, how it was made."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from phi3quant.config import Phi3Config
+from phi3quant.errors import InputError
+from phi3quant.gating.opened import Opened, open_artifact
+from phi3quant.hub import Located, locate
+from phi3quant.inspection import Inspection, inspect
+from phi3quant.methods import METHODS
+from phi3quant.output import MANIFEST
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One artifact.
+
+    Attributes:
+        name: its path as it was given.
+        opened: with tokenizer and manifest.
+        inspection: sizes and hashes.
+    """
+
+    name: str
+    opened: Opened
+    inspection: Inspection
+
+    @property
+    def path(self) -> Path:
+        """Of its folder or file."""
+        return self.opened.path
+
+    @property
+    def config(self) -> Phi3Config:
+        """Its sizes."""
+        return self.opened.model.config
+
+    @property
+    def manifest(self) -> Mapping[str, Any]:
+        """What it says of itself; empty if it says nothing."""
+        return self.opened.provenance
+
+    @property
+    def method(self) -> str:
+        """What chose its codes, as tables show it; empty if nothing says."""
+        recipe = self.opened.recipe
+        method = METHODS.get(str(recipe.get("method")))
+        if method is None:
+            return ""
+        compensated = method.calibrated and recipe.get("compensate") and method.title != "GPTQ"
+        return method.title + (" with compensation" if compensated else "")
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        found = self.inspection
+        return {
+            "name": self.name,
+            "format": found.format,
+            "method": self.method or None,
+            "bytes": found.weight_bytes,
+            "parameters": found.parameters,
+            "bits_per_weight": found.bits_per_weight,
+            "sha256": found.sha256,
+            "manifest": dict(self.manifest) or None,
+        }
+
+
+def open_variants(runs: Sequence[str | Path]) -> list[Variant]:
+    """Open artifacts, and those in the folders within each; one that is named twice counts once.
+
+    Args:
+        runs: output folders, .gguf files, ONNX folders.
+
+    Raises:
+        InputError: none was given.
+        Phi3QuantError: one of them can't be read.
+    """
+    places: dict[Path, str] = {}
+    for run in runs:
+        for name in _within(run):
+            places.setdefault(locate(name).path.resolve(), name)
+    if not places:
+        raise InputError("there is nothing to report on; give the output folder of a run")
+    return [_open(name) for name in places.values()]
+
+
+def _within(run: str | Path) -> Iterator[str]:
+    yield str(run)
+    if Path(run).is_dir():
+        yield from (str(found.parent) for found in sorted(Path(run).glob(f"*/{MANIFEST}")))
+
+
+def _open(name: str) -> Variant:
+    located = locate(name)
+    named = Located(located.path, name, located.revision)
+    return Variant(name, open_artifact(named), inspect(name))
