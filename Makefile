@@ -10,7 +10,8 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 # must be compiled again when that one changes.
 export NUMBA_CACHE_DIR := $(CURDIR)/build/kernels-$(shell cat phi3quant/codecs/*.py | cksum | cut -d' ' -f1)
 
-.PHONY: help demo gate baseline test check docs test-real real tiny bench format clean
+.PHONY: help demo gate baseline test check docs test-real real tiny bench bench-quality bench-speed \
+	format clean
 
 help:
 	@echo 'make demo       quantize the bundled model by RTN and AWQ, and compare them'
@@ -21,7 +22,9 @@ help:
 	@echo 'make docs       the documentation as pages, into build/docs'
 	@echo 'make real       fetch a real model (135M parameters) into models/real'
 	@echo 'make test-real  the tests on the real model and in real runtimes'
-	@echo 'make bench      compare with AutoAWQ, llama.cpp and onnxruntime-genai (over an hour)'
+	@echo 'make bench-quality  what quantizing costs, beside other tools: docs/quality.md (hours)'
+	@echo 'make bench-speed    time and memory beside other tools: docs/performance.md (hours)'
+	@echo 'make bench      both, and the speed of encoding and decoding'
 	@echo 'make tiny       train the bundled model again (takes about 40 minutes)'
 
 # What using phi3quant takes; the tests and checks take more.
@@ -51,6 +54,11 @@ $(VENV)/.installed-real: $(VENV)/.installed-dev
 		--no-deps --no-binary llama-cpp-python -d $(LLAMA) llama-cpp-python
 	CMAKE_ARGS='-DGGML_NATIVE=OFF -DLLAVA_BUILD=OFF' $(INSTALL) $(LLAMA)/*.tar.gz
 	$(INSTALL) -e '.[dev,real]'
+	touch $@
+
+# Plots, and what the benchmarks of encoding and decoding compare with.
+$(VENV)/.installed-bench: $(VENV)/.installed-real
+	$(INSTALL) -e '.[dev,real,bench]'
 	touch $@
 
 demo: $(VENV)/.installed
@@ -94,10 +102,15 @@ models/real/config.json: scripts/make_real.py | $(VENV)/.installed-dev
 test-real: $(VENV)/.installed-real models/real/config.json
 	$(BIN)/python -m pytest tests/real -o timeout=1200
 
-bench: $(VENV)/.installed-real models/real/config.json
+# OPTIONS='--only ours' and the like; both go on where they were interrupted.
+bench-quality: $(VENV)/.installed-bench models/real/config.json
+	$(BIN)/python -m benchmarks.quality $(OPTIONS)
+
+bench-speed: $(VENV)/.installed-bench
+	$(BIN)/python -m benchmarks.speed $(OPTIONS)
+
+bench: bench-quality bench-speed
 	$(BIN)/python benchmarks/encoding.py
-	$(BIN)/python benchmarks/autoawq.py --model models/real
-	$(BIN)/python benchmarks/llama_cpp.py --model models/real
 	$(BIN)/python benchmarks/genai_builder.py --model models/real
 
 tiny: $(VENV)/.installed-dev

@@ -37,8 +37,8 @@ def run(
     """Run a command to its end.
 
     Args:
-        command: program and arguments.
-        log: file for all that it says; appended to.
+        command: program and arguments; paths are absolute.
+        log: file for all that it says; appended to. The command is started in its folder.
         threads: that its libraries may use.
         variables: of its environment, besides ours.
 
@@ -56,7 +56,10 @@ def run(
         report = Path(place) / "report"
         # Isolated and without site packages: as small as an interpreter gets.
         launched = [sys.executable, "-I", "-S", _LAUNCH, report, *command]
-        subprocess.run(launched, stdout=out, stderr=out, env=environment, check=True)
+        # Some tools leave files where they are started.
+        subprocess.run(
+            launched, stdout=out, stderr=out, env=environment, cwd=log.parent, check=True
+        )
         seconds, peak, code = report.read_text(encoding="utf-8").split()
     if int(code):
         raise RefusedError(_reason(log, int(code)))

@@ -73,11 +73,11 @@ def main(
     for model in models or (ROOT / "models" / "real", Path(BUNDLED)):
         bundled = str(model) == BUNDLED
         scored = tuple(
-            EvaluationText(text, length=window, max_tokens=max_tokens)
+            EvaluationText(_absolute(text), length=window, max_tokens=max_tokens)
             for text in (("tiny",) if bundled else texts)
         )
         folder = bundled_folder() if bundled else model.resolve()
-        used = "tiny" if bundled else calib
+        used = "tiny" if bundled else _absolute(calib)
         subjects.append(Subject(model.name, folder, used, scored, samples, seq_len))
     for entry in chosen(only) if not report else ():
         for subject in subjects:
@@ -93,6 +93,11 @@ def main(
             increases = " ".join(f"{result.increase(n):+.2%}" for n in range(len(result.scores)))
             click.echo(f"  {result.linear_bits:.3f} bits a weight, perplexity {increases}")
     write_report(subjects, docs)
+
+
+def _absolute(text: str) -> str:
+    """A file's path as tools find it wherever they are started; other texts as they are."""
+    return str(Path(text).resolve()) if Path(text).exists() else text
 
 
 if __name__ == "__main__":

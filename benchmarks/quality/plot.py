@@ -72,7 +72,7 @@ def _label(axes: Axes, results: Mapping[Entry, Result]) -> None:
         near = [top for left, top in taken if abs(left - x) < 0.2]
         y = max([y, *(top + _LABEL_HEIGHT for top in near if top + _LABEL_HEIGHT > y)])
         taken.append((x, y))
-        axes.annotate(
+        label = axes.annotate(
             entry.title if entry.tool == OURS else entry.name,
             point,
             (x + 0.012, y),
@@ -81,3 +81,5 @@ def _label(axes: Axes, results: Mapping[Entry, Result]) -> None:
             va="center",
             color="crimson" if entry.tool == OURS else "black",
         )
+        # A stack of many names must not squeeze the panel.
+        label.set_in_layout(False)

@@ -3,7 +3,6 @@
 import ast
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -50,14 +49,17 @@ class Samples:
 def open_samples(path: Path) -> Samples:
     """Read what was kept; an interrupted last line doesn't count."""
     known = {}
+    if path.exists() and not path.read_bytes().endswith(b"\n"):
+        with path.open("a", encoding="utf-8") as file:
+            file.write("\n")
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     for line in lines:
         try:
-            entry: Mapping[str, object] = json.loads(line)
+            entry = json.loads(line)
         except ValueError:
             continue
-        found = dict(entry)
-        known[str(found.pop("key"))] = Sample(**found)  # type: ignore[arg-type]
+        key = entry.pop("key")
+        known[key] = Sample(**entry)
     return Samples(path, known)
 
 

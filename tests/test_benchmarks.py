@@ -1,0 +1,182 @@
+"""The harness of the benchmarks; the tools themselves run only in ``make bench``."""
+
+import importlib
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.markers import replace_between
+from benchmarks.peers.job import Job, Step, Tool, perform
+from benchmarks.peers.plain import LINEARS as PEERS_LINEARS
+from benchmarks.peers.plain import is_linear, write_plain
+from benchmarks.peers.process import RefusedError, run
+from benchmarks.peers.tools import TOOLS
+from benchmarks.quality import result
+from benchmarks.quality.entries import ENTRIES, chosen
+from benchmarks.quality.subject import Subject
+from benchmarks.speed.plan import TASKS, Size, comparisons, growth
+from benchmarks.speed.sample import Sample, key_of, open_samples
+from converters import open_weights
+from phi3quant.hub import bundled_folder
+from phi3quant.layout import BLOCK_TENSORS, LINEARS, block_tensor_name, tensor_shapes
+from phi3quant.perplexity import score
+from phi3quant.verification import EvaluationText
+
+
+def _subject(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Subject:
+    monkeypatch.setattr("benchmarks.quality.subject.WORK", folder)
+    text = EvaluationText("tiny", length=64, max_tokens=640)
+    return Subject("phi3-tiny", bundled_folder(), "tiny", (text,), samples=2, seq_len=64)
+
+
+def test_a_small_tools_peak_memory_is_not_its_parents(tmp_path: Path) -> None:
+    # This process has loaded torch: hundreds of megabytes.
+    small = run([sys.executable, "-S", "-c", "pass"], tmp_path / "log", 1, {})
+    assert small.peak_bytes < 50e6
+    large = run([sys.executable, "-S", "-c", "bytearray(10**8)"], tmp_path / "log", 1, {})
+    assert large.peak_bytes > small.peak_bytes + 90e6
+
+
+def test_a_refusal_is_the_last_thing_that_was_said(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "raise SystemExit('needs a GPU')"]
+    with pytest.raises(RefusedError, match="exit code 1: needs a GPU"):
+        run(command, tmp_path / "log", 1, {})
+
+
+def test_only_a_tools_own_steps_are_timed(tmp_path: Path) -> None:
+    wait = [sys.executable, "-c", "import time; time.sleep(0.3)"]
+    never = [sys.executable, "-c", "raise SystemExit(1)"]
+    steps = [
+        Step(wait, timed=False),
+        Step(never, makes=tmp_path),
+        Step([sys.executable, "-S", "-c", "pass"]),
+        Step(never, reads=True),
+    ]
+    job = Job(
+        model=tmp_path,
+        calib="tiny",
+        samples=1,
+        seq_len=2,
+        windows=tmp_path,
+        words=tmp_path,
+        shared=tmp_path,
+        folder=tmp_path,
+        threads=1,
+    )
+    spent = perform(Tool("any", lambda _job, _settings: steps), job, {}, reading=False)
+    assert 0 < spent.seconds < 0.3
+
+
+def test_drivers_call_linear_what_phi3quant_quantizes() -> None:
+    config = open_weights(bundled_folder()).config
+    named = {block_tensor_name(0, key) for key in LINEARS}
+    assert {name for name in tensor_shapes(config) if is_linear(name) and ".0." in name} == named
+    assert set(PEERS_LINEARS) == {
+        BLOCK_TENSORS[key].name.removesuffix(".weight") for key in LINEARS
+    }
+
+
+def test_a_decoded_checkpoint_holds_what_the_driver_decoded(tmp_path: Path) -> None:
+    write_plain(bundled_folder(), tmp_path, lambda _name, weight: weight.float() * 2, lambda: 7)
+    made, source = open_weights(tmp_path), open_weights(bundled_folder())
+    assert torch.equal(made.block(1)["o_proj"], source.block(1)["o_proj"] * 2)
+    assert torch.equal(made.embedding(), source.embedding())
+
+
+def test_scoring_beside_remembered_states_is_scoring_beside_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = _subject(tmp_path, monkeypatch)
+    write_plain(subject.model, tmp_path / "other", lambda _name, w: w.float() * 1.01, lambda: 0)
+    other = open_weights(tmp_path / "other")
+    subject.write_calibration()
+    for _ in range(2):  # the second time from the file
+        found = subject.compare(other, 0)
+        direct = score([subject.opened, other], subject.scored[0][0])[1]
+        assert torch.equal(found.candidate.nll, direct.candidate.nll)
+        assert torch.equal(found.kl, direct.kl)
+
+
+def test_peers_get_the_windows_that_we_choose(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = _subject(tmp_path, monkeypatch)
+    ids, words = subject.write_calibration()
+    assert np.array_equal(np.load(ids), subject.calibration.numpy())
+    assert subject.tokenizer.decode(subject.calibration[0].tolist()) in words.read_text("utf-8")
+
+
+def test_a_result_belongs_to_its_settings_and_texts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = _subject(tmp_path, monkeypatch)
+    entry = next(entry for entry in ENTRIES if entry.tool == "HQQ")
+    key = result.key_of(entry, subject)
+    assert key == result.key_of(replace(entry), replace(subject))
+    assert key != result.key_of(replace(entry, settings={"group_size": 128}), subject)
+    assert key != result.key_of(entry, replace(subject, texts=(EvaluationText("general"),)))
+    assert key != result.key_of(entry, replace(subject, samples=1))
+
+
+def test_every_row_has_a_tool_and_a_name_of_its_own() -> None:
+    titles = [entry.title for entry in ENTRIES]
+    assert len(set(titles)) == len(titles) == len(chosen(["ours"])) + len(chosen(["peers"]))
+    assert len({result.slug(entry) for entry in ENTRIES}) == len(ENTRIES)
+    assert {entry.tool for entry in ENTRIES} <= set(TOOLS)
+    assert [entry.tool for entry in chosen(["autoawq"])] == ["AutoAWQ"]
+
+
+def test_turns_hold_known_tasks_and_growth_changes_one_thing() -> None:
+    base = Size("mini-4k", layers=2, samples=32, threads=1)
+    turns = comparisons(base, 3)
+    assert all(name in TASKS for turn in turns for name in turn.tasks)
+    assert all(TASKS[name].beside in (None, *turn.tasks) for turn in turns for name in turn.tasks)
+    for axis, several in growth(base, 1).items():
+        changed = {"width": "shape"}.get(axis, axis)
+        same = [replace(turn.size, **{changed: getattr(base, changed)}) for turn in several]
+        assert same == [base] * len(several)
+        assert len({turn.size for turn in several}) == len(several)
+
+
+def test_samples_are_there_after_an_interruption(tmp_path: Path) -> None:
+    path = tmp_path / "samples.jsonl"
+    samples = open_samples(path)
+    first, second = (key_of(TASKS["rtn"], Size("mini-4k", 1, 1, 1), n) for n in (0, 1))
+    samples.add(first, Sample(1.5, 7, None))
+    with path.open("a") as file:
+        file.write('{"key": "' + second)  # killed in the middle of a line
+    again = open_samples(path)
+    assert again.known == {first: Sample(1.5, 7, None)}
+    again.add(second, Sample(2.5, 8, "needs a GPU"))
+    assert open_samples(path).known == again.known
+    assert len(again.known) == 2
+
+
+def test_a_plot_is_the_same_bytes_for_the_same_results(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")  # of the extra bench
+    plot = importlib.import_module("benchmarks.quality.plot")
+    measured = result.Result("", None, 4.5, 9.0, 1.0, 1, 1, {}, [{"ratio": 1.05}])
+    rows = dict.fromkeys(ENTRIES, measured)
+    for name in ("one", "two"):
+        plot.write_plot({"real": rows}, tmp_path / f"{name}.svg")
+    text = (tmp_path / "one.svg").read_text("utf-8")
+    assert text == (tmp_path / "two.svg").read_text("utf-8")
+    assert all(f">{entry.title}<" in text for entry in chosen(["ours"]))
+
+
+def test_only_what_stands_between_the_markers_is_replaced(tmp_path: Path) -> None:
+    document = tmp_path / "some.md"
+    replace_between(document, "bench", "old")
+    document.write_text("before\n" + document.read_text("utf-8") + "after\n", "utf-8")
+    replace_between(document, "bench", "new")
+    text = document.read_text("utf-8")
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert "new" in text
+    assert "old" not in text
+    with pytest.raises(ValueError, match="other: begin"):
+        replace_between(document, "other", "new")
