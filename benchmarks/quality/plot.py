@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter
 
 from benchmarks.peers.tools import OURS, TOOLS
 from benchmarks.quality.entries import Entry
@@ -13,6 +14,7 @@ from benchmarks.svg import saved
 # Height of a label as a share of the panel's, and the least share of perplexity that is drawn.
 _LABEL_HEIGHT = 0.022
 _LEAST = 1e-4
+_PLAIN_NUMBER = FuncFormatter(lambda value, _place: f"{value:g}")
 _MARKERS = "osD^vPX<"
 
 
@@ -46,7 +48,9 @@ def _draw(axes: Axes, name: str, results: Mapping[Entry, Result]) -> None:
             markersize=7 if tool == OURS else 4,
         )
     axes.margins(x=0.12)
-    axes.legend(loc="upper right")
+    axes.legend(bbox_to_anchor=(1.01, 1), loc="upper left")
+    axes.yaxis.set_major_formatter(_PLAIN_NUMBER)
+    axes.yaxis.set_minor_formatter(_PLAIN_NUMBER)
     axes.grid(which="both", alpha=0.2)
     _label(axes, results)
 
@@ -63,6 +67,9 @@ def _height(result: Result) -> float:
 
 def _label(axes: Axes, results: Mapping[Entry, Result]) -> None:
     """Write each entry's name beside its point, moved up where another name stands."""
+    # Asking for the limits settles them, which the transformation doesn't.
+    axes.get_xlim()
+    axes.get_ylim()
     to_panel = axes.transData + axes.transAxes.inverted()
     taken: list[tuple[float, float]] = []
     for entry in sorted(results, key=lambda each: _height(results[each])):
@@ -73,7 +80,7 @@ def _label(axes: Axes, results: Mapping[Entry, Result]) -> None:
         y = max([y, *(top + _LABEL_HEIGHT for top in near if top + _LABEL_HEIGHT > y)])
         taken.append((x, y))
         label = axes.annotate(
-            entry.title if entry.tool == OURS else entry.name,
+            entry.name,
             point,
             (x + 0.012, y),
             textcoords="axes fraction",

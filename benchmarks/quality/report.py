@@ -56,18 +56,15 @@ def _section(subject: Subject, rows: Rows) -> str:
     texts = [description for _, description in subject.scored]
     names = [_named(description["text"]) for description in texts]
     headings = ["bits a weight", "of the file", *(f"{n}, 95 % interval" for n in names), "mean KL"]
+    refused = {entry: result.refused for entry, result in rows.items() if result.refused}
     lines = [
         f"### {subject.name}",
         "",
         "| | " + " | ".join(headings) + " |",
         "|---|" + "---|" * len(headings),
         *(_line(entry, result, len(names)) for entry, result in _made(rows).items()),
-        "",
-        *(
-            f"- {entry.title} refused: `{result.refused}`"
-            for entry, result in rows.items()
-            if result.refused is not None
-        ),
+        *(["", "Refused:", ""] if refused else []),
+        *(f"- {entry.title}: `{reason}`" for entry, reason in refused.items()),
     ]
     scored = " and ".join(
         f"{description['windows']} windows of {description['window_tokens']} of {name}"
@@ -85,10 +82,10 @@ def _named(text: str) -> str:
 
 def _line(entry: Entry, result: Result, texts: int) -> str:
     title = f"**{entry.title}**" if entry.tool == OURS else entry.title
-    cells = [f"{result.linear_bits:.2f}", f"{result.file_bits:.2f}"]
+    cells = [f"{result.linear_bits:.3f}", f"{result.file_bits:.2f}"]
     for number in range(texts):
         low, high = (float(end) - 1 for end in result.scores[number]["ratio_95"])
-        cells.append(f"{result.increase(number):+.1%} ({low:+.1%} to {high:+.1%})")
+        cells.append(f"{result.increase(number):+.2%} ({low:+.2%} to {high:+.2%})")
     cells.append(f"{result.scores[0]['kl_mean']:.4f}")
     return f"| {title} | " + " | ".join(cells) + " |"
 

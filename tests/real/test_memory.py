@@ -47,7 +47,9 @@ from converters import open_model
 from converters.onnx_decoder import OnnxDecoder
 opened = open_model(Path(sys.argv[1]))
 before = resident()
-OnnxDecoder(opened).feed([5] * int(sys.argv[2]))
+# Kept, so that its cache is there when it is measured.
+decoder = OnnxDecoder(opened)
+decoder.feed([5] * int(sys.argv[2]))
 print(json.dumps([after - start for after, start in zip(resident(), before)]))
 """
 )
@@ -90,8 +92,4 @@ def test_onnxruntime_stays_in_the_range(real: Path, tmp_path: Path) -> None:
     made = quantize(real, tmp_path / "out", Recipe("rtn", scheme, formats=("onnx",)))
     told = onnx(describe(str(real)), scheme, OnnxOptions())
     for context in (256, 768):
-        found = measure(_ONNX, made.folders["onnx"], context)
-        resident, _ = found
-        memory = run_memory(describe(str(real)).config, told, context, "f16", OnnxOptions())
-        # onnxruntime copies what it maps, so that there is no saying which part is clean.
-        assert memory.resident[0] <= resident <= memory.resident[1]
+        check(told, real, context, measure(_ONNX, made.folders["onnx"], context))
