@@ -39,6 +39,8 @@ class RunMemory:
         context: tokens.
         kv_type: of the cache.
         weights: mapped from the file, so that the system can drop and read them again (clean).
+        touched: what of them every token reads; other rows of an embedding are read when their
+            token comes up.
         kv: the cache of ``context`` tokens; dirty.
         kv_in_window: what of it a sliding window looks at.
         buffers: for computing, least and most; dirty.
@@ -50,6 +52,7 @@ class RunMemory:
     context: int
     kv_type: str
     weights: int
+    touched: int
     kv: int
     kv_in_window: int
     buffers: tuple[int, int]
@@ -70,7 +73,7 @@ class RunMemory:
     @property
     def resident(self) -> tuple[int, int]:
         """What a system may show as resident: at most, weights and copies both."""
-        return self.weights + self.dirty[0], self.weights + self.dirty[1]
+        return self.touched + self.dirty[0], self.weights + self.dirty[1]
 
 
 def kv_bytes(config: Phi3Config, kv_type: str, tokens: int) -> int:
@@ -147,6 +150,7 @@ def run_memory(
         context=context,
         kv_type=kv_type,
         weights=artifact.nbytes,
+        touched=artifact.read_per_token,
         kv=kv,
         kv_in_window=kv_bytes(config, kv_type, window),
         buffers=(least, most),
