@@ -48,7 +48,7 @@ $(VENV)/.installed-docs: $(VENV)/.installed
 $(VENV)/.installed-real: $(VENV)/.installed-dev
 	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || \
 		{ command -v apt-get >/dev/null && test "$$(id -u)" = 0 && \
-		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium chromium-driver; } || \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium chromium-driver fonts-dejavu-core; } || \
 		echo 'No chromium and chromium-driver here, and no way to install them: tests/real/test_page.py will be skipped.'
 	$(BIN)/python -m pip download --quiet --disable-pip-version-check -c constraints.txt \
 		--no-deps --no-binary llama-cpp-python -d $(LLAMA) llama-cpp-python
@@ -88,7 +88,7 @@ check: $(VENV)/.installed-dev
 
 # Warnings are errors.
 docs: $(VENV)/.installed-docs
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .

@@ -18,9 +18,8 @@ from phi3quant.cli.main import main
 from phi3quant.cli.options import Percent
 
 COMMANDS = (
-    *("awq", "gptq", "rtn", "perplexity", "inspect", "export"),
+    *("awq", "gptq", "rtn", "perplexity", "inspect", "export", "estimate", "generate"),
     *("baseline", "check", "compare", "verify", "report"),
-    *("estimate", "generate"),
 )
 
 

@@ -15,6 +15,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from phi3quant.estimating.devices import known_devices
+from phi3quant.estimating.estimate import Plan, estimate
+from phi3quant.estimating.members import describe
 from phi3quant.gating.opened import Opened
 from phi3quant.metrics import WorstWindow, figures
 from phi3quant.output import MANIFEST
@@ -215,6 +218,19 @@ def test_any_manifest_can_be_reported_on(report: Report, manifest: dict[str, Any
     for each in maps:
         assert len(error_table(each).rows) == len(manifest["blocks"])
     summary(told)
+
+
+def test_memory_and_verdicts_are_those_of_the_estimate(
+    report: Report, made: tuple[Path, Path, EvaluationText]
+) -> None:
+    original, _, _ = made
+    expected = estimate(describe(str(original)), Plan(gguf_type="q4_0"), known_devices())
+    gguf, onnx = report.outlooks
+    assert [each.needed for each in gguf.memory] == [each.needed for each in expected.memory]
+    assert [(each.device.name, each.verdict) for each in gguf.devices] == [
+        (each.device.name, each.verdict) for each in expected.verdicts
+    ]
+    assert {each.kv_type for each in onnx.memory} == {"f32"}
 
 
 def test_a_model_that_gives_nan_is_called_broken(report: Report) -> None:
