@@ -67,7 +67,7 @@ class RunMemory:
 
     @property
     def needed(self) -> int:
-        """What must be there to run well: the weights, or their copy, once; all else at its most."""
+        """What must be there to run well: weights or their copy once, all else at its most."""
         return max(self.weights, self.copies) + self.kv + self.buffers[1] + self.runtime[1]
 
     @property
