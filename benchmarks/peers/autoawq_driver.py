@@ -1,11 +1,11 @@
 """Runs inside AutoAWQ's own environment: quantize a model on given token windows.
 
-Two things in AutoAWQ 0.2.9 are repaired below, without which its
-result is no model at all; everything else is AutoAWQ as published. On a CPU it keeps the weights
-that its scale search must restore in a state dict made with ``.cpu()``, which copies nothing there,
-so the search eats the model. And of a Phi-3 with grouped query attention it folds the scales of
-o_proj's input into the last rows of qkv_proj, which are then keys and queries too; that fold is
-left out, as AutoAWQ itself does for Llama.
+Two things in AutoAWQ 0.2.9 are repaired below, without which its result is no model at all;
+everything else is AutoAWQ as published. On a CPU it keeps the weights that its scale search must
+restore in a state dict made with ``.cpu()``, which copies nothing there, so the search eats the
+model. And of a Phi-3 with grouped query attention it folds the scales of o_proj's input into the
+last rows of qkv_proj, which are then keys and queries too; that fold is left out, as AutoAWQ
+itself does for Llama.
 """
 
 import inspect

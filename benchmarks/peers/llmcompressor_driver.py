@@ -45,6 +45,8 @@ def main() -> None:
         num_calibration_samples=len(windows),
         shuffle_calibration_samples=False,
     )
+    # It keeps scales in the type that it computed in; a model for use has them in FP16.
+    model.half()
     model.save_pretrained(given.artifact, save_compressed=True)
     tokenizer.save_pretrained(given.artifact)
 

@@ -30,10 +30,13 @@ def write_report(
     """Write the tables into performance.md, between its markers, and the plot beside it."""
     parts = [_machine(), *(_compared(turn, samples) for turn in turns)]
     grown = {axis: _medians(axis, several, samples) for axis, several in growth.items()}
-    parts += [_grown(axis, found) for axis, found in grown.items() if found]
-    if grown.get("layers"):
-        deepest = growth["layers"][-1].size
-        parts.append(_scaled(grown["layers"], SHAPES[deepest.shape]["num_hidden_layers"]))
+    if any(grown.values()):
+        parts.append("![Growth with layers, width, tokens and threads](speed.svg)")
+    for axis, found in grown.items():
+        if found:
+            parts.append(_grown(axis, found))
+        if found and axis == "layers":
+            parts.append(_scaled(found, SHAPES[growth[axis][0].size.shape]["num_hidden_layers"]))
     parts.append(_versions(turns))
     docs.mkdir(parents=True, exist_ok=True)
     replace_between(docs / "performance.md", "bench-speed", "\n\n".join(parts))
@@ -145,8 +148,11 @@ def _scaled(found: Grown, layers: int) -> str:
     """Straight lines through the times, carried on to the whole model: an estimate."""
     lines = [f"Scaled to {layers} layers by a straight line through these times:", ""]
     for title, points in found.items():
-        if len(points) > 1:
-            slope, start = np.polyfit([p[0] for p in points], [p[1] for p in points], 1)
+        if len(points) < 2:
+            continue
+        slope, start = np.polyfit([p[0] for p in points], [p[1] for p in points], 1)
+        # A model so small that noise is all there is says nothing of a large one.
+        if slope > 0:
             lines.append(f"- {title}: {start + slope * layers:.0f} s")
     return "\n".join(lines)
 
