@@ -30,7 +30,7 @@ from phi3quant.qblock import QuantizedBlock
 from phi3quant.qtensor import QuantizedTensor
 from phi3quant.scheme import QuantScheme
 from phi3quant.tensor_plan import SHARD_BYTES, PlannedTensor
-from phi3quant.tensor_stream import SafetensorsStream, spec_of
+from phi3quant.tensor_stream import DTYPE_NAMES, SafetensorsStream, spec_of
 
 
 def packed_format(layout: PackedLayout) -> Format:
@@ -150,18 +150,31 @@ class PackedCheckpoint:
         """Codes, scales and zero points of one linear.
 
         Raises:
-            CheckpointError: a scale is not finite.
+            CheckpointError: a scale is not finite, or FP16 doesn't hold it.
         """
         rows, columns = linear_shapes(self.config)[key]
         name = block_tensor_name(index, key)
         stored = {
-            spec.name: self.store.load(packed_name(name, spec.name))
+            spec.name: self._as_specified(packed_name(name, spec.name))
             for spec in self.layout.specify(rows, columns, self.scheme)
         }
         tensor = self.layout.unpack(stored, (rows, columns), self.scheme)
         if not torch.isfinite(tensor.scales).all():
             raise CheckpointError(f"the scales of {name} in {self.folder} are not all finite")
         return tensor
+
+    def _as_specified(self, name: str) -> torch.Tensor:
+        """A stored tensor; scales, which other tools keep as BF16 or FP32, as FP16."""
+        loaded = self.store.load(name)
+        if not loaded.is_floating_point() or loaded.dtype == torch.float16:
+            return loaded
+        half = loaded.half()
+        if torch.isfinite(loaded).all() and not torch.equal(half.to(loaded.dtype), loaded):
+            raise CheckpointError(
+                f"{name} in {self.folder} is {DTYPE_NAMES[loaded.dtype]} with scales that FP16 "
+                "doesn't hold; make the model anew with FP16 scales (load it as float16 first)"
+            )
+        return half
 
     def norm(self, index: int, key: str) -> torch.Tensor:
         """A tensor of a block that is not packed, FP32."""

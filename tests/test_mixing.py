@@ -146,6 +146,12 @@ def test_presets_make_what_they_say(name: str, tmp_path: Path) -> None:
         assert recipe["onnx"]["embedding"] == "int4"
 
 
+def test_a_target_by_itself_makes_a_gguf_file(tmp_path: Path) -> None:
+    result = run("awq", "--target-bpw", "8.1", "-o", str(tmp_path / "out"))
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "out" / "phi3-tiny-MIXED.gguf").is_file()
+
+
 def test_what_is_given_beside_a_preset_counts_more(tmp_path: Path) -> None:
     out = tmp_path / "out"
     result = run(

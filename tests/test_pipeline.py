@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from converters import LAYOUTS, open_weights
@@ -178,6 +178,25 @@ def test_a_block_that_would_be_worse_than_rtn_falls_back(
     quantize(checkpoint_folder("gqa"), tmp_path / "rtn", recipe("rtn", prose))
     awq, rtn = (load_file(tmp_path / name / "model.safetensors") for name in ("awq", "rtn"))
     assert all(torch.equal(awq[name], rtn[name]) for name in rtn)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_scales_of_another_type_are_read_where_fp16_holds_them(
+    layout: str, checkpoint_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    scheme = QuantScheme(4, 32, symmetric=False)
+    made = quantize(checkpoint_folder("gqa"), tmp_path, Recipe("rtn", scheme, (layout,)))
+    file = made.folders[layout] / "model.safetensors"
+    before = open_weights(made.folders[layout]).block(0)["o_proj"]
+    stored = load_file(file)
+    name = next(name for name in stored if "o_proj" in name and "scale" in name)
+    stored[name] = stored[name].float()
+    save_file(stored, file)
+    assert torch.equal(open_weights(made.folders[layout]).block(0)["o_proj"], before)
+    stored[name] += 1e-6
+    save_file(stored, file)
+    with pytest.raises(CheckpointError, match="with scales that FP16 doesn't hold"):
+        open_weights(made.folders[layout]).block(0)
 
 
 def test_tokenizer_and_generation_files_come_along_and_remote_code_does_not(

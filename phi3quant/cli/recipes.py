@@ -7,7 +7,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from converters import to_onnx
+from converters import to_gguf, to_onnx
 from phi3quant.cli import options
 from phi3quant.pipeline import Calibration, Recipe
 from phi3quant.presets import PRESETS
@@ -23,8 +23,8 @@ PRESET_OPTIONS = (
     click.option(
         "--target-bpw",
         type=click.FloatRange(1, 16),
-        help="With --export gguf: bits a weight that the file may take, embedding and head "
-        "included. Each matrix gets the type that lowers the measured loss most for its bytes.",
+        help="Bits a weight that a GGUF file may take, embedding and head included. Each matrix "
+        "gets the type that lowers the measured loss most for its bytes.",
     ),
 )
 
@@ -47,7 +47,10 @@ def recipe_of(method: str, given: Mapping[str, Any]) -> Recipe:
     # Without a preset, defaults count as given.
     counted = {name: value for name, value in given.items() if preset is None or _was_given(name)}
     changes = {name: counted[name] for name in _FIELDS if name in counted}
-    if "formats" in counted:
+    if given["target_bpw"] is not None and not _was_given("formats"):
+        # Bits are spent by choosing among GGUF's types.
+        changes["formats"] = (to_gguf.FORMAT.name,)
+    elif "formats" in counted:
         names = (name.strip() for name in counted["formats"].split(","))
         changes["formats"] = tuple(name for name in names if name)
     layout = options.onnx_options(given)
