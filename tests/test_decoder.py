@@ -21,6 +21,8 @@ from tests.models import VARIANTS, VOCABULARY, own_logits
 # are crossed while writing.
 PROMPT = torch.randint(3, VOCABULARY, (34,), generator=torch.Generator().manual_seed(5)).tolist()
 NEW = 12
+# Scores reach 5; these models' attention is so steep that other orders of sums show in the 4th place.
+ROUNDING = 1e-3
 
 
 def greedy(decoder: Decoder, prompt: list[int], count: int) -> list[int]:
@@ -64,7 +66,7 @@ def test_a_cache_says_what_the_whole_text_says(
     for end in range(len(PROMPT), len(ids)):
         found = decoder.feed(ids[:end] if end == len(PROMPT) else ids[end - 1 : end])
         expected = own_logits(model, torch.tensor([ids[:end]]))[0, -1]
-        assert torch.allclose(found, expected, atol=1e-4)
+        assert torch.allclose(found, expected, atol=ROUNDING)
 
 
 @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -86,7 +88,7 @@ def test_any_way_of_feeding_gives_the_same(
         for cut in cuts:
             scores = decoder.feed(ids[start : start + cut])
             start += cut
-    assert torch.allclose(scores, own_logits(model, torch.tensor([ids]))[0, -1], atol=1e-4)
+    assert torch.allclose(scores, own_logits(model, torch.tensor([ids]))[0, -1], atol=ROUNDING)
 
 
 @pytest.mark.parametrize("variant", ["gqa", "tied", "window", "longrope"])

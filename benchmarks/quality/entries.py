@@ -50,7 +50,7 @@ ENTRIES: Sequence[Entry] = (
     _own("asym g64, awq alone", "awq --asym --group-size 64 --no-compensate"),
     _own("phone-fast (Q4_0)", "awq --preset phone-fast --export gguf"),
     _own("phone-quality (Q4_K_M)", "awq --preset phone-quality"),
-    _own("small (ONNX)", "awq --preset small"),
+    _own("small (packed)", "awq --preset small --export compressed-tensors"),
     _own("Q4_1", "awq --export gguf --gguf-type q4_1"),
     _own("4.8 bits", "awq --export gguf --target-bpw 4.8"),
     _own("5.2 bits", "awq --export gguf --target-bpw 5.2"),
