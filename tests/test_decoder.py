@@ -21,7 +21,7 @@ from tests.models import VARIANTS, VOCABULARY, own_logits
 # are crossed while writing.
 PROMPT = torch.randint(3, VOCABULARY, (34,), generator=torch.Generator().manual_seed(5)).tolist()
 NEW = 12
-# Scores reach 5; these models' attention is so steep that other orders of sums show in the 4th place.
+# Scores reach 5, and attention here is so steep that another order of sums shows in the 4th place.
 ROUNDING = 1e-3
 
 
