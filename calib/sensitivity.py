@@ -8,7 +8,7 @@ of different tokens are taken for independent. The pass goes block by block, as 
 Memory: the hidden states of all tokens before every block, one block, and its activations.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -29,8 +29,9 @@ from phi3quant.model import (
 # Rows of logits that exist at once.
 _PIECE = 128
 
-Errors = Mapping[str, torch.Tensor]
-"""By candidate, what it makes of a matrix less the matrix: FP32 [rows, columns]."""
+Errors = Iterable[tuple[str, torch.Tensor]]
+"""Candidates and what they make of a matrix less the matrix, FP32 [rows, columns]: one at a time,
+since each is as large as the matrix."""
 
 Candidates = Callable[[torch.Tensor, torch.Tensor | None], Errors]
 """The errors of the candidates for a matrix, from FP32 [rows, columns] and its inputs
@@ -89,13 +90,13 @@ def measure(
             errors = candidates(block[name], seen.inputs)
             costs[full] = {
                 candidate: _divergence(functional.linear(seen.inputs, error) * seen.gradients)
-                for candidate, error in errors.items()
+                for candidate, error in errors
             }
         tell(1)
     flat, gradients = ids.flatten(), gradient.flatten(0, 1)
     errors = candidates(embedding, None)
     costs[EMBEDDING] = {
-        candidate: _divergence(error[flat] * gradients) for candidate, error in errors.items()
+        candidate: _divergence(error[flat] * gradients) for candidate, error in errors
     }
     if config.tie_word_embeddings:
         costs[EMBEDDING] = {
@@ -136,23 +137,25 @@ def _through_head(
     model: ModelWeights, hidden: torch.Tensor, candidates: Candidates, seed: int
 ) -> tuple[Mapping[str, float], torch.Tensor]:
     """What candidates for the head cost, and the gradient of the last block's output."""
-    config, norm, head = model.config, model.final_norm(), model.head()
+    norm, head = model.final_norm(), model.head()
+    eps = model.config.rms_norm_eps
     generator = torch.Generator().manual_seed(seed)
     rows = hidden.flatten(0, 1)
-    seen = rms_norm(rows, norm, config.rms_norm_eps)
-    errors = candidates(head, seen)
-    sums = dict.fromkeys(errors, 0.0)
+    pieces = torch.split(rows, _PIECE)
     gradients: list[torch.Tensor] = []
-    for piece, x in zip(torch.split(rows, _PIECE), torch.split(seen, _PIECE), strict=True):
+    for piece in pieces:
         wanted = piece.detach().requires_grad_()
-        predicted = logits(wanted, norm, head, config.rms_norm_eps).log_softmax(dim=-1)
-        likely = predicted.detach().exp()
-        drawn = torch.multinomial(likely, 1, generator=generator)
+        predicted = logits(wanted, norm, head, eps).log_softmax(dim=-1)
+        drawn = torch.multinomial(predicted.detach().exp(), 1, generator=generator)
         gradients += torch.autograd.grad(predicted.gather(1, drawn).sum(), [wanted])
-        for candidate, error in errors.items():
+    costs = {}
+    for candidate, error in candidates(head, rms_norm(rows, norm, eps)):
+        total = 0.0
+        for piece in pieces:
             # Logits that are off by dz: half the variance of dz under the predictions.
-            off = functional.linear(x, error)
+            likely = logits(piece, norm, head, eps).softmax(dim=-1)
+            off = functional.linear(rms_norm(piece, norm, eps), error)
             off -= (likely * off).sum(dim=1, keepdim=True)
-            sums[candidate] += float((likely * off.square()).sum(dtype=torch.float64)) / 2
-    costs = {candidate: total / len(rows) for candidate, total in sums.items()}
+            total += float((likely * off.square()).sum(dtype=torch.float64)) / 2
+        costs[candidate] = total / len(rows)
     return costs, torch.cat(gradients).view_as(hidden)

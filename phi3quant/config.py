@@ -79,10 +79,19 @@ def read_config(folder: Path) -> Phi3Config:
         ConfigError: the file is missing, is not a JSON object, or is not a Phi-3 configuration.
     """
     path = folder / "config.json"
+    if not path.is_file():
+        raise ConfigError(f"{folder} has no config.json; it is not a model folder")
+    return read_config_file(path)
+
+
+def read_config_file(path: Path) -> Phi3Config:
+    """Read a configuration of any name.
+
+    Raises:
+        ConfigError: as read_config.
+    """
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{folder} has no config.json; it is not a model folder") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ConfigError(f"{path} is not readable as JSON: {error}") from None
     if not isinstance(raw, dict):

@@ -2,11 +2,11 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 
-from calib.sensitivity import Costs, Errors, measure
+from calib.sensitivity import Costs, measure
 from converters import to_gguf
 from converters.gguf_names import block_name, outer_name
 from converters.gguf_policy import fitting_type
@@ -81,13 +81,13 @@ def gguf_name(name: str) -> str:
     return block_name(index, key)
 
 
-def _errors(weight: torch.Tensor, inputs: torch.Tensor | None) -> Errors:
+def _errors(
+    weight: torch.Tensor, inputs: torch.Tensor | None
+) -> Iterator[tuple[str, torch.Tensor]]:
     columns = weight.shape[1]
     gram = torch.eye(columns) if inputs is None else inputs.T @ inputs / len(inputs)
-    return {
-        kind: to_gguf.codec(kind).quantize_fitted(weight, gram).dequantize() - weight
-        for kind in _fitting(columns)
-    }
+    for kind in _fitting(columns):
+        yield kind, to_gguf.codec(kind).quantize_fitted(weight, gram).dequantize() - weight
 
 
 def _options(config: Phi3Config, costs: Costs) -> dict[str, Sequence[Option]]:

@@ -23,10 +23,10 @@ from tests.models import VOCABULARY, own_logits
 FEW = Calibration(samples=8, length=128)
 
 
-def noise(weight: torch.Tensor, _inputs: torch.Tensor | None) -> Mapping[str, torch.Tensor]:
+def noise(weight: torch.Tensor, _inputs: torch.Tensor | None) -> list[tuple[str, torch.Tensor]]:
     """An error that is small, so that the second order says it all; the same in every call."""
     generator = torch.Generator().manual_seed(weight.numel())
-    return {"noise": 1e-4 * weight.std() * torch.randn(weight.shape, generator=generator)}
+    return [("noise", 1e-4 * weight.std() * torch.randn(weight.shape, generator=generator))]
 
 
 class Changed:
@@ -37,7 +37,7 @@ class Changed:
         self.config = self._model.config
 
     def _with_noise(self, name: str, weight: torch.Tensor) -> torch.Tensor:
-        return weight + noise(weight, None)["noise"] if name == self._name else weight
+        return weight + noise(weight, None)[0][1] if name == self._name else weight
 
     def embedding(self) -> torch.Tensor:
         return self._with_noise(EMBEDDING, self._model.embedding())

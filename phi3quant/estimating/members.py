@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from phi3quant.bundled import BUNDLED, bundled_folder
-from phi3quant.config import Phi3Config, parse_config, read_config
-from phi3quant.errors import ConfigError, ModelNotFoundError
+from phi3quant.config import Phi3Config, parse_config, read_config, read_config_file
+from phi3quant.errors import ModelNotFoundError
 from phi3quant.layout import tensor_shapes
 
 _EXPECTED_GQA = 8
@@ -88,7 +88,7 @@ def describe(model: str | None) -> Described:
     if path.is_dir():
         return Described(path.resolve().name, read_config(path), path)
     if path.is_file():
-        return Described(str(path), _read_file(path), path.parent)
+        return Described(str(path), read_config_file(path), path.parent)
     members = family()
     names = {alias: name for name, entry in members.items() for alias in (name, *entry["aliases"])}
     asked = model.lower().rsplit("/", 1)[-1].removesuffix("-instruct")
@@ -111,18 +111,3 @@ def _member(raw: Mapping[str, Any]) -> Phi3Config:
     pairs = int(head_dim * raw.get("partial_rotary_factor", 1.0)) // 2
     ones = {key: [1.0] * pairs for key in ("short_factor", "long_factor")}
     return parse_config({**raw, "rope_scaling": {"type": "longrope", **ones}})
-
-
-def _read_file(path: Path) -> Phi3Config:
-    if path.name == "config.json":
-        return read_config(path.parent)
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ConfigError(f"{path} is not readable as JSON: {error}") from None
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path} holds a JSON {type(raw).__name__}, not an object")
-    try:
-        return parse_config(raw)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
