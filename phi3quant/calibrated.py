@@ -20,6 +20,7 @@ from phi3quant.methods import Method, gptq, rtn
 from phi3quant.model import SequenceContext, embed, sequence_context
 from phi3quant.precision import product_dtype
 from phi3quant.qblock import QuantizedBlock
+from phi3quant.qtensor import Quantized
 
 # One window of so many is held back, and at most so many windows are.
 _HELD_BACK, _MOST_HELD_BACK = 8, 8
@@ -94,28 +95,31 @@ def quantize_block(
     target = outputs(original, context, states.held_back)
     grams = collect(original, context, states.seen)
     del original
+    chosen = method.quantize_block(block, grams, config, codecs)
+    better = gptq.compensated(block, chosen, grams, config, codecs) if compensate else {}
+    # What follows needs their room.
+    del grams
+
+    ready = _Ready()
 
     def judge(candidate: QuantizedBlock) -> float:
-        return output_distance(
-            for_products(candidate.dequantized()), context, states.held_back, target
-        )
+        return output_distance(ready.block(candidate), context, states.held_back, target)
 
-    plain = rtn.quantize_block(block, codecs)
-    plain_error = judge(plain)
-    chosen = method.quantize_block(block, grams, config, codecs)
     error, compensated = judge(chosen), []
-    if compensate:
-        better = gptq.compensated(block, chosen, grams, config, codecs)
-        for name, tensor in better.items():
-            tried = replace(chosen, linears={**chosen.linears, name: tensor})
-            trial = judge(tried)
-            if trial < error:
-                error, chosen = trial, tried
-                compensated.append(name)
+    for name, tensor in better.items():
+        tried = replace(chosen, linears={**chosen.linears, name: tensor})
+        trial = judge(tried)
+        if trial < error:
+            error, chosen = trial, tried
+            compensated.append(name)
+    plain = rtn.quantize_block(block, codecs)
+    plain_error = output_distance(
+        for_products(plain.dequantized()), context, states.held_back, target
+    )
     # Written so that an error that is NaN falls back too.
     fell_back = not error <= plain_error
     kept = plain if fell_back else chosen
-    advance_through(kept, states)
+    _advance(ready.block(kept), states)
     error = plain_error if fell_back else error
     report = {
         "output_error": error,
@@ -134,9 +138,34 @@ def quantize_block(
 
 def advance_through(block: QuantizedBlock, states: States) -> None:
     """Take the states through a finished block, in place."""
-    final = for_products(block.dequantized())
+    _advance(for_products(block.dequantized()), states)
+
+
+def _advance(final: Block, states: States) -> None:
     for hidden in (states.seen, states.held_back):
         advance(final, states.context, hidden)
+
+
+class _Ready:
+    """Quantized blocks ready for products, of which the last one's matrices are kept.
+
+    Candidates that follow one another differ in one matrix.
+    """
+
+    def __init__(self) -> None:
+        self._matrices: dict[str, tuple[Quantized, torch.Tensor]] = {}
+
+    def block(self, candidate: QuantizedBlock) -> Block:
+        for name, quantized in candidate.linears.items():
+            if name not in self._matrices or self._matrices[name][0] is not quantized:
+                # The old one goes before the new one comes.
+                self._matrices.pop(name, None)
+                weights = quantized.dequantize().to(product_dtype())
+                self._matrices[name] = (quantized, weights)
+        return {
+            **candidate.norms,
+            **{name: weights for name, (_, weights) in self._matrices.items()},
+        }
 
 
 def for_products(block: Mapping[str, torch.Tensor]) -> Block:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
+from phi3quant.precision import product_dtype
+
 # Triangles up to here are inverted column by column.
 _SMALL_TRIANGLE = 256
 
@@ -13,25 +15,70 @@ _SMALL_TRIANGLE = 256
 class Gram:
     """Statistics of the inputs x of one linear layer over all calibration tokens.
 
+    Channels are divided without touching the matrix, since what is asked of it is often less than
+    copying it. That is exact: x/s has the second moments D^-1 G D^-1.
+
     Attributes:
-        matrix: FP32 [in, in], the mean over tokens of x x^T. Its diagonal is what llama.cpp calls
-            the importance matrix.
+        captured: FP32 [in, in], the mean over tokens of x x^T.
         mean_abs: FP32 [in], the mean of abs(x): AWQ's activation scale.
         tokens: how many tokens went in.
+        shares: FP32 [in], what the captured channels are multiplied by; None: 1. ``mean_abs`` has
+            it in it.
     """
 
-    matrix: torch.Tensor
+    captured: torch.Tensor
     mean_abs: torch.Tensor
     tokens: int
+    shares: torch.Tensor | None = None
+
+    @staticmethod
+    def of(x: torch.Tensor) -> "Gram":
+        """The statistics of inputs FP32 [tokens, in]."""
+        return Gram(x.T @ x / len(x), x.abs().mean(dim=0), len(x))
 
     def divided(self, scales: torch.Tensor) -> "Gram":
-        """The statistics after every input channel was divided by ``scales`` [in].
-
-        Exact: x/s has the second moments D^-1 G D^-1, so nothing needs capturing again.
-        """
+        """The statistics after every input channel was divided by ``scales`` [in]."""
         inverse = 1.0 / scales
-        matrix = self.matrix * inverse[:, None] * inverse[None, :]
-        return Gram(matrix, self.mean_abs * inverse, self.tokens)
+        shares = inverse if self.shares is None else self.shares * inverse
+        return Gram(self.captured, self.mean_abs * inverse, self.tokens, shares)
+
+    def matrix(self, places: torch.Tensor | None = None) -> torch.Tensor:
+        """The second moments, a new FP32 [in, in].
+
+        Args:
+            places: int64 [in], an order of the channels.
+        """
+        shares = self.shares
+        if places is None:
+            found = self.captured.clone()
+        else:
+            found = self.captured[places[:, None], places]
+            shares = None if shares is None else shares[places]
+        return found if shares is None else found.mul_(shares[:, None]).mul_(shares)
+
+    def diagonal(self) -> torch.Tensor:
+        """Mean squares of the channels, FP32 [in]: what llama.cpp calls the importance matrix."""
+        diagonal = self.captured.diagonal()
+        return diagonal.clone() if self.shares is None else diagonal * self.shares.square()
+
+    def blocks(self, width: int) -> torch.Tensor:
+        """The blocks on the diagonal, FP32 [in/width, width, width]."""
+        blocks = diagonal_blocks(self.captured, width)
+        if self.shares is None:
+            return blocks
+        shares = self.shares.view(-1, width)
+        return blocks * shares[:, :, None] * shares[:, None, :]
+
+    def output_error(self, error: torch.Tensor) -> torch.Tensor:
+        """Mean squared output error of each row of a weight error FP32 [rows, in]: FP32 [rows].
+
+        As the function of this name, in the type that this machine multiplies fastest: BF16's
+        rounding averages out over the columns.
+        """
+        error = error if self.shares is None else error * self.shares
+        dtype = product_dtype()
+        moved = error.to(dtype) @ self.captured.to(dtype)
+        return (moved.float() * error).sum(dim=1)
 
 
 def output_error(error: torch.Tensor, gram: torch.Tensor) -> torch.Tensor:
@@ -67,8 +114,8 @@ def inverse_factor(gram: torch.Tensor, damping: float) -> torch.Tensor:
     """Upper Cholesky factor U of the damped inverse of a Gram matrix: U^T U = (G + d I)^-1.
 
     Row j of U says how the columns after j best make up for an error in column j (GPTQ's
-    formulation: Frantar et al., 2022). Computed in FP64, since few tokens or dead channels leave
-    Gram matrices close to singular.
+    formulation: Frantar et al., 2022). Factored in FP64, since few tokens or dead channels leave
+    Gram matrices close to singular; inverting a factor is as well-behaved as the result needs.
 
     Args:
         gram: FP32 [in, in].
@@ -87,23 +134,28 @@ def inverse_factor(gram: torch.Tensor, damping: float) -> torch.Tensor:
     matrix.diagonal().add_(damping * mean)
     lower = torch.linalg.cholesky(matrix, out=torch.empty_like(matrix).T)
     del matrix
+    lower = lower.float()
     _invert(lower)
-    factor: torch.Tensor = lower.flip(0, 1).float()
+    factor: torch.Tensor = lower.flip(0, 1)
     return factor
 
 
 def _invert(lower: torch.Tensor) -> None:
-    """Invert a lower triangular matrix in place, by halves: a third of a general solve's work."""
+    """Invert a lower triangular matrix in place, by halves: a third of a general solve's work.
+
+    With solves in place of products, since those know of the zeros.
+    """
     size = len(lower)
     if size <= _SMALL_TRIANGLE:
         eye = torch.eye(size, dtype=lower.dtype)
         lower.copy_(torch.linalg.solve_triangular(lower, eye, upper=False))
         return
     half = size // 2
-    first, last = lower[:half, :half], lower[half:, half:]
+    first, below, last = lower[:half, :half], lower[half:, :half], lower[half:, half:]
+    solved = torch.linalg.solve_triangular(last, below, upper=False)
+    below.copy_(torch.linalg.solve_triangular(first, solved, upper=False, left=False)).neg_()
     _invert(first)
     _invert(last)
-    lower[half:, :half] = -(last @ (lower[half:, :half] @ first))
 
 
 def remaining_metrics(factor: torch.Tensor, width: int) -> torch.Tensor:

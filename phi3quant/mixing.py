@@ -14,6 +14,7 @@ from phi3quant.allocation import Option, allocate
 from phi3quant.checkpoint import Checkpoint
 from phi3quant.config import Phi3Config
 from phi3quant.errors import SchemeError
+from phi3quant.gram import Gram
 from phi3quant.layout import EMBEDDING, HEAD, LINEARS, block_tensor_name, tensor_shapes
 from phi3quant.progress import Progress
 
@@ -85,7 +86,7 @@ def _errors(
     weight: torch.Tensor, inputs: torch.Tensor | None
 ) -> Iterator[tuple[str, torch.Tensor]]:
     columns = weight.shape[1]
-    gram = torch.eye(columns) if inputs is None else inputs.T @ inputs / len(inputs)
+    gram = Gram(torch.eye(columns), torch.ones(columns), 1) if inputs is None else Gram.of(inputs)
     for kind in _fitting(columns):
         yield kind, to_gguf.codec(kind).quantize_fitted(weight, gram).dequantize() - weight
 

@@ -7,6 +7,8 @@ import torch
 
 from phi3quant.scheme import QuantScheme
 
+_CHUNK_WEIGHTS = 1 << 18
+
 
 class Quantized(Protocol):
     """A quantized matrix of any codec."""
@@ -65,8 +67,14 @@ class QuantizedTensor:
         """The weights that the codes stand for, FP32 [rows, columns]."""
         rows, columns = self.shape
         width = self.scheme.group_width(columns)
-        codes = self.codes.view(rows, -1, width).float()
-        zeros: torch.Tensor | int = self.scheme.middle
-        if self.zero_points is not None:
-            zeros = self.zero_points.float().unsqueeze(-1)
-        return ((codes - zeros) * self.scales.float().unsqueeze(-1)).view(rows, columns)
+        weights = torch.empty(rows, columns // width, width)
+        # By parts that stay in a core's cache, and without more memory than the result's.
+        step = max(1, _CHUNK_WEIGHTS // columns)
+        for start in range(0, rows, step):
+            part = slice(start, start + step)
+            zeros: torch.Tensor | int = self.scheme.middle
+            if self.zero_points is not None:
+                zeros = self.zero_points[part].float().unsqueeze(-1)
+            some = weights[part].copy_(self.codes[part].view(-1, columns // width, width))
+            some.sub_(zeros).mul_(self.scales[part].float().unsqueeze(-1))
+        return weights.view(rows, columns)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from phi3quant.codecs import affine
 from phi3quant.errors import CheckpointError, SchemeError
-from phi3quant.gram import grouped_output_error, output_error
+from phi3quant.gram import Gram, grouped_output_error, output_error
 from phi3quant.qtensor import QuantizedTensor
 from phi3quant.scheme import BITS, GROUP_SIZES, QuantScheme
 
@@ -132,10 +132,10 @@ def test_searching_scales_never_errs_more_than_plain_ones(
 ) -> None:
     weight, scheme = problem
     x = torch.randn(40, weight.shape[1], generator=torch.Generator().manual_seed(seed))
-    gram = x.T @ x / len(x)
+    gram = Gram.of(x)
     width = scheme.group_width(weight.shape[1])
     plain, searched = (
-        grouped_output_error(tensor.dequantize() - weight, gram, width)
+        grouped_output_error(tensor.dequantize() - weight, gram.captured, width)
         for tensor in (
             affine.quantize(weight, scheme),
             affine.quantize_clipped(weight, scheme, gram),
@@ -144,13 +144,11 @@ def test_searching_scales_never_errs_more_than_plain_ones(
     assert (searched <= plain * (1 + 1e-4) + 1e-12).all()
 
 
-def correlated(columns: int, seed: int = 0) -> torch.Tensor:
-    """A Gram matrix [columns, columns] of inputs that have much to do with one another."""
+def correlated(columns: int, seed: int = 0) -> Gram:
+    """Inputs that have much to do with one another."""
     generator = torch.Generator().manual_seed(seed)
     mixing = torch.randn(columns, columns, generator=generator) / columns**0.5
-    x = torch.randn(3 * columns, columns, generator=generator) @ mixing
-    gram: torch.Tensor = x.T @ x / len(x)
-    return gram
+    return Gram.of(torch.randn(3 * columns, columns, generator=generator) @ mixing)
 
 
 @settings(max_examples=60, deadline=None)
@@ -174,18 +172,20 @@ def test_compensation_pays_where_inputs_are_correlated(scheme: QuantScheme) -> N
     weight = torch.randn(70, 256, generator=torch.Generator().manual_seed(0))
     gram = correlated(256)
     searched, compensated = (
-        float(output_error(function(weight, scheme, gram).dequantize() - weight, gram).sum())
+        float(
+            output_error(function(weight, scheme, gram).dequantize() - weight, gram.captured).sum()
+        )
         for function in (affine.quantize_clipped, affine.quantize_compensated)
     )
     assert compensated < 0.7 * searched
 
 
-@pytest.mark.parametrize("gram", [torch.eye(128), torch.zeros(128, 128)], ids=["white", "dead"])
-def test_without_correlations_compensation_is_rounding_to_nearest(gram: torch.Tensor) -> None:
+@pytest.mark.parametrize("strength", [1.0, 0.0], ids=["white", "dead"])
+def test_without_correlations_compensation_is_rounding_to_nearest(strength: float) -> None:
     weight = torch.randn(20, 128, generator=torch.Generator().manual_seed(1))
     for scheme in (QuantScheme(), QuantScheme(4, 64, symmetric=False)):
-        plain = affine.quantize_clipped(weight, scheme, torch.eye(128))
-        found = affine.quantize_compensated(weight, scheme, gram)
+        plain = affine.quantize_clipped(weight, scheme, Gram.of(torch.eye(128)))
+        found = affine.quantize_compensated(weight, scheme, Gram.of(strength * torch.eye(128)))
         assert torch.equal(found.codes, plain.codes)
         assert torch.equal(found.scales, plain.scales)
 
@@ -194,11 +194,11 @@ def test_compensation_follows_the_brain_surgeon() -> None:
     """Against the method that GPTQ computes faster: invert what is left, after every column."""
     scheme, damping = QuantScheme(4, 16), 0.01
     weight = torch.randn(5, 64, generator=torch.Generator().manual_seed(2))
-    gram = correlated(64, seed=4)
+    gram = correlated(64, seed=4).captured
     # In falling order already, so that columns keep their places.
     strength = torch.linspace(3, 0.5, 64)
     gram *= strength[:, None] * strength / gram.diagonal().sqrt()[:, None] / gram.diagonal().sqrt()
-    found = affine.quantize_compensated(weight, scheme, gram, damping)
+    found = affine.quantize_compensated(weight, scheme, Gram(gram, strength, 1), damping)
     damped = gram.double() + damping * gram.diagonal().mean().double() * torch.eye(64)
     left = weight.double()
     for column in range(64):
@@ -213,7 +213,7 @@ def test_compensation_follows_the_brain_surgeon() -> None:
 def test_searching_scales_pays_on_normal_weights() -> None:
     weight = torch.randn(64, 256, generator=torch.Generator().manual_seed(0))
     scheme = QuantScheme()
-    gram = torch.eye(256)
+    gram = Gram.of(torch.eye(256))
     plain = (affine.quantize(weight, scheme).dequantize() - weight).square().sum()
     searched = (affine.quantize_clipped(weight, scheme, gram).dequantize() - weight).square().sum()
     assert searched < 0.9 * plain

@@ -123,10 +123,7 @@ def test_dead_channels_give_finite_results(damage: str, case: Callable[[str], Ca
         case "zero rows":
             block["gate_up_proj"][-40:] = 0
         case "dead inputs":
-            grams = {
-                name: Gram(torch.zeros_like(g.matrix), torch.zeros_like(g.mean_abs), g.tokens)
-                for name, g in grams.items()
-            }
+            grams = {name: Gram.of(torch.zeros(1, len(g.mean_abs))) for name, g in grams.items()}
     result = awq.quantize_block(block, grams, gqa.config, codecs(QuantScheme()))
     assert all(torch.isfinite(value).all() for value in result.dequantized().values())
 

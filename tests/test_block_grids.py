@@ -7,7 +7,7 @@ import torch
 
 from phi3quant.codecs.block_grids import GRIDS
 from phi3quant.codecs.blocks import TYPES, BlockCodec
-from phi3quant.gram import output_error
+from phi3quant.gram import Gram, output_error
 
 KINDS = list(GRIDS)
 
@@ -49,13 +49,13 @@ def test_compensation_on_grids_that_stay_pays(kind: str) -> None:
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(70, 512, generator=generator)
     x = torch.randn(2000, 512, generator=generator) @ torch.randn(512, 512, generator=generator)
-    gram = x.T @ x / len(x)
+    gram = Gram.of(x)
     codec = BlockCodec(TYPES[kind])
     compensated = codec.quantize_compensated(weight, gram)
     assert compensated is not None
     fitted = codec.quantize_fitted(weight, gram)
     after, before = (
-        float(output_error(tensor.dequantize() - weight, gram).sum())
+        float(output_error(tensor.dequantize() - weight, gram.captured).sum())
         for tensor in (compensated, fitted)
     )
     assert after < 0.7 * before
@@ -72,7 +72,7 @@ def test_zeros_and_dead_inputs_stay_finite(kind: str) -> None:
     codec = BlockCodec(TYPES[kind])
     weight = torch.zeros(3, 256)
     weight[1] = torch.linspace(-1, 1, 256)
-    tensor = codec.quantize_compensated(weight, torch.zeros(256, 256))
+    tensor = codec.quantize_compensated(weight, Gram.of(torch.zeros(1, 256)))
     assert tensor is not None
     assert torch.isfinite(tensor.dequantize()).all()
     assert torch.equal(tensor.dequantize()[0], torch.zeros(256))

@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import Phi3ForCausalLM
 
+import phi3quant.gram
 from calib import capture
 from phi3quant.checkpoint import open_checkpoint
 from phi3quant.gram import (
@@ -58,7 +59,7 @@ def test_statistics_are_those_of_the_inputs_in_transformers(
         x = seen[key]
         expected = x.T @ x / len(x)
         assert grams[key].tokens == IDS.numel()
-        assert torch.allclose(grams[key].matrix, expected, atol=1e-4 * float(expected.max()))
+        assert torch.allclose(grams[key].captured, expected, atol=1e-4 * float(expected.max()))
         assert torch.allclose(grams[key].mean_abs, x.abs().mean(dim=0), rtol=1e-3, atol=1e-6)
 
 
@@ -70,16 +71,41 @@ def test_the_batch_size_does_not_matter(
     parts, hidden_too = captured(checkpoint_folder("gqa"))
     assert torch.allclose(hidden, hidden_too, atol=1e-5)
     for key in LINEARS:
-        assert torch.allclose(whole[key].matrix, parts[key].matrix, rtol=1e-4, atol=1e-5)
+        assert torch.allclose(whole[key].captured, parts[key].captured, rtol=1e-4, atol=1e-5)
 
 
 def test_dividing_channels_equals_capturing_again() -> None:
     x = torch.randn(100, 12, generator=torch.Generator().manual_seed(0))
     scales = torch.rand(12, generator=torch.Generator().manual_seed(1)) + 0.1
-    gram = Gram(x.T @ x / 100, x.abs().mean(dim=0), 100).divided(scales)
-    y = x / scales
-    assert torch.allclose(gram.matrix, y.T @ y / 100, rtol=1e-4, atol=1e-5)
-    assert torch.allclose(gram.mean_abs, y.abs().mean(dim=0), rtol=1e-4)
+    # By two steps, since folds follow one another.
+    gram = Gram.of(x).divided(scales.sqrt()).divided(scales.sqrt())
+    again = Gram.of(x / scales)
+    assert torch.allclose(gram.matrix(), again.captured, rtol=1e-4, atol=1e-5)
+    assert torch.allclose(gram.mean_abs, again.mean_abs, rtol=1e-4)
+    assert torch.allclose(gram.diagonal(), again.captured.diagonal(), rtol=1e-4)
+    assert torch.allclose(gram.blocks(4), diagonal_blocks(again.captured, 4), rtol=1e-4, atol=1e-5)
+    places = torch.randperm(12, generator=torch.Generator().manual_seed(2))
+    assert torch.equal(gram.matrix(places), gram.matrix()[places][:, places])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_output_errors_in_fast_products_are_those_of_exact_ones(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(phi3quant.gram, "product_dtype", lambda: dtype)
+    generator = torch.Generator().manual_seed(0)
+    scales = torch.rand(256, generator=generator) + 0.5
+    x = torch.randn(500, 256, generator=generator)
+    # A few channels with a hundred times the others' size, and a mean that all tokens share.
+    x[:, ::60] *= 100
+    x += 3
+    weight = torch.randn(64, 256, generator=generator)
+    error = weight - weight.round()
+    found = Gram.of(x).divided(scales).output_error(error)
+    exact = output_error(error.double(), Gram.of((x / scales).double()).captured).float()
+    assert torch.allclose(found, exact, rtol=1e-2)
+    # Rounding the moments shifts all rows alike.
+    assert abs(float(found.sum() / exact.sum()) - 1) < 3e-3
 
 
 def test_output_error_is_that_of_running_the_layer() -> None:

@@ -97,8 +97,8 @@ def test_compensation_is_taken_only_where_held_back_windows_gain(
     without = quantize(source, tmp_path / "without", recipe("awq", prose, compensate=False))
     assert any(block["compensated"] for block in made.blocks)
     assert made.blocks[0]["output_error"] < without.blocks[0]["output_error"]
-    # Of each block: RTN's error, AWQ's, and those of four trials.
-    verdicts = itertools.cycle([3.0, 1.0, 2.0, 2.0, 2.0, 2.0])
+    # Of each block: the error of AWQ, those of four trials, and that of RTN.
+    verdicts = itertools.cycle([1.0, 2.0, 2.0, 2.0, 2.0, 3.0])
     monkeypatch.setattr(calibrated, "output_distance", lambda *_args: next(verdicts))
     refused = quantize(source, tmp_path / "refused", recipe("awq", prose))
     assert not any(block["compensated"] for block in refused.blocks)
@@ -171,7 +171,7 @@ def test_a_block_that_would_be_worse_than_rtn_falls_back(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    verdicts = itertools.cycle([1.0, *[float("nan")] * 5])
+    verdicts = itertools.cycle([*[float("nan")] * 5, 1.0])
     monkeypatch.setattr(calibrated, "output_distance", lambda *_args: next(verdicts))
     made = quantize(checkpoint_folder("gqa"), tmp_path / "awq", recipe("awq", prose))
     assert all(block["fell_back_to_rtn"] for block in made.blocks)

@@ -5,6 +5,7 @@ from typing import Protocol
 
 import torch
 
+from phi3quant.gram import Gram
 from phi3quant.qtensor import Quantized
 
 
@@ -21,10 +22,10 @@ class Codec(Protocol):
     def quantize(self, weight: torch.Tensor) -> Quantized:
         """Quantize FP32 [rows, columns] for what the weights are alone."""
 
-    def quantize_fitted(self, weight: torch.Tensor, gram: torch.Tensor) -> Quantized:
-        """Quantize FP32 [rows, columns] for the least output error, by FP32 [columns, columns]."""
+    def quantize_fitted(self, weight: torch.Tensor, gram: Gram) -> Quantized:
+        """Quantize FP32 [rows, columns] for the least output error."""
 
-    def quantize_compensated(self, weight: torch.Tensor, gram: torch.Tensor) -> Quantized | None:
+    def quantize_compensated(self, weight: torch.Tensor, gram: Gram) -> Quantized | None:
         """As quantize_fitted, where later codes of a row make up for the errors of earlier ones.
 
         None: the codec can't.

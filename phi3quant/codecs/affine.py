@@ -14,7 +14,7 @@ from phi3quant.codecs import affine_rounding, affine_search
 from phi3quant.codecs.compensation import DAMPING, Strip, compensated_codes
 from phi3quant.codecs.lanes import LANES
 from phi3quant.errors import CheckpointError, SchemeError
-from phi3quant.gram import diagonal_blocks
+from phi3quant.gram import Gram
 from phi3quant.parallel import over_rows
 from phi3quant.qtensor import QuantizedTensor
 from phi3quant.scheme import QuantScheme
@@ -54,11 +54,11 @@ class AffineCodec:
         """See Codec."""
         return quantize(weight, self.scheme)
 
-    def quantize_fitted(self, weight: torch.Tensor, gram: torch.Tensor) -> QuantizedTensor:
+    def quantize_fitted(self, weight: torch.Tensor, gram: Gram) -> QuantizedTensor:
         """See Codec."""
         return quantize_clipped(weight, self.scheme, gram)
 
-    def quantize_compensated(self, weight: torch.Tensor, gram: torch.Tensor) -> QuantizedTensor:
+    def quantize_compensated(self, weight: torch.Tensor, gram: Gram) -> QuantizedTensor:
         """See Codec."""
         return quantize_compensated(weight, self.scheme, gram)
 
@@ -113,7 +113,7 @@ def round_trip(weight: torch.Tensor, scheme: QuantScheme) -> torch.Tensor:
 def quantize_clipped(
     weight: torch.Tensor,
     scheme: QuantScheme,
-    gram: torch.Tensor,
+    gram: Gram,
     shrinks: Sequence[float] = SHRINKS,
 ) -> QuantizedTensor:
     """Round to nearest with the scale of each group that loses least output.
@@ -125,14 +125,14 @@ def quantize_clipped(
     Args:
         weight: FP32 [rows, columns].
         scheme: bits, group size, symmetry.
-        gram: FP32 [columns, columns], second moments of the input.
+        gram: of the input.
         shrinks: the multiples to try.
 
     Raises:
         SchemeError: as quantize.
     """
     rows, columns = weight.shape
-    metrics = diagonal_blocks(gram, scheme.group_width(columns)).numpy()
+    metrics = gram.blocks(scheme.group_width(columns)).numpy()
     grids = _empty_grids(rows, len(metrics))
     search = (np.array(shrinks, np.float32), scheme.max_code, scheme.symmetric)
     flat = weight.contiguous().numpy()
@@ -153,7 +153,7 @@ def quantize_clipped(
 
 
 def quantize_compensated(
-    weight: torch.Tensor, scheme: QuantScheme, gram: torch.Tensor, damping: float = DAMPING
+    weight: torch.Tensor, scheme: QuantScheme, gram: Gram, damping: float = DAMPING
 ) -> QuantizedTensor:
     """Codes of which the later ones of a row make up for the errors of the earlier ones (GPTQ).
 
@@ -163,7 +163,7 @@ def quantize_compensated(
     Args:
         weight: FP32 [rows, columns].
         scheme: bits, group size, symmetry.
-        gram: FP32 [columns, columns], second moments of the input.
+        gram: of the input.
         damping: added to the diagonal of ``gram``, relative to its mean.
 
     Raises:

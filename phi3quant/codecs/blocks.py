@@ -17,6 +17,7 @@ from phi3quant.codecs.affine_search import compensate_on
 from phi3quant.codecs.block_grids import GRIDS
 from phi3quant.codecs.compensation import Strip, compensated_codes
 from phi3quant.errors import CheckpointError, SchemeError
+from phi3quant.gram import Gram
 from phi3quant.parallel import over_rows
 
 Encode = Callable[[torch.Tensor, torch.Tensor | None], np.ndarray]
@@ -100,11 +101,11 @@ class BlockCodec:
         """See Codec."""
         return self._encoded(weight, None)
 
-    def quantize_fitted(self, weight: torch.Tensor, gram: torch.Tensor) -> BlockTensor:
+    def quantize_fitted(self, weight: torch.Tensor, gram: Gram) -> BlockTensor:
         """See Codec; the search weighs each column by its input's mean square."""
-        return self._encoded(weight, gram.diagonal().contiguous())
+        return self._encoded(weight, gram.diagonal())
 
-    def quantize_compensated(self, weight: torch.Tensor, gram: torch.Tensor) -> BlockTensor | None:
+    def quantize_compensated(self, weight: torch.Tensor, gram: Gram) -> BlockTensor | None:
         """See Codec: the scales of quantize_fitted, since a superblock's depend on one another."""
         found = GRIDS.get(self.kind.name)
         if found is None:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from phi3quant.codecs.lanes import LANES
-from phi3quant.gram import inverse_factor, remaining_metrics
+from phi3quant.gram import Gram, inverse_factor, remaining_metrics
 from phi3quant.parallel import over_rows
 
 DAMPING = 0.03
@@ -50,7 +50,7 @@ class Strip:
 
 def compensated_codes(
     weight: torch.Tensor,
-    gram: torch.Tensor,
+    gram: Gram,
     width: int,
     choose: Callable[[Strip], None],
     damping: float = DAMPING,
@@ -59,7 +59,7 @@ def compensated_codes(
 
     Args:
         weight: FP32 [rows, columns].
-        gram: FP32 [columns, columns], second moments of the input.
+        gram: of the input.
         width: columns in a group.
         choose: fills the codes and errors of a strip; called from several threads.
         damping: added to the diagonal of ``gram``, relative to its mean.
@@ -69,7 +69,7 @@ def compensated_codes(
     """
     rows, columns = weight.shape
     order, places = _most_important_first(gram.diagonal(), width)
-    factor = inverse_factor(gram[places][:, places], damping)
+    factor = inverse_factor(gram.matrix(places), damping)
     metrics = remaining_metrics(factor, width).numpy()
     left = weight[:, places].contiguous()
     codes = np.empty((rows, columns), np.uint8)
@@ -102,7 +102,7 @@ def compensated_codes(
             )
 
         over_rows(rows, here.stop - here.start, work, multiple=LANES)
-        left[:, here.stop :] -= torch.from_numpy(errors) @ factor[here, here.stop :]
+        left[:, here.stop :].addmm_(torch.from_numpy(errors), factor[here, here.stop :], alpha=-1)
     return torch.from_numpy(codes)[:, places.argsort()]
 
 

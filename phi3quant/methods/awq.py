@@ -6,14 +6,14 @@ error comes from the inputs' second moments: sum((E G) * E), the same number at 
 depend on the tokens.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 
 from phi3quant.codecs import Codec, Codecs
 from phi3quant.config import Phi3Config
 from phi3quant.folds import FOLDS, Fold
-from phi3quant.gram import Gram, output_error
+from phi3quant.gram import Gram
 from phi3quant.layout import LINEARS, Block
 from phi3quant.methods import rtn
 from phi3quant.qblock import QuantizedBlock, TensorLoss
@@ -33,6 +33,9 @@ _MIN_SCALE, _MIN_WEIGHT = 1e-4, 1e-4
 
 Scales = Mapping[str, torch.Tensor]
 """Per fold (by its consumer's name), what its channels are multiplied by: FP32 [channels]."""
+
+Round = Callable[[torch.Tensor, Gram], torch.Tensor]
+"""What remains of FP32 [rows, in] after rounding, given the statistics of the input."""
 
 
 def quantize_block(
@@ -55,8 +58,7 @@ def quantize_block(
     """
     plain = rtn.quantize_block(block, codecs)
     rtn_losses = {
-        name: _total_error(q.dequantize() - block[name], grams[name].matrix)
-        for name, q in plain.linears.items()
+        name: _linear_loss(q, block[name], grams[name]) for name, q in plain.linears.items()
     }
     scales = {
         name: found
@@ -95,21 +97,37 @@ def search_scales(
     Returns:
         FP32 [channels], or None if no candidate is worth it.
     """
+    candidates = list(_candidates(weight, gram, fold, config, codec))
+    columns = [fold.per_column(scales, config) for scales in candidates]
 
-    def loss(rows: torch.Tensor, scales: torch.Tensor | None, *, fitted: bool) -> float:
-        columns = torch.ones_like(rows[0]) if scales is None else fold.per_column(scales, config)
-        scaled, scaled_gram = rows * columns, gram.divided(columns).matrix
-        if fitted:
-            kept = codec.quantize_fitted(scaled, scaled_gram).dequantize()
-        else:
-            kept = codec.round_trip(scaled)
-        return _total_error(kept - scaled, scaled_gram)
+    def losses(rows: torch.Tensor, tried: Sequence[int | None], round_: Round) -> list[float]:
+        """Of candidates by number, all in one product; None leaves the weights alone."""
+        errors = rows.new_empty(len(tried), *rows.shape)
+        for place, number in zip(errors, tried, strict=True):
+            if number is None:
+                torch.sub(round_(rows, gram), rows, out=place)
+                continue
+            scaled = rows * columns[number]
+            torch.sub(round_(scaled, gram.divided(columns[number])), scaled, out=place)
+            # Back in the units of the weights, so that one Gram matrix serves all candidates.
+            place.div_(columns[number])
+        found = gram.output_error(errors.flatten(0, 1)).view(len(tried), -1)
+        totals: list[float] = found.sum(dim=1, dtype=torch.float64).tolist()
+        return totals
+
+    def plain(rows: torch.Tensor, _gram: Gram) -> torch.Tensor:
+        return codec.round_trip(rows)
+
+    def fitted(rows: torch.Tensor, scaled: Gram) -> torch.Tensor:
+        return codec.quantize_fitted(rows, scaled).dequantize()
 
     few, more = (_spread(weight, count) for count in (_RANKING_ROWS, _DECIDING_ROWS))
-    candidates = list(_candidates(weight, gram, fold, config, codec))
-    ranked = sorted(candidates, key=lambda scales: loss(few, scales, fitted=False))
-    finalists = [None, *ranked[:_FINALISTS]]
-    return min(finalists, key=lambda scales: loss(more, scales, fitted=True))
+    ranks = losses(few, range(len(candidates)), plain)
+    best = sorted(range(len(candidates)), key=ranks.__getitem__)[:_FINALISTS]
+    finalists = [None, *best]
+    decided = losses(more, finalists, fitted)
+    winner = min(zip(decided, finalists, strict=True), key=lambda pair: pair[0])[1]
+    return None if winner is None else candidates[winner]
 
 
 def _candidates(
@@ -164,13 +182,13 @@ def _choose_codes(
     linears: dict[str, Quantized] = {}
     losses: dict[str, TensorLoss] = {}
     for name in LINEARS:
-        gram = grams[name].matrix
+        gram = grams[name]
         if name in scales:
-            gram = grams[name].divided(FOLDS[name].per_column(scales[name], config)).matrix
+            gram = gram.divided(FOLDS[name].per_column(scales[name], config))
         units = _row_units(name, folded[name].shape[0], scales, config)
         loss, linears[name] = min(
             (
-                (_total_error((q.dequantize() - folded[name]) * units, gram), q)
+                (_linear_loss(q, folded[name], gram, units), q)
                 for q in (
                     codecs[name].quantize_fitted(folded[name], gram),
                     codecs[name].quantize(folded[name]),
@@ -196,11 +214,22 @@ def _row_units(name: str, rows: int, scales: Scales, config: Phi3Config) -> torc
     return units
 
 
-def _total_error(error: torch.Tensor, gram: torch.Tensor) -> float:
-    """Mean squared output error per token, summed over rows; of many rows, estimated from some."""
-    some = _spread(error, _LOSS_ROWS)
-    total = output_error(some, gram).sum(dtype=torch.float64)
-    return float(total) * len(error) / len(some)
+def _linear_loss(
+    quantized: Quantized, weight: torch.Tensor, gram: Gram, units: torch.Tensor | None = None
+) -> float:
+    """Mean squared output error per token, summed over rows; of many rows, estimated from some.
+
+    Args:
+        quantized: what became of ``weight``.
+        weight: FP32 [out, in].
+        gram: of the input.
+        units: FP32 [out, 1], what the outputs are multiplied by; None: 1.
+    """
+    some = _spread(quantized.dequantize(), _LOSS_ROWS) - _spread(weight, _LOSS_ROWS)
+    if units is not None:
+        some *= _spread(units, _LOSS_ROWS)
+    total = gram.output_error(some).sum(dtype=torch.float64)
+    return float(total) * len(weight) / len(some)
 
 
 def _spread(rows: torch.Tensor, count: int) -> torch.Tensor:

@@ -29,9 +29,7 @@ def quantize_block(
         SchemeError: a codec doesn't fit the block's shapes.
     """
     norms = {key: value.half().float() for key, value in block.items() if key not in LINEARS}
-    linears = {
-        name: codecs[name].quantize_fitted(block[name], grams[name].matrix) for name in LINEARS
-    }
+    linears = {name: codecs[name].quantize_fitted(block[name], grams[name]) for name in LINEARS}
     return QuantizedBlock(norms, linears, losses={}, folds={})
 
 
@@ -62,7 +60,7 @@ def compensated(
         gram = grams[name]
         if name in quantized.folds:
             gram = gram.divided(FOLDS[name].per_column(quantized.folds[name], config))
-        tensor = codecs[name].quantize_compensated(folded[name], gram.matrix)
+        tensor = codecs[name].quantize_compensated(folded[name], gram)
         if tensor is not None:
             found[name] = tensor
     return found
