@@ -9,6 +9,8 @@ from phi3quant.precision import product_dtype
 
 # Triangles up to here are inverted column by column.
 _SMALL_TRIANGLE = 256
+# Columns of a matrix that are factored at once.
+_STRIP = 512
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ def diagonal_blocks(gram: torch.Tensor, width: int) -> torch.Tensor:
     return view.diagonal(dim1=0, dim2=2).permute(2, 0, 1).contiguous()
 
 
-def inverse_factor(gram: torch.Tensor, damping: float) -> torch.Tensor:
+def inverse_factor(gram: Gram, places: torch.Tensor, damping: float) -> torch.Tensor:
     """Upper Cholesky factor U of the damped inverse of a Gram matrix: U^T U = (G + d I)^-1.
 
     Row j of U says how the columns after j best make up for an error in column j (GPTQ's
@@ -118,26 +120,44 @@ def inverse_factor(gram: torch.Tensor, damping: float) -> torch.Tensor:
     Gram matrices close to singular; inverting a factor is as well-behaved as the result needs.
 
     Args:
-        gram: FP32 [in, in].
+        gram: of the input.
+        places: int64 [in], the order of the columns.
         damping: what is added to the diagonal, relative to its mean.
 
     Returns:
         FP32 [in, in]; the identity if the matrix is zero or overflowed.
     """
-    # In reversed order, so that G = R R^T for an upper R; then U = R^-1. Of wide layers these are
-    # the largest matrices of a run, hence no more than two at once. The transpose lies as LAPACK
-    # keeps matrices, which spares it copies of its own.
-    matrix = gram.flip(0, 1).double()
+    # In reversed order, so that G = R R^T for an upper R; then U = R^-1. In place, since of wide
+    # layers this is the largest matrix of a run.
+    matrix = gram.matrix(places.flip(0)).double()
     mean = float(matrix.diagonal().mean())
     if not 0 < mean < math.inf:
-        return torch.eye(len(gram))
+        return torch.eye(len(matrix))
     matrix.diagonal().add_(damping * mean)
-    lower = torch.linalg.cholesky(matrix, out=torch.empty_like(matrix).T)
+    _factor(matrix)
+    lower = matrix.float()
     del matrix
-    lower = lower.float()
     _invert(lower)
     factor: torch.Tensor = lower.flip(0, 1)
     return factor
+
+
+def _factor(matrix: torch.Tensor) -> None:
+    """Replace a positive definite matrix by its lower Cholesky factor in place, by strips."""
+    size = len(matrix)
+    for start in range(0, size, _STRIP):
+        here, below = slice(start, start + _STRIP), slice(start + _STRIP, size)
+        corner, rest = matrix[here, here], matrix[below, here]
+        corner.copy_(torch.linalg.cholesky(corner))
+        matrix[here, below] = 0
+        rest.copy_(torch.linalg.solve_triangular(corner.T, rest, upper=True, left=False))
+        # What is above the diagonal strips is never read.
+        for first in range(below.start, size, _STRIP):
+            columns = slice(first, first + _STRIP)
+            offset = first - below.start
+            matrix[first:, columns].addmm_(
+                rest[offset:], rest[offset : offset + _STRIP].T, alpha=-1
+            )
 
 
 def _invert(lower: torch.Tensor) -> None:

@@ -127,27 +127,33 @@ def test_groups_are_measured_by_their_own_blocks() -> None:
         assert torch.allclose(found[:, group], direct, rtol=1e-4)
 
 
-def correlated(columns: int) -> torch.Tensor:
-    """A Gram matrix whose columns have much to do with one another."""
+def correlated(columns: int) -> Gram:
+    """Inputs that have much to do with one another."""
     generator = torch.Generator().manual_seed(columns)
     mixing = torch.randn(columns, columns, generator=generator)
-    x = torch.randn(500, columns, generator=generator) @ mixing
-    return x.T @ x / len(x)
+    return Gram.of(torch.randn(500, columns, generator=generator) @ mixing)
 
 
-def test_the_factor_is_that_of_the_damped_inverse() -> None:
-    gram = correlated(12)
-    factor = inverse_factor(gram, 0.1)
-    damped = gram + 0.1 * gram.diagonal().mean() * torch.eye(12)
+@pytest.mark.parametrize("columns", [12, 300])
+def test_the_factor_is_that_of_the_damped_inverse(
+    columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(phi3quant.gram, "_STRIP", 128)
+    gram = correlated(columns)
+    places = torch.randperm(columns, generator=torch.Generator().manual_seed(0))
+    factor = inverse_factor(gram, places, 0.1)
+    damped = gram.matrix(places) + 0.1 * gram.diagonal().mean() * torch.eye(columns)
     assert torch.equal(factor, factor.triu())
     assert torch.allclose(factor.T @ factor, torch.linalg.inv(damped), rtol=1e-3, atol=1e-5)
     for useless in (0.0, math.inf, math.nan):
-        assert torch.equal(inverse_factor(torch.full((5, 5), useless), 0.1), torch.eye(5))
+        gram = Gram(torch.full((5, 5), useless), torch.ones(5), 1)
+        assert torch.equal(inverse_factor(gram, torch.arange(5), 0.1), torch.eye(5))
 
 
 def test_remaining_metrics_are_schur_complements_of_the_later_columns() -> None:
-    gram = correlated(12)
-    found = remaining_metrics(inverse_factor(gram, 1e-9), 4)
+    statistics = correlated(12)
+    found = remaining_metrics(inverse_factor(statistics, torch.arange(12), 1e-9), 4)
+    gram = statistics.captured
     for group in range(3):
         here, later = slice(4 * group, 4 * group + 4), slice(4 * group + 4, None)
         lost = gram[here, later] @ torch.linalg.solve(gram[later, later], gram[later, here])

@@ -69,7 +69,7 @@ def compensated_codes(
     """
     rows, columns = weight.shape
     order, places = _most_important_first(gram.diagonal(), width)
-    factor = inverse_factor(gram.matrix(places), damping)
+    factor = inverse_factor(gram, places, damping)
     metrics = remaining_metrics(factor, width).numpy()
     left = weight[:, places].contiguous()
     codes = np.empty((rows, columns), np.uint8)
