@@ -11,6 +11,7 @@ from phi3quant import calibrated
 from phi3quant.checkpoint import Checkpoint
 from phi3quant.codecs import Codecs
 from phi3quant.errors import CheckpointError
+from phi3quant.hidden import Shelf
 from phi3quant.journal import Journal
 from phi3quant.layout import EMBEDDING, HEAD
 from phi3quant.methods import Method
@@ -25,7 +26,7 @@ class Work:
     Attributes:
         method: what chooses codes.
         codecs: how the linears of a block are stored, by its number.
-        compensate: see phi3quant.calibrated.quantize_block.
+        compensate: see phi3quant.calibrated.start.
         ids: calibration windows, int64 [windows, length]; None for a method without.
         states_in_memory: whether the windows' hidden states stay there, or in the journal's folder.
     """
@@ -65,8 +66,10 @@ def quantize_blocks(
         writer.embedding(embedding)
     states = None
     if work.ids is not None:
-        file = None if journal is None or work.states_in_memory else journal.states_file
-        states = calibrated.start(checkpoint.config, embedding, work.ids, file)
+        folder = None if journal is None or work.states_in_memory else journal.folder
+        states = calibrated.start(
+            checkpoint.config, embedding, work.ids, Shelf(folder), compensate=work.compensate
+        )
     del embedding
     run = _Run(checkpoint, work, writers, states, journal)
     count = checkpoint.config.num_hidden_layers
@@ -107,7 +110,7 @@ class _Run:
             record = self.journal.take(index, self.checkpoint.config, codecs)
             if record is None:
                 break
-            calibrated.advance_through(record.block, self.states)
+            calibrated.advance_through(self.checkpoint.block(index), record.block, self.states)
             for writer in self.writers:
                 writer.block(index, record.block)
             reports.append(dict(record.report))
@@ -122,11 +125,7 @@ class _Run:
             result = self._round(index, codecs)
         else:
             result, report = calibrated.quantize_block(
-                self.checkpoint.block(index),
-                self.states,
-                self.work.method,
-                codecs,
-                compensate=self.work.compensate,
+                self.checkpoint.block(index), self.states, self.work.method, codecs
             )
         for writer in self.writers:
             writer.block(index, result)

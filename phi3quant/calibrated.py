@@ -6,17 +6,19 @@ block's true output on windows that were held back.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from calib.capture import advance, collect, output_distance, outputs
+from calib.streams import Streams, put, walk
 from phi3quant.codecs import Codecs
 from phi3quant.config import Phi3Config
-from phi3quant.hidden import Hidden, store
+from phi3quant.folds import folded
+from phi3quant.gram import Gram
+from phi3quant.hidden import Hidden, Shelf
 from phi3quant.layout import LINEARS, Block
-from phi3quant.methods import Method, gptq, rtn
+from phi3quant.methods import Method, rtn
 from phi3quant.model import SequenceContext, embed, sequence_context
 from phi3quant.precision import product_dtype
 from phi3quant.qblock import QuantizedBlock
@@ -24,26 +26,40 @@ from phi3quant.qtensor import Quantized
 
 # One window of so many is held back, and at most so many windows are.
 _HELD_BACK, _MOST_HELD_BACK = 8, 8
+# Tokens that suffice for the search of folds, where compensation has all of them.
+_SEARCH_TOKENS = 8192
 
 
 @dataclass(frozen=True)
 class States:
-    """Hidden states of the calibration windows on their way through the quantized model.
+    """Hidden states of the calibration windows on their way through the model.
 
     Attributes:
         context: for the windows' length.
-        seen: FP32 [windows, length, hidden], what methods learn from, in memory or on disk; changed
-            in place.
-        held_back: FP32 [windows, length, hidden], what results are judged on; changed in place.
+        seen: what methods learn from, in the original and in the quantized model; changed in
+            place. Without compensation ``clean`` is of no windows.
+        held_back: what results are judged on, FP32 [windows, length, hidden] each, in memory.
+        shelf: where the states of ``seen`` are.
     """
 
     context: SequenceContext
-    seen: Hidden
-    held_back: torch.Tensor
+    seen: Streams
+    held_back: Streams
+    shelf: Shelf
+
+    @property
+    def compensate(self) -> bool:
+        """Whether the original model's states are there to be made up for."""
+        return self.seen.clean.shape[0] > 0
 
 
 def start(
-    config: Phi3Config, embedding: torch.Tensor, ids: torch.Tensor, file: Path | None = None
+    config: Phi3Config,
+    embedding: torch.Tensor,
+    ids: torch.Tensor,
+    shelf: Shelf,
+    *,
+    compensate: bool,
 ) -> States:
     """The states before the first block.
 
@@ -52,37 +68,41 @@ def start(
         embedding: floats of any type [vocab, hidden].
         ids: int64 [windows, length], in an order that doesn't depend on where they came from. A
             single window is both learned from and judged on.
-        file: where to keep what is learned from; None: in memory.
+        shelf: where to keep what is learned from.
+        compensate: whether compensation is to be tried.
     """
     count = max(1, min(len(ids) // _HELD_BACK, _MOST_HELD_BACK))
     held_back, seen = ids[:count], ids[count:] if len(ids) > 1 else ids
-    context = sequence_context(config, ids.shape[1])
 
     def embedded(some: torch.Tensor) -> torch.Tensor:
         # Converted once looked up: in FP32 the whole embedding is larger than a block.
         return embed(embedding, some).float()
 
-    if file is None:
-        return States(context, embedded(seen), embedded(held_back))
-    shape = (len(seen), ids.shape[1], embedding.shape[1])
-    stored = store(file, (embedded(some) for some in torch.split(seen, 1)), shape)
-    return States(context, stored, embedded(held_back))
+    def learned(name: str, windows: int) -> Hidden:
+        pieces = (embedded(some) for some in torch.split(seen[:windows], 1))
+        return shelf.put(name, pieces, (windows, ids.shape[1], embedding.shape[1]))
+
+    return States(
+        sequence_context(config, ids.shape[1]),
+        Streams(learned("clean", len(seen) if compensate else 0), learned("actual", len(seen))),
+        Streams(embedded(held_back), embedded(held_back)),
+        shelf,
+    )
 
 
 def quantize_block(
-    block: Block, states: States, method: Method, codecs: Codecs, *, compensate: bool
+    block: Block, states: States, method: Method, codecs: Codecs
 ) -> tuple[QuantizedBlock, dict[str, Any]]:
     """Quantize a block and take the states through what came out.
 
-    Compensated codes are taken linear by linear where the block's error falls; RTN steps in if it
-    is better still.
+    Compensated codes are taken linear by linear where the block's outputs come closer to the
+    original model's; RTN steps in if it is better still.
 
     Args:
         block: FP32 tensors.
         states: the block's inputs; become its outputs.
         method: what chooses codes.
         codecs: how each linear is stored.
-        compensate: whether GPTQ's compensation is tried.
 
     Returns:
         The block, and a report of its errors for the manifest.
@@ -90,36 +110,49 @@ def quantize_block(
     Raises:
         SchemeError: a codec doesn't fit the block's shapes.
     """
-    context, config = states.context, states.context.config
+    context, config, held_back = states.context, states.context.config, states.held_back
     original = for_products(block)
-    target = outputs(original, context, states.held_back)
-    grams = collect(original, context, states.seen)
-    del original
-    chosen = method.quantize_block(block, grams, config, codecs)
-    better = gptq.compensated(block, chosen, grams, config, codecs) if compensate else {}
-    # What follows needs their room.
-    del grams
-
+    target = outputs(original, context, held_back.clean)
+    enough = _SEARCH_TOKENS if states.compensate else None
+    chosen = method.quantize_block(
+        block, collect(original, context, states.seen.actual, enough), config, codecs
+    )
     ready = _Ready()
 
     def judge(candidate: QuantizedBlock) -> float:
-        return output_distance(ready.block(candidate), context, states.held_back, target)
+        return output_distance(ready.block(candidate), context, held_back.actual, target)
 
-    error, compensated = judge(chosen), []
-    for name, tensor in better.items():
-        tried = replace(chosen, linears={**chosen.linears, name: tensor})
-        trial = judge(tried)
-        if trial < error:
-            error, chosen = trial, tried
-            compensated.append(name)
+    error, compensated, walked = judge(chosen), [], None
+    if states.compensate:
+        moved = folded(block, chosen.folds, config)
+
+        def choose(name: str, gram: Gram, shortfall: torch.Tensor) -> torch.Tensor:
+            nonlocal error, chosen
+            tensor = codecs[name].quantize_compensated(moved[name], gram, shortfall)
+            if tensor is not None:
+                tried = replace(chosen, linears={**chosen.linears, name: tensor})
+                trial = judge(tried)
+                if trial < error:
+                    error, chosen = trial, tried
+                    compensated.append(name)
+            return ready.block(chosen)[name]
+
+        norms = {**moved, **chosen.norms}
+        walked = walk((original, norms), chosen.folds, context, states.seen, choose, states.shelf)
     plain = rtn.quantize_block(block, codecs)
     plain_error = output_distance(
-        for_products(plain.dequantized()), context, states.held_back, target
+        for_products(plain.dequantized()), context, held_back.actual, target
     )
     # Written so that an error that is NaN falls back too.
     fell_back = not error <= plain_error
     kept = plain if fell_back else chosen
-    _advance(ready.block(kept), states)
+    final = ready.block(kept)
+    if fell_back or walked is None:
+        advance(final, context, states.seen.actual)
+    else:
+        put(states.seen.actual, walked)
+    advance(final, context, held_back.actual)
+    put(held_back.clean, target)
     error = plain_error if fell_back else error
     report = {
         "output_error": error,
@@ -136,14 +169,18 @@ def quantize_block(
     return kept, report
 
 
-def advance_through(block: QuantizedBlock, states: States) -> None:
-    """Take the states through a finished block, in place."""
-    _advance(for_products(block.dequantized()), states)
+def advance_through(block: Block, quantized: QuantizedBlock, states: States) -> None:
+    """Take the states through a finished block, in place.
 
-
-def _advance(final: Block, states: States) -> None:
-    for hidden in (states.seen, states.held_back):
-        advance(final, states.context, hidden)
+    Args:
+        block: the original's FP32 tensors.
+        quantized: what became of it.
+        states: the block's inputs; become its outputs.
+    """
+    original, final = for_products(block), for_products(quantized.dequantized())
+    for streams in (states.seen, states.held_back):
+        advance(original, states.context, streams.clean)
+        advance(final, states.context, streams.actual)
 
 
 class _Ready:

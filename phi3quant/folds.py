@@ -79,6 +79,13 @@ def _one(_config: Phi3Config) -> int:
     return 1
 
 
+def folded(block: Block, scales: Mapping[str, torch.Tensor], config: Phi3Config) -> Block:
+    """The block with the scales [channels] of each fold, by its consumer's name, moved."""
+    for name, value in scales.items():
+        block = FOLDS[name].apply(block, value, config)
+    return block
+
+
 FOLDS: Mapping[str, Fold] = {
     fold.consumer: fold
     for fold in (

@@ -112,34 +112,54 @@ def diagonal_blocks(gram: torch.Tensor, width: int) -> torch.Tensor:
     return view.diagonal(dim1=0, dim2=2).permute(2, 0, 1).contiguous()
 
 
-def inverse_factor(gram: Gram, places: torch.Tensor, damping: float) -> torch.Tensor:
-    """Upper Cholesky factor U of the damped inverse of a Gram matrix: U^T U = (G + d I)^-1.
+@dataclass(frozen=True)
+class Damped:
+    """A Gram matrix with something added to its diagonal, factored: G + d I.
 
-    Row j of U says how the columns after j best make up for an error in column j (GPTQ's
-    formulation: Frantar et al., 2022). Factored in FP64, since few tokens or dead channels leave
-    Gram matrices close to singular; inverting a factor is as well-behaved as the result needs.
-
-    Args:
-        gram: of the input.
-        places: int64 [in], the order of the columns.
-        damping: what is added to the diagonal, relative to its mean.
-
-    Returns:
-        FP32 [in, in]; the identity if the matrix is zero or overflowed.
+    Attributes:
+        places: int64 [in], the order of its columns.
+        lower: FP32 [in, in], its lower Cholesky factor in the reverse of that order.
     """
-    # In reversed order, so that G = R R^T for an upper R; then U = R^-1. In place, since of wide
-    # layers this is the largest matrix of a run.
-    matrix = gram.matrix(places.flip(0)).double()
-    mean = float(matrix.diagonal().mean())
-    if not 0 < mean < math.inf:
-        return torch.eye(len(matrix))
-    matrix.diagonal().add_(damping * mean)
-    _factor(matrix)
-    lower = matrix.float()
-    del matrix
-    _invert(lower)
-    factor: torch.Tensor = lower.flip(0, 1)
-    return factor
+
+    places: torch.Tensor
+    lower: torch.Tensor
+
+    @staticmethod
+    def of(gram: Gram, places: torch.Tensor, damping: float) -> "Damped":
+        """Factor in FP64, since few tokens or dead channels leave matrices close to singular.
+
+        Args:
+            gram: of the input; if it is zero or overflowed, the identity takes its place.
+            places: int64 [in], the order of the columns.
+            damping: what is added to the diagonal, relative to its mean.
+        """
+        # In place, since of wide layers this is the largest matrix of a run.
+        matrix = gram.matrix(places.flip(0)).double()
+        mean = float(matrix.diagonal().mean())
+        if not 0 < mean < math.inf:
+            return Damped(places, torch.eye(len(matrix)))
+        matrix.diagonal().add_(damping * mean)
+        _factor(matrix)
+        return Damped(places, matrix.float())
+
+    def solve(self, rows: torch.Tensor) -> torch.Tensor:
+        """The rows X of X (G + d I) = ``rows``, both FP32 [rows, in] in the channels' own order."""
+        reverse = self.places.flip(0)
+        half = torch.linalg.solve_triangular(self.lower.T, rows[:, reverse], upper=True, left=False)
+        found = torch.empty_like(rows)
+        found[:, reverse] = torch.linalg.solve_triangular(self.lower, half, upper=False, left=False)
+        return found
+
+    def inverse_factor(self) -> torch.Tensor:
+        """Upper Cholesky factor U of the inverse: U^T U = (G + d I)^-1, FP32 [in, in].
+
+        Row j of U says how the columns after j best make up for an error in column j (GPTQ's
+        formulation: Frantar et al., 2022). With G = R R^T for an upper R, it is R^-1. ``lower`` is
+        used up for it.
+        """
+        _invert(self.lower)
+        factor: torch.Tensor = self.lower.flip(0, 1)
+        return factor
 
 
 def _factor(matrix: torch.Tensor) -> None:
@@ -185,7 +205,7 @@ def remaining_metrics(factor: torch.Tensor, width: int) -> torch.Tensor:
     inverse holds ready: (U_g^T U_g)^-1 for the group's block U_g.
 
     Args:
-        factor: FP32 [in, in], from inverse_factor.
+        factor: FP32 [in, in], from Damped.inverse_factor.
         width: columns in a group.
 
     Returns:

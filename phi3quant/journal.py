@@ -18,6 +18,7 @@ from phi3quant.checkpoint import read_json_if_there
 from phi3quant.codecs import Codecs
 from phi3quant.config import Phi3Config
 from phi3quant.errors import CheckpointError, InputError, ResumeError
+from phi3quant.hidden import Shelf
 from phi3quant.output import clear_os_errors, locked, sync, write_json
 from phi3quant.qblock import QuantizedBlock
 
@@ -45,11 +46,6 @@ class Journal:
         while self._path(count).is_file():
             count += 1
         return count
-
-    @property
-    def states_file(self) -> Path:
-        """Where hidden states can live while the run lasts; they are worth nothing after it."""
-        return self.folder / "states"
 
     def begin(self, identity: Mapping[str, Any]) -> None:
         """Forget what was kept, and say what is kept from now on.
@@ -161,7 +157,8 @@ def open_journal(output: Path) -> Iterator[Journal]:
             if futile or not journal.finished:
                 _remove(journal.folder, made)
             else:
-                journal.states_file.unlink(missing_ok=True)
+                # Worth nothing after the run.
+                Shelf(journal.folder).clear()
             if journal.finished and not isinstance(error, ResumeError):
                 error.add_note(journal.how_to_go_on())
             raise

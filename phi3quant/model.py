@@ -113,17 +113,22 @@ def decoder_block(
     eps = context.config.rms_norm_eps
 
     x = rms_norm(hidden, block["input_layernorm"], eps)
-    x = _attention(product("qkv_proj", x, block["qkv_proj"]), context, cache)
+    x = attention(product("qkv_proj", x, block["qkv_proj"]), context, cache)
     hidden = hidden + product("o_proj", x, block["o_proj"])
 
     x = rms_norm(hidden, block["post_attention_layernorm"], eps)
-    gate, up = product("gate_up_proj", x, block["gate_up_proj"]).chunk(2, dim=-1)
-    x = up * functional.silu(gate)
+    x = gated(product("gate_up_proj", x, block["gate_up_proj"]))
     return hidden + product("down_proj", x, block["down_proj"])
 
 
-def _attention(
-    qkv: torch.Tensor, context: SequenceContext, cache: LayerCache | None
+def gated(gate_up: torch.Tensor) -> torch.Tensor:
+    """The MLP's activation of fused rows [..., gate|up]."""
+    gate, up = gate_up.chunk(2, dim=-1)
+    return up * functional.silu(gate)
+
+
+def attention(
+    qkv: torch.Tensor, context: SequenceContext, cache: LayerCache | None = None
 ) -> torch.Tensor:
     """Causal attention over fused rows [batch, positions, q|k|v]; gives [batch, positions, q]."""
     config = context.config

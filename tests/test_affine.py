@@ -198,7 +198,7 @@ def test_compensation_follows_the_brain_surgeon() -> None:
     # In falling order already, so that columns keep their places.
     strength = torch.linspace(3, 0.5, 64)
     gram *= strength[:, None] * strength / gram.diagonal().sqrt()[:, None] / gram.diagonal().sqrt()
-    found = affine.quantize_compensated(weight, scheme, Gram(gram, strength, 1), damping)
+    found = affine.quantize_compensated(weight, scheme, Gram(gram, strength, 1), damping=damping)
     damped = gram.double() + damping * gram.diagonal().mean().double() * torch.eye(64)
     left = weight.double()
     for column in range(64):

@@ -13,7 +13,7 @@ from phi3quant.checkpoint import open_checkpoint
 from phi3quant.cli.main import main
 from phi3quant.config import Phi3Config, read_config
 from phi3quant.errors import MemoryLimitError
-from phi3quant.hidden import store
+from phi3quant.hidden import Shelf, StoredHidden
 from phi3quant.hub import bundled_folder
 from phi3quant.layout import LINEARS
 from phi3quant.model import sequence_context
@@ -47,12 +47,13 @@ def test_states_on_disk_give_the_same_bytes(
 ) -> None:
     words = line("awq", checkpoint_folder("gqa"), prose)
     used: list[Path] = []
+    split = StoredHidden.split
 
-    def stored(file: Path, *given: object) -> object:
-        used.append(file)
-        return store(file, *given)  # type: ignore[arg-type]
+    def watched(stored: StoredHidden, windows: int) -> Iterator[torch.Tensor]:
+        used.append(stored.file)
+        return split(stored, windows)
 
-    monkeypatch.setattr("phi3quant.calibrated.store", stored)
+    monkeypatch.setattr(StoredHidden, "split", watched)
     assert CliRunner().invoke(main, [*words, "-o", str(tmp_path / "memory")]).exit_code == 0
     assert not used
     # Room for everything but the states.
@@ -62,7 +63,9 @@ def test_states_on_disk_give_the_same_bytes(
     )
     limit = ("--max-memory", str(need.memory + need.states - 1))
     assert CliRunner().invoke(main, [*words, *limit, "-o", str(tmp_path / "disk")]).exit_code == 0
-    assert used
+    assert {file.name for file in used} == {
+        f"states.{name}" for name in ("actual", "clean", "attended", "middle", "inner")
+    }
     assert hashes(tmp_path / "memory") == hashes(tmp_path / "disk")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "memory"]
 
@@ -75,9 +78,9 @@ def test_stored_states_are_learned_from_and_advanced_like_those_in_memory(
     states = torch.randn(7, 1500, 64, generator=torch.Generator().manual_seed(1))
 
     def pieces() -> Iterator[torch.Tensor]:
-        yield from torch.split(states, 3)
+        yield from torch.split(states, 1)
 
-    stored = store(tmp_path / "states", pieces(), (7, 1500, 64))
+    stored = Shelf(tmp_path).put("some", pieces(), (7, 1500, 64))
     kept, read = collect(block, context, states), collect(block, context, stored)
     for name in LINEARS:
         assert torch.equal(kept[name].captured, read[name].captured)

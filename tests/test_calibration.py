@@ -10,10 +10,10 @@ import phi3quant.gram
 from calib import capture
 from phi3quant.checkpoint import open_checkpoint
 from phi3quant.gram import (
+    Damped,
     Gram,
     diagonal_blocks,
     grouped_output_error,
-    inverse_factor,
     output_error,
     remaining_metrics,
 )
@@ -141,18 +141,22 @@ def test_the_factor_is_that_of_the_damped_inverse(
     monkeypatch.setattr(phi3quant.gram, "_STRIP", 128)
     gram = correlated(columns)
     places = torch.randperm(columns, generator=torch.Generator().manual_seed(0))
-    factor = inverse_factor(gram, places, 0.1)
-    damped = gram.matrix(places) + 0.1 * gram.diagonal().mean() * torch.eye(columns)
+    found = Damped.of(gram, places, 0.1)
+    rows = torch.randn(7, columns, generator=torch.Generator().manual_seed(1))
+    whole = gram.matrix() + 0.1 * gram.diagonal().mean() * torch.eye(columns)
+    assert torch.allclose(found.solve(rows) @ whole, rows, rtol=1e-3, atol=1e-3)
+    factor = found.inverse_factor()
+    damped = whole[places][:, places]
     assert torch.equal(factor, factor.triu())
     assert torch.allclose(factor.T @ factor, torch.linalg.inv(damped), rtol=1e-3, atol=1e-5)
     for useless in (0.0, math.inf, math.nan):
         gram = Gram(torch.full((5, 5), useless), torch.ones(5), 1)
-        assert torch.equal(inverse_factor(gram, torch.arange(5), 0.1), torch.eye(5))
+        assert torch.equal(Damped.of(gram, torch.arange(5), 0.1).inverse_factor(), torch.eye(5))
 
 
 def test_remaining_metrics_are_schur_complements_of_the_later_columns() -> None:
     statistics = correlated(12)
-    found = remaining_metrics(inverse_factor(statistics, torch.arange(12), 1e-9), 4)
+    found = remaining_metrics(Damped.of(statistics, torch.arange(12), 1e-9).inverse_factor(), 4)
     gram = statistics.captured
     for group in range(3):
         here, later = slice(4 * group, 4 * group + 4), slice(4 * group + 4, None)

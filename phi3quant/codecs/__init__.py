@@ -25,10 +25,19 @@ class Codec(Protocol):
     def quantize_fitted(self, weight: torch.Tensor, gram: Gram) -> Quantized:
         """Quantize FP32 [rows, columns] for the least output error."""
 
-    def quantize_compensated(self, weight: torch.Tensor, gram: Gram) -> Quantized | None:
+    def quantize_compensated(
+        self, weight: torch.Tensor, gram: Gram, shortfall: torch.Tensor | None = None
+    ) -> Quantized | None:
         """As quantize_fitted, where later codes of a row make up for the errors of earlier ones.
 
-        None: the codec can't.
+        Args:
+            weight: FP32 [rows, columns].
+            gram: of the input x.
+            shortfall: FP32 [rows, columns], the mean of (wanted output - weight x) x^T over tokens:
+                what the weights themselves should make up for.
+
+        Returns:
+            None: the codec can't.
         """
 
     def round_trip(self, weight: torch.Tensor) -> torch.Tensor:

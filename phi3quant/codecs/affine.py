@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from phi3quant.codecs import affine_rounding, affine_search
-from phi3quant.codecs.compensation import DAMPING, Strip, compensated_codes
+from phi3quant.codecs.compensation import DAMPING, Strip, Walk, compensated_codes
 from phi3quant.codecs.lanes import LANES
 from phi3quant.errors import CheckpointError, SchemeError
 from phi3quant.gram import Gram
@@ -58,9 +58,11 @@ class AffineCodec:
         """See Codec."""
         return quantize_clipped(weight, self.scheme, gram)
 
-    def quantize_compensated(self, weight: torch.Tensor, gram: Gram) -> QuantizedTensor:
+    def quantize_compensated(
+        self, weight: torch.Tensor, gram: Gram, shortfall: torch.Tensor | None = None
+    ) -> QuantizedTensor:
         """See Codec."""
-        return quantize_compensated(weight, self.scheme, gram)
+        return quantize_compensated(weight, self.scheme, gram, shortfall)
 
     def round_trip(self, weight: torch.Tensor) -> torch.Tensor:
         """See Codec."""
@@ -153,7 +155,11 @@ def quantize_clipped(
 
 
 def quantize_compensated(
-    weight: torch.Tensor, scheme: QuantScheme, gram: Gram, damping: float = DAMPING
+    weight: torch.Tensor,
+    scheme: QuantScheme,
+    gram: Gram,
+    shortfall: torch.Tensor | None = None,
+    damping: float = DAMPING,
 ) -> QuantizedTensor:
     """Codes of which the later ones of a row make up for the errors of the earlier ones (GPTQ).
 
@@ -164,6 +170,7 @@ def quantize_compensated(
         weight: FP32 [rows, columns].
         scheme: bits, group size, symmetry.
         gram: of the input.
+        shortfall: FP32 [rows, columns], see Codec.
         damping: added to the diagonal of ``gram``, relative to its mean.
 
     Raises:
@@ -181,7 +188,10 @@ def quantize_compensated(
         )
         scales[strip.rows, strip.groups], zeros[strip.rows, strip.groups] = found
 
-    codes = compensated_codes(weight, gram, width, choose, damping)
+    walk = Walk.of(gram, width, damping)
+    if shortfall is not None:
+        weight = weight + walk.damped.solve(shortfall)
+    codes = compensated_codes(weight, walk, choose)
     return _assemble(weight, scheme, [(codes, _checked_grid((scales, zeros)))])
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from phi3quant.codecs.lanes import LANES
-from phi3quant.gram import Gram, inverse_factor, remaining_metrics
+from phi3quant.gram import Damped, Gram, remaining_metrics
 from phi3quant.parallel import over_rows
 
 DAMPING = 0.03
@@ -48,28 +48,43 @@ class Strip:
     errors: np.ndarray
 
 
+@dataclass(frozen=True)
+class Walk:
+    """The order in which columns are chosen, and what each one's error costs.
+
+    Attributes:
+        width: columns in a group.
+        order: int64 [groups], by falling importance.
+        damped: the Gram matrix, its columns by group and falling importance in it.
+    """
+
+    width: int
+    order: torch.Tensor
+    damped: Damped
+
+    @staticmethod
+    def of(gram: Gram, width: int, damping: float = DAMPING) -> "Walk":
+        """Of a linear whose inputs have the statistics ``gram``, in groups of ``width``."""
+        order, places = _most_important_first(gram.diagonal(), width)
+        return Walk(width, order, Damped.of(gram, places, damping))
+
+
 def compensated_codes(
-    weight: torch.Tensor,
-    gram: Gram,
-    width: int,
-    choose: Callable[[Strip], None],
-    damping: float = DAMPING,
+    weight: torch.Tensor, walk: Walk, choose: Callable[[Strip], None]
 ) -> torch.Tensor:
     """Codes of which the later ones of a row make up for the errors of the earlier ones.
 
     Args:
         weight: FP32 [rows, columns].
-        gram: of the input.
-        width: columns in a group.
-        choose: fills the codes and errors of a strip; called from several threads.
-        damping: added to the diagonal of ``gram``, relative to its mean.
+        walk: over the columns; it is used up.
+        choose: fills in the codes and errors of a strip.
 
     Returns:
         uint8 [rows, columns], every code in its weight's place.
     """
     rows, columns = weight.shape
-    order, places = _most_important_first(gram.diagonal(), width)
-    factor = inverse_factor(gram, places, damping)
+    width, order, places = walk.width, walk.order, walk.damped.places
+    factor = walk.damped.inverse_factor()
     metrics = remaining_metrics(factor, width).numpy()
     left = weight[:, places].contiguous()
     codes = np.empty((rows, columns), np.uint8)

@@ -12,7 +12,7 @@ import torch
 
 from phi3quant.codecs import Codec, Codecs
 from phi3quant.config import Phi3Config
-from phi3quant.folds import FOLDS, Fold
+from phi3quant.folds import FOLDS, Fold, folded
 from phi3quant.gram import Gram
 from phi3quant.layout import LINEARS, Block
 from phi3quant.methods import rtn
@@ -176,28 +176,26 @@ def _choose_codes(
     rtn_losses: Mapping[str, float],
 ) -> QuantizedBlock:
     """Fold, then take plain or clipped codes for each linear, whichever loses less output."""
-    folded: Block = block
-    for name, value in scales.items():
-        folded = FOLDS[name].apply(folded, value, config)
+    moved = folded(block, scales, config)
     linears: dict[str, Quantized] = {}
     losses: dict[str, TensorLoss] = {}
     for name in LINEARS:
         gram = grams[name]
         if name in scales:
             gram = gram.divided(FOLDS[name].per_column(scales[name], config))
-        units = _row_units(name, folded[name].shape[0], scales, config)
+        units = _row_units(name, moved[name].shape[0], scales, config)
         loss, linears[name] = min(
             (
-                (_linear_loss(q, folded[name], gram, units), q)
+                (_linear_loss(q, moved[name], gram, units), q)
                 for q in (
-                    codecs[name].quantize_fitted(folded[name], gram),
-                    codecs[name].quantize(folded[name]),
+                    codecs[name].quantize_fitted(moved[name], gram),
+                    codecs[name].quantize(moved[name]),
                 )
             ),
             key=lambda pair: pair[0],
         )
         losses[name] = TensorLoss(rtn=rtn_losses[name], chosen=loss)
-    norms = {key: value.half().float() for key, value in folded.items() if key not in LINEARS}
+    norms = {key: value.half().float() for key, value in moved.items() if key not in LINEARS}
     return QuantizedBlock(norms, linears, losses, folds=dict(scales))
 
 
