@@ -86,7 +86,13 @@ def needs(config: Phi3Config, run: Calibrated | None) -> Needs:
     if run.compensate:
         # Two FP64 matrices and the FP32 one that they are made of, or what is left of the weights.
         steps.append(held + 3 * codes + _FULL * max(sizes) + 5 * _FULL * widest**2)
-    states = _FULL * run.windows * run.length * config.hidden_size
+    tokens, width = run.windows * run.length, config.hidden_size
+    states = _FULL * tokens * width
+    if run.compensate:
+        # Of the original too, and inside a block: attention's, the middle, and the MLP's.
+        inside = _FULL * (config.query_rows + width)
+        inside += product_dtype().itemsize * config.intermediate_size
+        states += tokens * (_FULL * width + inside)
     journal = config.num_hidden_layers * (codes // 2 + block // 16)
     return Needs(int(_LIBRARIES + max(steps)), states, int(journal))
 

@@ -98,11 +98,17 @@ def test_compensation_is_taken_only_where_held_back_windows_gain(
     assert any(block["compensated"] for block in made.blocks)
     assert made.blocks[0]["output_error"] < without.blocks[0]["output_error"]
     # Of each block: the error of AWQ, those of four trials, and that of RTN.
-    verdicts = itertools.cycle([1.0, 2.0, 2.0, 2.0, 2.0, 3.0])
-    monkeypatch.setattr(calibrated, "output_distance", lambda *_args: next(verdicts))
-    refused = quantize(source, tmp_path / "refused", recipe("awq", prose))
-    assert not any(block["compensated"] for block in refused.blocks)
-    weights = [load_file(tmp_path / name / "model.safetensors") for name in ("without", "refused")]
+    for name, verdicts, compensate in (
+        ("refused", [1.0, 2.0, 2.0, 2.0, 2.0, 3.0], True),
+        ("not tried", [1.0, 3.0], False),
+    ):
+        given = itertools.cycle(verdicts)
+        monkeypatch.setattr(calibrated, "output_distance", lambda *_args, given=given: next(given))
+        found = quantize(source, tmp_path / name, recipe("awq", prose, compensate=compensate))
+        assert not any(block["compensated"] for block in found.blocks)
+    weights = [
+        load_file(tmp_path / name / "model.safetensors") for name in ("refused", "not tried")
+    ]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from phi3quant.codecs import affine_rounding, affine_search
-from phi3quant.codecs.compensation import DAMPING, Strip, Walk, compensated_codes
+from phi3quant.codecs.compensation import DAMPING, Strip, Walk, compensated_codes, corrected
 from phi3quant.codecs.lanes import LANES
 from phi3quant.errors import CheckpointError, SchemeError
 from phi3quant.gram import Gram
@@ -188,10 +188,9 @@ def quantize_compensated(
         )
         scales[strip.rows, strip.groups], zeros[strip.rows, strip.groups] = found
 
-    walk = Walk.of(gram, width, damping)
     if shortfall is not None:
-        weight = weight + walk.damped.solve(shortfall)
-    codes = compensated_codes(weight, walk, choose)
+        weight = corrected(weight, gram, shortfall)
+    codes = compensated_codes(weight, Walk.of(gram, width, damping), choose)
     return _assemble(weight, scheme, [(codes, _checked_grid((scales, zeros)))])
 
 

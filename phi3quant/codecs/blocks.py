@@ -15,7 +15,7 @@ from phi3quant.block_sizes import BlockSize
 from phi3quant.codecs import k_quants, legacy_quants
 from phi3quant.codecs.affine_search import compensate_on
 from phi3quant.codecs.block_grids import GRIDS
-from phi3quant.codecs.compensation import Strip, Walk, compensated_codes
+from phi3quant.codecs.compensation import Strip, Walk, compensated_codes, corrected
 from phi3quant.errors import CheckpointError, SchemeError
 from phi3quant.gram import Gram
 from phi3quant.parallel import over_rows
@@ -113,9 +113,8 @@ class BlockCodec:
         if found is None:
             return None
         rows, columns = weight.shape
-        walk = Walk.of(gram, self.kind.group)
         if shortfall is not None:
-            weight = weight + walk.damped.solve(shortfall)
+            weight = corrected(weight, gram, shortfall)
         data = self.quantize_fitted(weight, gram).data
         blocks = data.reshape(-1, self.kind.row_bytes(self.kind.block))
         scales, least = (part.reshape(rows, -1) for part in found.read(blocks))
@@ -126,7 +125,7 @@ class BlockCodec:
                 strip.weights, strip.factor, grids, found.highest, strip.codes, strip.errors
             )
 
-        codes = compensated_codes(weight, walk, choose)
+        codes = compensated_codes(weight, Walk.of(gram, self.kind.group), choose)
         found.put(blocks, codes.numpy().reshape(-1, self.kind.block))
         return BlockTensor(self.kind, data, (rows, columns))
 

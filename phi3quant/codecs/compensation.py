@@ -19,6 +19,10 @@ from phi3quant.parallel import over_rows
 DAMPING = 0.03
 """What is added to the Gram matrix, relative to its mean diagonal."""
 
+# The same where weights make up for what came before them: what is learned of that from one text
+# holds less for another, so it is trusted less.
+_CORRECTION_DAMPING = 0.1
+
 # Columns that are compensated for one by one before the rest of the row hears of it.
 _STRIP = 128
 
@@ -67,6 +71,21 @@ class Walk:
         """Of a linear whose inputs have the statistics ``gram``, in groups of ``width``."""
         order, places = _most_important_first(gram.diagonal(), width)
         return Walk(width, order, Damped.of(gram, places, damping))
+
+
+def corrected(weight: torch.Tensor, gram: Gram, shortfall: torch.Tensor) -> torch.Tensor:
+    """The weights whose outputs come closest to what is wanted, by least squares.
+
+    Args:
+        weight: FP32 [rows, columns].
+        gram: of the input.
+        shortfall: FP32 [rows, columns], see codecs.Codec.
+
+    Returns:
+        FP32 [rows, columns].
+    """
+    places = torch.arange(weight.shape[1])
+    return weight + Damped.of(gram, places, _CORRECTION_DAMPING).solve(shortfall)
 
 
 def compensated_codes(
