@@ -72,8 +72,8 @@ _CALIBRATION = (
         "--compensate/--no-compensate",
         default=True,
         show_default=True,
-        help="Let later weights of a row make up for the errors of earlier ones (GPTQ), where that "
-        "lowers a block's error on held-back windows.",
+        help="Let weights make up for the errors of those before them, in their row (GPTQ) and in "
+        "the blocks before, where that lowers a block's error on held-back windows.",
     ),
 )
 _OUTPUT = (
