@@ -140,14 +140,16 @@ def test_bf16_products_calibrate_as_well_as_fp32_ones(
 ) -> None:
     kept = []
     for dtype in (torch.float32, torch.bfloat16):
-        monkeypatch.setattr(calibrated, "product_dtype", lambda dtype=dtype: dtype)
+        for module in ("phi3quant.calibrated", "phi3quant.gram", "calib.streams"):
+            monkeypatch.setattr(f"{module}.product_dtype", lambda dtype=dtype: dtype)
         made = quantize(checkpoint_folder("gqa"), tmp_path / str(dtype), recipe("awq", prose))
         kept.append([block["error_ratio"] for block in made.blocks])
     assert kept[0] != kept[1]
     # The weights of this model are noise, so that near ties between candidates fall either way, and
     # what the first block chose changes what the second one sees.
-    assert kept[1][0] == pytest.approx(kept[0][0], rel=0.05)
-    assert kept[1] == pytest.approx(kept[0], rel=0.15)
+    # Either may have the luck; what counts is that BF16 doesn't cost anything.
+    assert kept[1][0] < 1.05 * kept[0][0]
+    assert all(fast < 1.15 * exact for fast, exact in zip(kept[1], kept[0], strict=True))
 
 
 @pytest.mark.parametrize(
