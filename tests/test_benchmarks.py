@@ -29,6 +29,7 @@ from phi3quant.verification import EvaluationText
 
 def _subject(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Subject:
     monkeypatch.setattr("benchmarks.quality.subject.WORK", folder)
+    monkeypatch.setattr("benchmarks.quality.subject.RESULTS", folder)
     text = EvaluationText("tiny", length=64, max_tokens=640)
     return Subject("phi3-tiny", bundled_folder(), "tiny", (text,), samples=2, seq_len=64)
 
@@ -122,6 +123,33 @@ def test_a_result_belongs_to_its_settings_and_texts(
     assert key != result.key_of(entry, replace(subject, samples=1))
 
 
+def test_a_report_marks_an_older_source_and_leaves_out_other_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib")  # of the extra bench
+    report = importlib.import_module("benchmarks.quality.report")
+    monkeypatch.setattr(report, "write_plot", lambda _rows, _path: None)
+    subject = _subject(tmp_path, monkeypatch)
+    current, older, other = (
+        entry for entry in ENTRIES if entry.tool == "HQQ" or entry is ENTRIES[0]
+    )
+    score = {"ratio": 1.05, "ratio_95": [1.04, 1.06], "kl_mean": 0.1}
+    measured = result.Result("", "", None, 4.5, 9.0, 1.0, 1, 1, {}, [score])
+    for entry, source in ((current, result.source_of(current)), (older, "before")):
+        made = replace(measured, key=result.key_of(entry, subject), source=source)
+        result.save_result(entry, subject, made)
+    result.save_result(other, subject, replace(measured, key="of other settings"))
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    markers = "<!-- bench-quality: begin -->\n<!-- bench-quality: end -->\n"
+    (docs / "quality.md").write_text(markers, encoding="utf-8")
+    report.write_report([subject], docs)
+    text = (docs / "quality.md").read_text("utf-8")
+    assert f"| **{current.title}** |" in text
+    assert f"| {older.title} † |" in text
+    assert other.title not in text
+
+
 def test_every_row_has_a_tool_and_a_name_of_its_own() -> None:
     titles = [entry.title for entry in ENTRIES]
     assert len(set(titles)) == len(titles) == len(chosen(["ours"])) + len(chosen(["peers"]))
@@ -159,7 +187,7 @@ def test_samples_are_there_after_an_interruption(tmp_path: Path) -> None:
 def test_a_plot_is_the_same_bytes_for_the_same_results(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")  # of the extra bench
     plot = importlib.import_module("benchmarks.quality.plot")
-    measured = result.Result("", None, 4.5, 9.0, 1.0, 1, 1, {}, [{"ratio": 1.05}])
+    measured = result.Result("", "", None, 4.5, 9.0, 1.0, 1, 1, {}, [{"ratio": 1.05}])
     rows = dict.fromkeys(ENTRIES, measured)
     for name in ("one", "two"):
         plot.write_plot({"real": rows}, tmp_path / f"{name}.svg")

@@ -14,7 +14,7 @@ from benchmarks import ROOT
 from benchmarks.quality.entries import chosen
 from benchmarks.quality.measure import measure
 from benchmarks.quality.report import write_report
-from benchmarks.quality.result import key_of, load_result, save_result
+from benchmarks.quality.result import key_of, load_result, save_result, source_of
 from benchmarks.quality.subject import Subject
 from phi3quant.cli.display import use_threads
 from phi3quant.hub import BUNDLED, bundled_folder
@@ -65,8 +65,8 @@ def main(
     """Compare the quality of ours and the peers' quantized models.
 
     The bundled model is calibrated and scored on its own texts, whatever is given. Results are
-    kept under build/quality and measured again when the model, the texts, the settings or the
-    source that made them have changed.
+    kept in benchmarks/quality/results and measured again when the model, the texts, the settings
+    or the source that made them have changed.
     """
     use_threads(threads)
     subjects = []
@@ -82,7 +82,8 @@ def main(
     for entry in chosen(only) if not report else ():
         for subject in subjects:
             known = load_result(entry, subject)
-            if known is not None and known.key == key_of(entry, subject):
+            due = (key_of(entry, subject), source_of(entry))
+            if known is not None and (known.key, known.source) == due:
                 continue
             click.echo(f"{subject.name}: {entry.title}")
             result = measure(entry, subject, threads, keep=keep)

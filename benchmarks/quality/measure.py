@@ -12,7 +12,7 @@ from benchmarks.peers.plain import SIZES
 from benchmarks.peers.process import RefusedError
 from benchmarks.peers.tools import TOOLS
 from benchmarks.quality.entries import Entry
-from benchmarks.quality.result import Result, key_of, slug
+from benchmarks.quality.result import Result, key_of, slug, source_of
 from benchmarks.quality.subject import Subject
 from converters import open_weights
 from phi3quant.inspection import linear_bits
@@ -49,6 +49,7 @@ def measure(entry: Entry, subject: Subject, threads: int, *, keep: bool) -> Resu
     )
     made = Result(
         key=key_of(entry, subject),
+        source=source_of(entry),
         refused=None,
         linear_bits=0.0,
         file_bits=0.0,

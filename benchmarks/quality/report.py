@@ -9,8 +9,11 @@ from benchmarks.markers import replace_between
 from benchmarks.peers.tools import OURS
 from benchmarks.quality.entries import ENTRIES, Entry
 from benchmarks.quality.plot import write_plot
-from benchmarks.quality.result import Result, key_of, load_result
+from benchmarks.quality.result import Result, key_of, load_result, source_of
 from benchmarks.quality.subject import Subject
+
+# Marks a row.
+_OLDER = "†"
 
 Rows = Mapping[Entry, Result]
 """Entries with their results."""
@@ -19,7 +22,7 @@ Rows = Mapping[Entry, Result]
 def write_report(subjects: Sequence[Subject], docs: Path) -> None:
     """Write the tables into quality.md, between its markers, and the plot beside it.
 
-    Results of a source or of settings that have changed since are left out and named.
+    Results of other texts or settings are left out and named; those of an older source are marked.
     """
     found = {subject.name: _current(subject) for subject in subjects}
     tables = [_section(subject, found[subject.name]) for subject in subjects]
@@ -55,6 +58,7 @@ def _section(subject: Subject, rows: Rows) -> str:
     """The table of one model, what refused, and what was used."""
     texts = [description for _, description in subject.scored]
     names = [_named(description["text"]) for description in texts]
+    older = any(result.source != source_of(entry) for entry, result in rows.items())
     headings = ["bits a weight", "of the file", *(f"{n}, 95 % interval" for n in names), "mean KL"]
     refused = {entry: result.refused for entry, result in rows.items() if result.refused}
     lines = [
@@ -63,6 +67,7 @@ def _section(subject: Subject, rows: Rows) -> str:
         "| | " + " | ".join(headings) + " |",
         "|---|" + "---|" * len(headings),
         *(_line(entry, result, len(names)) for entry, result in _made(rows).items()),
+        *(["", f"{_OLDER} measured with an older version of the source"] if older else []),
         *(["", "Refused:", ""] if refused else []),
         *(f"- {entry.title}: `{reason}`" for entry, reason in refused.items()),
     ]
@@ -82,6 +87,7 @@ def _named(text: str) -> str:
 
 def _line(entry: Entry, result: Result, texts: int) -> str:
     title = f"**{entry.title}**" if entry.tool == OURS else entry.title
+    title += f" {_OLDER}" if result.source != source_of(entry) else ""
     cells = [f"{result.linear_bits:.3f}", f"{result.file_bits:.2f}"]
     for number in range(texts):
         low, high = (float(end) - 1 for end in result.scores[number]["ratio_95"])

@@ -19,7 +19,8 @@ class Result:
     """A row, or why there is none.
 
     Attributes:
-        key: hash of all that decides over it.
+        key: hash of what it is of, from ``key_of``.
+        source: hash of the program that made it, from ``source_of``.
         refused: what the tool said when it refused; None if it made a model.
         linear_bits: stored for each weight of the blocks' matrices, scales and zeros included.
         file_bits: of the whole model over all its weights.
@@ -30,6 +31,7 @@ class Result:
     """
 
     key: str
+    source: str
     refused: str | None
     linear_bits: float
     file_bits: float
@@ -45,12 +47,16 @@ class Result:
 
 
 def key_of(entry: Entry, subject: Subject) -> str:
-    """Changes with the model, calibration, texts, settings, versions asked for, and source."""
-    tool = TOOLS[entry.tool]
+    """Changes with the model, calibration, texts, settings and versions asked for."""
+    home = repr(TOOLS[entry.tool].home)
+    wanted = {"entry": asdict(entry), "subject": subject.identity, "home": home}
+    return hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()
+
+
+def source_of(entry: Entry) -> str:
+    """Changes with our program where it is compared, with what runs a peer where that is."""
     digest = hashlib.sha256()
-    wanted = {"entry": asdict(entry), "subject": subject.identity, "home": repr(tool.home)}
-    digest.update(json.dumps(wanted, sort_keys=True).encode())
-    for file in sources(tool, ROOT):
+    for file in sources(TOOLS[entry.tool], ROOT):
         # As parsed, so that comments and form don't count.
         digest.update(ast.dump(ast.parse(file.read_bytes())).encode())
     return digest.hexdigest()
@@ -79,4 +85,4 @@ def slug(entry: Entry) -> str:
 
 
 def _path(entry: Entry, subject: Subject) -> Path:
-    return subject.folder / "results" / f"{slug(entry)}.json"
+    return subject.results / f"{slug(entry)}.json"

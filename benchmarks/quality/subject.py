@@ -24,7 +24,10 @@ from phi3quant.tokenizer import Tokenizer
 from phi3quant.verification import EvaluationText, text_windows
 
 WORK = ROOT / "build" / "quality"
-"""Results and artifacts."""
+"""Artifacts, and what rows share."""
+
+RESULTS = ROOT / "benchmarks" / "quality" / "results"
+"""What was measured; committed, since a row takes up to an hour."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Subject:
     """A model and its texts.
 
     Attributes:
-        name: for people and of its folder under WORK.
+        name: for people and of its folders under WORK and RESULTS.
         model: its folder.
         calib: the calibration text.
         texts: what is scored on, none of it from the calibration text.
@@ -48,8 +51,13 @@ class Subject:
 
     @property
     def folder(self) -> Path:
-        """Where its results and artifacts are."""
+        """Where its artifacts are."""
         return WORK / self.name
+
+    @property
+    def results(self) -> Path:
+        """Where its results are."""
+        return RESULTS / self.name
 
     @cached_property
     def opened(self) -> StoredWeights:
