@@ -21,7 +21,7 @@ DAMPING = 0.03
 
 # The same where weights make up for what came before them: what is learned of that from one text
 # holds less for another, so it is trusted less.
-_CORRECTION_DAMPING = 0.1
+_CORRECTION_DAMPING = 1.0
 
 # Columns that are compensated for one by one before the rest of the row hears of it.
 _STRIP = 128
