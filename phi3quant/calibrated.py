@@ -26,8 +26,9 @@ from phi3quant.qtensor import Quantized
 
 # One window of so many is held back, and at most so many windows are.
 _HELD_BACK, _MOST_HELD_BACK = 8, 8
-# Tokens that suffice for the search of folds, where compensation has all of them.
-_SEARCH_TOKENS = 8192
+
+SEARCH_TOKENS = 8192
+"""Tokens that suffice for the search of folds, where compensation has all of them."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,11 @@ class States:
         return self.seen.clean.shape[0] > 0
 
 
+def held_back_windows(windows: int) -> int:
+    """How many of so many calibration windows results are judged on."""
+    return max(1, min(windows // _HELD_BACK, _MOST_HELD_BACK))
+
+
 def start(
     config: Phi3Config,
     embedding: torch.Tensor,
@@ -71,7 +77,7 @@ def start(
         shelf: where to keep what is learned from.
         compensate: whether compensation is to be tried.
     """
-    count = max(1, min(len(ids) // _HELD_BACK, _MOST_HELD_BACK))
+    count = held_back_windows(len(ids))
     held_back, seen = ids[:count], ids[count:] if len(ids) > 1 else ids
 
     def embedded(some: torch.Tensor) -> torch.Tensor:
@@ -113,7 +119,7 @@ def quantize_block(
     context, config, held_back = states.context, states.context.config, states.held_back
     original = for_products(block)
     target = outputs(original, context, held_back.clean)
-    enough = _SEARCH_TOKENS if states.compensate else None
+    enough = SEARCH_TOKENS if states.compensate else None
     chosen = method.quantize_block(
         block, collect(original, context, states.seen.actual, enough), config, codecs
     )

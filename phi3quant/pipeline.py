@@ -15,7 +15,7 @@ from converters import FORMATS, to_gguf, to_onnx
 from converters.gguf_policy import MIXED, file_type
 from converters.onnx_options import OnnxOptions
 from converters.writer import Format, Source
-from phi3quant import budget, manifest, mixing, provenance, windows
+from phi3quant import budget, manifest, mixing, pace, provenance, windows
 from phi3quant.blockwise import Work, quantize_blocks
 from phi3quant.checkpoint import Checkpoint, open_checkpoint
 from phi3quant.codecs import Codecs
@@ -271,10 +271,18 @@ def _preflight(
     if disk + need.memory >= _WORTH_SAYING:
         where = "" if in_memory else f", {need.states / 2**30:.2f} GiB of hidden states on disk"
         memory = need.memory + (need.states if in_memory else 0)
+        lasting = "" if run is None else f", {_roughly(pace.seconds(config, run, pace.measured()))}"
         conduct.say(
             f"expected: {memory / 2**30:.2f} GiB of memory, {disk / 2**30:.2f} GiB of disk{where}"
+            f"{lasting}"
         )
     return in_memory
+
+
+def _roughly(seconds: float) -> str:
+    """A time to expect, for people."""
+    minutes = max(1, round(seconds / 60))
+    return f"about {minutes} min" if minutes < 90 else f"about {minutes / 60:.1f} h"
 
 
 def _settle(journal: Journal, conduct: Conduct, made_from: Mapping[str, Any]) -> None:

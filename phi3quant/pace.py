@@ -1,0 +1,101 @@
+"""How long a calibrated run will take: its operations counted, and this machine tried for a moment.
+
+What is counted is what takes long at a large model's sizes. It tells minutes from hours; progress
+knows better after a few blocks.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from phi3quant.budget import Calibrated
+from phi3quant.calibrated import SEARCH_TOKENS, held_back_windows
+from phi3quant.config import Phi3Config
+from phi3quant.layout import LINEARS, linear_shapes
+from phi3quant.precision import product_dtype
+
+# Rows of a matrix whose output errors the search of scales computes, all candidates together.
+_SEARCHED_ROWS = 8000
+# Times that all weights of a block are rounded or put back, each about as long as copying them so
+# often.
+_ROUNDINGS, _COPIES = 6, 8
+# Numbers that a token's pass through a block reads and writes beside its products, by the widths of
+# the residual stream and of the MLP.
+_PASSED = (14, 8)
+# Width of the matrices that are tried, and seconds for it.
+_TRIED, _TRIAL = 1024, 0.1
+# FP64 is at half the rate of FP32.
+_DOUBLE = 2
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What this machine does in a second, on the threads that it was given.
+
+    Attributes:
+        fast: operations of products in precision.product_dtype.
+        full: operations of products in FP32.
+        copied: FP32 numbers copied.
+    """
+
+    fast: float
+    full: float
+    copied: float
+
+
+def measured() -> Pace:
+    """Try this machine; takes a third of a second."""
+    matrix = torch.ones(_TRIED, _TRIED)
+    ready = matrix.to(product_dtype())
+    numbers = torch.ones(4, _TRIED, _TRIED)
+    room = torch.empty_like(numbers)
+    operations = 2.0 * _TRIED**3
+    return Pace(
+        operations * _times_a_second(lambda: ready @ ready),
+        operations * _times_a_second(lambda: matrix @ matrix),
+        numbers.numel() * _times_a_second(lambda: room.copy_(numbers)),
+    )
+
+
+def seconds(config: Phi3Config, run: Calibrated, pace: Pace) -> float:
+    """About how long all blocks take.
+
+    Args:
+        config: the model's.
+        run: what is done to it; AWQ's search is taken to be part of it.
+        pace: of the machine.
+    """
+    held_back = held_back_windows(run.windows) * run.length
+    seen = max(run.windows * run.length - held_back, run.length)
+    shapes = [linear_shapes(config)[name] for name in LINEARS]
+    weights = sum(rows * columns for rows, columns in shapes)
+    squares = sum(columns**2 for _, columns in shapes)
+    tiles = sum(columns * (columns + min(columns, _TRIED)) for _, columns in shapes)
+    searched = min(seen, SEARCH_TOKENS) if run.compensate else seen
+    # Without the last linear; its own share of what the held-back windows pass through.
+    passing = 2 * seen + 8 * held_back if run.compensate else seen + 4 * held_back
+    passes = passing + searched * (1 - shapes[-1][0] * shapes[-1][1] / weights)
+    fast = 2.0 * weights * passes + 2.0 * _SEARCHED_ROWS * squares
+    full = float(tiles * searched) + 4.0 * run.length * config.query_rows * passes
+    if run.compensate:
+        products = sum(rows * columns**2 for rows, columns in shapes)
+        residuals = config.hidden_size * (config.query_rows + config.intermediate_size)
+        fast += 2.0 * (squares + residuals) * seen + 2.0 * products
+        # Two factors; one is inverted, with the other two triangles are solved for all rows.
+        cubes = sum(columns**3 for _, columns in shapes)
+        full += tiles * seen + 3.0 * products + (2 * _DOUBLE + 1) * cubes / 3
+    numbers = _PASSED[0] * config.hidden_size + _PASSED[1] * config.intermediate_size
+    copied = numbers * passes + _ROUNDINGS * _COPIES * weights
+    block = fast / pace.fast + full / pace.full + copied / pace.copied
+    return config.num_hidden_layers * block
+
+
+def _times_a_second(work: Callable[[], object]) -> float:
+    work()
+    count, start = 0, time.perf_counter()
+    while (spent := time.perf_counter() - start) < _TRIAL:
+        work()
+        count += 1
+    return count / spent
