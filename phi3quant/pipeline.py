@@ -15,7 +15,7 @@ from converters import FORMATS, to_gguf, to_onnx
 from converters.gguf_policy import MIXED, file_type
 from converters.onnx_options import OnnxOptions
 from converters.writer import Format, Source
-from phi3quant import budget, manifest, mixing, pace, provenance, windows
+from phi3quant import budget, manifest, mixing, preflight, provenance, windows
 from phi3quant.blockwise import Work, quantize_blocks
 from phi3quant.checkpoint import Checkpoint, open_checkpoint
 from phi3quant.codecs import Codecs
@@ -30,15 +30,11 @@ from phi3quant.output import (
     atomic_folder,
     check_not_inside,
     check_output_folder,
-    check_space,
 )
 from phi3quant.precision import product_dtype
 from phi3quant.progress import Progress, silent
 from phi3quant.scheme import QuantScheme
 from phi3quant.tokenizer import load_tokenizer
-
-# Bytes from which on a run is large enough to say what it takes.
-_WORTH_SAYING = 2 << 30
 
 
 @dataclass(frozen=True)
@@ -88,6 +84,14 @@ class Recipe:
     tensor_types: tuple[str, ...] = ()
     target_bpw: float | None = None
     onnx: OnnxOptions = field(default_factory=OnnxOptions)
+
+    @property
+    def calibrated(self) -> budget.Calibrated | None:
+        """Sizes of what is learned from; None for a method without calibration."""
+        if not METHODS[self.method].calibrated:
+            return None
+        text = self.calibration
+        return budget.Calibrated(text.samples, text.length, self.compensate)
 
     def codecs(self, config: Phi3Config, index: int) -> Codecs:
         """How each linear of block ``index`` is stored.
@@ -192,7 +196,9 @@ def quantize(
     conduct = conduct or Conduct()
     method = METHODS[recipe.method]
     size = sum(entry.nbytes(checkpoint.config, recipe.scheme) for entry in formats)
-    in_memory = _preflight(recipe, checkpoint.config, size, output, conduct)
+    in_memory = preflight.check(
+        checkpoint.config, recipe.calibrated, (output, size), conduct.max_memory, conduct.say
+    )
     with ExitStack() as stack:
         journal = None
         if method.calibrated:
@@ -246,43 +252,6 @@ def quantize(
         calibration,
         blocks,
     )
-
-
-def _preflight(
-    recipe: Recipe, config: Phi3Config, size: int, output: Path, conduct: Conduct
-) -> bool:
-    """Say what a run takes and refuse it if that isn't there; whether states stay in memory.
-
-    Args:
-        recipe: what is done.
-        config: of the model.
-        size: bytes of the output.
-        output: where it goes.
-        conduct: the limit, and who is told.
-    """
-    run = None
-    if METHODS[recipe.method].calibrated:
-        text = recipe.calibration
-        run = budget.Calibrated(text.samples, text.length, recipe.compensate)
-    need = budget.needs(config, run)
-    in_memory = budget.in_memory(need, conduct.max_memory)
-    disk = size + need.disk + (0 if in_memory else need.states)
-    check_space(output, disk)
-    if disk + need.memory >= _WORTH_SAYING:
-        where = "" if in_memory else f", {need.states / 2**30:.2f} GiB of hidden states on disk"
-        memory = need.memory + (need.states if in_memory else 0)
-        lasting = "" if run is None else f", {_roughly(pace.seconds(config, run, pace.measured()))}"
-        conduct.say(
-            f"expected: {memory / 2**30:.2f} GiB of memory, {disk / 2**30:.2f} GiB of disk{where}"
-            f"{lasting}"
-        )
-    return in_memory
-
-
-def _roughly(seconds: float) -> str:
-    """A time to expect, for people."""
-    minutes = max(1, round(seconds / 60))
-    return f"about {minutes} min" if minutes < 90 else f"about {minutes / 60:.1f} h"
 
 
 def _settle(journal: Journal, conduct: Conduct, made_from: Mapping[str, Any]) -> None:

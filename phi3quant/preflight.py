@@ -1,0 +1,56 @@
+"""What is looked at before a run starts: memory, disk and time, said and refused in time."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from phi3quant import budget, pace
+from phi3quant.config import Phi3Config
+from phi3quant.output import check_space
+
+# Bytes from which on a run is large enough to say what it takes.
+_WORTH_SAYING = 2 << 30
+
+
+def check(
+    config: Phi3Config,
+    run: budget.Calibrated | None,
+    output: tuple[Path, int],
+    limit: int | None,
+    say: Callable[[str], None],
+) -> bool:
+    """Say what a run takes and refuse it if that isn't there.
+
+    Args:
+        config: of the model.
+        run: None for a method without calibration.
+        output: where the output goes, and its bytes.
+        limit: bytes that may be resident; None: what the system has available.
+        say: is told, if the run is a large one.
+
+    Returns:
+        Whether hidden states stay in memory.
+
+    Raises:
+        MemoryLimitError: memory doesn't suffice.
+        OutputError: disk doesn't.
+    """
+    folder, size = output
+    need = budget.needs(config, run)
+    in_memory = budget.in_memory(need, limit)
+    disk = size + need.disk + (0 if in_memory else need.states)
+    check_space(folder, disk)
+    if disk + need.memory >= _WORTH_SAYING:
+        memory = need.memory + (need.states if in_memory else 0)
+        parts = [f"{memory / 2**30:.2f} GiB of memory", f"{disk / 2**30:.2f} GiB of disk"]
+        if not in_memory:
+            parts.append(f"{need.states / 2**30:.2f} GiB of hidden states on disk")
+        if run is not None:
+            parts.append(_roughly(pace.seconds(config, run, pace.measured())))
+        say(f"expected: {', '.join(parts)}")
+    return in_memory
+
+
+def _roughly(seconds: float) -> str:
+    """A time to expect, for people."""
+    minutes = max(1, round(seconds / 60))
+    return f"about {minutes} min" if minutes < 90 else f"about {minutes / 60:.1f} h"
