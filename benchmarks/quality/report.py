@@ -59,7 +59,8 @@ def _section(subject: Subject, rows: Rows) -> str:
     texts = [description for _, description in subject.scored]
     names = [_named(description["text"]) for description in texts]
     older = any(result.source != source_of(entry) for entry, result in rows.items())
-    headings = ["bits a weight", "of the file", *(f"{n}, 95 % interval" for n in names), "mean KL"]
+    headings = ["bits a weight", "of the file"]
+    headings += [heading for n in names for heading in (f"{n}, 95 % interval", "mean KL")]
     refused = {entry: result.refused for entry, result in rows.items() if result.refused}
     lines = [
         f"### {subject.name}",
@@ -92,7 +93,7 @@ def _line(entry: Entry, result: Result, texts: int) -> str:
     for number in range(texts):
         low, high = (float(end) - 1 for end in result.scores[number]["ratio_95"])
         cells.append(f"{result.increase(number):+.2%} ({low:+.2%} to {high:+.2%})")
-    cells.append(f"{result.scores[0]['kl_mean']:.4f}")
+        cells.append(f"{result.scores[number]['kl_mean']:.4f}")
     return f"| {title} | " + " | ".join(cells) + " |"
 
 
