@@ -20,10 +20,10 @@ from phi3quant.precision import product_dtype
 _SEARCHED_ROWS = 8000
 # Times that all weights of a block are rounded or put back, each about as long as copying them so
 # often.
-_ROUNDINGS, _COPIES = 6, 8
+_ROUNDINGS, _COPIES = 8, 16
 # Numbers that a token's pass through a block reads and writes beside its products, by the widths of
 # the residual stream and of the MLP.
-_PASSED = (14, 8)
+_PASSED = (28, 16)
 # Width of the matrices that are tried, and seconds for it.
 _TRIED, _TRIAL = 1024, 0.1
 # Rows of a sum of products that are computed at once, up to the diagonal and beyond it.
