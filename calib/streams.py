@@ -6,7 +6,8 @@ upstream included. Li et al., "GPTAQ: Efficient Finetuning-Free Quantization for
 Calibration", 2025, does so for the inputs; here the linears that write into the residual stream
 answer for that too.
 
-Memory: what the windows come to at one place in the block, for both, and one linear's statistics.
+Memory: both streams, what attention, the middle of the block and the MLP give out for the quantized
+one, and one linear's statistics.
 """
 
 from collections.abc import Callable, Mapping
@@ -47,7 +48,8 @@ class _Sums:
     """Running sums over tokens for one linear.
 
     Of the products x x^T of its inputs in the quantized model, of (y - x) x^T with y those in the
-    original one, and of (r' - r) x^T with r and r' the residual streams that it adds to.
+    original one, and of (r' - r) x^T with r and r' the residual streams that it adds to, in the
+    quantized and in the original one.
     """
 
     def __init__(self, width: int, residual: int) -> None:
@@ -71,7 +73,11 @@ class _Sums:
             sums[part] += rows[:, part].T @ x
 
     def finish(self, weight: torch.Tensor) -> tuple[Gram, torch.Tensor]:
-        """The inputs' statistics and the shortfall of FP32 [out, in]; the sums are used up."""
+        """The inputs' statistics and the shortfall, means over tokens; the sums are used up.
+
+        Args:
+            weight: FP32 [out, in], after its folds.
+        """
         dtype = product_dtype()
         lacking = (weight.to(dtype) @ self.inputs.to(dtype)).float()
         if len(self.residuals):
@@ -101,7 +107,8 @@ def walk(
         shelf: where intermediate activations are.
 
     Returns:
-        The outputs of the quantized block, FP32 [windows, length, hidden].
+        The outputs of the quantized block, FP32 [windows, length, hidden]; on disk, the next walk
+        on this shelf takes their place.
     """
     original, moved = blocks
     eps = context.config.rms_norm_eps
@@ -137,7 +144,8 @@ def walk(
     for x, y, mixed, between in _together(streams.actual, streams.clean, attended, middle):
         between.copy_(x + linear(mixed, weight))
         sums.add(norm(between, key, moved), units(name, norm(y, key, original)))
-    del attended
+    # The last piece holds all of it.
+    del attended, mixed
     weight = choose(name, *sums.finish(moved[name]))
 
     inner = shelf.make(

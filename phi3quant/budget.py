@@ -21,8 +21,8 @@ _FULL = 4
 """Bytes of an FP32 number."""
 # Codes, and their scales and zero points.
 _CODES = 1.1
-# What libraries and their compiled code take, once all of it has been used.
-_LIBRARIES = 500_000_000
+# What libraries and their compiled code take, once all of it has been used: more of it calibrates.
+_LIBRARIES, _CALIBRATING = 500_000_000, 80_000_000
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,10 @@ def needs(config: Phi3Config, run: Calibrated | None) -> Needs:
     if run.compensate:
         # Two FP64 matrices and the FP32 one that they are made of, or what is left of the weights.
         steps.append(held + 3 * codes + _FULL * max(sizes) + 5 * _FULL * widest**2)
+        # The block, the same after its folds, both models' ready for products, sums of two kinds,
+        # and the activations of both.
+        both = 2 * (_FULL * block + products) + 2 * codes
+        steps.append(both + (2 * widest + config.hidden_size) * _FULL * widest + 2 * activations)
     tokens, width = run.windows * run.length, config.hidden_size
     states = _FULL * tokens * width
     if run.compensate:
@@ -94,7 +98,7 @@ def needs(config: Phi3Config, run: Calibrated | None) -> Needs:
         inside += product_dtype().itemsize * config.intermediate_size
         states += tokens * (_FULL * width + inside)
     journal = config.num_hidden_layers * (codes // 2 + block // 16)
-    return Needs(int(_LIBRARIES + max(steps)), states, int(journal))
+    return Needs(int(_LIBRARIES + _CALIBRATING + max(steps)), states, int(journal))
 
 
 def in_memory(need: Needs, limit: int | None) -> bool:

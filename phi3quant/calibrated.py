@@ -1,7 +1,8 @@
 """One block through calibration: statistics, codes, and what of them is kept.
 
-Nothing is kept because the windows that it was made from like it: every step is judged by the
-block's true output on windows that were held back.
+Scales and folds are chosen by the windows that are learned from. What compensation makes of a
+linear, and all of it beside plain rounding, is judged by the block's true output on windows that
+were held back (a single window is both).
 """
 
 from collections.abc import Mapping
@@ -75,7 +76,7 @@ def start(
         ids: int64 [windows, length], in an order that doesn't depend on where they came from. A
             single window is both learned from and judged on.
         shelf: where to keep what is learned from.
-        compensate: whether compensation is to be tried.
+        compensate: whether compensation is to be tried: the original model's states are kept too.
     """
     count = held_back_windows(len(ids))
     held_back, seen = ids[:count], ids[count:] if len(ids) > 1 else ids

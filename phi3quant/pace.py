@@ -20,12 +20,14 @@ from phi3quant.precision import product_dtype
 _SEARCHED_ROWS = 8000
 # Times that all weights of a block are rounded or put back, each about as long as copying them so
 # often.
-_ROUNDINGS, _COPIES = 6, 8
+_ROUNDINGS, _COPIES = 8, 16
 # Numbers that a token's pass through a block reads and writes beside its products, by the widths of
 # the residual stream and of the MLP.
-_PASSED = (14, 8)
+_PASSED = (28, 16)
 # Width of the matrices that are tried, and seconds for it.
 _TRIED, _TRIAL = 1024, 0.1
+# Rows of a sum of products that are computed at once, up to the diagonal and beyond it.
+_TILE = 1024
 # FP64 is at half the rate of FP32.
 _DOUBLE = 2
 
@@ -60,11 +62,12 @@ def measured() -> Pace:
 
 
 def seconds(config: Phi3Config, run: Calibrated, pace: Pace) -> float:
-    """About how long all blocks take.
+    """About how long all blocks take; not the scoring after them, nor what a target size measures.
 
     Args:
         config: the model's.
-        run: what is done to it; AWQ's search is taken to be part of it.
+        run: what is done to it, with the windows that were asked for (the text may have fewer);
+            AWQ's search is taken to be part of it.
         pace: of the machine.
     """
     held_back = held_back_windows(run.windows) * run.length
@@ -72,10 +75,10 @@ def seconds(config: Phi3Config, run: Calibrated, pace: Pace) -> float:
     shapes = [linear_shapes(config)[name] for name in LINEARS]
     weights = sum(rows * columns for rows, columns in shapes)
     squares = sum(columns**2 for _, columns in shapes)
-    tiles = sum(columns * (columns + min(columns, _TRIED)) for _, columns in shapes)
+    tiles = sum(columns * (columns + min(columns, _TILE)) for _, columns in shapes)
     searched = min(seen, SEARCH_TOKENS) if run.compensate else seen
-    # Without the last linear; its own share of what the held-back windows pass through.
     passing = 2 * seen + 8 * held_back if run.compensate else seen + 4 * held_back
+    # Without the last linear.
     passes = passing + searched * (1 - shapes[-1][0] * shapes[-1][1] / weights)
     fast = 2.0 * weights * passes + 2.0 * _SEARCHED_ROWS * squares
     full = float(tiles * searched) + 4.0 * run.length * config.query_rows * passes

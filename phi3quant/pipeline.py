@@ -66,7 +66,8 @@ class Recipe:
         formats: keys of converters.FORMATS; the first is the output folder itself, further ones
             are folders in it.
         calibration: for methods that calibrate.
-        compensate: whether later codes make up for the errors of earlier ones where that pays.
+        compensate: whether later codes make up for the errors of earlier ones, and for what the
+            blocks before have lost, where that pays.
         gguf_type: a key of converters.gguf_policy.FILE_TYPES, in any case: codes are chosen for the
             types that it gives each matrix, in place of the scheme. Only with ``gguf`` alone.
         tensor_types: changes to gguf_type, as converters.gguf_policy.file_type takes them.

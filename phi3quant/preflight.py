@@ -25,7 +25,8 @@ def check(
         run: None for a method without calibration.
         output: where the output goes, and its bytes.
         limit: bytes that may be resident; None: what the system has available.
-        say: is told, if the run is a large one.
+        say: is told, if the run is a large one and nothing is refused; a calibrated one is then
+            timed for a third of a second.
 
     Returns:
         Whether hidden states stay in memory.
@@ -41,11 +42,11 @@ def check(
     check_space(folder, disk)
     if disk + need.memory >= _WORTH_SAYING:
         memory = need.memory + (need.states if in_memory else 0)
-        parts = [f"{memory / 2**30:.2f} GiB of memory", f"{disk / 2**30:.2f} GiB of disk"]
-        if not in_memory:
-            parts.append(f"{need.states / 2**30:.2f} GiB of hidden states on disk")
+        where = "" if in_memory else f" ({need.states / 2**30:.2f} GiB of it hidden states)"
+        parts = [f"{memory / 2**30:.2f} GiB of memory", f"{disk / 2**30:.2f} GiB of disk{where}"]
         if run is not None:
-            parts.append(_roughly(pace.seconds(config, run, pace.measured())))
+            lasting = _roughly(pace.seconds(config, run, pace.measured()))
+            parts.append(f"{lasting} for the blocks")
         say(f"expected: {', '.join(parts)}")
     return in_memory
 

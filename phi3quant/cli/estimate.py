@@ -56,7 +56,13 @@ class Contexts(click.ParamType[tuple[int, ...]]):
 
 @click.command()
 @click.argument("model", required=False)
-@click.option("--method", type=click.Choice(["rtn", "awq", "gptq"]), default="awq")
+@click.option(
+    "--method",
+    type=click.Choice(["rtn", "awq", "gptq"]),
+    default="awq",
+    show_default=True,
+    help="Of quantizing, for the memory that it takes.",
+)
 @click.option("--bits", type=int, default=4, show_default=True, help="Bits of a code: 4 or 8.")
 @click.option(
     "--group-size",

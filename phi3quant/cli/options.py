@@ -188,7 +188,7 @@ def evaluation_text(command: Command) -> Command:
         click.option("--text-field", help="Field of each record that holds the text."),
         click.option(
             "--text",
-            help="Text to score on: a .txt, .jsonl or .parquet file or a folder of them, "
+            help="Text to score on: a .txt, .md, .jsonl or .parquet file or a folder of them, "
             "hf:DATASET, or general or tiny (bundled).  [default: the bundled one that suits "
             "the model]",
         ),

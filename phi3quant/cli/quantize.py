@@ -48,7 +48,7 @@ _SCHEME = (
 _CALIBRATION = (
     click.option(
         "--calib",
-        help="Text to calibrate on: a .txt, .jsonl or .parquet file or a folder of them, "
+        help="Text to calibrate on: a .txt, .md, .jsonl or .parquet file or a folder of them, "
         "hf:DATASET, or general or tiny (bundled).  [default: the bundled one that suits the "
         "model]",
     ),
@@ -79,8 +79,8 @@ _CALIBRATION = (
 _OUTPUT = (
     click.option(
         "--gguf-type",
-        help=f"With --export gguf, in place of the options above: {', '.join(FILE_TYPES)}, "
-        "in any case.",
+        help="With --export gguf, in place of --bits, --group-size and --sym or --asym: "
+        f"{', '.join(FILE_TYPES)}, in any case.",
     ),
     options.tensor_type,
     options.onnx_layout,
@@ -200,7 +200,7 @@ def gptq(**given: Any) -> None:
 def rtn(**given: Any) -> None:
     """Quantize MODEL by rounding to nearest (RTN), without calibration, and verify it.
 
-    The calibration options are accepted, so that both commands take the same line, and ignored.
+    The calibration options are accepted, so that rtn, awq and gptq take the same line, and ignored.
 
     \b
     phi3quant rtn ./Phi-3-mini-4k-instruct -o phi3-rtn

@@ -1,9 +1,10 @@
 """Error compensation (GPTQ), whatever the codes are: strips of columns, most important first.
 
 Frantar et al., "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained
-Transformers", 2022; with two differences. The groups that carry most come first, and in each group
-the columns that do, while all of them keep their places in the file. And with each strip go the
-metrics that say what an error costs once all later columns have made up for it as well as they can.
+Transformers", 2022; with differences beside the damping. The groups that carry most come first, and
+in each group the columns that do, while all of them keep their places in the file. And with each
+strip go the metrics that say what an error costs once all later columns have made up for it as well
+as they can.
 """
 
 from collections.abc import Callable

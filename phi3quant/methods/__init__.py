@@ -1,4 +1,4 @@
-"""Methods that choose codes: functions over (block, statistics, scheme), and a table of them."""
+"""Methods that choose codes: functions over (block, statistics, config, codecs), in a table."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
