@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
@@ -22,12 +22,22 @@ TRIED = ("Q4_0", "Q4_K", "Q5_K", "Q6_K", "Q8_0")
 """Types that a matrix may get: all of them have a fast path on phones. In rows that aren't a whole
 number of superblocks, llama.cpp's substitutes stand for K-quants."""
 
+# What compensation and AWQ's scales leave of the loss of a block's matrices: of a model of 135M
+# parameters with all of them Q4_0, a KL of 0.118 by the costs that are measured here came out as
+# 0.039. Embedding and head are rounded as here.
+_LEFT = 1 / 3
+
 # Enough for a ranking of matrices, whose costs differ by orders of magnitude.
 _WINDOWS, _LENGTH = 8, 256
 
 
 def mixed_types(
-    checkpoint: Checkpoint, ids: torch.Tensor, bits_per_weight: float, progress: Progress
+    checkpoint: Checkpoint,
+    ids: torch.Tensor,
+    bits_per_weight: float,
+    progress: Progress,
+    *,
+    compensate: bool,
 ) -> tuple[str, ...]:
     """Spend bits where they lower the model's measured loss most.
 
@@ -36,6 +46,8 @@ def mixed_types(
         ids: int64 [windows, length] of calibration text.
         bits_per_weight: that the file's tensors may take, over all parameters.
         progress: is told of the blocks.
+        compensate: whether the blocks' codes will make up for errors, so that theirs count less
+            beside those of embedding and head.
 
     Returns:
         The type of every matrix, as converters.gguf_policy.file_type takes them.
@@ -48,7 +60,8 @@ def mixed_types(
     sample = ids[:_WINDOWS, :_LENGTH]
     with progress("measuring what bits are worth", 2 * config.num_hidden_layers) as step:
         costs = measure(checkpoint, sample, _errors, step)
-    chosen = allocate(_options(config, costs), _budget(config, bits_per_weight))
+    shares = {name: _LEFT for name in costs if compensate and name not in (EMBEDDING, HEAD)}
+    chosen = allocate(_options(config, costs, shares), _budget(config, bits_per_weight))
     return tuple(f"^{re.escape(gguf_name(name))}$={kind}" for name, kind in chosen.items())
 
 
@@ -91,10 +104,16 @@ def _errors(
         yield kind, to_gguf.codec(kind).quantize_fitted(weight, gram).dequantize() - weight
 
 
-def _options(config: Phi3Config, costs: Costs) -> dict[str, Sequence[Option]]:
+def _options(
+    config: Phi3Config, costs: Costs, shares: Mapping[str, float]
+) -> dict[str, Sequence[Option]]:
+    """Types with their bytes and what they cost; ``shares`` of it where not all of it."""
     shapes = tensor_shapes(config)
     return {
-        name: [Option(kind, _nbytes(shapes[name], kind), cost) for kind, cost in found.items()]
+        name: [
+            Option(kind, _nbytes(shapes[name], kind), cost * shares.get(name, 1.0))
+            for kind, cost in found.items()
+        ]
         for name, found in costs.items()
     }
 

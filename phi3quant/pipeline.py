@@ -209,7 +209,13 @@ def quantize(
         text = _calibration_windows(located, recipe.calibration) if method.calibrated else None
         if recipe.target_bpw is not None:
             assert text is not None
-            types = mixing.mixed_types(checkpoint, text.ids, recipe.target_bpw, progress)
+            types = mixing.mixed_types(
+                checkpoint,
+                text.ids,
+                recipe.target_bpw,
+                progress,
+                compensate=recipe.compensate,
+            )
             recipe = replace(recipe, gguf_type=MIXED.name, tensor_types=types)
             formats = _formats(recipe)
         calibration = text.description if text else None

@@ -11,12 +11,16 @@ from click.testing import CliRunner, Result
 
 from calib.sensitivity import Costs, measure
 from converters.from_gguf import open_gguf
+from converters.gguf_policy import fitting_type
 from phi3quant.checkpoint import open_checkpoint
 from phi3quant.cli.main import main
 from phi3quant.errors import SchemeError
+from phi3quant.hub import bundled_folder
 from phi3quant.layout import EMBEDDING, HEAD, LINEARS, block_tensor_name
+from phi3quant.mixing import mixed_types
 from phi3quant.pipeline import Calibration, Recipe, quantize
 from phi3quant.presets import PRESETS
+from phi3quant.progress import silent
 from phi3quant.verification import evaluate
 from tests.models import VOCABULARY, own_logits
 
@@ -161,3 +165,16 @@ def test_what_is_given_beside_a_preset_counts_more(tmp_path: Path) -> None:
     recipe = json.loads((out / "phi3quant.json").read_text())["recipe"]
     assert recipe["formats"] == ["compressed-tensors"]
     assert (recipe["group_size"], recipe["symmetric"]) == (128, False)
+
+
+def test_embedding_and_head_get_more_where_the_blocks_are_compensated() -> None:
+    model = open_checkpoint(bundled_folder())
+    width, vocabulary = model.config.hidden_size, model.config.vocab_size
+    ids = torch.randint(0, vocabulary, (2, 64), generator=torch.Generator().manual_seed(1))
+    outside = []
+    for compensate in (False, True):
+        types = mixed_types(model, ids, 5.6, silent, compensate=compensate)
+        kinds = [kind.rpartition("=")[2] for kind in types if "blk" not in kind]
+        assert len(kinds) == 2
+        outside.append(sum(fitting_type(kind, width).row_bytes(width) for kind in kinds))
+    assert outside[0] < outside[1]
