@@ -18,6 +18,7 @@ from phi3quant.precision import product_dtype
 
 # Rows of a matrix whose output errors the search of scales computes, all candidates together.
 _SEARCHED_ROWS = 8000
+# These and the next were fitted to three measured blocks (docs/performance.md).
 # Times that all weights of a block are rounded or put back, each about as long as copying them so
 # often.
 _ROUNDINGS, _COPIES = 8, 16
