@@ -4,6 +4,7 @@ import importlib
 import sys
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -14,11 +15,12 @@ from benchmarks.peers.job import Job, Step, Tool, perform
 from benchmarks.peers.plain import LINEARS as PEERS_LINEARS
 from benchmarks.peers.plain import is_linear, write_plain
 from benchmarks.peers.process import RefusedError, run
-from benchmarks.peers.tools import TOOLS
+from benchmarks.peers.tools import TOOLS, source_of
 from benchmarks.quality import result
 from benchmarks.quality.entries import ENTRIES, chosen
 from benchmarks.quality.subject import Subject
-from benchmarks.speed.plan import TASKS, Size, comparisons, growth
+from benchmarks.speed import measure as speed
+from benchmarks.speed.plan import TASKS, Size, Turn, comparisons, growth
 from benchmarks.speed.sample import Sample, key_of, open_samples
 from converters import open_weights
 from phi3quant.hub import bundled_folder
@@ -135,7 +137,7 @@ def test_a_report_marks_an_older_source_and_leaves_out_other_settings(
     )
     score = {"ratio": 1.05, "ratio_95": [1.04, 1.06], "kl_mean": 0.1}
     measured = result.Result("", "", None, 4.5, 9.0, 1.0, 1, 1, {}, [score])
-    for entry, source in ((current, result.source_of(current)), (older, "before")):
+    for entry, source in ((current, source_of(current.tool)), (older, "before")):
         made = replace(measured, key=result.key_of(entry, subject), source=source)
         result.save_result(entry, subject, made)
     result.save_result(other, subject, replace(measured, key="of other settings"))
@@ -170,18 +172,67 @@ def test_turns_hold_known_tasks_and_growth_changes_one_thing() -> None:
         assert len({turn.size for turn in several}) == len(several)
 
 
-def test_samples_are_there_after_an_interruption(tmp_path: Path) -> None:
-    path = tmp_path / "samples.jsonl"
+def _timed(source: str, machine: str = "here") -> Sample:
+    return Sample(1.5, 7, None, machine, source, {"torch": "2"})
+
+
+def test_samples_are_there_in_the_next_run(tmp_path: Path) -> None:
+    path = tmp_path / "samples.json"
     samples = open_samples(path)
     first, second = (key_of(TASKS["rtn"], Size("mini-4k", 1, 1, 1), n) for n in (0, 1))
-    samples.add(first, Sample(1.5, 7, None))
-    with path.open("a") as file:
-        file.write('{"key": "' + second)  # killed in the middle of a line
+    samples.add(first, _timed("now"))
     again = open_samples(path)
-    assert again.known == {first: Sample(1.5, 7, None)}
-    again.add(second, Sample(2.5, 8, "needs a GPU"))
+    assert again.known == {first: _timed("now")}
+    again.add(second, replace(_timed("now"), refused="needs a GPU"))
     assert open_samples(path).known == again.known
     assert len(again.known) == 2
+
+
+@pytest.mark.parametrize(
+    ("source", "machine", "renewed", "kept"),
+    [
+        ("now", "here", 0, 0),
+        ("before", "here", 2, 0),
+        ("now", "elsewhere", 2, 2),
+    ],
+)
+def test_a_round_is_measured_again_as_a_whole(
+    source: str,
+    machine: str,
+    renewed: int,
+    kept: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """How many of its two runs are done again, asked to renew and not, for one that differs."""
+    turn = Turn("some", Size("mini-4k", 1, 1, 1), ("rtn", "Q4_K_M"), rounds=1)
+    monkeypatch.setattr(speed, "_warm_up", Mock())
+    monkeypatch.setattr(speed, "described", Mock(return_value="here"))
+    monkeypatch.setattr(speed, "source_of", Mock(return_value="now"))
+    for renew, runs in ((True, renewed), (False, kept)):
+        monkeypatch.setattr(speed, "_sample", run := Mock(return_value=_timed("now")))
+        samples = open_samples(tmp_path / f"{renew}.json")
+        samples.add(key_of(TASKS["rtn"], turn.size, 0), _timed(source, machine))
+        samples.add(key_of(TASKS["Q4_K_M"], turn.size, 0), _timed("now"))
+        speed.measure(turn, samples, renew=renew)
+        assert run.call_count == runs
+
+
+def test_a_report_marks_what_an_older_source_made(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")  # of the extra bench
+    report = importlib.import_module("benchmarks.speed.report")
+    turn = Turn("Some", Size("mini-4k", 1, 1, 1), ("rtn", "llama.cpp llama-quantize Q4_0"), 1)
+    samples = open_samples(tmp_path / "samples.json")
+    sources = (source_of("phi3quant"), "before")
+    for name, source, seconds in zip(turn.tasks, sources, (2.0, 3.0), strict=True):
+        samples.add(key_of(TASKS[name], turn.size, 0), replace(_timed(source), seconds=seconds))
+    replace_between(tmp_path / "performance.md", "bench-speed", "")
+    report.write_report([turn], {}, samples, tmp_path)
+    text = (tmp_path / "performance.md").read_text("utf-8")
+    assert "| **phi3quant rtn** | 2.0 s | 2.0-2.0 s |" in text
+    assert "| llama.cpp llama-quantize Q4_0 † | 3.0 s |" in text
+    assert "1.50 (1.50-1.50) of rtn" in text
+    assert "Measured on: here. †" in text
 
 
 def test_a_plot_is_the_same_bytes_for_the_same_results(tmp_path: Path) -> None:

@@ -1,8 +1,6 @@
-"""ONNX folders as a whole: run beside transformers, scored, and broken on purpose."""
+"""The ONNX graph: run beside transformers, its codes beside the packed ones."""
 
-import json
-import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,25 +11,20 @@ import pytest
 import torch
 from transformers import Phi3ForCausalLM
 
-from converters import from_onnx, open_model, open_tokenizer, open_weights
+from converters import from_onnx, open_weights
 from converters.from_onnx import OnnxModel, at_levels, open_onnx
 from converters.onnx_data import place_of
 from converters.onnx_options import OnnxOptions
 from converters.onnx_repack import NBits, from_nbits
-from phi3quant import inspect, verify
-from phi3quant.errors import CheckpointError, InputError, Phi3QuantError, SchemeError
 from phi3quant.export import export_onnx
 from phi3quant.perplexity import score
-from phi3quant.pipeline import Calibration, Recipe, quantize
+from phi3quant.pipeline import Recipe, quantize
 from phi3quant.qtensor import QuantizedTensor
 from phi3quant.scheme import GROUP_SIZES, QuantScheme
-from phi3quant.verification import EvaluationText
 from tests.models import BASE, VARIANTS, VOCABULARY, make_model
 
 GENERATOR = torch.Generator().manual_seed(5)
 IDS = torch.randint(0, VOCABULARY, (1, 60), generator=GENERATOR)
-SIXTEEN = OnnxOptions(embedding="fp16", head="fp16")
-"""What a packed folder holds beside its codes."""
 
 
 class Runtime:
@@ -83,17 +76,6 @@ def plain(
         return made[variant]
 
     return folder
-
-
-@pytest.fixture(scope="module")
-def made(
-    checkpoint_folder: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
-) -> Mapping[str, Path]:
-    """The same codes as a packed folder and as ONNX, both with 16-bit embeddings."""
-    recipe = Recipe("rtn", QuantScheme(), ("compressed-tensors", "onnx"), onnx=SIXTEEN)
-    return quantize(
-        checkpoint_folder("gqa"), tmp_path_factory.mktemp("made") / "out", recipe
-    ).folders
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -186,7 +168,12 @@ def test_codes_are_those_of_the_packed_folder_and_score_the_same(
 ) -> None:
     sizes = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 1}
     make_model(tmp_path / "model", **sizes)
-    recipe = Recipe("rtn", scheme, ("compressed-tensors", "onnx"), onnx=SIXTEEN)
+    recipe = Recipe(
+        "rtn",
+        scheme,
+        ("compressed-tensors", "onnx"),
+        onnx=OnnxOptions(embedding="fp16", head="fp16"),
+    )
     folders = quantize(tmp_path / "model", tmp_path / "out", recipe).folders
     packed: Any = open_weights(folders["compressed-tensors"])
     found = open_onnx(folders["onnx"])
@@ -228,14 +215,6 @@ def same(found: QuantizedTensor, expected: QuantizedTensor) -> None:
     assert torch.equal(found.codes, expected.codes)
     assert torch.equal(found.scales, expected.scales)
     assert torch.equal(found.dequantize(), expected.dequantize())
-
-
-def test_a_packed_folder_exports_to_the_same_bytes_later(
-    made: Mapping[str, Path], tmp_path: Path
-) -> None:
-    later = export_onnx(made["compressed-tensors"], tmp_path / "out", options=SIXTEEN)
-    files = [folder / "model.onnx.data" for folder in (made["onnx"], later.folders["onnx"])]
-    assert files[0].read_bytes() == files[1].read_bytes()
 
 
 LAYOUTS = [
@@ -297,129 +276,3 @@ def test_long_windows_are_run_in_pieces_with_a_cache(
     assert compared.ratio == pytest.approx(1, abs=1e-4)
     assert float(compared.kl.max()) < 1e-5
     assert sum(done) == 2 + 2 + 1
-
-
-def test_verification_scores_with_rounded_activations_and_without(
-    checkpoint_folder: Callable[[str], Path], prose: Path, tmp_path: Path
-) -> None:
-    calibration = Calibration(prose, samples=4, length=64)
-    recipe = Recipe("awq", formats=("onnx",), calibration=calibration)
-    result = verify(
-        quantize(checkpoint_folder("gqa"), tmp_path / "out", recipe),
-        EvaluationText(prose, length=64),
-    )
-    assert [name.split("out")[-1] for name in result.names[1:]] == [" (level 4)", " (level 0)"]
-    assert list(result.origins) == [0, 1, 1]
-    manifest = json.loads((tmp_path / "out" / "phi3quant.json").read_text())
-    assert manifest["recipe"]["onnx"]["head"] == "int8"
-    for key, number in (("artifact", 1), ("at_accuracy_level_0", 2)):
-        figure = manifest["verification"][key]["perplexity"]
-        assert figure == result.comparisons[number].candidate.perplexity
-    assert inspect(tmp_path / "out").format == "ONNX int4 sym g32"
-    assert (
-        open_tokenizer(tmp_path / "out").digest == open_tokenizer(checkpoint_folder("gqa")).digest
-    )
-
-
-def test_a_folder_lists_its_files_and_describes_itself(made: Mapping[str, Path]) -> None:
-    folder = made["onnx"]
-    listed = json.loads((folder / "files.json").read_text())
-    others = {path.name for path in folder.iterdir()} - {"files.json", "phi3quant.json"}
-    assert set(listed) == others
-    for name, entry in listed.items():
-        assert (folder / name).stat().st_size == entry["bytes"]
-    settings = json.loads((folder / "genai_config.json").read_text())
-    assert settings["model"]["type"] == "phi3"
-    assert settings["model"]["eos_token_id"] == [2, 6]
-    assert settings["search"]["max_length"] == 256
-    assert "sliding_window" not in settings["model"]["decoder"]
-    described = json.loads((folder / "tokenizer_config.json").read_text())
-    assert described["model_max_length"] == 256
-
-
-def shorten(path: Path, count: int) -> None:
-    path.write_bytes(path.read_bytes()[:-count])
-
-
-def spoil(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[1000] ^= 1
-    path.write_bytes(data)
-
-
-def rename_logits(path: Path) -> None:
-    path.write_bytes(path.read_bytes().replace(b"logits", b"scores"))
-
-
-def escape(path: Path) -> None:
-    path.write_bytes(path.read_bytes().replace(b"model.onnx.data", b"../../etc/passw"))
-
-
-@pytest.mark.parametrize(
-    ("breakage", "message"),
-    [
-        (lambda f: shorten(f / "model.onnx.data", 1), "cut short or replaced"),
-        (lambda f: (f / "model.onnx.data").unlink(), "model.onnx.data is missing"),
-        (lambda f: spoil(f / "model.onnx.data"), "is damaged: its SHA-256"),
-        (lambda f: shorten(f / "model.onnx", 7), "is no ONNX model"),
-        (lambda f: rename_logits(f / "model.onnx"), "no output logits"),
-        (lambda f: escape(f / "model.onnx"), "no file beside it"),
-        (lambda f: (f / "config.json").unlink(), "no config.json"),
-    ],
-)
-def test_a_broken_folder_is_refused_before_it_is_loaded(
-    breakage: Callable[[Path], object], message: str, made: Mapping[str, Path], tmp_path: Path
-) -> None:
-    shutil.copytree(made["onnx"], tmp_path / "copy")
-    breakage(tmp_path / "copy")
-
-    def run() -> None:
-        score([open_onnx(tmp_path / "copy")], IDS)
-
-    with pytest.raises(Phi3QuantError, match=message):
-        run()
-
-
-def test_a_short_file_is_seen_without_a_list_of_files(
-    made: Mapping[str, Path], tmp_path: Path
-) -> None:
-    shutil.copytree(made["onnx"], tmp_path / "copy")
-    (tmp_path / "copy" / "files.json").unlink()
-    shorten(tmp_path / "copy" / "model.onnx.data", 1)
-    with pytest.raises(CheckpointError, match="cut short"):
-        open_model(tmp_path / "copy")
-
-
-def test_an_old_runtime_says_which_one_is_needed(
-    made: Mapping[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(onnxruntime, "__version__", "1.20.1")
-    with pytest.raises(Phi3QuantError, match=r"onnxruntime 1\.20\.1 is too old; 1\.23 or newer"):
-        score([open_onnx(made["onnx"])], IDS)
-
-
-def test_a_graph_that_the_runtime_refuses_ends_with_its_reason(
-    made: Mapping[str, Path], tmp_path: Path
-) -> None:
-    shutil.copytree(made["onnx"], tmp_path / "copy")
-    path = tmp_path / "copy" / "model.onnx"
-    path.write_bytes(path.read_bytes().replace(b"Sigmoid", b"Sogmoid"))
-    with pytest.raises(CheckpointError, match="can't load"):
-        score([open_onnx(tmp_path / "copy")], IDS)
-
-
-def test_windows_longer_than_the_context_are_refused(made: Mapping[str, Path]) -> None:
-    with pytest.raises(InputError, match="longer than the context"):
-        score([open_onnx(made["onnx"])], torch.zeros(1, 257, dtype=torch.int64))
-
-
-def test_what_onnx_cannot_hold_is_refused_before_any_work(
-    made: Mapping[str, Path], checkpoint_folder: Callable[[str], Path], tmp_path: Path
-) -> None:
-    calibration = Calibration(tmp_path / "no such text")
-    recipe = Recipe("awq", QuantScheme(4, None), ("onnx",), calibration)
-    with pytest.raises(SchemeError, match="choose a --group-size"):
-        quantize(checkpoint_folder("gqa"), tmp_path / "out", recipe)
-    with pytest.raises(CheckpointError, match="ONNX model already"):
-        export_onnx(made["onnx"], tmp_path / "out")
-    assert not list(tmp_path.iterdir())

@@ -1,8 +1,13 @@
 """The tools that are compared, as data."""
 
+import ast
+import hashlib
+import platform
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
+from benchmarks import ROOT
 from benchmarks.peers import genai, llama_cpp, own
 from benchmarks.peers.environment import Environment
 from benchmarks.peers.job import Job, Settings, Step, Tool, driver
@@ -80,9 +85,29 @@ TOOLS: Mapping[str, Tool] = {
 """All tools by name."""
 
 
-def sources(tool: Tool, root: Path) -> list[Path]:
-    """The files whose text decides over a tool's results, below the project's folder."""
+def versions_of(name: str) -> dict[str, str]:
+    """What an installed tool is made of, by name."""
+    home = TOOLS[name].home
+    if home:
+        return home.versions()
+    used = {package: version(package) for package in ("phi3quant", "torch", "numpy")}
+    return used | {"python": platform.python_version()}
+
+
+def source_of(name: str) -> str:
+    """Hash of our program where a tool is that, of what runs it where it is a peer.
+
+    The source counts as it is parsed: comments and form don't matter.
+    """
+    digest = hashlib.sha256()
+    for file in _sources(TOOLS[name]):
+        digest.update(ast.dump(ast.parse(file.read_bytes())).encode())
+    return digest.hexdigest()
+
+
+def _sources(tool: Tool) -> list[Path]:
+    """The files whose text decides over a tool's results."""
     if tool.name == OURS:
         packages = ("phi3quant", "converters", "calib")
-        return sorted(file for package in packages for file in (root / package).rglob("*.py"))
-    return [root / "benchmarks" / name for name in tool.sources]
+        return sorted(file for package in packages for file in (ROOT / package).rglob("*.py"))
+    return [ROOT / "benchmarks" / name for name in tool.sources]

@@ -11,10 +11,11 @@ from pathlib import Path
 import click
 
 from benchmarks import ROOT
+from benchmarks.peers.tools import source_of
 from benchmarks.quality.entries import chosen
 from benchmarks.quality.measure import measure
 from benchmarks.quality.report import write_report
-from benchmarks.quality.result import key_of, load_result, save_result, source_of
+from benchmarks.quality.result import key_of, load_result, save_result
 from benchmarks.quality.subject import Subject
 from phi3quant.cli.display import use_threads
 from phi3quant.hub import BUNDLED, bundled_folder
@@ -82,7 +83,7 @@ def main(
     for entry in chosen(only) if not report else ():
         for subject in subjects:
             known = load_result(entry, subject)
-            due = (key_of(entry, subject), source_of(entry))
+            due = (key_of(entry, subject), source_of(entry.tool))
             if known is not None and (known.key, known.source) == due:
                 continue
             click.echo(f"{subject.name}: {entry.title}")

@@ -1,18 +1,16 @@
 """Measure one entry: let the tool quantize, read back what it made, score it."""
 
 import json
-import platform
 import shutil
 from dataclasses import replace
-from importlib.metadata import version
 from math import prod
 
 from benchmarks.peers.job import Job, Tool, perform
 from benchmarks.peers.plain import SIZES
 from benchmarks.peers.process import RefusedError
-from benchmarks.peers.tools import TOOLS
+from benchmarks.peers.tools import TOOLS, source_of, versions_of
 from benchmarks.quality.entries import Entry
-from benchmarks.quality.result import Result, key_of, slug, source_of
+from benchmarks.quality.result import Result, key_of, slug
 from benchmarks.quality.subject import Subject
 from converters import open_weights
 from phi3quant.inspection import linear_bits
@@ -49,14 +47,14 @@ def measure(entry: Entry, subject: Subject, threads: int, *, keep: bool) -> Resu
     )
     made = Result(
         key=key_of(entry, subject),
-        source=source_of(entry),
+        source=source_of(entry.tool),
         refused=None,
         linear_bits=0.0,
         file_bits=0.0,
         seconds=0.0,
         peak_bytes=0,
         threads=threads,
-        versions=tool.home.versions() if tool.home else _own_versions(),
+        versions=versions_of(tool.name),
         scores=(),
     )
     try:
@@ -89,8 +87,3 @@ def _bits(tool: Tool, job: Job, subject: Subject) -> tuple[float, float]:
         return linear_bits(full) * stored / full.linear_bytes, 8 * whole / parameters
     made = open_weights(tool.result(job))
     return linear_bits(made), 8 * made.weight_bytes / parameters
-
-
-def _own_versions() -> dict[str, str]:
-    names = ("phi3quant", "torch", "numpy")
-    return {name: version(name) for name in names} | {"python": platform.python_version()}

@@ -1,6 +1,5 @@
 """What is known of an entry, kept as JSON so that an interrupted run goes on where it was."""
 
-import ast
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -8,8 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import ROOT
-from benchmarks.peers.tools import TOOLS, sources
+from benchmarks.peers.tools import TOOLS
 from benchmarks.quality.entries import Entry
 from benchmarks.quality.subject import Subject
 
@@ -20,7 +18,7 @@ class Result:
 
     Attributes:
         key: hash of what it is of, from ``key_of``.
-        source: hash of the program that made it, from ``source_of``.
+        source: hash of the program that made it, from ``tools.source_of``.
         refused: what the tool said when it refused; None if it made a model.
         linear_bits: stored for each weight of the blocks' matrices, scales and zeros included.
         file_bits: of the whole model over all its weights.
@@ -51,15 +49,6 @@ def key_of(entry: Entry, subject: Subject) -> str:
     home = repr(TOOLS[entry.tool].home)
     wanted = {"entry": asdict(entry), "subject": subject.identity, "home": home}
     return hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()
-
-
-def source_of(entry: Entry) -> str:
-    """Changes with our program where it is compared, with what runs a peer where that is."""
-    digest = hashlib.sha256()
-    for file in sources(TOOLS[entry.tool], ROOT):
-        # As parsed, so that comments and form don't count.
-        digest.update(ast.dump(ast.parse(file.read_bytes())).encode())
-    return digest.hexdigest()
 
 
 def load_result(entry: Entry, subject: Subject) -> Result | None:

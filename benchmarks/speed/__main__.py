@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from benchmarks import ROOT
-from benchmarks.speed.measure import WORK, measure
+from benchmarks.speed.measure import KEPT, measure
 from benchmarks.speed.plan import TASKS, Size, Turn, comparisons, growth
 from benchmarks.speed.report import write_report
 from benchmarks.speed.sample import open_samples
@@ -27,7 +27,7 @@ from benchmarks.synthetic import SHAPES
 @click.option("--rounds", default=3, show_default=True, help="Of comparisons; growth has one.")
 @click.option("--only", multiple=True, help="Tasks with this in their name; ours is held beside.")
 @click.option("--growth/--no-growth", "with_growth", default=True, show_default=True)
-@click.option("--fresh", is_flag=True, help="Forget what was measured before.")
+@click.option("--renew", is_flag=True, help="Measure anew what an older source made.")
 @click.option("--report", is_flag=True, help="Measure nothing.")
 @click.option("--docs", type=click.Path(path_type=Path), default=ROOT / "docs", show_default=True)
 def main(
@@ -39,7 +39,7 @@ def main(
     only: tuple[str, ...],
     *,
     with_growth: bool,
-    fresh: bool,
+    renew: bool,
     report: bool,
     docs: Path,
 ) -> None:
@@ -50,13 +50,10 @@ def main(
         axis: [_only(turn, only) for turn in several]
         for axis, several in (growth(base, 1) if with_growth else {}).items()
     }
-    path = WORK / "samples.jsonl"
-    if fresh:
-        path.unlink(missing_ok=True)
-    kept = open_samples(path)
+    kept = open_samples(KEPT)
     if not report:
         for turn in (*turns, *(turn for several in axes.values() for turn in several)):
-            measure(turn, kept)
+            measure(turn, kept, renew=renew)
     write_report([turn for turn in turns if turn.tasks], axes, kept, docs)
 
 

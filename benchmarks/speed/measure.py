@@ -1,16 +1,17 @@
 """Run turns: every task of a turn once, then all again."""
 
 import shutil
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import click
 import numpy as np
 
 from benchmarks import ROOT
+from benchmarks.machine import described
 from benchmarks.peers.job import Job, perform
 from benchmarks.peers.process import RefusedError
-from benchmarks.peers.tools import OURS, TOOLS
+from benchmarks.peers.tools import OURS, TOOLS, source_of, versions_of
 from benchmarks.speed.plan import TASKS, Size, Task, Turn
 from benchmarks.speed.sample import Sample, Samples, key_of
 from benchmarks.synthetic import write_checkpoint
@@ -19,18 +20,33 @@ from phi3quant import windows
 from phi3quant.tokenizer import load_tokenizer
 
 WORK = ROOT / "build" / "speed"
-"""Models, samples and, for as long as they are needed, artifacts."""
+"""Models and, for as long as they are needed, artifacts."""
+KEPT = ROOT / "benchmarks" / "speed" / "samples.json"
+"""Where samples are kept."""
 _CALIB = "tiny"  # text in the language of the synthetic models' tokenizer
 _SEQ_LEN = 512
 _SMALL = Size("mini-quarter", layers=1, samples=2, threads=1)
 
 
-def measure(turn: Turn, samples: Samples) -> None:
-    """Run a turn; what is known already isn't run again."""
+def measure(turn: Turn, samples: Samples, *, renew: bool) -> None:
+    """Run a turn; what is known already isn't run again.
+
+    Args:
+        turn: what to run.
+        samples: what is known; added to.
+        renew: forget rounds of an older source. Those of another machine are forgotten anyway.
+            A round goes as a whole, for its ratios are of tasks that ran one after the other.
+    """
     for number in range(turn.rounds):
-        for name in turn.tasks:
-            task = TASKS[name]
-            key = key_of(task, turn.size, number)
+        tasks = {key_of(TASKS[name], turn.size, number): TASKS[name] for name in turn.tasks}
+        if any(
+            _outdated(samples.known[key], task, renew=renew)
+            for key, task in tasks.items()
+            if key in samples.known
+        ):
+            for key in tasks:
+                samples.known.pop(key, None)
+        for key, task in tasks.items():
             if key in samples.known:
                 continue
             _warm_up(task)
@@ -38,6 +54,10 @@ def measure(turn: Turn, samples: Samples) -> None:
             samples.add(key, sample)
             said = sample.refused or f"{sample.seconds:.1f} s, {sample.peak_bytes / 1e9:.2f} GB"
             click.echo(f"{turn.name}, {turn.size.model}, round {number + 1}: {task.title}: {said}")
+
+
+def _outdated(sample: Sample, task: Task, *, renew: bool) -> bool:
+    return sample.machine != described() or (renew and sample.source != source_of(task.tool))
 
 
 @cache
@@ -51,6 +71,12 @@ def _sample(task: Task, size: Size) -> Sample:
     tool = TOOLS[task.tool]
     if tool.home:
         tool.home.make()
+    made = partial(
+        Sample,
+        machine=described(),
+        source=source_of(tool.name),
+        versions=versions_of(tool.name),
+    )
     model = WORK / "models" / size.model
     if not (model / "config.json").exists():
         write_checkpoint(model, size.shape, layers=size.layers)
@@ -63,10 +89,10 @@ def _sample(task: Task, size: Size) -> Sample:
     try:
         spent = perform(tool, job, task.settings, reading=False)
     except RefusedError as error:
-        return Sample(0.0, 0, str(error))
+        return made(0.0, 0, str(error))
     finally:
         shutil.rmtree(folder / "artifact", ignore_errors=True)
-    return Sample(spent.seconds, spent.peak_bytes, None)
+    return made(spent.seconds, spent.peak_bytes, None)
 
 
 def _write_windows(model: Path, samples: int) -> tuple[Path, Path]:

@@ -1,7 +1,5 @@
 """Tables of what was measured, put into docs/performance.md."""
 
-import os
-import platform
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,11 +7,14 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.markers import replace_between
-from benchmarks.peers.tools import TOOLS
+from benchmarks.peers.tools import source_of
 from benchmarks.speed.plan import TASKS, Size, Task, Turn
 from benchmarks.speed.plot import write_plot
 from benchmarks.speed.sample import Sample, Samples, key_of
 from benchmarks.synthetic import SHAPES
+
+# Marks a row.
+_OLDER = "†"
 
 AXES: Mapping[str, str] = {
     "layers": "layers",
@@ -28,7 +29,8 @@ def write_report(
     turns: Sequence[Turn], growth: Mapping[str, Sequence[Turn]], samples: Samples, docs: Path
 ) -> None:
     """Write the tables into performance.md, between its markers, and the plot beside it."""
-    parts = [_machine(), *(_compared(turn, samples) for turn in turns)]
+    used = _used([*turns, *(turn for several in growth.values() for turn in several)], samples)
+    parts = [_machines(used), *(_compared(turn, samples) for turn in turns)]
     grown = {axis: _medians(axis, several, samples) for axis, several in growth.items()}
     if any(grown.values()):
         parts.append("![Growth with layers, width, tokens and threads](speed.svg)")
@@ -37,7 +39,7 @@ def write_report(
             parts.append(_grown(axis, found))
         if found and axis == "layers":
             parts.append(_scaled(found, SHAPES[growth[axis][0].size.shape]["num_hidden_layers"]))
-    parts.append(_versions(turns))
+    parts.append(_versions(used))
     docs.mkdir(parents=True, exist_ok=True)
     replace_between(docs / "performance.md", "bench-speed", "\n\n".join(parts))
     write_plot({AXES[axis]: found for axis, found in grown.items() if found}, docs / "speed.svg")
@@ -46,15 +48,6 @@ def write_report(
 def _runs(task: Task, turn: Turn, samples: Samples) -> list[Sample]:
     keys = [key_of(task, turn.size, number) for number in range(turn.rounds)]
     return [samples.known[key] for key in keys if key in samples.known]
-
-
-def _machine() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores."
 
 
 def _size(size: Size) -> str:
@@ -90,6 +83,7 @@ def _line(task: Task, runs: Sequence[Sample], turn: Turn, samples: Samples) -> s
     seconds = [run.seconds for run in runs]
     peak = max(run.peak_bytes for run in runs) / 1e9
     title = f"**{task.title}**" if task.beside is None else task.title
+    title += f" {_OLDER}" if _is_older(task.tool, runs) else ""
     spread = f"{min(seconds):.1f}-{max(seconds):.1f} s"
     cells = [title, f"{statistics.median(seconds):.1f} s", spread, f"{peak:.2f} GB"]
     ours = _runs(TASKS[task.beside], turn, samples) if task.beside else []
@@ -157,13 +151,35 @@ def _scaled(found: Grown, layers: int) -> str:
     return "\n".join(lines)
 
 
-def _versions(turns: Sequence[Turn]) -> str:
-    tools = dict.fromkeys(TASKS[name].tool for turn in turns for name in turn.tasks)
-    homes = {name: TOOLS[name].home for name in tools}
+Used = Mapping[str, Sequence[Sample]]
+"""Of each tool by name: what the report shows of it."""
+
+
+def _used(turns: Sequence[Turn], samples: Samples) -> Used:
+    found: dict[str, list[Sample]] = {}
+    for turn in turns:
+        for name in turn.tasks:
+            task = TASKS[name]
+            found.setdefault(task.tool, []).extend(_runs(task, turn, samples))
+    return {tool: runs for tool, runs in found.items() if runs}
+
+
+def _machines(used: Used) -> str:
+    """One, as long as no other has measured anything since."""
+    names = dict.fromkeys(run.machine for runs in used.values() for run in runs)
+    older = any(_is_older(tool, runs) for tool, runs in used.items())
+    note = f" {_OLDER}: measured with an older version of the source." if older else ""
+    return f"Measured on: {'; '.join(names)}.{note}"
+
+
+def _is_older(tool: str, runs: Sequence[Sample]) -> bool:
+    return any(run.source != source_of(tool) for run in runs)
+
+
+def _versions(used: Used) -> str:
     listed = [
-        f"{name} with "
-        + ", ".join(f"{package} {version}" for package, version in home.versions().items())
-        for name, home in homes.items()
-        if home is not None and home.made()
+        f"{tool} with "
+        + ", ".join(f"{name} {version}" for name, version in runs[-1].versions.items())
+        for tool, runs in used.items()
     ]
     return f"Versions: {'; '.join(listed)}."
