@@ -141,7 +141,9 @@ def test_presets_make_what_they_say(name: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     result = run("awq", "--preset", name, "-o", str(out))
     assert result.exit_code == 0, result.output
-    recipe = json.loads((out / "phi3quant.json").read_text())["recipe"]
+    manifest = json.loads((out / "phi3quant.json").read_text())
+    assert manifest["calibration"]["windows"] == 128
+    recipe = manifest["recipe"]
     assert recipe["formats"] == list(PRESETS[name].formats)
     file, stated = EXPECTED[name]
     assert (out / file).is_file()
@@ -159,10 +161,13 @@ def test_a_target_by_itself_makes_a_gguf_file(tmp_path: Path) -> None:
 def test_what_is_given_beside_a_preset_counts_more(tmp_path: Path) -> None:
     out = tmp_path / "out"
     result = run(
-        "awq", "--preset", "small", "--asym", "--export", "compressed-tensors", "-o", str(out)
+        *("awq", "--preset", "small", "--asym", "--export", "compressed-tensors"),
+        *("--samples", "3", "-o", str(out)),
     )
     assert result.exit_code == 0, result.output
-    recipe = json.loads((out / "phi3quant.json").read_text())["recipe"]
+    manifest = json.loads((out / "phi3quant.json").read_text())
+    assert manifest["calibration"]["windows"] == 3
+    recipe = manifest["recipe"]
     assert recipe["formats"] == ["compressed-tensors"]
     assert (recipe["group_size"], recipe["symmetric"]) == (128, False)
 
