@@ -46,7 +46,7 @@ def check(
         parts = [f"{memory / 2**30:.2f} GiB of memory", f"{disk / 2**30:.2f} GiB of disk{where}"]
         if run is not None:
             lasting = _roughly(pace.seconds(config, run, pace.measured()))
-            parts.append(f"{lasting} for the blocks")
+            parts.append(f"{lasting} for all blocks")
         say(f"expected: {', '.join(parts)}")
     return in_memory
 

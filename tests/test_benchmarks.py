@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from benchmarks.markers import replace_between
+from benchmarks.peers import tools
 from benchmarks.peers.job import Job, Step, Tool, perform
 from benchmarks.peers.plain import LINEARS as PEERS_LINEARS
 from benchmarks.peers.plain import is_linear, write_plain
@@ -170,6 +171,27 @@ def test_turns_hold_known_tasks_and_growth_changes_one_thing() -> None:
         same = [replace(turn.size, **{changed: getattr(base, changed)}) for turn in several]
         assert same == [base] * len(several)
         assert len({turn.size for turn in several}) == len(several)
+
+
+def test_only_what_computes_counts_as_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tools, "ROOT", tmp_path)
+    monkeypatch.setattr(tools, "_TELLING", ("told", "pace.py"))
+    (tmp_path / "phi3quant" / "told").mkdir(parents=True)
+    before = source_of("phi3quant")
+
+    def changed(name: str, text: str) -> bool:
+        nonlocal before
+        (tmp_path / "phi3quant" / name).write_text(text, "utf-8")
+        earlier, before = before, source_of("phi3quant")
+        return earlier != before
+
+    assert changed("codes.py", "def code() -> int:\n    return 1\n")
+    assert not changed("codes.py", 'def code() -> int:\n    """One."""\n    return 1  # or so\n')
+    assert changed("codes.py", "def code() -> int:\n    return 2\n")
+    assert not changed("told/page.py", "PAGE = 1\n")
+    assert not changed("pace.py", "PACE = 1\n")
 
 
 def _timed(source: str, machine: str = "here") -> Sample:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -141,13 +142,39 @@ def test_presets_make_what_they_say(name: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     result = run("awq", "--preset", name, "-o", str(out))
     assert result.exit_code == 0, result.output
-    recipe = json.loads((out / "phi3quant.json").read_text())["recipe"]
+    manifest = json.loads((out / "phi3quant.json").read_text())
+    assert manifest["calibration"]["windows"] == 4
+    recipe = manifest["recipe"]
     assert recipe["formats"] == list(PRESETS[name].formats)
     file, stated = EXPECTED[name]
     assert (out / file).is_file()
     assert stated.items() <= recipe.items()
     if name == "small":
         assert recipe["onnx"]["embedding"] == "int4"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ((), Calibration()),
+        (("--preset", "small"), Calibration(samples=128)),
+        (("--preset", "small", "--seed", "1"), Calibration(samples=128, seed=1)),
+        (("--preset", "small", "--samples", "64"), Calibration(samples=64)),
+        (("--calib", "tiny", "--seq-len", "9"), Calibration("tiny", length=9)),
+    ],
+)
+def test_presets_calibrate_on_more_unless_told_otherwise(
+    arguments: tuple[str, ...],
+    expected: Calibration,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun = Mock(side_effect=SchemeError("far enough"))
+    monkeypatch.setattr("phi3quant.cli.quantize.quantize", begun)
+    result = CliRunner().invoke(main, ["awq", *arguments, "-o", str(tmp_path / "out")])
+    assert result.exit_code == 2, result.output
+    (recipe,) = (given for given in begun.call_args.args if isinstance(given, Recipe))
+    assert recipe.calibration == expected
 
 
 def test_a_target_by_itself_makes_a_gguf_file(tmp_path: Path) -> None:

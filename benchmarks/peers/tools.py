@@ -64,6 +64,9 @@ _GENAI = Environment(
 )
 _LLM_COMPRESSOR = Environment("llm-compressor", ("torch==2.13.0", "llmcompressor==0.14.0.1"))
 
+# Parts of phi3quant that decide over no weight and no score.
+_TELLING = ("estimating", "gating", "reporting", "pace.py", "preflight.py", "progress.py")
+
 TOOLS: Mapping[str, Tool] = {
     OURS: Tool(OURS, own.plan),
     "llama.cpp": Tool(
@@ -97,17 +100,29 @@ def versions_of(name: str) -> dict[str, str]:
 def source_of(name: str) -> str:
     """Hash of our program where a tool is that, of what runs it where it is a peer.
 
-    The source counts as it is parsed: comments and form don't matter.
+    What counts is what is computed: not comments, form, docstrings, nor what only tells of it.
     """
     digest = hashlib.sha256()
     for file in _sources(TOOLS[name]):
-        digest.update(ast.dump(ast.parse(file.read_bytes())).encode())
+        digest.update(_parsed(file.read_bytes()).encode())
     return digest.hexdigest()
 
 
 def _sources(tool: Tool) -> list[Path]:
     """The files whose text decides over a tool's results."""
-    if tool.name == OURS:
-        packages = ("phi3quant", "converters", "calib")
-        return sorted(file for package in packages for file in (ROOT / package).rglob("*.py"))
-    return [ROOT / "benchmarks" / name for name in tool.sources]
+    if tool.name != OURS:
+        return [ROOT / "benchmarks" / name for name in tool.sources]
+    packages = ("phi3quant", "converters", "calib")
+    files = sorted(file for package in packages for file in (ROOT / package).rglob("*.py"))
+    telling = [ROOT / "phi3quant" / name for name in _TELLING]
+    return [file for file in files if not {file, *file.parents} & set(telling)]
+
+
+def _parsed(source: bytes) -> str:
+    """The syntax tree of a module without its docstrings."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+        if isinstance(node, documented) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:]
+    return ast.dump(tree)

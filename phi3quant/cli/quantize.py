@@ -58,7 +58,7 @@ _CALIBRATION = (
         type=click.IntRange(1),
         default=64,
         show_default=True,
-        help="Calibration windows.",
+        help="Calibration windows; 128 with a preset.",
     ),
     click.option(
         "--seq-len",

@@ -9,7 +9,7 @@ from click.core import ParameterSource
 
 from converters import to_gguf, to_onnx
 from phi3quant.cli import options
-from phi3quant.pipeline import Calibration, Recipe
+from phi3quant.pipeline import Recipe
 from phi3quant.presets import PRESETS
 
 PRESET_OPTIONS = (
@@ -30,6 +30,14 @@ PRESET_OPTIONS = (
 
 _SCHEME = ("bits", "group_size", "symmetric")
 _FIELDS = ("gguf_type", "tensor_types", "target_bpw")
+# Options by the fields of a calibration.
+_TEXT = {
+    "source": "calib",
+    "field": "calib_field",
+    "samples": "samples",
+    "length": "seq_len",
+    "seed": "seed",
+}
 
 
 def recipe_of(method: str, given: Mapping[str, Any]) -> Recipe:
@@ -53,14 +61,13 @@ def recipe_of(method: str, given: Mapping[str, Any]) -> Recipe:
     elif "formats" in counted:
         names = (name.strip() for name in counted["formats"].split(","))
         changes["formats"] = tuple(name for name in names if name)
+    text = {field: counted[name] for field, name in _TEXT.items() if name in counted}
     layout = options.onnx_options(given)
     recipe = replace(
         base,
         method=method,
         scheme=replace(base.scheme, **{name: counted[name] for name in _SCHEME if name in counted}),
-        calibration=Calibration(
-            given["calib"], given["calib_field"], given["samples"], given["seq_len"], given["seed"]
-        ),
+        calibration=replace(base.calibration, **text),
         compensate=given["compensate"],
         onnx=replace(base.onnx, **layout),
         **changes,
