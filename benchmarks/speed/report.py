@@ -42,7 +42,9 @@ def write_report(
     parts.append(_versions(used))
     docs.mkdir(parents=True, exist_ok=True)
     replace_between(docs / "performance.md", "bench-speed", "\n\n".join(parts))
-    write_plot({AXES[axis]: found for axis, found in grown.items() if found}, docs / "speed.svg")
+    if any(grown.values()):
+        axes = {AXES[axis]: found for axis, found in grown.items() if found}
+        write_plot(axes, docs / "speed.svg")
 
 
 def _runs(task: Task, turn: Turn, samples: Samples) -> list[Sample]:
