@@ -13,6 +13,8 @@ from benchmarks.peers.environment import Environment
 from benchmarks.peers.job import Job, Settings, Step, Tool, driver
 
 OURS = "phi3quant"
+OLDER = "†"
+"""Marks in tables what an older source made; see ``source_of``."""
 
 
 def _driven(environment: Environment, module: str, *phases: str) -> Tool:

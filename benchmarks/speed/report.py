@@ -2,19 +2,20 @@
 
 import statistics
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks.markers import replace_between
-from benchmarks.peers.tools import source_of
+from benchmarks.peers.tools import OLDER, source_of
 from benchmarks.speed.plan import TASKS, Size, Task, Turn
 from benchmarks.speed.plot import write_plot
 from benchmarks.speed.sample import Sample, Samples, key_of
 from benchmarks.synthetic import SHAPES
 
-# Marks a row.
-_OLDER = "†"
+# Parsing our program takes half a second, and many rows are ours.
+_source_now = cache(source_of)
 
 AXES: Mapping[str, str] = {
     "layers": "layers",
@@ -85,7 +86,7 @@ def _line(task: Task, runs: Sequence[Sample], turn: Turn, samples: Samples) -> s
     seconds = [run.seconds for run in runs]
     peak = max(run.peak_bytes for run in runs) / 1e9
     title = f"**{task.title}**" if task.beside is None else task.title
-    title += f" {_OLDER}" if _is_older(task.tool, runs) else ""
+    title += f" {OLDER}" if _is_older(task.tool, runs) else ""
     spread = f"{min(seconds):.1f}-{max(seconds):.1f} s"
     cells = [title, f"{statistics.median(seconds):.1f} s", spread, f"{peak:.2f} GB"]
     ours = _runs(TASKS[task.beside], turn, samples) if task.beside else []
@@ -170,12 +171,12 @@ def _machines(used: Used) -> str:
     """One, as long as no other has measured anything since."""
     names = dict.fromkeys(run.machine for runs in used.values() for run in runs)
     older = any(_is_older(tool, runs) for tool, runs in used.items())
-    note = f" {_OLDER}: measured with an older version of the source." if older else ""
+    note = f" {OLDER}: measured with an older version of the source." if older else ""
     return f"Measured on: {'; '.join(names)}.{note}"
 
 
 def _is_older(tool: str, runs: Sequence[Sample]) -> bool:
-    return any(run.source != source_of(tool) for run in runs)
+    return any(run.source != _source_now(tool) for run in runs)
 
 
 def _versions(used: Used) -> str:
