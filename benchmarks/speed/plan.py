@@ -128,7 +128,7 @@ def comparisons(base: Size, rounds: int) -> Sequence[Turn]:
     return (
         Turn("Without calibration", base, _PLAIN, rounds),
         Turn("With calibration", base, _CALIBRATED, rounds),
-        Turn("AutoAWQ", least, ("awq", "AutoAWQ AWQ"), 1),
+        Turn("AutoAWQ", least, (*_CALIBRATED[:2], "AutoAWQ AWQ"), 1),
     )
 
 
