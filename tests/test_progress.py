@@ -1,9 +1,13 @@
+import os
+import pty
+import termios
 from typing import Any
 
 import pytest
 from tqdm import tqdm
 
 from phi3quant.cli import display
+from phi3quant.progress import silent
 
 BLOCKS = 32
 
@@ -32,3 +36,38 @@ def test_after_three_blocks_the_end_is_known_to_a_fifth(
                 assert shown["postfix"] == "0.812 of RTN's error"
                 left = (BLOCKS - number) / shown["rate"]
                 assert left == pytest.approx(sum(seconds[number:]), rel=0.2)
+
+
+def test_a_log_gets_a_line_a_minute_at_most(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    with display.progress_bars(quiet=False)("quantizing", BLOCKS) as step:
+        for _ in range(4):
+            now[0] += 45
+            step(1, "0.812 of RTN's error")
+    assert capsys.readouterr().err.splitlines() == [
+        "quantizing: 2 of 32 in 01:30, 22:30 left, 0.812 of RTN's error",
+        "quantizing: 4 of 32 in 03:00, 21:00 left, 0.812 of RTN's error",
+    ]
+
+
+@pytest.mark.parametrize("columns", [0, 80])
+def test_a_terminal_without_a_size_is_a_log(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    main, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (24, columns))
+    with os.fdopen(main, "rb"), os.fdopen(terminal, "w") as stderr:
+        monkeypatch.setattr("sys.stderr", stderr)
+        chosen = display.progress_bars(quiet=False)
+    assert chosen is (display._bar if columns else display._lines)
+
+
+def test_a_log_of_a_quick_run_stays_empty(capsys: pytest.CaptureFixture[str]) -> None:
+    with display.progress_bars(quiet=False)("quantizing", BLOCKS) as step:
+        step(BLOCKS)
+    assert capsys.readouterr().err == ""
+
+
+def test_quiet_is_silent_in_a_log_too() -> None:
+    assert display.progress_bars(quiet=True) is silent

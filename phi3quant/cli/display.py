@@ -2,8 +2,10 @@
 
 import json
 import math
+import os
 import resource
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +27,9 @@ from phi3quant.metrics import WorstWindow
 from phi3quant.progress import Progress, Step, silent
 from phi3quant.verification import Evaluation
 
+# Of progress where no terminal shows a bar: enough to see that a job in CI is alive.
+_SECONDS_BETWEEN_LINES = 60
+
 
 def use_threads(threads: int | None) -> None:
     """Limit the threads of all matrix products."""
@@ -33,10 +38,18 @@ def use_threads(threads: int | None) -> None:
 
 
 def progress_bars(*, quiet: bool) -> Progress:
-    """Bars with an ETA on stderr; silent when that is no terminal."""
-    if quiet or not sys.stderr.isatty():
+    """Where work is and when it ends, on stderr: bars in a terminal, lines in a log."""
+    if quiet:
         return silent
-    return _bar
+    return _bar if _columns() else _lines
+
+
+def _columns() -> int:
+    """Of the terminal that stderr is; 0 for a log, and where a job in CI has one without a size."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns
+    except OSError:
+        return 0
 
 
 @contextmanager
@@ -49,6 +62,25 @@ def _bar(title: str, total: int) -> Iterator[Step]:
             bar.update(done)
 
         yield step
+
+
+@contextmanager
+def _lines(title: str, total: int) -> Iterator[Step]:
+    begun = said = time.monotonic()
+    finished = 0
+
+    def step(done: int = 1, note: str = "") -> None:
+        nonlocal said, finished
+        finished += done
+        now = time.monotonic()
+        # What ends soon says nothing at all.
+        if now - said >= _SECONDS_BETWEEN_LINES:
+            said = now
+            form = "{desc}: {n_fmt} of {total_fmt} in {elapsed}, {remaining} left"
+            line = tqdm.format_meter(finished, total, now - begun, prefix=title, bar_format=form)
+            click.echo(", ".join(filter(None, (line, note))), err=True)
+
+    yield step
 
 
 def print_json(value: Any) -> None:
