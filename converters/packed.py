@@ -1,10 +1,10 @@
 """Packed checkpoints: a folder like the original's, with quantized matrices. Written and read."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import torch
 
@@ -84,6 +84,11 @@ class PackedWriter:
                 self._folder, self._config, torch_dtype="float16", quantization_config=described
             )
             carry_along(self._source, self._folder)
+
+    @property
+    def hashed(self) -> Mapping[str, Mapping[str, Any]]:
+        """See ModelWriter."""
+        return self._stream.hashed
 
     def embedding(self, weight: torch.Tensor) -> None:
         """Write the token embeddings [vocab, hidden]; comes first."""

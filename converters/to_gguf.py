@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -46,6 +46,7 @@ from phi3quant.layout import (
 from phi3quant.qblock import QuantizedBlock
 from phi3quant.qtensor import Quantized, QuantizedTensor
 from phi3quant.scheme import QuantScheme
+from phi3quant.write_behind import WriteBehind
 
 _AFFINE: Mapping[str, QuantScheme] = {
     "Q4_0": QuantScheme(4, 32),
@@ -95,9 +96,7 @@ class GgufWriter:
         self._writer.write_kv_data_to_file()
         self._writer.write_ti_data_to_file()
         self._pending = list(self._types)
-        # A tensor is written while the next one is encoded.
-        self._disk = ThreadPoolExecutor(1)
-        self._written: Future[None] | None = None
+        self._disk = WriteBehind()
         if config.long_rope is not None:
             for tensor, factors in (
                 (ROPE_LONG, config.long_rope.long_factor),
@@ -115,13 +114,16 @@ class GgufWriter:
         trace: TracebackType | None,
     ) -> None:
         try:
-            if kind is None and self._written is not None:
-                self._written.result()
+            self._disk.__exit__(kind, error, trace)
         finally:
-            self._disk.shutdown()
             self._writer.close()
         if kind is None and self._pending:
             raise ValueError(f"{self._pending[0]} was never written")
+
+    @property
+    def hashed(self) -> Mapping[str, Mapping[str, Any]]:
+        """None: the file is changed once more (see ``_embed``)."""
+        return {}
 
     def embedding(self, weight: torch.Tensor) -> None:
         """Write the token embeddings [vocab, hidden]; comes first."""
@@ -149,9 +151,7 @@ class GgufWriter:
             data = _stored(self._types[name][0], tensor)
         except CheckpointError as error:
             raise CheckpointError(f"tensor {name} can't be written: {error}") from None
-        if self._written is not None:
-            self._written.result()
-        self._written = self._disk.submit(self._writer.write_tensor_data, data)
+        self._disk.submit(partial(self._writer.write_tensor_data, data), data.nbytes)
 
 
 def _stored(size: BlockSize, tensor: torch.Tensor | Quantized) -> np.ndarray:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import torch
 
@@ -84,6 +84,11 @@ class OnnxWriter:
         if kind is None:
             write_companions(self._folder, self._source, self._settings)
             write_file_list(self._folder, self._data.files)
+
+    @property
+    def hashed(self) -> Mapping[str, Mapping[str, Any]]:
+        """See ModelWriter."""
+        return self._data.files
 
     def embedding(self, weight: torch.Tensor) -> None:
         """Write the token embeddings [vocab, hidden], and a tied head; comes first."""

@@ -32,6 +32,13 @@ class Source:
 class ModelWriter(Protocol):
     """Takes a quantized model's parts in order."""
 
+    @property
+    def hashed(self) -> Mapping[str, Mapping[str, Any]]:
+        """Entries of phi3quant.manifest.describe_file for files that were hashed on their way.
+
+        Complete once the writer is closed.
+        """
+
     def embedding(self, weight: torch.Tensor) -> None:
         """The token embeddings, FP32 [vocab, hidden]; first."""
 

@@ -193,7 +193,8 @@ def _export(
                 step()
             head = None if config.tie_word_embeddings else opened.store.load(HEAD)
             writer.final(opened.final_norm(), head)
-        provenance.seal(partial, _describe(target, described.result(), before))
+        described_as = _describe(target, described.result(), before)
+        provenance.seal(partial, described_as, writer.hashed)
     return Quantized(located, {target.format: output}, None, [])
 
 

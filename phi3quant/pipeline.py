@@ -244,15 +244,17 @@ def quantize(
         }
         original = Source(located.folder, located.name, checkpoint.config)
         with ExitStack() as open_writers:
-            writers = [
-                open_writers.enter_context(entry.open(folders[entry.name], original, recipe.scheme))
+            writers = {
+                entry.name: open_writers.enter_context(
+                    entry.open(folders[entry.name], original, recipe.scheme)
+                )
                 for entry in formats
-            ]
-            blocks = quantize_blocks(checkpoint, work, writers, progress, journal)
+            }
+            blocks = quantize_blocks(checkpoint, work, list(writers.values()), progress, journal)
         # From the inside out: a folder's manifest passes over those within that have their own.
         for name, folder in reversed(folders.items()):
             described = manifest.describe(name, source.result(), stated, calibration, blocks)
-            provenance.seal(folder, described)
+            provenance.seal(folder, described, writers[name].hashed)
     return Quantized(
         located,
         {name: output / path.relative_to(partial) for name, path in folders.items()},

@@ -4,13 +4,14 @@ The safetensors library writes a file from a dict of tensors that are all in mem
 the tensor at hand is. The format: https://huggingface.co/docs/safetensors
 """
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, Any, Self
 
 import torch
 
@@ -20,6 +21,7 @@ from phi3quant.tensor_plan import (
     plan_shards,
     safetensors_header,
 )
+from phi3quant.write_behind import WriteBehind
 
 DTYPE_NAMES: Mapping[torch.dtype, str] = {
     torch.float32: "F32",
@@ -64,6 +66,10 @@ class SafetensorsStream:
     Files are named as Hugging Face does: ``model.safetensors``, or ``model-00001-of-00002`` and
     so on with an index. Tensors must come in the order of ``specs``.
 
+    Attributes:
+        hashed: size and SHA-256 of each shard by its name, taken on the way; complete once the
+            stream is closed.
+
     Examples:
         >>> import tempfile
         >>> specs = [TensorSpec("w", torch.float32, (2, 2))]
@@ -84,9 +90,9 @@ class SafetensorsStream:
         ]
         self._next = 0
         self._file: IO[bytes] | None = None
-        # A tensor is written while the next one is made.
-        self._disk = ThreadPoolExecutor(1)
-        self._written: Future[None] | None = None
+        self._hash = hashlib.sha256()
+        self._disk = WriteBehind()
+        self.hashed: dict[str, dict[str, Any]] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -98,12 +104,9 @@ class SafetensorsStream:
         trace: TracebackType | None,
     ) -> None:
         try:
-            if kind is None:
-                self._settle()
+            self._disk.__exit__(kind, error, trace)
         finally:
-            self._disk.shutdown()
-            if self._file is not None:
-                self._file.close()
+            self._close_shard()
         if kind is not None:
             return
         if self._next != len(self._queue):
@@ -125,29 +128,29 @@ class SafetensorsStream:
         )
         if found != spec:
             raise ValueError(f"expected {spec}, got {found}")
-        # No more than one waits, so that memory holds two tensors at most.
-        self._settle()
         data = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
-        self._written = self._disk.submit(self._append, number, spec, data.numpy().data)
+        self._disk.submit(partial(self._append, number, spec, data.numpy().data), spec.nbytes)
         self._next += 1
-
-    def _settle(self) -> None:
-        """Wait for what is being written; raises what went wrong with it."""
-        if self._written is not None:
-            self._written.result()
-            self._written = None
 
     def _append(self, number: int, spec: PlannedTensor, data: memoryview) -> None:
         if spec is self._shards[number][0]:
-            self._open_shard(number)
+            self._close_shard()
+            self._file = (self._folder / self._shard_name(number)).open("wb")
+            self._put(safetensors_header(self._shards[number]))
+        self._put(data)
+
+    def _put(self, data: bytes | memoryview) -> None:
         assert self._file is not None
         self._file.write(data)
+        self._hash.update(data)
 
-    def _open_shard(self, number: int) -> None:
-        if self._file is not None:
-            self._file.close()
-        self._file = (self._folder / self._shard_name(number)).open("wb")
-        self._file.write(safetensors_header(self._shards[number]))
+    def _close_shard(self) -> None:
+        if self._file is None:
+            return
+        name, size = Path(self._file.name).name, self._file.tell()
+        self._file.close()
+        self.hashed[name] = {"bytes": size, "sha256": self._hash.hexdigest()}
+        self._file, self._hash = None, hashlib.sha256()
 
     def _shard_name(self, number: int) -> str:
         count = len(self._shards)

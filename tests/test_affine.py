@@ -1,3 +1,4 @@
+import math
 from typing import Any
 
 import gguf
@@ -90,12 +91,18 @@ def test_codes_halfway_between_two_go_to_the_even_one() -> None:
     assert tensor.codes[0, :8].tolist() == [0, 8, 10, 10, 8, 6, 15, 14]
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
-def test_a_weight_that_is_not_finite_is_refused(bad: float) -> None:
-    weight = torch.ones(3, 32)
-    weight[2, 5] = bad
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("bad", [math.nan, -math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(
+    "scheme", [QuantScheme(4, 32), QuantScheme(4, 32, symmetric=False)], ids=str
+)
+def test_a_weight_that_is_not_finite_is_refused(
+    bad: float, dtype: torch.dtype, scheme: QuantScheme
+) -> None:
+    weight = torch.ones(3, 64)
+    weight[1, 40] = bad
     with pytest.raises(CheckpointError, match="NaN or infinity"):
-        affine.quantize(weight.bfloat16(), QuantScheme(4, 32))
+        affine.quantize(weight.to(dtype), scheme)
 
 
 @settings(max_examples=150, deadline=None)

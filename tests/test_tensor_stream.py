@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+from phi3quant.manifest import describe_file
 from phi3quant.tensor_stream import DTYPE_NAMES, SafetensorsStream, TensorSpec
 
 SPECS = st.lists(
@@ -38,7 +39,9 @@ def test_what_is_streamed_is_what_the_library_reads(
         for spec in specs:
             out.write(spec.name, tensors[spec.name])
     found: dict[str, torch.Tensor] = {}
-    for file in sorted(tmp_path.glob("*.safetensors")):
+    files = sorted(tmp_path.glob("*.safetensors"))
+    assert out.hashed == {file.name: describe_file(file) for file in files}
+    for file in files:
         shard = load_file(file)
         assert sum(t.nbytes for t in shard.values()) <= limit or len(shard) == 1
         found |= shard

@@ -85,24 +85,31 @@ def quantize(weight: torch.Tensor, scheme: QuantScheme) -> QuantizedTensor:
         CheckpointError: a weight is NaN or infinite.
     """
     rows, columns = weight.shape
-    grids = _empty_grids(rows, columns // scheme.group_width(columns))
+    groups = columns // scheme.group_width(columns)
     codes = np.empty((rows, columns), np.uint8)
+    scales = torch.empty(rows, groups, dtype=torch.float16)
+    zeros = None if scheme.symmetric else torch.empty(rows, groups, dtype=torch.uint8)
     share = -1 / scheme.middle if scheme.symmetric else 1 / scheme.max_code
     limits = (np.float32(scheme.max_code), np.float32(share), scheme.symmetric)
 
+    # All is converted and checked here, where a part fits a core's cache.
     def round_part(part: slice) -> None:
-        # Converted and checked here, where a part fits a core's cache.
-        values = weight[part].float().contiguous()
-        if not torch.isfinite(values.sum()) and not torch.isfinite(values).all():
+        some = weight[part].contiguous()
+        grids = _empty_grids(len(some), groups)
+        if some.dtype == torch.bfloat16:
+            bits = some.view(torch.uint16).numpy()
+            finite = affine_rounding.round_bfloat16_rows(bits, limits, grids, codes[part])
+        else:
+            finite = affine_rounding.round_rows(some.float().numpy(), limits, grids, codes[part])
+        if not finite:
             raise CheckpointError("it holds NaN or infinity")
-        affine_rounding.round_rows(
-            values.numpy(), limits, (grids[0][part], grids[1][part]), codes[part]
-        )
+        grid = _checked_grid(grids)
+        scales[part] = grid.scales
+        if zeros is not None:
+            zeros[part] = grid.zeros
 
     over_rows(rows, columns, round_part)
-    grid = _checked_grid(grids)
-    zeros = None if scheme.symmetric else grid.zeros.to(torch.uint8)
-    return QuantizedTensor(scheme, torch.from_numpy(codes), grid.scales.half(), zeros)
+    return QuantizedTensor(scheme, torch.from_numpy(codes), scales, zeros)
 
 
 def round_trip(weight: torch.Tensor, scheme: QuantScheme) -> torch.Tensor:
