@@ -31,7 +31,8 @@ def write_report(
 ) -> None:
     """Write the tables into performance.md, between its markers, and the plot beside it."""
     used = _used([*turns, *(turn for several in growth.values() for turn in several)], samples)
-    parts = [_machines(used), *(_compared(turn, samples) for turn in turns)]
+    measured = [turn for turn in turns if _used([turn], samples)]
+    parts = [_machines(used), *(_compared(turn, samples) for turn in measured)]
     grown = {axis: _medians(axis, several, samples) for axis, several in growth.items()}
     if any(grown.values()):
         parts.append("![Growth with layers, width, tokens and threads](speed.svg)")
