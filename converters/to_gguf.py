@@ -114,7 +114,7 @@ class GgufWriter:
         trace: TracebackType | None,
     ) -> None:
         try:
-            self._disk.__exit__(kind, error, trace)
+            self._disk.finish(whole=kind is None)
         finally:
             self._writer.close()
         if kind is None and self._pending:

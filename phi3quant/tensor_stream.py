@@ -104,7 +104,7 @@ class SafetensorsStream:
         trace: TracebackType | None,
     ) -> None:
         try:
-            self._disk.__exit__(kind, error, trace)
+            self._disk.finish(whole=kind is None)
         finally:
             self._close_shard()
         if kind is not None:
