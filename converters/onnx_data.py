@@ -1,10 +1,9 @@
 """External data of an ONNX model: planned first, then streamed in that order, hashed on the way."""
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import Any, Self
 
 import torch
 from onnx import TensorProto
@@ -12,6 +11,7 @@ from onnx import TensorProto
 from converters.onnx_sizes import Place
 from phi3quant.checkpoint import read_json_if_there, sha256
 from phi3quant.errors import CheckpointError
+from phi3quant.hashed_file import HashedFile
 from phi3quant.manifest import describe_file
 from phi3quant.output import write_json
 from phi3quant.tensor_stream import TensorSpec
@@ -58,9 +58,7 @@ class DataStream:
         self._folder = folder
         self._queue = list(specs)
         self._places = places
-        self._file: IO[bytes] | None = None
-        self._name = ""
-        self._hash = hashlib.sha256()
+        self._file: HashedFile | None = None
         self.files: dict[str, dict[str, Any]] = {}
 
     def __enter__(self) -> Self:
@@ -87,36 +85,23 @@ class DataStream:
         if spec.name != name:
             raise ValueError(f"expected tensor {spec.name}, got {name}")
         place = self._places[name]
-        if place.file != self._name:
-            self._open(place.file)
-        assert self._file is not None
-        self._append(bytes(place.offset - self._file.tell()))
+        if self._file is None or place.file != self._file.path.name:
+            self._close()
+            self._file = HashedFile(self._folder / place.file)
+        self._file.write(bytes(place.offset - self._file.size))
         for piece in pieces:
             if piece.dtype != spec.dtype:
                 raise ValueError(f"tensor {name} is {piece.dtype}; {spec.dtype} was planned")
             data = piece.detach().contiguous().reshape(-1).view(torch.uint8)
-            self._append(data.numpy().data)
-        if self._file.tell() != place.offset + place.nbytes:
-            written = self._file.tell() - place.offset
+            self._file.write(data.numpy().data)
+        if self._file.size != place.offset + place.nbytes:
+            written = self._file.size - place.offset
             raise ValueError(f"tensor {name} has {written} bytes; {place.nbytes} were planned")
-
-    def _append(self, data: bytes | memoryview) -> None:
-        assert self._file is not None
-        self._file.write(data)
-        self._hash.update(data)
-
-    def _open(self, name: str) -> None:
-        self._close()
-        self._name = name
-        self._hash = hashlib.sha256()
-        self._file = (self._folder / name).open("wb")
 
     def _close(self) -> None:
         if self._file is not None:
-            size = self._file.tell()
-            self._file.close()
+            self.files[self._file.path.name] = self._file.close()
             self._file = None
-            self.files[self._name] = {"bytes": size, "sha256": self._hash.hexdigest()}
 
 
 def write_file_list(folder: Path, known: Mapping[str, Mapping[str, Any]]) -> None:

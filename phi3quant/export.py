@@ -193,8 +193,7 @@ def _export(
                 step()
             head = None if config.tie_word_embeddings else opened.store.load(HEAD)
             writer.final(opened.final_norm(), head)
-        described_as = _describe(target, described.result(), before)
-        provenance.seal(partial, described_as, writer.hashed)
+        provenance.seal(partial, _describe(target, described.result(), before), writer.hashed)
     return Quantized(located, {target.format: output}, None, [])
 
 

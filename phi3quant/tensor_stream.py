@@ -4,17 +4,17 @@ The safetensors library writes a file from a dict of tensors that are all in mem
 the tensor at hand is. The format: https://huggingface.co/docs/safetensors
 """
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import Any, Self
 
 import torch
 
+from phi3quant.hashed_file import HashedFile
 from phi3quant.tensor_plan import (
     SHARD_BYTES,
     PlannedTensor,
@@ -89,8 +89,7 @@ class SafetensorsStream:
             (number, spec) for number, shard in enumerate(self._shards) for spec in shard
         ]
         self._next = 0
-        self._file: IO[bytes] | None = None
-        self._hash = hashlib.sha256()
+        self._file: HashedFile | None = None
         self._disk = WriteBehind()
         self.hashed: dict[str, dict[str, Any]] = {}
 
@@ -135,22 +134,15 @@ class SafetensorsStream:
     def _append(self, number: int, spec: PlannedTensor, data: memoryview) -> None:
         if spec is self._shards[number][0]:
             self._close_shard()
-            self._file = (self._folder / self._shard_name(number)).open("wb")
-            self._put(safetensors_header(self._shards[number]))
-        self._put(data)
-
-    def _put(self, data: bytes | memoryview) -> None:
+            self._file = HashedFile(self._folder / self._shard_name(number))
+            self._file.write(safetensors_header(self._shards[number]))
         assert self._file is not None
         self._file.write(data)
-        self._hash.update(data)
 
     def _close_shard(self) -> None:
-        if self._file is None:
-            return
-        name, size = Path(self._file.name).name, self._file.tell()
-        self._file.close()
-        self.hashed[name] = {"bytes": size, "sha256": self._hash.hexdigest()}
-        self._file, self._hash = None, hashlib.sha256()
+        if self._file is not None:
+            self.hashed[self._file.path.name] = self._file.close()
+            self._file = None
 
     def _shard_name(self, number: int) -> str:
         count = len(self._shards)

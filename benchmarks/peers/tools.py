@@ -4,6 +4,7 @@ import ast
 import hashlib
 import platform
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -108,6 +109,10 @@ def source_of(name: str) -> str:
     for file in _sources(TOOLS[name]):
         digest.update(_parsed(file.read_bytes()).encode())
     return digest.hexdigest()
+
+
+source_now = cache(source_of)
+"""The same, looked at once: for reports, of whose many rows each is asked about it."""
 
 
 def _sources(tool: Tool) -> list[Path]:

@@ -1,20 +1,16 @@
 """Tables and plot of what was measured, put into docs/."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 
 import click
 
 from benchmarks.markers import replace_between
-from benchmarks.peers.tools import OLDER, OURS, source_of
+from benchmarks.peers.tools import OLDER, OURS, source_now
 from benchmarks.quality.entries import ENTRIES, Entry
 from benchmarks.quality.plot import write_plot
 from benchmarks.quality.result import Result, key_of, load_result
 from benchmarks.quality.subject import Subject
-
-# Parsing our program takes half a second, and many rows are ours.
-_source_now = cache(source_of)
 
 Rows = Mapping[Entry, Result]
 """Entries with their results."""
@@ -59,7 +55,7 @@ def _section(subject: Subject, rows: Rows) -> str:
     """The table of one model, what refused, and what was used."""
     texts = [description for _, description in subject.scored]
     names = [_named(description["text"]) for description in texts]
-    older = any(result.source != _source_now(entry.tool) for entry, result in rows.items())
+    older = any(result.source != source_now(entry.tool) for entry, result in rows.items())
     headings = ["bits a weight", "of the file"]
     headings += [heading for n in names for heading in (f"{n}, 95 % interval", "mean KL")]
     refused = {entry: result.refused for entry, result in rows.items() if result.refused}
@@ -89,7 +85,7 @@ def _named(text: str) -> str:
 
 def _line(entry: Entry, result: Result, texts: int) -> str:
     title = f"**{entry.title}**" if entry.tool == OURS else entry.title
-    title += f" {OLDER}" if result.source != _source_now(entry.tool) else ""
+    title += f" {OLDER}" if result.source != source_now(entry.tool) else ""
     cells = [f"{result.linear_bits:.3f}", f"{result.file_bits:.2f}"]
     for number in range(texts):
         low, high = (float(end) - 1 for end in result.scores[number]["ratio_95"])

@@ -110,7 +110,8 @@ _PLAIN = (
     *("rtn to ONNX", "onnxruntime-genai model builder"),
     *("packed to GGUF", "packed to ONNX", "perplexity"),
 )
-_CALIBRATED = ("awq", "awq without compensation", "GPTQModel GPTQ", "llm-compressor GPTQ")
+_AWQ = ("awq", "awq without compensation")
+_CALIBRATED = (*_AWQ, "GPTQModel GPTQ", "llm-compressor GPTQ")
 GROWING = ("rtn", "awq", "llama.cpp llama-quantize Q4_0", "GPTQModel GPTQ")
 """Tasks whose growth is measured."""
 
@@ -128,7 +129,7 @@ def comparisons(base: Size, rounds: int) -> Sequence[Turn]:
     return (
         Turn("Without calibration", base, _PLAIN, rounds),
         Turn("With calibration", base, _CALIBRATED, rounds),
-        Turn("AutoAWQ", least, (*_CALIBRATED[:2], "AutoAWQ AWQ"), 1),
+        Turn("AutoAWQ", least, (*_AWQ, "AutoAWQ AWQ"), 1),
     )
 
 

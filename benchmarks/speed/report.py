@@ -2,20 +2,16 @@
 
 import statistics
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks.markers import replace_between
-from benchmarks.peers.tools import OLDER, source_of
+from benchmarks.peers.tools import OLDER, source_now
 from benchmarks.speed.plan import TASKS, Size, Task, Turn
 from benchmarks.speed.plot import write_plot
 from benchmarks.speed.sample import Sample, Samples, key_of
 from benchmarks.synthetic import SHAPES
-
-# Parsing our program takes half a second, and many rows are ours.
-_source_now = cache(source_of)
 
 AXES: Mapping[str, str] = {
     "layers": "layers",
@@ -177,7 +173,7 @@ def _machines(used: Used) -> str:
 
 
 def _is_older(tool: str, runs: Sequence[Sample]) -> bool:
-    return any(run.source != _source_now(tool) for run in runs)
+    return any(run.source != source_now(tool) for run in runs)
 
 
 def _versions(used: Used) -> str:

@@ -5,6 +5,7 @@ import importlib
 import signal
 import threading
 from collections.abc import Mapping
+from functools import cache
 from types import FrameType
 from typing import Any
 
@@ -77,16 +78,7 @@ class _Group(click.Group):
         del ctx
         if cmd_name not in _HOMES:
             return None
-        module, name = _HOMES[cmd_name]
-        # What loading makes stays, so that looking through it for garbage, time and again, only
-        # takes a quarter of a second.
-        gc.disable()
-        try:
-            found: click.Command = getattr(importlib.import_module(f"phi3quant.cli.{module}"), name)
-        finally:
-            gc.freeze()
-            gc.enable()
-        return found
+        return _loaded(*_HOMES[cmd_name])
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -108,6 +100,20 @@ class _Group(click.Group):
                 raise
         click.echo(_said(ended, "\nInterrupted; nothing was left half-written."), err=True)
         return ctx.exit(EXIT_INTERRUPTED)
+
+
+@cache
+def _loaded(module: str, name: str) -> click.Command:
+    """A command, with all that it needs."""
+    # What loading makes stays, so that looking through it for garbage, time and again, only takes
+    # a quarter of a second. Once in a process: what is frozen is never looked through again.
+    gc.disable()
+    try:
+        found: click.Command = getattr(importlib.import_module(f"phi3quant.cli.{module}"), name)
+    finally:
+        gc.freeze()
+        gc.enable()
+    return found
 
 
 def _said(error: BaseException, message: str | None = None) -> str:

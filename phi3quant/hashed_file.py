@@ -1,0 +1,39 @@
+"""A new file whose hash is known when it is closed, without reading it again."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+
+class HashedFile:
+    """Bytes on their way to a file.
+
+    Attributes:
+        path: the file.
+        size: bytes so far.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.size = 0
+        self._file = path.open("wb")
+        self._hash = hashlib.sha256()
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append bytes.
+
+        Raises:
+            OSError: the file can't be written.
+        """
+        self._file.write(data)
+        self._hash.update(data)
+        self.size += len(data)
+
+    def close(self) -> dict[str, Any]:
+        """Complete the file; gives what phi3quant.manifest.describe_file would say of it.
+
+        Raises:
+            OSError: the file can't be written.
+        """
+        self._file.close()
+        return {"bytes": self.size, "sha256": self._hash.hexdigest()}
