@@ -1,9 +1,15 @@
 """Floats of any type as FP16 or FP32, refused where that can't hold them."""
 
+import numpy as np
 import torch
 
+from phi3quant.codecs.lanes import F32, half_bits, kernel
 from phi3quant.errors import CheckpointError
 from phi3quant.parallel import over_rows
+
+_U32 = np.uint32
+_BFLOAT16_SHIFT = _U32(16)
+"""BF16 is the upper half of an FP32 number's bits."""
 
 
 def to_half(name: str, tensor: torch.Tensor) -> torch.Tensor:
@@ -17,20 +23,36 @@ def to_half(name: str, tensor: torch.Tensor) -> torch.Tensor:
         CheckpointError: a value is too large, NaN or infinite.
     """
     rows = tensor.reshape(len(tensor), -1)
-    half = torch.empty(rows.shape, dtype=torch.float16)
+    halves = np.empty(rows.shape, np.uint16)
 
     def convert(part: slice) -> None:
-        own = half[part].copy_(rows[part])
-        if not torch.isfinite(own).all():
-            if not torch.isfinite(rows[part]).all():
+        some = rows[part].contiguous()
+        if some.dtype == torch.bfloat16:
+            held = _halve(some.view(torch.uint16).numpy(), _BFLOAT16_SHIFT, halves[part])
+        else:
+            held = _halve(some.float().numpy().view(_U32), _U32(0), halves[part])
+        if not held:
+            if not torch.isfinite(some).all():
                 raise CheckpointError(_damaged(name))
             raise CheckpointError(
-                f"tensor {name} has a value of {float(rows[part].abs().max()):g}, which doesn't "
+                f"tensor {name} has a value of {float(some.abs().max()):g}, which doesn't "
                 "fit FP16; a format that stores it as FP16 can't hold it"
             )
 
     over_rows(rows.shape[0], rows.shape[1], convert)
-    return half.view(tensor.shape)
+    return torch.from_numpy(halves).view(torch.float16).view(tensor.shape)
+
+
+@kernel
+def _halve(numbers: np.ndarray, shift: np.uint32, halves: np.ndarray) -> bool:
+    """Bits of FP16 from those of FP32 once they are shifted; whether FP16 holds all of them."""
+    largest = _U32(0)
+    for row in range(len(numbers)):
+        for place in range(numbers.shape[1]):
+            half = half_bits(_U32(_U32(numbers[row, place]) << shift).view(F32))
+            halves[row, place] = half
+            largest = max(largest, _U32(half & _U32(0x7FFF)))
+    return bool(largest < _U32(0x7C00))
 
 
 def to_full(name: str, tensor: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,7 @@
 """External data of an ONNX model: planned first, then streamed in that order, hashed on the way."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -15,6 +16,7 @@ from phi3quant.hashed_file import HashedFile
 from phi3quant.manifest import describe_file
 from phi3quant.output import write_json
 from phi3quant.tensor_stream import TensorSpec
+from phi3quant.write_behind import WriteBehind
 
 FILE_LIST = "files.json"
 """Bytes and SHA-256 of every other file of a model's folder."""
@@ -59,6 +61,7 @@ class DataStream:
         self._queue = list(specs)
         self._places = places
         self._file: HashedFile | None = None
+        self._disk = WriteBehind()
         self.files: dict[str, dict[str, Any]] = {}
 
     def __enter__(self) -> Self:
@@ -70,12 +73,15 @@ class DataStream:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._close()
+        try:
+            self._disk.finish(whole=kind is None)
+        finally:
+            self._close()
         if kind is None and self._queue:
             raise ValueError(f"tensor {self._queue[0].name} was never written")
 
     def write(self, name: str, pieces: Iterable[torch.Tensor]) -> None:
-        """Write the next tensor, in pieces along its first axis.
+        """Write the next tensor, in pieces along its first axis; they must not be changed later.
 
         Raises:
             ValueError: it is not the one that was planned for this place, or of another type or
@@ -85,18 +91,27 @@ class DataStream:
         if spec.name != name:
             raise ValueError(f"expected tensor {spec.name}, got {name}")
         place = self._places[name]
+        self._disk.submit(partial(self._begin, place), 0)
+        written = 0
+        for piece in pieces:
+            if piece.dtype != spec.dtype:
+                raise ValueError(f"tensor {name} is {piece.dtype}; {spec.dtype} was planned")
+            data = piece.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data
+            written += len(data)
+            self._disk.submit(partial(self._append, data), len(data))
+        if written != place.nbytes:
+            raise ValueError(f"tensor {name} has {written} bytes; {place.nbytes} were planned")
+
+    def _begin(self, place: Place) -> None:
+        """Go to where a tensor begins."""
         if self._file is None or place.file != self._file.path.name:
             self._close()
             self._file = HashedFile(self._folder / place.file)
         self._file.write(bytes(place.offset - self._file.size))
-        for piece in pieces:
-            if piece.dtype != spec.dtype:
-                raise ValueError(f"tensor {name} is {piece.dtype}; {spec.dtype} was planned")
-            data = piece.detach().contiguous().reshape(-1).view(torch.uint8)
-            self._file.write(data.numpy().data)
-        if self._file.size != place.offset + place.nbytes:
-            written = self._file.size - place.offset
-            raise ValueError(f"tensor {name} has {written} bytes; {place.nbytes} were planned")
+
+    def _append(self, data: memoryview) -> None:
+        assert self._file is not None
+        self._file.write(data)
 
     def _close(self) -> None:
         if self._file is not None:

@@ -47,6 +47,7 @@ from phi3quant.qblock import QuantizedBlock
 from phi3quant.qtensor import Quantized, QuantizedTensor
 from phi3quant.scheme import QuantScheme
 from phi3quant.write_behind import WriteBehind
+from phi3quant.writeback import Writeback
 
 _AFFINE: Mapping[str, QuantScheme] = {
     "Q4_0": QuantScheme(4, 32),
@@ -97,6 +98,7 @@ class GgufWriter:
         self._writer.write_ti_data_to_file()
         self._pending = list(self._types)
         self._disk = WriteBehind()
+        self._files = [(file, Writeback(file.fileno())) for file in self._writer.fout or ()]
         if config.long_rope is not None:
             for tensor, factors in (
                 (ROPE_LONG, config.long_rope.long_factor),
@@ -151,7 +153,12 @@ class GgufWriter:
             data = _stored(self._types[name][0], tensor)
         except CheckpointError as error:
             raise CheckpointError(f"tensor {name} can't be written: {error}") from None
-        self._disk.submit(partial(self._writer.write_tensor_data, data), data.nbytes)
+        self._disk.submit(partial(self._append, data), data.nbytes)
+
+    def _append(self, data: np.ndarray) -> None:
+        self._writer.write_tensor_data(data)
+        for file, writeback in self._files:
+            writeback.grown(file.tell())
 
 
 def _stored(size: BlockSize, tensor: torch.Tensor | Quantized) -> np.ndarray:

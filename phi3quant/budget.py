@@ -16,6 +16,7 @@ from phi3quant.config import Phi3Config
 from phi3quant.errors import MemoryLimitError
 from phi3quant.layout import BLOCK_TENSORS, LINEARS
 from phi3quant.precision import product_dtype
+from phi3quant.write_behind import WAITING_BYTES
 
 _FULL = 4
 """Bytes of an FP32 number."""
@@ -67,8 +68,9 @@ def needs(config: Phi3Config, run: Calibrated | None) -> Needs:
     # As stored and as FP16.
     outside = 4 * table
     if run is None:
-        # The largest matrix as it is stored; two of them as codes and packed, one being written.
-        return Needs(int(_LIBRARIES + max(outside, sum(sizes) * 3)), 0, 0)
+        # The largest matrix as it is stored; two of them as codes and packed.
+        held = max(outside, sum(sizes) * 3)
+        return Needs(int(_LIBRARIES + held + WAITING_BYTES), 0, 0)
     block, codes = sum(sizes), _CODES * sum(sizes)
     grams = _FULL * sum(columns**2 for _, columns in shapes)
     widest = max(columns for _, columns in shapes)

@@ -4,6 +4,8 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from phi3quant.writeback import Writeback
+
 
 class HashedFile:
     """Bytes on their way to a file.
@@ -17,6 +19,7 @@ class HashedFile:
         self.path = path
         self.size = 0
         self._file = path.open("wb")
+        self._writeback = Writeback(self._file.fileno())
         self._hash = hashlib.sha256()
 
     def write(self, data: bytes | memoryview) -> None:
@@ -28,6 +31,7 @@ class HashedFile:
         self._file.write(data)
         self._hash.update(data)
         self.size += len(data)
+        self._writeback.grown(self.size)
 
     def close(self) -> dict[str, Any]:
         """Complete the file; gives what phi3quant.manifest.describe_file would say of it.

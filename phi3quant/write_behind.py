@@ -4,9 +4,10 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
-# What may wait to be written. Scales and codes come in turns, and a matrix's codes shouldn't be
-# waited for as soon as its few scales follow.
-_WAITING_BYTES = 64 << 20
+# Scales and codes come in turns, and a matrix's codes shouldn't be waited for as soon as its few
+# scales follow.
+WAITING_BYTES = 64 << 20
+"""What may wait to be written."""
 
 
 class WriteBehind:
@@ -43,7 +44,7 @@ class WriteBehind:
             self._disk.shutdown(cancel_futures=True)
 
     def _has_room(self, nbytes: int) -> bool:
-        return sum(waiting for _, waiting in self._waiting) + nbytes <= _WAITING_BYTES
+        return sum(waiting for _, waiting in self._waiting) + nbytes <= WAITING_BYTES
 
     def _settle(self) -> None:
         self._waiting.popleft()[0].result()
