@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from phi3quant.hashed_file import HashedFile
 
 MIB = 1 << 20
