@@ -22,6 +22,7 @@ from benchmarks.quality.entries import ENTRIES, chosen
 from benchmarks.quality.subject import Subject
 from benchmarks.speed import measure as speed
 from benchmarks.speed.plan import TASKS, Size, Turn, comparisons, growth
+from benchmarks.speed.report import scaled
 from benchmarks.speed.sample import Sample, key_of, open_samples
 from converters import open_weights
 from phi3quant.hub import bundled_folder
@@ -171,6 +172,18 @@ def test_turns_hold_known_tasks_and_growth_changes_one_thing() -> None:
         same = [replace(turn.size, **{changed: getattr(base, changed)}) for turn in several]
         assert same == [base] * len(several)
         assert len({turn.size for turn in several}) == len(several)
+
+
+def test_a_whole_model_is_told_only_where_growth_is_a_line_and_not_noise() -> None:
+    grown = {
+        "line": [(1.0, 105.0, 0.0), (2.0, 204.0, 0.0), (4.0, 405.0, 0.0)],
+        "noise": [(1.0, 3.0, 0.0), (2.0, 4.2, 0.0), (4.0, 3.6, 0.0)],
+        "two points": [(1.0, 105.0, 0.0), (2.0, 204.0, 0.0)],
+    }
+    told = scaled(grown, 32).splitlines()
+    assert len(told) == 3
+    assert told[2].startswith("- line: 320")
+    assert scaled({"noise": grown["noise"]}, 32) == ""
 
 
 def test_only_what_computes_counts_as_source(

@@ -28,7 +28,7 @@ def test_time_at_phi3_minis_size_is_near_that_of_its_products_alone() -> None:
     run = Calibrated(32, 512, compensate=True)
     # Every token passes through the original and the quantized block's 113 million weights.
     passing = 2 * 2 * 113e6 * 32 * 512 / MACHINE.fast
-    assert 1.5 * passing < pace.seconds(mini, run, MACHINE) < 5 * passing
+    assert 1.5 * passing < pace.seconds(mini, run, MACHINE) < 6 * passing
     # What isn't compensated passes once less, and has nothing to factor.
     alone = pace.seconds(mini, replace(run, compensate=False), MACHINE)
     assert alone < 0.8 * pace.seconds(mini, run, MACHINE)

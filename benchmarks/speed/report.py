@@ -20,6 +20,8 @@ AXES: Mapping[str, str] = {
     "threads": "threads",
 }
 """What grows, with its name for people."""
+# Of a scaled time; what is less certain isn't told, for times of a few seconds are mostly noise.
+_UNCERTAIN = 0.2
 
 
 def write_report(
@@ -36,10 +38,10 @@ def write_report(
         if found:
             parts.append(_grown(axis, found))
         if found and axis == "layers":
-            parts.append(_scaled(found, SHAPES[growth[axis][0].size.shape]["num_hidden_layers"]))
+            parts.append(scaled(found, SHAPES[growth[axis][0].size.shape]["num_hidden_layers"]))
     parts.append(_versions(used))
     docs.mkdir(parents=True, exist_ok=True)
-    replace_between(docs / "performance.md", "bench-speed", "\n\n".join(parts))
+    replace_between(docs / "performance.md", "bench-speed", "\n\n".join(filter(None, parts)))
     if any(grown.values()):
         axes = {AXES[axis]: found for axis, found in grown.items() if found}
         write_plot(axes, docs / "speed.svg")
@@ -138,17 +140,22 @@ def _grown(axis: str, found: Grown) -> str:
     return "\n".join(lines)
 
 
-def _scaled(found: Grown, layers: int) -> str:
+def scaled(found: Grown, layers: int) -> str:
     """Straight lines through the times, carried on to the whole model: an estimate."""
-    lines = [f"Scaled to {layers} layers by a straight line through these times:", ""]
+    lines = []
+    reach = np.array([layers, 1.0])
     for title, points in found.items():
-        if len(points) < 2:
+        # Two points lie on a line whatever they are.
+        if len(points) < 3:
             continue
-        slope, start = np.polyfit([p[0] for p in points], [p[1] for p in points], 1)
-        # A model so small that noise is all there is says nothing of a large one.
-        if slope > 0:
-            lines.append(f"- {title}: {start + slope * layers:.0f} s")
-    return "\n".join(lines)
+        line, spread = np.polyfit([p[0] for p in points], [p[1] for p in points], 1, cov=True)
+        seconds, error = reach @ line, np.sqrt(reach @ spread @ reach)
+        if error < _UNCERTAIN * seconds:
+            lines.append(f"- {title}: {seconds:.0f} s, standard error {error:.0f} s")
+    if not lines:
+        return ""
+    title = f"Scaled to {layers} layers by a straight line through these times, where they tell:"
+    return "\n".join([title, "", *lines])
 
 
 Used = Mapping[str, Sequence[Sample]]
