@@ -156,9 +156,18 @@ class GgufWriter:
         self._disk.submit(partial(self._append, data), data.nbytes)
 
     def _append(self, data: np.ndarray) -> None:
-        self._writer.write_tensor_data(data)
+        self._writer.write_tensor_data(data.view(_Written))
         for file, writeback in self._files:
             writeback.grown(file.tell())
+
+
+class _Written(np.ndarray):
+    """What a Python file writes, which says why it can't; numpy's way says only how far it came."""
+
+    def tofile(self, fid: Any, sep: str = "", format: str = "%s") -> None:  # noqa: A002 - numpy's
+        """See numpy.ndarray."""
+        del sep, format
+        fid.write(self.data)
 
 
 def _stored(size: BlockSize, tensor: torch.Tensor | Quantized) -> np.ndarray:

@@ -1,5 +1,6 @@
 import json
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -237,6 +238,26 @@ def refused(result: Result, message: str) -> None:
     assert re.search(message, result.stderr), result.stderr
     assert "Traceback" not in result.output
     assert not list(Path().iterdir())
+
+
+@pytest.mark.parametrize("kind", ["compressed-tensors", "awq-gemm", "gguf", "onnx"])
+def test_a_file_that_cannot_grow_is_told_and_leaves_nothing(
+    kind: str, run: Callable[..., Result], tmp_path: Path
+) -> None:
+    # As on a full disk, only that the system says another word for it.
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    asymmetric = ["--asym"] if kind == "awq-gemm" else []
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))
+    try:
+        result = run(
+            *("rtn", "phi3-tiny", "--export", kind, "--no-verify", "-o", tmp_path / "out"),
+            *asymmetric,
+        )
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert result.exit_code == 2, result.output
+    assert "a limit allows no file of that size" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["work"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
