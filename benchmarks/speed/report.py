@@ -154,8 +154,8 @@ def scaled(found: Grown, layers: int) -> str:
             lines.append(f"- {title}: {seconds:.0f} s, standard error {error:.0f} s")
     if not lines:
         return ""
-    title = f"Scaled to {layers} layers by a straight line through these times, where they tell:"
-    return "\n".join([title, "", *lines])
+    heading = f"Scaled to {layers} layers by a straight line through these times, where they tell:"
+    return "\n".join([heading, "", *lines])
 
 
 Used = Mapping[str, Sequence[Sample]]
