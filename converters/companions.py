@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from phi3quant.config import Phi3Config
+from phi3quant.errors import CheckpointError
 from phi3quant.tokenizer import FILES
 
 # What config.json must not promise any more: code that lies elsewhere, and the old dtype.
@@ -27,7 +28,30 @@ def write_config(folder: Path, config: Phi3Config, **added: Any) -> None:
 
 def carry_along(source: Path, folder: Path) -> None:
     """Copy tokenizer, generation settings and licences."""
+    for path in _companions(source):
+        shutil.copyfile(path, folder / path.name)
+
+
+def check_companions(source: Path) -> None:
+    """Refuse companions that are links out of the model's folder, before any work.
+
+    Outputs get published, and a link may lead to any file of the user's. Links into the blobs of
+    the hub's own cache are fine, since that is how it keeps files.
+
+    Raises:
+        CheckpointError: one is.
+    """
+    home = source.resolve()
+    homes = [home, home.parent.parent / "blobs"] if home.parent.name == "snapshots" else [home]
+    for path in _companions(source):
+        target = path.resolve()
+        if path.is_symlink() and not any(place in target.parents for place in homes):
+            raise CheckpointError(
+                f"{path} is a link to a file outside of the model's folder, and the output would "
+                "hold a copy of that; replace the link by the file that is meant"
+            )
+
+
+def _companions(source: Path) -> list[Path]:
     licences = [path.name for path in sorted(source.glob("LICENSE*"))]
-    for name in (*FILES, *licences):
-        if (source / name).is_file():
-            shutil.copyfile(source / name, folder / name)
+    return [source / name for name in (*FILES, *licences) if (source / name).is_file()]

@@ -6,11 +6,8 @@ the spaces: nothing behind them moves.
 """
 
 import hashlib
-import os
 import struct
-from collections.abc import Callable, Mapping
-from functools import partial
-from pathlib import Path
+from collections.abc import Mapping
 
 from gguf import GGUFWriter
 
@@ -32,13 +29,11 @@ def reserve(writer: GGUFWriter, config: Phi3Config) -> None:
     writer.add_string(RESERVED, " " * manifest_room(config))
 
 
-def fill(model: GgufModel, strings: Mapping[str, str]) -> Callable[[], None]:
+def fill(model: GgufModel, strings: Mapping[str, str]) -> None:
     """Put a manifest's strings, and a hash of all tensors, into the room of a complete file.
 
-    The blocks' errors are left out if they don't fit; the folder's manifest has them.
-
-    Returns:
-        A function that puts back what was there.
+    The blocks' errors are left out if they don't fit; the folder's manifest has them. The file is
+    changed in place, so it must be one that nobody reads yet.
     """
     file, mine = model.files[0], [key for key in model.spans if key.startswith(PREFIX)]
     start = min(model.spans[key][0] for key in mine)
@@ -53,14 +48,12 @@ def fill(model: GgufModel, strings: Mapping[str, str]) -> Callable[[], None]:
     if rest < 0:
         raise ValueError(f"{file} has room for {stop - start} bytes of provenance only")
     region = b"".join((*entries, _entry(RESERVED, " " * rest)))
-    with file.open("rb") as opened:
-        opened.seek(_COUNT_AT)
-        old_count = opened.read(8)
-        opened.seek(start)
-        old_region = opened.read(stop - start)
     count = len(model.fields) - len(mine) + len(entries) + 1
-    _put(file, start, region, struct.pack("<Q", count))
-    return partial(_put, file, start, old_region, old_count)
+    with file.open("r+b") as opened:
+        opened.seek(start)
+        opened.write(region)
+        opened.seek(_COUNT_AT)
+        opened.write(struct.pack("<Q", count))
 
 
 def tensors_sha256(model: GgufModel) -> str:
@@ -75,16 +68,6 @@ def tensors_sha256(model: GgufModel) -> str:
                 digest.update(chunk)
                 left -= len(chunk)
     return digest.hexdigest()
-
-
-def _put(file: Path, start: int, region: bytes, count: bytes) -> None:
-    with file.open("r+b") as opened:
-        opened.seek(start)
-        opened.write(region)
-        opened.seek(_COUNT_AT)
-        opened.write(count)
-        opened.flush()
-        os.fsync(opened.fileno())
 
 
 def _size(values: Mapping[str, str]) -> int:

@@ -4,43 +4,39 @@ The weights lie in other files, so that the graph's is small and can be written 
 """
 
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 from onnx import ModelProto
 
 from converters.onnx_data import FILE_LIST, read_file_list
 from converters.onnx_file import MODEL_FILE, read_graph
-from converters.writer import Embedded
 from phi3quant.manifest import PREFIX, describe_file
 from phi3quant.output import write_bytes, write_json
 
 
-def fill(folder: Path, strings: Mapping[str, str]) -> Embedded:
+def fill(folder: Path, strings: Mapping[str, str]) -> Mapping[str, Mapping[str, Any]]:
     """Put a manifest's strings into a complete model, in the place of those that are there.
 
-    The list of files is brought up to date; what it says of weights was found while they were
+    The list of files is brought up to date; the hashes of weights were taken while they were
     written, and they aren't read again.
 
+    Returns:
+        The entries of the list of files.
+
     Raises:
-        OutputError: a file can't be written; all are then as they were.
+        OutputError: a file can't be written.
     """
-    path, listing = folder / MODEL_FILE, folder / FILE_LIST
-    before = {file: file.read_bytes() for file in (path, listing)}
-    undo = partial(_put_back, before)
+    path = folder / MODEL_FILE
     graph = read_graph(folder)
     others = {key: text for key, text in _metadata(graph).items() if not key.startswith(PREFIX)}
     del graph.metadata_props[:]
     for key, text in {**others, **strings}.items():
         graph.metadata_props.add(key=key, value=text)
-    try:
-        write_bytes(path, graph.SerializeToString())
-        hashed = {**read_file_list(folder), MODEL_FILE: describe_file(path)}
-        write_json(listing, hashed)
-    except BaseException:
-        undo()
-        raise
-    return Embedded(undo, hashed)
+    write_bytes(path, graph.SerializeToString())
+    hashed = {**read_file_list(folder), MODEL_FILE: describe_file(path)}
+    write_json(folder / FILE_LIST, hashed)
+    return hashed
 
 
 def read_metadata(folder: Path) -> dict[str, str]:
@@ -54,8 +50,3 @@ def read_metadata(folder: Path) -> dict[str, str]:
 
 def _metadata(graph: ModelProto) -> dict[str, str]:
     return {entry.key: entry.value for entry in graph.metadata_props}
-
-
-def _put_back(contents: Mapping[Path, bytes]) -> None:
-    for path, content in contents.items():
-        write_bytes(path, content)

@@ -27,7 +27,7 @@ from converters.gguf_provenance import fill, reserve
 from converters.gguf_repack import repack, type_for
 from converters.gguf_sizes import natural_type, nbytes, tensor_bytes, tensor_types
 from converters.gguf_vocabulary import read_vocabulary
-from converters.writer import Embedded, Format, Source
+from converters.writer import Format, Source
 from phi3quant.block_sizes import BlockSize
 from phi3quant.codecs import Codec, Codecs
 from phi3quant.codecs.affine import AffineCodec
@@ -69,7 +69,7 @@ class GgufWriter:
         config = source.config
         vocabulary = read_vocabulary(source.folder, config.vocab_size)
         folder.mkdir(parents=True, exist_ok=True)
-        name = source.name.split("/")[-1]
+        name = source.stem
         self._config, self._types = config, tensor_types(kind, config)
         self._writer = GGUFWriter(
             folder / f"{name}-{kind.name}.gguf",
@@ -234,8 +234,9 @@ def typed_format(kind: FileType) -> Format:
     )
 
 
-def _embed(folder: Path, strings: Mapping[str, str]) -> Embedded:
-    return Embedded(fill(open_gguf(folder).model, strings), hashed={})
+def _embed(folder: Path, strings: Mapping[str, str]) -> Mapping[str, Mapping[str, Any]]:
+    fill(open_gguf(folder).model, strings)
+    return {}
 
 
 FORMAT = Format(

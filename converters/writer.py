@@ -1,5 +1,6 @@
 """What a format is: a check, a size, and a writer that takes a model block by block."""
 
+import re
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -12,6 +13,10 @@ from phi3quant.config import Phi3Config
 from phi3quant.qblock import QuantizedBlock
 from phi3quant.qtensor import Quantized
 from phi3quant.scheme import QuantScheme
+
+# Control characters, and what separates folders on some system.
+_UNFIT = re.compile(r"[\x00-\x1f\x7f-\x9f\\]")
+_LONGEST = 100
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,12 @@ class Source:
     folder: Path
     name: str
     config: Phi3Config
+
+    @property
+    def stem(self) -> str:
+        """Last part of the name, fit to be a part of file names; it may come from a manifest."""
+        last = _UNFIT.sub("_", self.name.split("/")[-1])[:_LONGEST]
+        return last if last.strip(".") else "model"
 
 
 class ModelWriter(Protocol):
@@ -57,20 +68,6 @@ class TensorWriter(ModelWriter, Protocol):
 
 
 @dataclass(frozen=True)
-class Embedded:
-    """A manifest's strings, put into an artifact's files.
-
-    Attributes:
-        undo: puts back what was there.
-        hashed: of files that needn't be read once more, what phi3quant.manifest.describe_file
-            would say.
-    """
-
-    undo: Callable[[], None]
-    hashed: Mapping[str, Mapping[str, Any]]
-
-
-@dataclass(frozen=True)
 class Format:
     """A kind of artifact.
 
@@ -82,7 +79,8 @@ class Format:
         nbytes: size of the weights on disk.
         open: a writer into a folder; closing it without an error completes the artifact.
         embed: puts a manifest's strings (phi3quant.manifest.flat) into the finished files of a
-            folder, for formats whose files travel alone.
+            folder, for formats whose files travel alone. Returns the entries of
+            phi3quant.manifest.describe_file for files that needn't be read again.
     """
 
     name: str
@@ -90,4 +88,4 @@ class Format:
     check: Callable[[QuantScheme, Phi3Config], None]
     nbytes: Callable[[Phi3Config, QuantScheme], int]
     open: Callable[[Path, Source, QuantScheme], AbstractContextManager[ModelWriter]]
-    embed: Callable[[Path, Mapping[str, str]], Embedded] | None = None
+    embed: Callable[[Path, Mapping[str, str]], Mapping[str, Mapping[str, Any]]] | None = None

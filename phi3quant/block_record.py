@@ -12,14 +12,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from converters import bits
+from converters.packed_sizes import words_for
 from phi3quant.codecs import Codecs
 from phi3quant.codecs.affine import AffineCodec
 from phi3quant.codecs.blocks import BlockCodec, BlockTensor
 from phi3quant.config import Phi3Config
-from phi3quant.layout import BLOCK_TENSORS, LINEARS
+from phi3quant.errors import CheckpointError
+from phi3quant.layout import BLOCK_TENSORS, LINEARS, Shape
 from phi3quant.output import sync, write_bytes
 from phi3quant.qblock import QuantizedBlock
 from phi3quant.qtensor import Quantized, QuantizedTensor
+from phi3quant.untrusted_json import parse_json
 
 
 @dataclass(frozen=True)
@@ -71,15 +74,21 @@ def read_record(path: Path, config: Phi3Config, codecs: Codecs) -> BlockRecord |
         if metadata.get("sha256") != _digest(tensors, metadata.get("report", "")):
             return None
         shapes = {key: role.shape(config) for key, role in BLOCK_TENSORS.items()}
-        norms = {key: tensors[key] for key in shapes if key not in LINEARS}
+        norms = {key: _norm(tensors[key], shapes[key]) for key in shapes if key not in LINEARS}
         linears = {}
         for name in LINEARS:
             rows, columns = shapes[name]
             linears[name] = _restored(name, tensors, (rows, columns), codecs)
-        report = json.loads(metadata["report"])
-    except (OSError, SafetensorError, KeyError, ValueError):
+        report = parse_json(metadata["report"], dict[str, Any], where=str(path))
+    except (OSError, SafetensorError, KeyError, ValueError, CheckpointError):
         return None
     return BlockRecord(QuantizedBlock(norms, linears, losses={}, folds={}), report)
+
+
+def _norm(tensor: torch.Tensor, shape: Shape) -> torch.Tensor:
+    if tensor.dtype != torch.float32 or tuple(tensor.shape) != shape:
+        raise ValueError("a norm of another shape or type")
+    return tensor
 
 
 def _stored(name: str, linear: Quantized) -> dict[str, torch.Tensor]:
@@ -101,11 +110,21 @@ def _restored(
 ) -> Quantized:
     codec = codecs[name]
     if isinstance(codec, BlockCodec):
-        return BlockTensor(codec.kind, tensors[f"{name}.data"].numpy(), shape)
+        data = tensors[f"{name}.data"]
+        if data.dtype != torch.uint8 or tuple(data.shape) != (
+            shape[0],
+            codec.kind.row_bytes(shape[1]),
+        ):
+            raise ValueError("blocks of another shape or type")
+        return BlockTensor(codec.kind, data.numpy(), shape)
     if not isinstance(codec, AffineCodec):
         raise TypeError(f"a {type(codec).__name__} can't be taken up again")
     scheme = codec.scheme
-    codes = bits.unpack(tensors[f"{name}.codes"], scheme.bits, shape[1])
+    packed = tensors[f"{name}.codes"]
+    words = words_for(shape[1], scheme.bits)
+    if packed.dtype != torch.int32 or tuple(packed.shape) != (shape[0], words):
+        raise ValueError("codes of another shape or type")
+    codes = bits.unpack(packed, scheme.bits, shape[1])
     zero_points = None if scheme.symmetric else tensors[f"{name}.zero_points"]
     return QuantizedTensor(scheme, codes, tensors[f"{name}.scales"], zero_points)
 

@@ -8,6 +8,7 @@ import torch
 
 from converters.writer import ModelWriter
 from phi3quant import calibrated
+from phi3quant.block_record import BlockRecord
 from phi3quant.checkpoint import Checkpoint
 from phi3quant.codecs import Codecs
 from phi3quant.errors import CheckpointError
@@ -101,21 +102,39 @@ class _Run:
     journal: Journal | None
 
     def take_up(self, step: Step) -> list[dict[str, Any]]:
-        """Write the finished blocks as they were kept, and bring the states behind them."""
+        """Write the finished blocks as they were kept, and bring the states behind them.
+
+        Where all blocks are finished, nobody needs the states.
+        """
         assert self.journal is not None
-        assert self.states is not None
-        reports = []
+        count = self.checkpoint.config.num_hidden_layers
+        all_there = self.journal.finished == count
+        reports: list[dict[str, Any]] = []
         for index in range(self.journal.finished):
-            codecs = self.work.codecs(index)
-            record = self.journal.take(index, self.checkpoint.config, codecs)
+            record = self._record(index)
             if record is None:
                 break
-            calibrated.advance_through(self.checkpoint.block(index), record.block, self.states)
+            if not all_there:
+                self._advance(index, record)
             for writer in self.writers:
                 writer.block(index, record.block)
             reports.append(dict(record.report))
             step()
+        if all_there and len(reports) < count:
+            # One of them was damaged: the states are needed after all.
+            for index in range(len(reports)):
+                record = self._record(index)
+                assert record is not None
+                self._advance(index, record)
         return reports
+
+    def _record(self, index: int) -> BlockRecord | None:
+        assert self.journal is not None
+        return self.journal.take(index, self.checkpoint.config, self.work.codecs(index))
+
+    def _advance(self, index: int, record: BlockRecord) -> None:
+        assert self.states is not None
+        calibrated.advance_through(self.checkpoint.block(index), record.block, self.states)
 
     def quantize(self, index: int) -> dict[str, Any]:
         """Quantize the next block, write it and keep it."""

@@ -10,18 +10,19 @@ from typing import Any
 import torch
 
 from converters import gguf_sizes, onnx_sizes, open_weights, to_gguf, to_onnx
+from converters.companions import check_companions
 from converters.gguf_policy import FileType, file_type
 from converters.onnx_options import OnnxOptions
 from converters.packed import PackedCheckpoint
 from converters.writer import Source, TensorWriter
-from phi3quant import manifest, provenance
-from phi3quant.checkpoint import Checkpoint, read_json_if_there
-from phi3quant.errors import CheckpointError
+from phi3quant import manifest
+from phi3quant.checkpoint import Checkpoint
+from phi3quant.draft import Judge, draft_of, publish
+from phi3quant.errors import CheckpointError, ResumeError
 from phi3quant.hub import Located, locate
 from phi3quant.layout import BLOCK_TENSORS, EMBEDDING, HEAD, LINEARS, block_tensor_name
 from phi3quant.output import (
     MANIFEST,
-    atomic_folder,
     check_not_inside,
     check_output_folder,
     check_space,
@@ -29,6 +30,8 @@ from phi3quant.output import (
 from phi3quant.pipeline import Quantized
 from phi3quant.progress import Progress, silent
 from phi3quant.qtensor import QuantizedTensor
+from phi3quant.untrusted_json import read_json_if_there
+from phi3quant.workspace import open_workspace
 
 _Exportable = Checkpoint | PackedCheckpoint
 
@@ -36,7 +39,7 @@ PLAIN_TYPE = "F16"
 """What a checkpoint that is not quantized becomes by default."""
 
 
-def export_gguf(
+def export_gguf(  # noqa: PLR0913 - options by name, each of them documented
     model: str | Path | None,
     output: Path,
     *,
@@ -45,6 +48,7 @@ def export_gguf(
     revision: str | None = None,
     overwrite: bool = False,
     progress: Progress = silent,
+    judge: Judge | None = None,
 ) -> Quantized:
     """Write a model as GGUF, one tensor in memory at a time.
 
@@ -57,6 +61,7 @@ def export_gguf(
         revision: of a hub id.
         overwrite: replace ``output`` if phi3quant made it.
         progress: is told of the blocks.
+        judge: scores the result before it takes its place; None: it is not verified.
 
     Raises:
         Phi3QuantError: see phi3quant.errors; nothing is left at ``output``.
@@ -80,7 +85,7 @@ def export_gguf(
             "tensor_types": [f"{pattern.pattern}={name}" for pattern, name in recipe.overrides],
         },
     )
-    return _export(located, opened, target, output, overwrite, progress)
+    return _export(located, opened, target, output, overwrite, progress, judge)
 
 
 def export_onnx(
@@ -91,6 +96,7 @@ def export_onnx(
     revision: str | None = None,
     overwrite: bool = False,
     progress: Progress = silent,
+    judge: Judge | None = None,
 ) -> Quantized:
     """Write a model as an ONNX folder, one block in memory at a time.
 
@@ -105,6 +111,7 @@ def export_onnx(
         revision: of a hub id.
         overwrite: replace ``output`` if phi3quant made it.
         progress: is told of the blocks.
+        judge: scores the result before it takes its place; None: it is not verified.
 
     Raises:
         Phi3QuantError: see phi3quant.errors; nothing is left at ``output``.
@@ -127,7 +134,7 @@ def export_onnx(
         lambda folder, source: to_onnx.OnnxWriter(folder, source, scheme, options),
         options.settled(opened.config, scheme).as_json(),
     )
-    return _export(located, opened, target, output, overwrite, progress)
+    return _export(located, opened, target, output, overwrite, progress, judge)
 
 
 @dataclass(frozen=True)
@@ -166,25 +173,37 @@ def _export(
     output: Path,
     overwrite: bool,  # noqa: FBT001 - handed on
     progress: Progress,
+    judge: Judge | None,
 ) -> Quantized:
     """Take a model through a writer, block by block."""
     config = opened.config
     check_output_folder(output, overwrite=overwrite)
     check_not_inside(output, located.folder)
+    check_companions(located.folder)
     check_space(output, target.nbytes)
+    if judge is not None:
+        judge.prepare(located, config)
     before = read_json_if_there(located.folder / MANIFEST)
     made_from = before.get("source")
     original = made_from.get("name") if isinstance(made_from, Mapping) else None
     source = Source(located.folder, str(original or located.name), config)
-    files = [path for path in opened.files if path.suffix == ".safetensors"]
+    weights = [path for path in opened.files if path.suffix == ".safetensors"]
+    files = manifest.source_files(located, weights)
+    stamps = manifest.stamps(files)
     with (
-        atomic_folder(output, overwrite=overwrite) as partial,
+        open_workspace(output, overwrite=overwrite) as workspace,
         ThreadPoolExecutor(1) as aside,
     ):
+        if workspace.has_blocks:
+            raise ResumeError(
+                f"an unfinished run for {output} is there; finish it with --resume, or delete "
+                f"{workspace.folder}"
+            )
+        draft = draft_of(workspace, located, [target.format])
         # Hashing reads what the writer reads, and keeps to one thread.
         described = aside.submit(manifest.describe_source, located, files)
         with (
-            target.open(partial, source) as writer,
+            target.open(draft.folders[target.format], source) as writer,
             progress(f"exporting ({target.title})", config.num_hidden_layers) as step,
         ):
             writer.embedding(opened.store.load(EMBEDDING))
@@ -193,8 +212,10 @@ def _export(
                 step()
             head = None if config.tie_word_embeddings else opened.store.load(HEAD)
             writer.final(opened.final_norm(), head)
-        provenance.seal(partial, _describe(target, described.result(), before), writer.hashed)
-    return Quantized(located, {target.format: output}, None, [])
+        manifest.check_unchanged(stamps)
+        manifests = {target.format: _describe(target, described.result(), before)}
+        publish(workspace, draft, manifests, {target.format: writer.hashed}, judge)
+    return Quantized(located, draft.places, None, [])
 
 
 def _describe(

@@ -3,14 +3,17 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
 
 from converters.from_gguf import is_gguf, open_gguf
 from converters.gguf_provenance import TENSORS_SHA256, tensors_sha256
-from converters.onnx_data import read_file_list
-from phi3quant.checkpoint import read_json_if_there, sha256
+from converters.onnx_data import FILE_LIST, read_file_list
+from phi3quant.checkpoint import sha256
 from phi3quant.errors import NotComparableError
 from phi3quant.output import MANIFEST
+from phi3quant.untrusted_json import read_json_if_there
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ def check_hashes(path: Path) -> list[FileCheck]:
         raise NotComparableError(
             f"{path} has no {MANIFEST} with hashes of its files; nothing says what they should be"
         )
-    return [_check_file(path, str(name), entry) for name, entry in files.items()] + found
+    return [_check_file(path, name, entry) for name, entry in files.items()] + found
 
 
 def check_source(manifest: Mapping[str, Any], folder: Path) -> list[FileCheck]:
@@ -66,7 +69,9 @@ def check_source(manifest: Mapping[str, Any], folder: Path) -> list[FileCheck]:
     hashes = source.get("sha256") if isinstance(source, Mapping) else None
     if not isinstance(hashes, Mapping) or not hashes:
         raise NotComparableError("the manifest names no files of a source")
-    return [_check_file(folder, str(name), {"sha256": digest}) for name, digest in hashes.items()]
+    files = {name: {"sha256": digest} for name, digest in hashes.items()}
+    entries = _entries(files, Path(MANIFEST))
+    return [_check_file(folder, name, entry) for name, entry in entries.items()]
 
 
 def has_hashes(path: Path) -> bool:
@@ -76,28 +81,45 @@ def has_hashes(path: Path) -> bool:
     return is_gguf(path) and TENSORS_SHA256 in open_gguf(path).model.fields
 
 
-def _stated(folder: Path) -> Mapping[str, Any] | None:
+class _Entry(msgspec.Struct):
+    """What a manifest promises of a file."""
+
+    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+    bytes: Annotated[int, msgspec.Meta(ge=0)] | None = None
+
+
+def _stated(folder: Path) -> Mapping[str, _Entry] | None:
     """What an artifact's files should be; an ONNX folder without its manifest has a list yet."""
     if not (folder / MANIFEST).is_file():
-        return read_file_list(folder) or None
+        return _entries(read_file_list(folder), folder / FILE_LIST) or None
     files = read_json_if_there(folder / MANIFEST).get("files")
-    return files if isinstance(files, Mapping) else None
+    return None if files is None else _entries(files, folder / MANIFEST)
 
 
-def _check_file(folder: Path, name: str, entry: Any) -> FileCheck:
+def _entries(files: Any, where: Path) -> dict[str, _Entry]:
+    try:
+        return msgspec.convert(files, dict[str, _Entry])
+    except msgspec.ValidationError as error:
+        raise NotComparableError(
+            f"{where} has no usable hashes of the files (files: {error})"
+        ) from None
+
+
+def _check_file(folder: Path, name: str, entry: _Entry) -> FileCheck:
     file = folder / name
-    if not isinstance(entry, Mapping) or not isinstance(entry.get("sha256"), str):
-        raise NotComparableError(f"the {MANIFEST} of {folder} has no hash for {name}")
     if Path(name).is_absolute() or ".." in Path(name).parts:
         raise NotComparableError(f"the {MANIFEST} of {folder} speaks of {name}, outside of it")
-    if not file.is_file():
-        return FileCheck(name, "is missing")
-    size = file.stat().st_size
-    if size != entry.get("bytes", size):
-        return FileCheck(name, f"has {size:,} bytes; the manifest says {entry['bytes']:,}")
-    digest = sha256(file)
-    if digest != entry["sha256"]:
-        return FileCheck(name, f"has SHA-256 {digest}; the manifest says {entry['sha256']}")
+    try:
+        if not file.is_file():
+            return FileCheck(name, "is missing")
+        size = file.stat().st_size
+        if entry.bytes is not None and size != entry.bytes:
+            return FileCheck(name, f"has {size:,} bytes; the manifest says {entry.bytes:,}")
+        digest = sha256(file)
+    except OSError as error:
+        return FileCheck(name, f"can't be read: {error.strerror}")
+    if digest != entry.sha256:
+        return FileCheck(name, f"has SHA-256 {digest}; the manifest says {entry.sha256}")
     return FileCheck(name, "")
 
 

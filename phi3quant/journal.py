@@ -1,12 +1,9 @@
-"""What a run has finished, kept beside its output until that is whole, so that it can go on.
+"""Finished blocks of a run, kept in its workspace until the output is whole, so that it can resume.
 
-A folder ``.OUT.unfinished`` with ``begun.json``, which says what the run is made of, and a file
-for each finished block. A block counts when its file has its name (see block_record), so that a
-killed process, a full disk or a power failure costs the block at hand and nothing before it.
+A block counts once its file has its name (see block_record), so that a killed process, a full disk
+or a power failure costs the block at hand and nothing before it.
 """
 
-import os
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,15 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from phi3quant.block_record import BlockRecord, read_record, write_record
-from phi3quant.checkpoint import read_json_if_there
 from phi3quant.codecs import Codecs
 from phi3quant.config import Phi3Config
-from phi3quant.errors import CheckpointError, InputError, ResumeError
-from phi3quant.hidden import Shelf
-from phi3quant.output import clear_os_errors, locked, sync, write_json
+from phi3quant.errors import InputError, ResumeError
+from phi3quant.output import clear_os_errors, sync, write_json
 from phi3quant.qblock import QuantizedBlock
+from phi3quant.untrusted_json import read_json
+from phi3quant.workspace import BEGUN, Workspace, open_workspace
 
-_HEADER = "begun.json"
 # Differences that a message lists before it only counts them.
 _SHOWN = 4
 
@@ -32,8 +28,8 @@ class Journal:
     """A run's finished blocks.
 
     Attributes:
-        output: what the run is going to make.
-        folder: where they are kept.
+        output: the folder that the run is going to make.
+        folder: of its workspace.
     """
 
     output: Path
@@ -48,7 +44,7 @@ class Journal:
         return count
 
     def begin(self, identity: Mapping[str, Any]) -> None:
-        """Forget what was kept, and say what is kept from now on.
+        """Drop all finished blocks, and record what those to come depend on.
 
         Args:
             identity: everything that could change a bit of the result, as JSON has it.
@@ -57,22 +53,22 @@ class Journal:
             OutputError: it can't be written.
         """
         with clear_os_errors(self.output):
-            for path in self.folder.iterdir():
+            for path in sorted(self.folder.glob("block-*.safetensors")):
                 path.unlink()
-        write_json(self.folder / _HEADER, identity)
+        write_json(self.folder / BEGUN, identity)
         sync(self.folder)
         sync(self.folder.parent)
 
     def check(self, identity: Mapping[str, Any]) -> None:
-        """Refuse to go on with what was begun otherwise.
+        """Refuse to resume a run that was started with different settings.
 
         Raises:
             ResumeError: names what differs.
         """
         try:
-            before = _flat(read_json_if_there(self.folder / _HEADER))
-        except CheckpointError as error:
-            raise ResumeError(f"{error}; {self._ways_out(begin='start anew')}") from None
+            before = _flat(read_json(self.folder / BEGUN))
+        except InputError as error:
+            raise ResumeError(f"{error}; {self._start_anew()}") from None
         now = _flat(identity)
         changes = [
             f"{key} was {before.get(key, 'not there')} and is {now.get(key, 'not there')}"
@@ -82,9 +78,8 @@ class Journal:
         if changes:
             more = f"; and {len(changes) - _SHOWN} more" if len(changes) > _SHOWN else ""
             raise ResumeError(
-                f"can't go on with {self.output}, which was begun otherwise: "
-                f"{'; '.join(changes[:_SHOWN])}{more}. Go back to what it was begun with, or "
-                f"{self._ways_out(begin='start anew')}"
+                f"can't resume {self.output}, which was started with different settings: "
+                f"{'; '.join(changes[:_SHOWN])}{more}. Go back to those, or {self._start_anew()}"
             )
 
     def refuse_to_forget(self) -> None:
@@ -96,7 +91,7 @@ class Journal:
         if self.finished:
             raise ResumeError(
                 f"an unfinished run for {self.output} is there, with {self.finished} blocks done: "
-                f"pass --resume to go on with it, or {self._ways_out(begin='start anew')}"
+                f"pass --resume to go on with it, or {self._start_anew()}"
             )
 
     def keep(self, index: int, block: QuantizedBlock, report: Mapping[str, Any]) -> None:
@@ -115,64 +110,43 @@ class Journal:
                 self._path(later).unlink()
         return record
 
-    def how_to_go_on(self) -> str:
-        """What a person is told when a run ends early."""
+    def how_to_resume(self) -> str:
+        """A note for whoever sees a run end early."""
         return (
             f"{self.finished} finished blocks are kept in {self.folder}: the same command with "
-            f"--resume goes on after them. To drop them, {self._ways_out(begin='start anew')}"
+            f"--resume goes on after them. To drop them, {self._start_anew()}"
         )
 
     def _path(self, index: int) -> Path:
         return self.folder / f"block-{index:05}.safetensors"
 
-    def _ways_out(self, begin: str) -> str:
-        return f"pass --overwrite to {begin}, or delete {self.folder}"
+    def _start_anew(self) -> str:
+        return f"pass --overwrite to start anew, or delete {self.folder}"
 
 
 @contextmanager
-def open_journal(output: Path) -> Iterator[Journal]:
-    """The journal of a run; no other process can have it meanwhile.
+def open_journal(output: Path, *, overwrite: bool = False) -> Iterator[tuple[Workspace, Journal]]:
+    """The workspace of a calibrated run with its finished blocks.
 
-    It goes when the body succeeds, and when it fails before a block is finished or for what was
-    given, which can only be mended by giving something else. Otherwise it stays, and the exception
-    gets a note that says how to go on. What an earlier run kept stays in any case.
+    If the body ends early and blocks are finished, the exception gets a note that says how to
+    resume.
 
     Raises:
+        OutputError: as open_workspace.
         ResumeError: another process is making ``output``.
-        OutputError: the folder can't be made.
     """
-    journal = Journal(output, output.parent / f".{output.name}.unfinished")
-    made = [parent for parent in output.parents if not parent.exists()]
-    with clear_os_errors(output):
-        journal.folder.mkdir(parents=True, exist_ok=True)
-        lock = locked(journal.folder)
-    if lock is None:
-        raise ResumeError(f"another process is making {output} at this moment; wait for it")
-    before = journal.finished
-    try:
+    with open_workspace(output, overwrite=overwrite) as workspace:
+        journal = Journal(output, workspace.folder)
         try:
-            yield journal
+            yield workspace, journal
         except BaseException as error:
-            futile = isinstance(error, InputError) and not before
-            if futile or not journal.finished:
-                _remove(journal.folder, made)
-            else:
-                # Worth nothing after the run.
-                Shelf(journal.folder).clear()
-            if journal.finished and not isinstance(error, ResumeError):
-                error.add_note(journal.how_to_go_on())
+            if (
+                workspace.folder.exists()
+                and journal.finished
+                and not isinstance(error, ResumeError)
+            ):
+                error.add_note(journal.how_to_resume())
             raise
-        shutil.rmtree(journal.folder, ignore_errors=True)
-    finally:
-        os.close(lock)
-
-
-def _remove(folder: Path, parents: list[Path]) -> None:
-    """Remove a journal, and the folders that were made for it."""
-    shutil.rmtree(folder, ignore_errors=True)
-    for parent in parents:
-        if not any(parent.iterdir()):
-            parent.rmdir()
 
 
 def _flat(value: Any, name: str = "") -> dict[str, str]:

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from phi3quant.checkpoint import sha256
+from phi3quant.errors import CheckpointError, InputError
 from phi3quant.hub import Located
 from phi3quant.output import MANIFEST
 from phi3quant.tokenizer import FILES
+from phi3quant.untrusted_json import parse_json
 from phi3quant.version import tool_version
 
 SCHEMA_VERSION = 1
@@ -19,11 +21,43 @@ PREFIX = "phi3quant."
 _LIBRARIES = ("torch", "safetensors", "tokenizers", "numpy", "numba", "gguf", "onnxruntime")
 
 
-def describe_source(located: Located, weights: Sequence[Path]) -> dict[str, Any]:
-    """Name, revision and the SHA-256 of every file of a source checkpoint that is used."""
+def source_files(located: Located, weights: Sequence[Path]) -> list[Path]:
+    """The files of a source checkpoint that are used: config, tokenizer and ``weights``."""
     names = ["config.json", "model.safetensors.index.json", *FILES]
     paths = [located.folder / name for name in names] + list(weights)
-    hashes = {path.name: sha256(path) for path in paths if path.is_file()}
+    return [path for path in dict.fromkeys(paths) if path.is_file()]
+
+
+def stamps(files: Sequence[Path]) -> dict[Path, tuple[int, int, int]]:
+    """Size, time of change in ns, and inode of files, by which a later change is noticed."""
+    found = {path: path.stat() for path in files}
+    return {path: (s.st_size, s.st_mtime_ns, s.st_ino) for path, s in found.items()}
+
+
+def check_unchanged(before: Mapping[Path, tuple[int, int, int]]) -> None:
+    """Refuse a result whose source changed while it was made.
+
+    Args:
+        before: from ``stamps``, when the run began.
+
+    Raises:
+        CheckpointError: a file was changed, replaced or removed.
+    """
+    for path, stamp in before.items():
+        try:
+            now = stamps([path])[path]
+        except OSError:
+            now = None
+        if now != stamp:
+            raise CheckpointError(
+                f"{path} changed while it was read, so that the result may be of two models; "
+                "run the command again once nothing writes there"
+            )
+
+
+def describe_source(located: Located, files: Sequence[Path]) -> dict[str, Any]:
+    """Name, revision and SHA-256 of every file of a source checkpoint, by the file's name."""
+    hashes = {path.name: sha256(path) for path in files}
     return {"name": located.name, "revision": located.revision, "sha256": hashes}
 
 
@@ -114,8 +148,8 @@ def unflat(fields: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in fields.items():
         if key.startswith(PREFIX) and isinstance(value, str):
             try:
-                found[key.removeprefix(PREFIX)] = json.loads(value)
-            except (ValueError, RecursionError):
+                found[key.removeprefix(PREFIX)] = parse_json(value, where=key)
+            except InputError:
                 found[key.removeprefix(PREFIX)] = value
     return found
 

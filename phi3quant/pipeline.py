@@ -12,25 +12,23 @@ import torch
 
 from calib.corpus import load_corpus, render, suitable
 from converters import FORMATS, to_gguf, to_onnx
+from converters.companions import check_companions
 from converters.gguf_policy import MIXED, file_type
 from converters.onnx_options import OnnxOptions
 from converters.writer import Format, Source
-from phi3quant import budget, manifest, mixing, preflight, provenance, windows
+from phi3quant import budget, manifest, mixing, preflight, windows
 from phi3quant.blockwise import Work, quantize_blocks
 from phi3quant.checkpoint import Checkpoint, open_checkpoint
 from phi3quant.codecs import Codecs
 from phi3quant.codecs.affine import AffineCodec
 from phi3quant.config import Phi3Config, read_config
+from phi3quant.draft import Judge, draft_of, publish
 from phi3quant.errors import CheckpointError, CorpusError, SchemeError
 from phi3quant.hub import Located, locate
 from phi3quant.journal import Journal, open_journal
 from phi3quant.layout import LINEARS
 from phi3quant.methods import METHODS
-from phi3quant.output import (
-    atomic_folder,
-    check_not_inside,
-    check_output_folder,
-)
+from phi3quant.output import check_not_inside, check_output_folder
 from phi3quant.precision import product_dtype
 from phi3quant.progress import Progress, silent
 from phi3quant.scheme import QuantScheme
@@ -112,17 +110,19 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Conduct:
-    """How a run is gone about; nothing of it changes what comes out.
+    """How a run is carried out; nothing here changes a weight.
 
     Attributes:
         resume: go on after the blocks that an earlier run for the same output finished.
         max_memory: bytes that may be resident; None: what the system has available.
         say: is told what a person should know, a line at a time.
+        judge: scores the result before it takes its place; None: it is not verified.
     """
 
     resume: bool = False
     max_memory: int | None = None
     say: Callable[[str], None] = lambda _line: None
+    judge: Judge | None = None
 
 
 @dataclass(frozen=True)
@@ -187,25 +187,29 @@ def quantize(
     """
     located = locate(model, revision)
     checkpoint = _open_plain(located.path)
+    config, method, conduct = checkpoint.config, METHODS[recipe.method], conduct or Conduct()
     if recipe.target_bpw is not None:
-        _check_target(recipe, checkpoint.config)
+        _check_target(recipe, config)
     formats = _formats(recipe)
     for entry in formats:
-        entry.check(recipe.scheme, checkpoint.config)
+        entry.check(recipe.scheme, config)
     check_output_folder(output, overwrite=overwrite)
     check_not_inside(output, located.folder)
-    conduct = conduct or Conduct()
-    method = METHODS[recipe.method]
-    size = sum(entry.nbytes(checkpoint.config, recipe.scheme) for entry in formats)
+    check_companions(located.folder)
+    if conduct.judge is not None:
+        conduct.judge.prepare(located, config)
+    size = sum(entry.nbytes(config, recipe.scheme) for entry in formats)
     in_memory = preflight.check(
-        checkpoint.config, recipe.calibrated, (output, size), conduct.max_memory, conduct.say
+        config, recipe.calibrated, (output, size), conduct.max_memory, conduct.say
     )
-    with ExitStack() as stack:
-        journal = None
-        if method.calibrated:
-            journal = stack.enter_context(open_journal(output))
-            if not (conduct.resume or overwrite):
-                journal.refuse_to_forget()
+    files = manifest.source_files(located, checkpoint.store.files)
+    stamps = manifest.stamps(files)
+    with (
+        open_journal(output, overwrite=overwrite) as (workspace, journal),
+        ThreadPoolExecutor(1) as aside,
+    ):
+        if not (conduct.resume or overwrite):
+            journal.refuse_to_forget()
         text = _calibration_windows(located, recipe.calibration) if method.calibrated else None
         if recipe.target_bpw is not None:
             assert text is not None
@@ -219,11 +223,10 @@ def quantize(
             recipe = replace(recipe, gguf_type=MIXED.name, tensor_types=types)
             formats = _formats(recipe)
         calibration = text.description if text else None
-        stated = _describe(recipe, checkpoint.config)
-        aside = stack.enter_context(ThreadPoolExecutor(1))
+        stated = _describe(recipe, config)
         # Hashing reads what is quantized meanwhile, and keeps to one thread.
-        source = aside.submit(manifest.describe_source, located, checkpoint.store.files)
-        if journal is not None:
+        source = aside.submit(manifest.describe_source, located, files)
+        if method.calibrated:
             with progress("hashing the source", 1) as step:
                 made_from = {"recipe": stated, "calibration": calibration, **source.result()}
                 step()
@@ -232,35 +235,35 @@ def quantize(
             conduct.say(f"{method.title} is too quick to keep blocks; starting at the first")
         work = Work(
             method,
-            lambda index: recipe.codecs(checkpoint.config, index),
+            lambda index: recipe.codecs(config, index),
             recipe.compensate,
             text.ids if text else None,
             in_memory,
         )
-        partial = stack.enter_context(atomic_folder(output, overwrite=overwrite))
-        folders = {
-            entry.name: partial if entry is formats[0] else partial / entry.name
-            for entry in formats
-        }
-        original = Source(located.folder, located.name, checkpoint.config)
+        draft = draft_of(workspace, located, [entry.name for entry in formats])
+        original = Source(located.folder, located.name, config)
         with ExitStack() as open_writers:
             writers = {
                 entry.name: open_writers.enter_context(
-                    entry.open(folders[entry.name], original, recipe.scheme)
+                    entry.open(draft.folders[entry.name], original, recipe.scheme)
                 )
                 for entry in formats
             }
-            blocks = quantize_blocks(checkpoint, work, list(writers.values()), progress, journal)
-        # From the inside out: a folder's manifest passes over those within that have their own.
-        for name, folder in reversed(folders.items()):
-            described = manifest.describe(name, source.result(), stated, calibration, blocks)
-            provenance.seal(folder, described, writers[name].hashed)
-    return Quantized(
-        located,
-        {name: output / path.relative_to(partial) for name, path in folders.items()},
-        calibration,
-        blocks,
-    )
+            blocks = quantize_blocks(
+                checkpoint,
+                work,
+                list(writers.values()),
+                progress,
+                journal if method.calibrated else None,
+            )
+        described = {
+            name: manifest.describe(name, source.result(), stated, calibration, blocks)
+            for name in draft.folders
+        }
+        manifest.check_unchanged(stamps)
+        hashed = {name: writer.hashed for name, writer in writers.items()}
+        publish(workspace, draft, described, hashed, conduct.judge)
+    return Quantized(located, draft.places, calibration, blocks)
 
 
 def _settle(journal: Journal, conduct: Conduct, made_from: Mapping[str, Any]) -> None:

@@ -1,5 +1,7 @@
 """Manifests of artifacts, beside the files and inside them: sealed, completed, read back."""
 
+import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,10 +10,11 @@ from converters import FORMATS
 from converters.from_gguf import is_gguf, open_gguf
 from converters.onnx_file import is_onnx
 from converters.onnx_provenance import read_metadata
-from converters.writer import Embedded
-from phi3quant.checkpoint import read_json_if_there
+from phi3quant.hub import GGUF_SUFFIX
 from phi3quant.manifest import describe_files, flat, unflat
 from phi3quant.output import MANIFEST, write_json
+from phi3quant.untrusted_json import read_json_if_there
+from phi3quant.workspace import open_workspace
 
 
 def seal(
@@ -22,39 +25,61 @@ def seal(
     """Complete an artifact: its manifest goes into its files where they can carry one, then beside.
 
     Args:
-        folder: with all other files complete.
+        folder: a draft, with all other files complete.
         manifest: from phi3quant.manifest.describe.
         known: hashes of the files as they are before anything is put into them.
 
     Raises:
-        OutputError: a file can't be written; the files are then as they were.
+        OutputError: a file can't be written.
     """
     entry = FORMATS.get(str(manifest.get("format")))
-    embedded = Embedded(lambda: None, hashed=known or {})
-    try:
-        if entry is not None and entry.embed is not None:
-            embedded = entry.embed(folder, flat(manifest))
-        files = describe_files(folder, embedded.hashed)
-        write_json(folder / MANIFEST, {**manifest, "files": files})
-    except BaseException:
-        # An interruption between the two would leave a file that its manifest disagrees with.
-        embedded.undo()
-        raise
+    hashed: Mapping[str, Mapping[str, Any]] = known or {}
+    if entry is not None and entry.embed is not None:
+        hashed = entry.embed(folder, flat(manifest))
+    write_json(folder / MANIFEST, {**manifest, "files": describe_files(folder, hashed)})
 
 
-def record_verification(folder: Path, verification: Mapping[str, Any]) -> None:
-    """Put the result of a verification into an artifact's manifest.
+def record_verifications(folder: Path, records: Mapping[Path, Mapping[str, Any]]) -> None:
+    """Put results of a verification into the manifests of an artifact that is in use.
+
+    The artifact is made anew beside itself, of the same files but for those that carry a manifest,
+    and then replaced as a whole.
+
+    Args:
+        folder: of the artifact.
+        records: by the folder of each format, ``folder`` itself or one in it.
 
     Raises:
         OutputError: a file can't be written.
+        ResumeError: another command is making the same artifact.
     """
-    manifest = read_json_if_there(folder / MANIFEST)
-    # Files keep their hashes: gigabytes aren't read once more, and damage done since would show.
-    seal(folder, {**manifest, "verification": verification}, manifest.get("files"))
+    with open_workspace(folder, overwrite=True) as workspace:
+        draft = workspace.draft
+        shutil.copytree(folder, draft, copy_function=_same_file)
+        # From the inside out, as hashes of the outer ones pass over the inner.
+        for place in sorted(records, reverse=True):
+            copy = draft / place.relative_to(folder)
+            manifest = read_json_if_there(copy / MANIFEST)
+            # Files keep their hashes: gigabytes aren't read once more, and damage would show.
+            seal(copy, {**manifest, "verification": records[place]}, manifest.get("files"))
+        workspace.publish()
+
+
+def _same_file(source: str, target: str) -> None:
+    """The same bytes under another name; a copy where they are going to be changed in place."""
+    if not source.endswith(GGUF_SUFFIX):
+        try:
+            os.link(source, target)
+        except OSError:
+            # Not every file system has links.
+            pass
+        else:
+            return
+    shutil.copyfile(source, target)
 
 
 def read_provenance(path: Path) -> dict[str, Any]:
-    """What an artifact says of itself, empty if it says nothing.
+    """Manifest of an artifact, empty if it carries none.
 
     A folder's manifest stands beside; where there is none, and for a GGUF file, the files
     themselves are asked, for they may have been moved.

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from phi3quant.errors import CheckpointError, InputError
+from phi3quant.errors import CheckpointError, Phi3QuantError
 
 MAX_FILE_BYTES = 256 << 20
 """Size limit of a JSON file; the largest of published models, a tokenizer.json, has 35 MB."""
@@ -28,7 +28,7 @@ def parse_json(
     kind: Any = Any,
     *,
     where: str,
-    raises: type[InputError] = CheckpointError,
+    raises: type[Phi3QuantError] = CheckpointError,
     mend_halves: bool = False,
 ) -> Any:
     """Parse JSON, and check it against a type.
@@ -41,7 +41,7 @@ def parse_json(
         mend_halves: read half of a surrogate pair as U+FFFD; by default it is refused.
 
     Raises:
-        InputError: ``raises``, if it isn't JSON or not of that type.
+        Phi3QuantError: ``raises``, if it isn't JSON or not of that type.
     """
     data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
     data = data.removeprefix(_BOM)
@@ -63,13 +63,13 @@ def parse_json(
 
 
 def read_json(
-    path: Path, kind: Any = dict[str, Any], *, raises: type[InputError] = CheckpointError
+    path: Path, kind: Any = dict[str, Any], *, raises: type[Phi3QuantError] = CheckpointError
 ) -> Any:
     """Read a JSON file; an object by default. See ``parse_json``.
 
     Raises:
-        InputError: ``raises``, if the file can't be read, is larger than MAX_FILE_BYTES, isn't JSON
-            or not of that type.
+        Phi3QuantError: ``raises``, if the file can't be read, is larger than MAX_FILE_BYTES, isn't
+            JSON or not of that type.
     """
     try:
         size = path.stat().st_size
@@ -81,17 +81,19 @@ def read_json(
     return parse_json(data, kind, where=str(path), raises=raises)
 
 
-def read_json_if_there(path: Path, *, raises: type[InputError] = CheckpointError) -> dict[str, Any]:
+def read_json_if_there(
+    path: Path, *, raises: type[Phi3QuantError] = CheckpointError
+) -> dict[str, Any]:
     """The JSON object in ``path``, or an empty one if there is no such file.
 
     Raises:
-        InputError: ``raises``, as read_json.
+        Phi3QuantError: ``raises``, as read_json.
     """
     found: dict[str, Any] = read_json(path, raises=raises) if path.is_file() else {}
     return found
 
 
-def _without_halves(data: bytes, where: str, raises: type[InputError], *, mend: bool) -> bytes:
+def _without_halves(data: bytes, where: str, raises: type[Phi3QuantError], *, mend: bool) -> bytes:
     def mended(match: re.Match[bytes]) -> bytes:
         if match["half"] is None:
             return match[0]

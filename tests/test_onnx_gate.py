@@ -118,7 +118,7 @@ def test_an_interruption_while_sealing_leaves_the_folder_as_it_was(
 
     monkeypatch.setattr(provenance, "describe_files", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        provenance.record_verification(copy, {"text": "another"})
+        provenance.record_verifications(copy, {copy: {"text": "another"}})
     assert not problems(copy)
 
 

@@ -1,94 +1,60 @@
 import errno
+import os
 from pathlib import Path
 
 import pytest
 
+from phi3quant import output
 from phi3quant.errors import OutputError
-from phi3quant.output import MANIFEST, atomic_folder, write_json
+from phi3quant.output import MANIFEST, check_output_folder, foreign_files, write_bytes, write_json
 
 
-def fill(folder: Path) -> None:
-    (folder / "data").write_text("whole")
-    (folder / MANIFEST).write_text("{}")
+def artifact(folder: Path, *names: str) -> None:
+    """A folder with a manifest that lists its files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("whole")
+    write_json(folder / MANIFEST, {"schema": 1, "files": {name: {} for name in names}})
 
 
-def fill_and_raise(target: Path, error: BaseException) -> None:
-    with atomic_folder(target) as partial:
-        fill(partial)
-        raise error
+def test_only_what_a_manifest_lists_is_ours(tmp_path: Path) -> None:
+    artifact(tmp_path, "model.safetensors", "sub/tokenizer.json")
+    artifact(tmp_path / "onnx", "model.onnx")
+    (tmp_path / ".DS_Store").write_text("")
+    assert not list(foreign_files(tmp_path))
+    (tmp_path / "notes.txt").write_text("precious")
+    (tmp_path / "onnx" / "model.safetensors").write_text("precious")
+    (tmp_path / "sub" / "link").symlink_to("/")
+    assert list(foreign_files(tmp_path)) == ["notes.txt", "onnx/model.safetensors", "sub/link"]
 
 
-def test_a_folder_appears_when_its_body_is_done(tmp_path: Path) -> None:
-    target = tmp_path / "deep" / "out"
-    with atomic_folder(target) as partial:
-        fill(partial)
-        assert not target.exists()
-    assert (target / "data").read_text() == "whole"
-    assert [path.name for path in target.parent.iterdir()] == ["out"]
+@pytest.mark.parametrize("content", ["{}", "not JSON", '{"schema": 1, "files": []}', "[" * 10**5])
+def test_a_manifest_that_phi3quant_did_not_write_makes_nothing_ours(
+    tmp_path: Path, content: str
+) -> None:
+    (tmp_path / MANIFEST).write_text(content)
+    (tmp_path / "letters").write_text("precious")
+    with pytest.raises(OutputError, match=r"holds letters, phi3quant\.json, not made by phi3quant"):
+        check_output_folder(tmp_path, overwrite=True)
 
 
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
-def test_whatever_ends_the_body_leaves_nothing(tmp_path: Path, error: type[BaseException]) -> None:
-    with pytest.raises(error):
-        fill_and_raise(tmp_path / "out", error())
-    assert not list(tmp_path.iterdir())
+def test_many_foreign_files_are_counted(tmp_path: Path) -> None:
+    for number in range(9):
+        (tmp_path / str(number)).write_text("")
+    with pytest.raises(OutputError, match="holds 0, 1, 2 and 6 more, not made"):
+        check_output_folder(tmp_path, overwrite=True)
 
 
-@pytest.mark.parametrize(
-    ("number", "message"),
-    [(errno.ENOSPC, "no space is left"), (errno.EROFS, "read-only"), (errno.EACCES, "permission")],
-)
-def test_a_disk_that_refuses_is_a_clear_error(tmp_path: Path, number: int, message: str) -> None:
-    with pytest.raises(OutputError, match=message):
-        fill_and_raise(tmp_path / "out", OSError(number, "refused"))
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_folder_with_content_is_kept(tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    fill(tmp_path / "out")
-    with pytest.raises(OutputError, match="pass --overwrite"), atomic_folder(tmp_path / "out"):
-        pass
-    assert (tmp_path / "out" / "data").read_text() == "whole"
-
-
-def test_overwrite_replaces_only_what_phi3quant_made(tmp_path: Path) -> None:
-    target = tmp_path / "out"
-    target.mkdir()
-    (target / "letters").write_text("precious")
-    with pytest.raises(OutputError, match="not made by"), atomic_folder(target, overwrite=True):
-        pass
-    assert (target / "letters").read_text() == "precious"
-    (target / MANIFEST).write_text("{}")
-    with atomic_folder(target, overwrite=True) as partial:
-        fill(partial)
-    assert sorted(path.name for path in target.iterdir()) == sorted(["data", MANIFEST])
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
-
-
-def test_a_failed_overwrite_keeps_the_old_folder(tmp_path: Path) -> None:
-    target = tmp_path / "out"
-    with atomic_folder(target) as partial:
-        fill(partial)
-    with pytest.raises(RuntimeError), atomic_folder(target, overwrite=True) as partial:
-        raise RuntimeError
-    assert (target / "data").read_text() == "whole"
-
-
-def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    with atomic_folder(tmp_path / "out") as partial:
-        fill(partial)
-    assert (tmp_path / "out" / "data").exists()
-
-
-def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "out").write_text("a file")
-    with (
-        pytest.raises(OutputError, match="not a folder"),
-        atomic_folder(tmp_path / "out", overwrite=True),
-    ):
-        pass
+@pytest.mark.parametrize("make", ["file", "link"])
+def test_what_is_no_folder_is_refused(tmp_path: Path, make: str) -> None:
+    path = tmp_path / "out"
+    if make == "file":
+        path.write_text("a file")
+    else:
+        path.symlink_to(tmp_path)
+    with pytest.raises(OutputError, match="not a folder"):
+        check_output_folder(path, overwrite=True)
 
 
 def test_json_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -98,3 +64,53 @@ def test_json_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
         write_json(path, {"a": float("nan")})
     assert path.read_text() == '{\n  "a": 1\n}\n'
     assert [p.name for p in tmp_path.iterdir()] == ["report.json"]
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [
+        (errno.ENOSPC, "no space is left"),
+        (errno.EIO, "the disk reports an error"),
+        (errno.EMFILE, "Too many open files"),
+        (errno.EXDEV, "Invalid cross-device link"),
+    ],
+)
+def test_any_refusal_of_the_system_is_a_message_and_leaves_nothing(
+    number: int, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_descriptor: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(OutputError, match=reason):
+        write_bytes(tmp_path / "x", b"new")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_writer_left_is_taken_over(tmp_path: Path) -> None:
+    (tmp_path / ".x.phi3quant-partial").write_bytes(b"half of something longer")
+    write_bytes(tmp_path / "x", b"new")
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+    assert (tmp_path / "x").read_bytes() == b"new"
+
+
+def test_two_writers_of_one_file_do_not_mix(tmp_path: Path) -> None:
+    lock = output._open_locked(tmp_path / ".x.phi3quant-partial", os.O_RDWR | os.O_CREAT)
+    assert lock is not None
+    with pytest.raises(OutputError, match="another process is writing"):
+        write_bytes(tmp_path / "x", b"new")
+    os.close(lock)
+    write_bytes(tmp_path / "x", b"new")
+
+
+def test_a_pipe_is_written_to_as_it_is(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    write_bytes(tmp_path / "pipe", b"text")
+    assert os.read(reader, 10) == b"text"
+    os.close(reader)
+
+
+def test_a_name_with_a_nul_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="can't hold a NUL"):
+        write_bytes(tmp_path / "a\0b", b"")

@@ -131,24 +131,28 @@ def test_the_source_can_be_held_against_the_manifest(packed: Path, tmp_path: Pat
         check_source({}, source)
 
 
-def test_tensors_stay_where_they_are_while_the_manifest_changes(folder: Path) -> None:
+@pytest.fixture
+def copy(folder: Path, tmp_path: Path) -> Path:
+    """The same artifact, to be changed."""
+    return Path(shutil.copytree(folder, tmp_path / "copy"))
+
+
+def test_tensors_stay_where_they_are_while_the_manifest_changes(copy: Path) -> None:
+    folder = copy
     before = read_gguf(gguf(folder))
-    undo = gguf_provenance.fill(before, {"phi3quant.recipe": "x" * 100})
+    gguf_provenance.fill(before, {"phi3quant.recipe": "x" * 100})
     changed = read_gguf(gguf(folder))
-    undo()
-    after = read_gguf(gguf(folder))
     assert changed.fields["phi3quant.recipe"] == "x" * 100
-    assert before.tensors == changed.tensors == after.tensors
-    assert before.fields == after.fields
-    assert not problems(folder)
+    assert before.tensors == changed.tensors
+    assert not [check for check in check_hashes(gguf(folder)) if check.problem]
 
 
-def test_what_does_not_fit_leaves_the_blocks_to_the_folder(folder: Path) -> None:
+def test_what_does_not_fit_leaves_the_blocks_to_the_folder(copy: Path) -> None:
+    folder = copy
     model = read_gguf(gguf(folder))
     strings = {"phi3quant.blocks": "x" * 10**6, "phi3quant.recipe": "y"}
-    undo = gguf_provenance.fill(model, strings)
+    gguf_provenance.fill(model, strings)
     found = read_gguf(gguf(folder)).fields
-    undo()
     assert found["phi3quant.recipe"] == "y"
     assert "phi3quant.blocks" not in found
 
@@ -161,7 +165,7 @@ def test_an_interruption_while_sealing_leaves_the_artifact_as_it_was(
 
     monkeypatch.setattr(provenance, "describe_files", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        provenance.record_verification(folder, {"text": "another"})
+        provenance.record_verifications(folder, {folder: {"text": "another"}})
     assert not problems(folder)
     assert read_provenance(gguf(folder))["verification"]["text"] != "another"
 

@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from phi3quant.block_record import write_record
 from phi3quant.cli.main import main
 from phi3quant.errors import ResumeError
-from phi3quant.journal import open_journal
+from phi3quant.workspace import open_workspace
 from tests.killing import hashes
 from tests.models import make_model
 
@@ -231,12 +231,12 @@ def test_rtn_keeps_no_blocks_and_says_so(
 
 
 def test_two_processes_do_not_make_the_same_output(tmp_path: Path) -> None:
-    with open_journal(tmp_path / "out"):
+    with open_workspace(tmp_path / "out", overwrite=False):
         child = os.fork()
         if child == 0:
             code = 1
             try:
-                with open_journal(tmp_path / "out"):
+                with open_workspace(tmp_path / "out", overwrite=False):
                     pass
             except ResumeError:
                 code = 0
@@ -248,7 +248,7 @@ def test_what_a_killed_process_left_goes_with_the_next_run(deep: Path, tmp_path:
     words = ["rtn", str(deep), "--no-verify", "-o", str(tmp_path / "out")]
     process = subprocess.Popen([sys.executable, "-m", "phi3quant", *words])
     deadline = time.monotonic() + 120
-    while not list(tmp_path.glob(".out.partial-*")):
+    while not list(tmp_path.glob(".out.unfinished/whole")):
         assert time.monotonic() < deadline
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)

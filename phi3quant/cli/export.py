@@ -18,11 +18,12 @@ from phi3quant.cli.display import (
     progress_bars,
     use_threads,
 )
+from phi3quant.draft import Judge
 from phi3quant.export import export_gguf, export_onnx
 from phi3quant.hub import locate
 from phi3quant.pipeline import Quantized
 from phi3quant.progress import Progress
-from phi3quant.verification import EvaluationText, verify
+from phi3quant.verification import EvaluationText, Verification
 
 
 @click.group()
@@ -70,7 +71,7 @@ def gguf(model: str | None, kind: str | None, **given: Any) -> None:
     if given["tensor_types"] and not kind:
         raise click.UsageError("--tensor-type changes a --type; give one")
 
-    def make(model: str, output: Path, progress: Progress) -> Quantized:
+    def make(model: str, output: Path, judge: Judge | None, progress: Progress) -> Quantized:
         return export_gguf(
             model,
             output,
@@ -79,6 +80,7 @@ def gguf(model: str | None, kind: str | None, **given: Any) -> None:
             revision=given["revision"],
             overwrite=given["overwrite"],
             progress=progress,
+            judge=judge,
         )
 
     output = _run(model, (kind or "gguf").lower(), make, "*.gguf", given)
@@ -111,7 +113,7 @@ def onnx(model: str | None, **given: Any) -> None:
     """
     layout = OnnxOptions(**options.onnx_options(given))
 
-    def make(model: str, output: Path, progress: Progress) -> Quantized:
+    def make(model: str, output: Path, judge: Judge | None, progress: Progress) -> Quantized:
         return export_onnx(
             model,
             output,
@@ -119,6 +121,7 @@ def onnx(model: str | None, **given: Any) -> None:
             revision=given["revision"],
             overwrite=given["overwrite"],
             progress=progress,
+            judge=judge,
         )
 
     _run(model, "onnx", make, "model.onnx*", given)
@@ -127,7 +130,7 @@ def onnx(model: str | None, **given: Any) -> None:
 def _run(
     model: str | None,
     ending: str,
-    make: Callable[[str, Path, Progress], Quantized],
+    make: Callable[[str, Path, Judge | None, Progress], Quantized],
     pattern: str,
     given: Mapping[str, Any],
 ) -> Path:
@@ -146,17 +149,14 @@ def _run(
     progress = progress_bars(quiet=quiet)
     name = locate(model, given["revision"]).name.split("/")[-1]
     output: Path = given["output"] or Path(f"{name}-{ending}")
+    text = EvaluationText(given["text"], given["text_field"], given["window"], given["max_tokens"])
+    judge = None if given["no_verify"] else Verification(text, progress)
     started = time.monotonic()
-    made = make(model, output, progress)
+    make(model, output, judge, progress)
     seconds = time.monotonic() - started
     peak = peak_memory_bytes()
     files = sorted(output.glob(pattern))
-    evaluation = None
-    if not given["no_verify"]:
-        text = EvaluationText(
-            given["text"], given["text_field"], given["window"], given["max_tokens"]
-        )
-        evaluation = verify(made, text, progress=progress)
+    evaluation = judge.evaluation if judge else None
     if given["as_json"]:
         print_json(
             {

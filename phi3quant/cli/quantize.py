@@ -22,9 +22,8 @@ from phi3quant.cli.recipes import PRESET_OPTIONS, recipe_of
 from phi3quant.hub import locate
 from phi3quant.methods import METHODS
 from phi3quant.pipeline import Conduct, Quantized, Recipe, quantize
-from phi3quant.progress import Progress
 from phi3quant.scheme import GROUP_SIZES, WHOLE_ROW
-from phi3quant.verification import Evaluation, EvaluationText, verify
+from phi3quant.verification import Evaluation, EvaluationText, Verification
 
 EXIT_MISSED = 1
 
@@ -220,6 +219,7 @@ def _run(method: str, given: dict[str, Any]) -> None:
     recipe = recipe_of(method, given)
     output = given["output"] or Path(f"{_name(model, given)}-{method}-{recipe.scheme.bits}bit")
     progress = progress_bars(quiet=quiet)
+    judge = None if given["no_verify"] else Verification(_text(given), progress)
     started = time.monotonic()
     made = quantize(
         model,
@@ -228,12 +228,10 @@ def _run(method: str, given: dict[str, Any]) -> None:
         revision=given["revision"],
         overwrite=given["overwrite"],
         progress=progress,
-        conduct=Conduct(given["resume"], given["max_memory"], _note_on(quiet=quiet)),
+        conduct=Conduct(given["resume"], given["max_memory"], _note_on(quiet=quiet), judge),
     )
     seconds = time.monotonic() - started
-    evaluation = None
-    if not given["no_verify"]:
-        evaluation = _verify(made, given, progress)
+    evaluation = judge.evaluation if judge else None
     _report(made, recipe, seconds, evaluation, given)
     _gate(evaluation, given["max_ppl_increase"])
 
@@ -252,9 +250,8 @@ def _name(model: str, given: dict[str, Any]) -> str:
     return locate(model, given["revision"]).name.split("/")[-1]
 
 
-def _verify(made: Quantized, given: dict[str, Any], progress: Progress) -> Evaluation:
-    text = EvaluationText(given["text"], given["text_field"], given["window"], given["max_tokens"])
-    return verify(made, text, progress=progress)
+def _text(given: dict[str, Any]) -> EvaluationText:
+    return EvaluationText(given["text"], given["text_field"], given["window"], given["max_tokens"])
 
 
 def _report(

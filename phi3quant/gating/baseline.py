@@ -122,31 +122,14 @@ def read_baseline(path: Path) -> Baseline:
 
 
 def _assembled(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Baseline:
-    for name in _OBJECTS:
-        if not isinstance(header[name], Mapping):
-            raise TypeError(f"its {name} is no object")
-    history = header["history"]
-    if not isinstance(history, list) or not all(isinstance(entry, Mapping) for entry in history):
-        raise TypeError("its history is no list of objects")
-    text = header["text"]
-    if not isinstance(text["text"], str):
-        raise TypeError("its text has no name")
-    if any(type(text[key]) is not int for key in ("windows", "window_tokens")):
-        raise TypeError("its windows are not counted in whole numbers")
-    shape = (text["windows"], text["window_tokens"] - 1)
+    windows, targets = _checked_header(header)
+    _check_arrays(arrays, windows, targets)
     losses = {name: arrays[name] for name in _LOSSES}
-    tokens = shape[0] * shape[1]
     ids, steps, rest = arrays["top_ids"], arrays["top_steps"], arrays["rest"]
-    if tokens < 1 or any(values.shape != shape for values in losses.values()):
-        raise ValueError(f"its losses are not {shape[0]} windows of {shape[1]}")
-    if ids.ndim != 2 or len(ids) != tokens or steps.shape != ids.shape or rest.shape != (tokens,):
-        raise ValueError(f"its predictions are not those of {tokens} tokens")
-    if not np.isfinite(rest).all() or not all(np.isfinite(v).all() for v in losses.values()):
-        raise ValueError("it holds NaN or infinity")
     log = -torch.from_numpy(steps.astype(np.int64).cumsum(axis=1)).double() * STEP
     return Baseline(
         **{name: header[name] for name in _OBJECTS},
-        history=history,
+        history=header["history"],
         reference_nll=torch.from_numpy(losses["reference_nll"].copy()),
         artifact_nll=torch.from_numpy(losses["artifact_nll"].copy()),
         artifact_kl=torch.from_numpy(losses["artifact_kl"].copy()),
@@ -154,3 +137,35 @@ def _assembled(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> B
             torch.from_numpy(ids.astype(np.int64)), log.float(), torch.from_numpy(rest.copy())
         ),
     )
+
+
+def _checked_header(header: Mapping[str, Any]) -> tuple[int, int]:
+    """The number of windows, and of targets in each."""
+    for name in _OBJECTS:
+        if not isinstance(header[name], Mapping):
+            raise TypeError(f"its {name} is not an object")
+    history = header["history"]
+    if not isinstance(history, list) or not all(isinstance(entry, Mapping) for entry in history):
+        raise TypeError("its history is not a list of objects")
+    text = header["text"]
+    if not isinstance(text["text"], str):
+        raise TypeError("its text has no name")
+    if any(type(text[key]) is not int for key in ("windows", "window_tokens")):
+        raise TypeError("its windows are not counted in whole numbers")
+    return text["windows"], text["window_tokens"] - 1
+
+
+def _check_arrays(arrays: Mapping[str, np.ndarray], windows: int, targets: int) -> None:
+    losses = [arrays[name] for name in _LOSSES]
+    ids, steps, rest = arrays["top_ids"], arrays["top_steps"], arrays["rest"]
+    if any(values.dtype != np.float32 for values in (*losses, rest)):
+        raise TypeError("its losses are not FP32")
+    if any(values.dtype.kind != "u" for values in (ids, steps)):
+        raise TypeError("its predictions are not whole numbers")
+    tokens = windows * targets
+    if tokens < 1 or any(values.shape != (windows, targets) for values in losses):
+        raise ValueError(f"its losses are not {windows} windows of {targets}")
+    if ids.ndim != 2 or len(ids) != tokens or steps.shape != ids.shape or rest.shape != (tokens,):
+        raise ValueError(f"its predictions are not those of {tokens} tokens")
+    if not all(np.isfinite(values).all() for values in (*losses, rest)):
+        raise ValueError("it holds NaN or infinity")

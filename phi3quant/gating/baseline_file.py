@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from phi3quant.errors import NotComparableError
+from phi3quant.untrusted_json import parse_json
 
 SCHEMA_VERSION = 1
 _MAGIC = b"\x89P3Q\r\n\x1a\n"
@@ -82,10 +83,12 @@ def unpack(content: bytes, where: str) -> tuple[dict[str, Any], dict[str, np.nda
     start = _PREFIX.size
     if length > len(body) - start:
         raise NotComparableError(f"{where} claims a header of {length} bytes, more than it has")
+    text = body[start : start + length]
+    name = f"the header of {where}"
+    header = parse_json(text, dict[str, Any], where=name, raises=NotComparableError)
     try:
-        header = json.loads(body[start : start + length])
         listing = [_Entry(entry) for entry in header.pop("arrays")]
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise NotComparableError(f"the header of {where} can't be read: {error!r}") from None
     start += length
     if sum(entry.nbytes for entry in listing) != len(body) - start:

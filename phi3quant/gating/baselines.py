@@ -72,7 +72,9 @@ def create_baseline(
         raise NotComparableError(f"{original.name} has another tokenizer than {opened.name}")
     wanted = text or EvaluationText()
     windows, description = text_windows(wanted, opened.tokenizer, opened.model.config)
-    described = manifest.describe_source(original.located, original.model.files)
+    described = manifest.describe_source(
+        original.located, manifest.source_files(original.located, original.model.files)
+    )
     made_from = weights_of(opened.source)
     if made_from and made_from != weights_of(described):
         raise NotComparableError(

@@ -158,7 +158,9 @@ def _original(variants: Sequence[Variant]) -> Located:
     name, revision = sources[0]["name"], sources[0].get("revision")
     try:
         found = locate(name, revision if isinstance(revision, str) else None)
-        described = manifest.describe_source(found, open_artifact(found).model.files)
+        described = manifest.describe_source(
+            found, manifest.source_files(found, open_artifact(found).model.files)
+        )
     except Phi3QuantError:
         raise InputError(
             f"{name}, which {variants[0].name} was made from, isn't here; "
