@@ -138,7 +138,8 @@ def open_journal(output: Path, *, overwrite: bool = False) -> Iterator[tuple[Wor
     with open_workspace(output, overwrite=overwrite) as workspace:
         journal = Journal(output, workspace.folder)
         try:
-            yield workspace, journal
+            with clear_os_errors(output):
+                yield workspace, journal
         except BaseException as error:
             if (
                 workspace.folder.exists()

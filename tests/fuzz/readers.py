@@ -1,0 +1,155 @@
+"""The table of readers: valid files for each, ways to spoil them, commands that read them."""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from unittest import mock
+
+from click.testing import CliRunner
+
+from phi3quant import block_record
+from phi3quant.cli.main import main
+from tests.fuzz.mutations import (
+    Spoil,
+    spoil_baseline,
+    spoil_bytes,
+    spoil_gguf,
+    spoil_json,
+    spoil_lines,
+    spoil_onnx,
+    spoil_record,
+    spoil_safetensors,
+)
+from tests.models import PROSE, make_model
+
+Words = Sequence[str]
+
+_TEMPLATE = (
+    "{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] | trim }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+
+_SCORE = ("perplexity", "{m}", "--text", "{base}/text.txt", "--window", "16", "--max-tokens", "64")
+_INSPECT: Words = ("inspect", "{m}", "--json")
+_RTN: Words = (
+    "rtn",
+    "{m}",
+    "-o",
+    "{work}/o",
+    "--no-verify",
+    "--export",
+    "compressed-tensors,gguf,onnx",
+)
+_GENERATE: Words = ("generate", "{m}", "Hello there", "--max-new-tokens", "2")
+_COMPARE: Words = ("compare", "{base}/plain", "{m}", "--no-score")
+_VERIFY: Words = ("verify", "{m}")
+_REPORT: Words = ("report", "{m}", "--no-score", "--json")
+_EXPORT: Words = ("export", "gguf", "{m}", "-o", "{work}/o", "--no-verify")
+_ESTIMATE: Words = ("estimate", "{m}", "--json")
+_SHOW: Words = ("baseline", "show", "{m}")
+_CHECK: Words = ("check", "{base}/awq", "--baseline", "{m}")
+_READ_TEXT: Words = ("perplexity", "{base}/plain", "--text", "{m}", *_SCORE[4:])
+_RESUME: Words = (
+    *("awq", "{base}/plain", "-o", "{m}/out", "--samples", "4", "--seq-len", "32", "--no-verify"),
+    *("--calib", "{base}/text.txt", "--threads", "1", "--resume"),
+)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Something that reads files from outside.
+
+    Attributes:
+        files: of the base that are copied: a folder or a file.
+        spoiled: pattern of the files of which one is spoiled.
+        spoil: how.
+        commands: of which one reads it. ``{m}`` is the copy, ``{base}`` the folder of valid files,
+            ``{work}`` an empty folder.
+    """
+
+    files: str
+    spoiled: str
+    spoil: Spoil
+    commands: Sequence[Words]
+
+
+_PLAIN: Sequence[Words] = (_INSPECT, _SCORE, _RTN, _GENERATE, _COMPARE, _ESTIMATE)
+_QUANTIZED: Sequence[Words] = (_INSPECT, _SCORE, _COMPARE, _VERIFY, _REPORT)
+READERS: Mapping[str, Reader] = {
+    "config": Reader("plain", "config.json", spoil_json, _PLAIN),
+    "index": Reader("sharded", "model.safetensors.index.json", spoil_json, _PLAIN),
+    "safetensors": Reader("plain", "model.safetensors", spoil_safetensors, _PLAIN),
+    "tokenizer": Reader("plain", "tokenizer.json", spoil_json, _PLAIN),
+    "tokenizer config": Reader("plain", "tokenizer_config.json", spoil_json, _PLAIN),
+    "template": Reader("plain", "chat_template.jinja", spoil_bytes, _PLAIN),
+    "packed": Reader("awq", "config.json", spoil_json, (*_QUANTIZED, _EXPORT)),
+    "packed tensors": Reader("awq", "model.safetensors", spoil_safetensors, (*_QUANTIZED, _EXPORT)),
+    "gguf": Reader("gguf", "*.gguf", spoil_gguf, (*_QUANTIZED, _GENERATE)),
+    "onnx": Reader("onnx", "model.onnx", spoil_onnx, (*_QUANTIZED, _GENERATE)),
+    "onnx settings": Reader("onnx", "*.json", spoil_json, _QUANTIZED),
+    "manifest": Reader("awq", "phi3quant.json", spoil_json, (*_QUANTIZED, _EXPORT)),
+    "baseline": Reader("b.baseline", "b.baseline", spoil_baseline, (_SHOW, _CHECK)),
+    "journal": Reader("j", ".out.unfinished/*", spoil_record, (_RESUME,)),
+    "jsonl": Reader("text.jsonl", "text.jsonl", spoil_lines, (_READ_TEXT,)),
+    "text": Reader("text.txt", "text.txt", spoil_bytes, (_READ_TEXT,)),
+    "parquet": Reader("text.parquet", "text.parquet", spoil_bytes, (_READ_TEXT,)),
+}
+"""Readers by the name that ``--reader`` takes."""
+
+
+def make_base(base: Path) -> None:
+    """Write valid files of every kind."""
+    from pyarrow import parquet, table
+
+    plain, text = base / "plain", base / "text.txt"
+    make_model(plain)
+    settings = {"bos_token": "<s>", "eos_token": {"content": "</s>"}, "model_max_length": 10**30}
+    (plain / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    (plain / "chat_template.jinja").write_text(_TEMPLATE, encoding="utf-8")
+    shutil.copytree(plain, base / "sharded")
+    weights = base / "sharded" / "model.safetensors"
+    weights.rename(weights.with_name("model-00001-of-00001.safetensors"))
+    _write_index(base / "sharded")
+    text.write_text(PROSE, encoding="utf-8")
+    paragraphs = PROSE.split("\n\n")
+    lines = "\n".join(json.dumps({"text": paragraph}) for paragraph in paragraphs)
+    (base / "text.jsonl").write_text(lines, encoding="utf-8")
+    parquet.write_table(table({"text": paragraphs}), base / "text.parquet")
+    short = ("--threads", "1", "--no-verify", "-q")
+    calibration = ("--samples", "4", "--seq-len", "32", "--calib", str(text), *short)
+    _run("awq", str(plain), "-o", str(base / "awq"), *calibration)
+    _run_until_a_block("awq", str(plain), "-o", str(base / "j" / "out"), *calibration)
+    _run("rtn", str(plain), "-o", str(base / "gguf"), "--export", "gguf", *short)
+    _run("rtn", str(plain), "-o", str(base / "onnx"), "--export", "onnx", *short)
+    words = ("--window", "16", "--max-tokens", "128", "--reference", str(plain), "-q")
+    _run("baseline", "create", str(base / "awq"), "-o", str(base / "b.baseline"), *words)
+
+
+def _write_index(folder: Path) -> None:
+    from safetensors import safe_open
+
+    (shard,) = folder.glob("*.safetensors")
+    with safe_open(shard, framework="pt") as opened:
+        weight_map = dict.fromkeys(opened.keys(), shard.name)
+    index = {"metadata": {}, "weight_map": weight_map}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+
+
+def _run(*words: str) -> None:
+    result = CliRunner().invoke(main, words)
+    if result.exit_code:
+        raise RuntimeError(f"{' '.join(words)}: {result.output}") from result.exception
+
+
+def _run_until_a_block(*words: str) -> None:
+    """Run a command that is interrupted once a block is finished."""
+
+    def write(path: Path, *given: object) -> None:
+        if path.name != "block-00000.safetensors":
+            raise KeyboardInterrupt
+        block_record.write_record(path, *given)  # type: ignore[arg-type]
+
+    with mock.patch("phi3quant.journal.write_record", write):
+        CliRunner().invoke(main, words)
