@@ -31,6 +31,11 @@ class GgufCheckpoint:
     model: GgufModel
 
     @property
+    def notes(self) -> Sequence[str]:
+        """See StoredModel."""
+        return ()
+
+    @property
     def format(self) -> str:
         """See StoredModel."""
         kinds = Counter(

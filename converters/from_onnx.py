@@ -53,6 +53,11 @@ class OnnxModel:
     accuracy_level: int | None = None
 
     @property
+    def notes(self) -> Sequence[str]:
+        """See StoredModel; the runtime reads everything that the graph holds."""
+        return ()
+
+    @property
     def format(self) -> str:
         """See StoredModel."""
         product = _first_product(self.graph)
