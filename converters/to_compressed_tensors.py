@@ -72,7 +72,7 @@ _WEIGHT_KEYS = Keys(
 )
 _BY_INDEX = ("group", "dynamic")
 """Orders of activations that leave groups of columns which don't follow one another."""
-_FP8_ADVICE = (
+_ADVICE = (
     "; load it with transformers (CompressedTensorsConfig(run_compressed=False)) and save it as "
     "BF16, or take the original checkpoint"
 )
@@ -133,7 +133,7 @@ def _recognise(described: Mapping[str, Any]) -> Stated | None:
         raise SchemeError(
             f"compressed-tensors of format {shown(described.get('format'))} with "
             f"{len(groups) if isinstance(groups, Mapping) else 'no'} groups can't be read; "
-            f"only {_FORMAT!r} with one{_FP8_ADVICE}"
+            f"only {_FORMAT!r} with one{_ADVICE}"
         )
     (group,) = groups.values()
     weights = group.get("weights") if isinstance(group, Mapping) else None

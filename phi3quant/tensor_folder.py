@@ -190,8 +190,8 @@ def _hint(folder: Path) -> str:
     if others:
         more = f" and {len(others) - 1} more" if len(others) > 1 else ""
         return (
-            f"; {others[0]}{more} can't be read without: rename a single file to {SINGLE_FILE}, "
-            f"or fetch {INDEX_FILE} of the shards"
+            f"; it has {others[0]}{more}: add {INDEX_FILE} if these are shards, or name a single "
+            f"file {SINGLE_FILE}"
         )
     if any(any(folder.glob(pattern)) for pattern in _PICKLES):
         return (
