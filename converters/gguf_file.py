@@ -151,17 +151,7 @@ class _Header:
 
     def read(self) -> tuple[dict[str, Any], dict[str, StoredTensor]]:
         """Metadata and tensors."""
-        if self._data[: len(GGUF_MAGIC)] != GGUF_MAGIC:
-            hint = lfs_hint(self._file)
-            if hint is not None:
-                raise CheckpointError(hint)
-            self._refuse("is not a GGUF file (bad magic bytes)")
-        self._take(len(GGUF_MAGIC))
-        version = self._scalar("I")
-        if int.from_bytes(version.to_bytes(4, "little"), "big") in _VERSIONS:
-            self._refuse("is big-endian, which can't be read; use gguf-py's gguf_convert_endian")
-        if version not in _VERSIONS:
-            self._refuse(f"is of version {version}; known are {_VERSIONS}")
+        self._check_preamble()
         tensor_count, field_count = self._scalar("Q"), self._scalar("Q")
         # A tensor's entry takes at least 24 bytes, a field's 13.
         self._check_count("tensors", tensor_count, 24)
@@ -188,6 +178,19 @@ class _Header:
             tensors[name] = self._placed(name, kind, shape, data + offset)
         self._refuse_overlaps(tensors)
         return fields, tensors
+
+    def _check_preamble(self) -> None:
+        if self._data[: len(GGUF_MAGIC)] != GGUF_MAGIC:
+            hint = lfs_hint(self._file)
+            if hint is not None:
+                raise CheckpointError(hint)
+            self._refuse("is not a GGUF file (bad magic bytes)")
+        self._take(len(GGUF_MAGIC))
+        version = self._scalar("I")
+        if int.from_bytes(version.to_bytes(4, "little"), "big") in _VERSIONS:
+            self._refuse("is big-endian, which can't be read; use gguf-py's gguf_convert_endian")
+        if version not in _VERSIONS:
+            self._refuse(f"is of version {version}; known are {_VERSIONS}")
 
     def _refuse_overlaps(self, tensors: Mapping[str, StoredTensor]) -> None:
         end = 0

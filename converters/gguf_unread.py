@@ -23,9 +23,7 @@ _REASONS: Mapping[str, str] = {
 _BLOCK = re.compile(r"blk\.(\d+)\.")
 
 
-def refuse_unread(
-    path: Path, model: GgufModel, config: Phi3Config, known: Collection[str]
-) -> None:
+def refuse_unread(path: Path, model: GgufModel, config: Phi3Config, known: Collection[str]) -> None:
     """Refuse tensors that nothing reads: the file holds another model than its metadata says.
 
     Raises:

@@ -72,7 +72,7 @@ def locate(model: str | Path | None, revision: str | None = None) -> Located:
         )
     if not _HUB_ID.fullmatch(str(model)):
         raise ModelNotFoundError(
-            f"there is no folder {model}; give a folder, a .gguf file, a hub id like "
+            f"there is no folder {model}; give a folder, a GGUF file, a hub id like "
             f"microsoft/Phi-3-mini-4k-instruct, or {BUNDLED} (bundled)"
         )
     return _from_hub(str(model), revision)
