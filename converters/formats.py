@@ -1,19 +1,23 @@
 """The table of formats, and what opens a model of any of them."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from converters import to_awq_gemm, to_compressed_tensors, to_gguf, to_onnx
 from converters.from_gguf import is_gguf, open_gguf
 from converters.from_onnx import OnnxModel, at_levels, open_onnx
 from converters.gguf_tokenizer import build_tokenizer
-from converters.layout import PackedLayout
+from converters.layout import PackedLayout, shown
 from converters.onnx_file import is_onnx
 from converters.packed import open_packed, packed_format
 from converters.writer import Format
-from phi3quant.checkpoint import StoredWeights, open_checkpoint, open_tensors
-from phi3quant.config import read_config
+from phi3quant.checkpoint import StoredWeights, open_checkpoint
+from phi3quant.config import Phi3Config, read_config
 from phi3quant.errors import CheckpointError, SchemeError
+from phi3quant.layout import LINEARS, block_tensor_name
+from phi3quant.tensor_folder import FLOAT_DTYPES, TensorFolder, open_tensors
 from phi3quant.tokenizer import Tokenizer, load_tokenizer
 
 LAYOUTS: Mapping[str, PackedLayout] = {
@@ -60,17 +64,68 @@ def open_weights(path: Path) -> StoredWeights:
         return open_checkpoint(path)
     if not isinstance(described, Mapping):
         raise CheckpointError(f"{path}/config.json: quantization_config is not an object")
+    store = open_tensors(path)
+    if _all_plain(store, config):
+        return _plain_in_spite_of(described, path)
     for layout in LAYOUTS.values():
         try:
-            scheme = layout.recognise(described)
-            if scheme is not None:
-                return open_packed(open_tensors(path), config, scheme, layout)
+            stated = layout.recognise(described)
+            if stated is not None:
+                return open_packed(store, config, stated, layout)
         except SchemeError as error:
             raise SchemeError(f"{path}: {error}") from None
     raise CheckpointError(
-        f"{path} is quantized by {described.get('quant_method')!r}, which can't be read; "
-        f"known are {', '.join(LAYOUTS)}"
+        f"{path} is quantized by {_quantizer(described)}, which can't be read; known are "
+        f"{', '.join(LAYOUTS)}. {_ADVICE.get(str(described.get('quant_method')), _ORIGINAL)}"
     )
+
+
+_ORIGINAL = "Take the checkpoint that it was made from"
+_ADVICE: Mapping[str, str] = {
+    "fp8": (
+        "Take a BF16 checkpoint, or load this one with transformers "
+        "(FineGrainedFP8Config(dequantize=True)) and save it as BF16"
+    ),
+    "bitsandbytes": (
+        "Take the checkpoint that it was made from, or call dequantize() on the model in "
+        "transformers and save it as BF16"
+    ),
+}
+"""How to come by plain weights, by ``quant_method``."""
+
+
+def _quantizer(described: Mapping[str, Any]) -> str:
+    method = described.get("quant_method")
+    if method is None and {"bits", "group_size"} <= described.keys():
+        return "MLX (bits and group_size without a quant_method)"
+    return "an unknown method (no quant_method)" if method is None else shown(method)
+
+
+def _all_plain(store: TensorFolder, config: Phi3Config) -> bool:
+    """Whether every matrix of the blocks is stored as floats under its plain name."""
+    stored = [
+        store.tensors.get(block_tensor_name(index, key))
+        for index in range(config.num_hidden_layers)
+        for key in LINEARS
+    ]
+    return all(tensor is not None and tensor.dtype in FLOAT_DTYPES for tensor in stored)
+
+
+def _plain_in_spite_of(described: Mapping[str, Any], path: Path) -> StoredWeights:
+    """A plain checkpoint whose configuration still describes the quantization of another."""
+    if described.get("transform_config") not in (None, {}, {"config_groups": {}}):
+        raise CheckpointError(
+            f"{path}: the quantization_config has a transform_config, which changes the model and "
+            "can't be read"
+        )
+    opened = open_checkpoint(path)
+    method = described.get("quant_method")
+    of = "" if method is None else f" of {shown(method)}"
+    note = (
+        f"config.json has a quantization_config{of}, but all weights are plain "
+        f"{opened.format.removeprefix('safetensors ')}; they are read as they are"
+    )
+    return replace(opened, notes=(*opened.notes, note))
 
 
 def as_run(

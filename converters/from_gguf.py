@@ -11,8 +11,11 @@ from gguf import LlamaFileType
 from converters.gguf_file import GgufModel, read_gguf
 from converters.gguf_metadata import parse_metadata
 from converters.gguf_names import ROPE_LONG, ROPE_SHORT, block_name, outer_name
+from converters.gguf_unread import refuse_unread
 from phi3quant.config import Phi3Config
 from phi3quant.errors import CheckpointError
+from phi3quant.first_bytes import GGUF_MAGIC, starts_with
+from phi3quant.hub import GGUF_SUFFIX
 from phi3quant.layout import BLOCK_TENSORS, EMBEDDING, FINAL_NORM, HEAD, LINEARS, Block, Shape
 
 _SPLIT: Mapping[str, tuple[str, ...]] = {
@@ -29,6 +32,11 @@ class GgufCheckpoint:
     path: Path
     config: Phi3Config
     model: GgufModel
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """See StoredModel."""
+        return ()
 
     @property
     def format(self) -> str:
@@ -103,6 +111,7 @@ def open_gguf(path: Path) -> GgufCheckpoint:
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
     _check_shapes(model, config)
+    refuse_unread(path, model, config, _read_names(model, config))
     return GgufCheckpoint(path, config, model)
 
 
@@ -110,7 +119,7 @@ def is_gguf(path: Path) -> bool:
     """Whether this is a GGUF file, or a folder that holds one instead of config.json."""
     if path.is_dir():
         return not (path / "config.json").exists() and any(path.glob("*.gguf"))
-    return path.suffix == ".gguf"
+    return path.suffix == GGUF_SUFFIX or starts_with(path, GGUF_MAGIC)
 
 
 def _the_file(path: Path) -> Path:
@@ -139,6 +148,17 @@ def _check_shapes(model: GgufModel, config: Phi3Config) -> None:
     for index in range(config.num_hidden_layers):
         for key, role in BLOCK_TENSORS.items():
             _check(model, _names(model, index, key), role.shape(config))
+
+
+def _read_names(model: GgufModel, config: Phi3Config) -> set[str]:
+    """Names of the tensors that the model consists of."""
+    names = {outer_name(EMBEDDING), outer_name(FINAL_NORM), outer_name(HEAD)}
+    if config.long_rope is not None:
+        names |= {ROPE_LONG, ROPE_SHORT}
+    for index in range(config.num_hidden_layers):
+        for key in BLOCK_TENSORS:
+            names.update(_names(model, index, key))
+    return names
 
 
 def _check(model: GgufModel, names: tuple[str, ...], shape: Shape) -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from onnx import ModelProto, NodeProto, TensorProto, helper
+from onnx import AttributeProto, ModelProto, NodeProto, TensorProto
 from torch.nn import functional
 
-from converters.onnx_data import check_hashes, check_sizes, external_ends, place_of
+from converters.onnx_data import all_tensors, check_hashes, check_sizes, external_ends, place_of
 from converters.onnx_file import MODEL_FILE, read_graph
 from converters.onnx_graph import (
     IDS,
@@ -53,12 +53,17 @@ class OnnxModel:
     accuracy_level: int | None = None
 
     @property
+    def notes(self) -> Sequence[str]:
+        """See StoredModel; the runtime reads everything that the graph holds."""
+        return ()
+
+    @property
     def format(self) -> str:
         """See StoredModel."""
         product = _first_product(self.graph)
         if product is None:
             return f"ONNX {'F16' if _cache_type(self.graph) == torch.float16 else 'F32'}"
-        settings = _attributes(product)
+        settings = _integers(product)
         kind = "asym" if len(product.input) > 3 and product.input[3] else "sym"
         return f"ONNX int{settings.get('bits', 4)} {kind} g{settings['block_size']}"
 
@@ -66,7 +71,7 @@ class OnnxModel:
     def stored_level(self) -> int | None:
         """The accuracy level that the graph asks for; None if nothing is quantized."""
         product = _first_product(self.graph)
-        return None if product is None else int(_attributes(product).get("accuracy_level", 0))
+        return None if product is None else _integers(product).get("accuracy_level", 0)
 
     @property
     def files(self) -> Sequence[Path]:
@@ -189,6 +194,11 @@ def open_onnx(folder: Path) -> OnnxModel:
         raise CheckpointError(
             f"{folder / MODEL_FILE} is no language model: it has no output {LOGITS}"
         )
+    product = _first_product(graph)
+    if product is not None and _integers(product).get("block_size", 0) < 1:
+        raise CheckpointError(
+            f"{folder / MODEL_FILE}: node {product.name!r} (MatMulNBits) has no block_size"
+        )
     check_sizes(folder, _ends(folder, graph))
     return OnnxModel(folder, config, graph)
 
@@ -224,12 +234,13 @@ def _cache_type(graph: ModelProto) -> torch.dtype:
 
 
 def _ends(folder: Path, graph: ModelProto) -> dict[str, int]:
-    return external_ends(graph.graph.initializer, folder / MODEL_FILE)
+    return external_ends(all_tensors(graph), folder / MODEL_FILE)
 
 
 def _first_product(graph: ModelProto) -> NodeProto | None:
     return next((node for node in graph.graph.node if node.op_type == "MatMulNBits"), None)
 
 
-def _attributes(node: NodeProto) -> dict[str, Any]:
-    return {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
+def _integers(node: NodeProto) -> dict[str, int]:
+    """A node's attributes that are integers."""
+    return {entry.name: entry.i for entry in node.attribute if entry.type == AttributeProto.INT}

@@ -18,8 +18,8 @@ import torch
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
 
 from phi3quant.errors import CheckpointError
+from phi3quant.first_bytes import GGUF_MAGIC, lfs_hint
 
-_MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
 STRING, _ARRAY = 8, 9
 _SCALARS: Mapping[int, str] = {
@@ -37,7 +37,8 @@ _SCALARS: Mapping[int, str] = {
 }
 """struct's letters for GGUF's value types."""
 _MAX_DIMENSIONS, _MAX_NAME = 4, 512
-_DEFAULT_ALIGNMENT, _MAX_ALIGNMENT = 32, 1 << 20
+_DEFAULT_ALIGNMENT = 32
+_ALIGNMENTS = [1 << power for power in range(21)]
 _PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 _FLOATS = (GGMLQuantizationType.F32, GGMLQuantizationType.F16)
 
@@ -124,6 +125,8 @@ def _parts(path: Path) -> tuple[Path, ...]:
     if match is None:
         return (path,)
     count = int(match["count"])
+    if not 0 < int(match["number"]) <= count:
+        raise CheckpointError(f"{path} is named as part {match['number']} of {match['count']}")
     names = [f"{match['stem']}-{number:05}-of-{count:05}.gguf" for number in range(1, count + 1)]
     files = tuple(path.parent / name for name in names)
     for file in files:
@@ -148,11 +151,7 @@ class _Header:
 
     def read(self) -> tuple[dict[str, Any], dict[str, StoredTensor]]:
         """Metadata and tensors."""
-        if self._take(4) != _MAGIC:
-            self._refuse("is no GGUF file (its first bytes say so)")
-        version = self._scalar("I")
-        if version not in _VERSIONS:
-            self._refuse(f"is of version {version}; known are {_VERSIONS}")
+        self._check_preamble()
         tensor_count, field_count = self._scalar("Q"), self._scalar("Q")
         # A tensor's entry takes at least 24 bytes, a field's 13.
         self._check_count("tensors", tensor_count, 24)
@@ -167,20 +166,43 @@ class _Header:
             self.spans[key] = (start, self._at)
         entries = [self._tensor_entry() for _ in range(tensor_count)]
         alignment = fields.get("general.alignment", _DEFAULT_ALIGNMENT)
-        if not isinstance(alignment, int) or not 0 < alignment <= _MAX_ALIGNMENT:
-            self._refuse(f"has an alignment of {alignment!r}")
+        if alignment not in _ALIGNMENTS or isinstance(alignment, bool):
+            self._refuse("has a general.alignment that is not a power of two")
         data = -(-self._at // alignment) * alignment
         tensors: dict[str, StoredTensor] = {}
         for name, kind, shape, offset in entries:
             if name in tensors:
                 self._refuse(f"has the tensor {name!r} twice")
+            if offset % alignment:
+                self._refuse(f"has tensor {name!r} at {offset}, not at a multiple of {alignment}")
             tensors[name] = self._placed(name, kind, shape, data + offset)
+        self._refuse_overlaps(tensors)
         return fields, tensors
+
+    def _check_preamble(self) -> None:
+        if self._data[: len(GGUF_MAGIC)] != GGUF_MAGIC:
+            hint = lfs_hint(self._file)
+            if hint is not None:
+                raise CheckpointError(hint)
+            self._refuse("is not a GGUF file (bad magic bytes)")
+        self._take(len(GGUF_MAGIC))
+        version = self._scalar("I")
+        if int.from_bytes(version.to_bytes(4, "little"), "big") in _VERSIONS:
+            self._refuse("is big-endian, which can't be read; use gguf-py's gguf_convert_endian")
+        if version not in _VERSIONS:
+            self._refuse(f"is of version {version}; known are {_VERSIONS}")
+
+    def _refuse_overlaps(self, tensors: Mapping[str, StoredTensor]) -> None:
+        end = 0
+        for name, stored in sorted(tensors.items(), key=lambda entry: entry[1].start):
+            if stored.start < end:
+                self._refuse(f"has tensor {name!r} where another one lies")
+            end = stored.start + stored.nbytes
 
     def _tensor_entry(self) -> tuple[str, int, tuple[int, ...], int]:
         name = self._string()
         dimensions = self._scalar("I")
-        if len(name) > _MAX_NAME or not 0 < dimensions <= _MAX_DIMENSIONS:
+        if not name or len(name) > _MAX_NAME or not 0 < dimensions <= _MAX_DIMENSIONS:
             self._refuse(f"has a tensor {name[:40]!r} of {dimensions} dimensions")
         shape = tuple(self._scalar("Q") for _ in range(dimensions))[::-1]
         return name, self._scalar("I"), shape, self._scalar("Q")

@@ -1,17 +1,47 @@
 """Phi-3's configuration as GGUF metadata, and back."""
 
-import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from gguf import GGUFWriter, LlamaFileType
 
 from converters.gguf_vocabulary import GgufVocabulary
+from converters.layout import shown
 from phi3quant.config import LongRope, Phi3Config
 from phi3quant.errors import CheckpointError
 
 ARCHITECTURE = "phi3"
 QUANTIZATION_VERSION = 2
+
+_READ = (
+    "context_length",
+    "embedding_length",
+    "feed_forward_length",
+    "block_count",
+    "attention.head_count",
+    "attention.head_count_kv",
+    "attention.layer_norm_rms_epsilon",
+    "attention.sliding_window",
+    "rope.dimension_count",
+    "rope.freq_base",
+    "rope.scaling.original_context_length",
+    "rope.scaling.attn_factor",
+)
+_LENGTHS = ("attention.key_length", "attention.value_length")
+_HARMLESS = ("vocab_size", "rope.scaling.finetuned")
+_FIXED: Mapping[str, tuple[Any, ...]] = {
+    "rope.scaling.type": ("none", "longrope"),
+    "rope.scaling.factor": (0.0, 1.0),
+    "rope.scale_linear": (0.0, 1.0),
+    "attention.scale": (0.0,),
+    "attention.causal": (True,),
+    "expert_count": (0,),
+    "expert_used_count": (0,),
+    "use_parallel_residual": (False,),
+    "tensor_data_layout": ("Meta AI original pth", "reference"),
+}
+"""Keys that change the model, and the values that leave it as it is."""
 
 
 def add_config(writer: GGUFWriter, config: Phi3Config, number: LlamaFileType) -> None:
@@ -84,52 +114,107 @@ def parse_metadata(
             "phi3quant handles models of the Phi-3 architecture only"
         )
 
-    def whole(key: str, default: int | None = None, *, least: int = 1) -> int:
-        value = fields.get(f"{ARCHITECTURE}.{key}", default)
-        if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 1 << 31:
-            raise CheckpointError(f"its key {ARCHITECTURE}.{key} is {value!r}, no sensible number")
-        return value
-
-    def real(key: str, default: float | None = None) -> float:
-        value = fields.get(f"{ARCHITECTURE}.{key}", default)
-        if not isinstance(value, int | float) or not (math.isfinite(value) and value > 0):
-            raise CheckpointError(f"its key {ARCHITECTURE}.{key} is {value!r}, no sensible number")
-        return float(value)
-
-    hidden, heads = whole("embedding_length"), whole("attention.head_count")
-    key_values = whole("attention.head_count_kv", heads)
+    _refuse_unread(fields)
+    numbers = _Numbers(fields)
+    hidden, heads = numbers.whole("embedding_length"), numbers.whole("attention.head_count")
+    key_values = numbers.whole("attention.head_count_kv", heads)
     if hidden % heads or heads % key_values:
         raise CheckpointError(
             f"its {heads} heads, {key_values} of them key-value, don't divide {hidden} values"
         )
-    context = whole("context_length")
-    original = whole("rope.scaling.original_context_length", context)
-    window = whole("attention.sliding_window", 0, least=0)
     head_dim = hidden // heads
-    rotary = whole("rope.dimension_count", head_dim)
+    for key in _LENGTHS:
+        if numbers.whole(key, head_dim) != head_dim:
+            raise CheckpointError(
+                f"its key {ARCHITECTURE}.{key} is {numbers.whole(key)}; heads of a Phi-3 file have "
+                f"{head_dim} values"
+            )
+    context = numbers.whole("context_length")
+    rotary = numbers.whole("rope.dimension_count", head_dim)
     if rotary > head_dim or rotary % 2:
         raise CheckpointError(f"its {rotary} rotated values don't fit heads of {head_dim}")
-    long_rope = None
-    if factors is not None:
-        short, long = factors
-        if len(short) != rotary // 2 or len(long) != rotary // 2:
-            raise CheckpointError(f"its rope factors don't match {rotary} rotated values")
-        factor = real("rope.scaling.attn_factor", 1.0)
-        long_rope = LongRope(short, long, factor)
     return Phi3Config(
         vocab_size=vocab_size,
         hidden_size=hidden,
-        intermediate_size=whole("feed_forward_length"),
-        num_hidden_layers=whole("block_count"),
+        intermediate_size=numbers.whole("feed_forward_length"),
+        num_hidden_layers=numbers.whole("block_count"),
         num_attention_heads=heads,
         num_key_value_heads=key_values,
         head_dim=head_dim,
         max_position_embeddings=context,
-        original_max_position_embeddings=original,
-        rope_theta=real("rope.freq_base", 10000.0),
+        original_max_position_embeddings=numbers.whole(
+            "rope.scaling.original_context_length", context
+        ),
+        rope_theta=numbers.real("rope.freq_base", 10000.0),
         rotary_dim=rotary,
-        long_rope=long_rope,
-        sliding_window=window or None,
-        rms_norm_eps=real("attention.layer_norm_rms_epsilon"),
+        long_rope=_long_rope(numbers.real("rope.scaling.attn_factor", 1.0), rotary, factors),
+        sliding_window=numbers.whole("attention.sliding_window", 0, least=0) or None,
+        rms_norm_eps=numbers.real("attention.layer_norm_rms_epsilon"),
         tie_word_embeddings=tied,
     )
+
+
+@dataclass(frozen=True)
+class _Numbers:
+    """The numbers among a file's keys."""
+
+    fields: Mapping[str, Any]
+
+    def whole(self, key: str, default: int | None = None, *, least: int = 1) -> int:
+        """An integer of 31 bits."""
+        value = self.fields.get(f"{ARCHITECTURE}.{key}", default)
+        if type(value) is not int or not least <= value < 1 << 31:
+            raise CheckpointError(
+                f"its key {ARCHITECTURE}.{key} is {shown(value)}, not an integer from {least} up"
+            )
+        return value
+
+    def real(self, key: str, default: float | None = None) -> float:
+        """A positive number that FP32 holds."""
+        value = self.fields.get(f"{ARCHITECTURE}.{key}", default)
+        if type(value) not in (int, float) or not _in_fp32(value):
+            raise CheckpointError(
+                f"its key {ARCHITECTURE}.{key} is {shown(value)}, not a positive number"
+            )
+        return float(value)
+
+
+def _long_rope(
+    attention_factor: float,
+    rotary: int,
+    factors: tuple[tuple[float, ...], tuple[float, ...]] | None,
+) -> LongRope | None:
+    if factors is None:
+        if attention_factor != 1:
+            raise CheckpointError(
+                f"its key {ARCHITECTURE}.rope.scaling.attn_factor is {attention_factor:g}, but it "
+                "has no rope factors"
+            )
+        return None
+    short, long = factors
+    if len(short) != rotary // 2 or len(long) != rotary // 2:
+        raise CheckpointError(f"its rope factors don't match {rotary} rotated values")
+    if not all(map(_in_fp32, (*short, *long))):
+        raise CheckpointError("its rope factors are not all positive numbers")
+    return LongRope(short, long, attention_factor)
+
+
+def _in_fp32(value: float) -> bool:
+    """Whether a number is positive and in FP32's range."""
+    return 2.0**-126 <= value <= 2.0**127
+
+
+def _refuse_unread(fields: Mapping[str, Any]) -> None:
+    """Refuse keys of the architecture that change the model and aren't implemented."""
+    prefix = f"{ARCHITECTURE}."
+    for name, value in fields.items():
+        key = name.removeprefix(prefix)
+        if not name.startswith(prefix) or key in _READ or key in _HARMLESS or key in _LENGTHS:
+            continue
+        if key not in _FIXED:
+            raise CheckpointError(f"it has the key {name}, which isn't known and may matter")
+        if isinstance(value, list) or value not in _FIXED[key]:
+            raise CheckpointError(
+                f"its key {name} is {shown(value)}, which can't be read; "
+                f"only {' or '.join(map(repr, _FIXED[key]))}"
+            )

@@ -105,7 +105,7 @@ FILE_TYPES: Mapping[str, FileType] = {
 
 
 MIXED = FileType("MIXED", _Files.MOSTLY_Q4_0, "Q4_0", "Q6_K", {})
-"""For files in which the overrides say it all; see phi3quant.mixing."""
+"""For files whose overrides set every type (see phi3quant.mixing); see gguf_sizes.file_number."""
 
 
 def file_type(name: str, overrides: Sequence[str] = ()) -> FileType:

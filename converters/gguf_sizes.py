@@ -1,9 +1,20 @@
 """What a GGUF file holds, as names, types and shapes: sizes without loading torch."""
 
 import math
+from collections import Counter
+
+from gguf import LlamaFileType
 
 from converters.gguf_names import ROPE_LONG, ROPE_SHORT, block_name, outer_name
-from converters.gguf_policy import FileType, check_overrides, file_type, linear_type, matrix_type
+from converters.gguf_policy import (
+    FILE_TYPES,
+    MIXED,
+    FileType,
+    check_overrides,
+    file_type,
+    linear_type,
+    matrix_type,
+)
 from phi3quant.block_sizes import BLOCK_SIZES, BlockSize
 from phi3quant.config import Phi3Config
 from phi3quant.errors import SchemeError
@@ -15,6 +26,9 @@ BLOCK = 32
 
 ALIGNMENT = 32
 """Where each tensor begins, in bytes."""
+
+_MIXES = {"Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
+"""Recipes that are called after their most frequent type."""
 
 _ROOM, _ROOM_PER_BLOCK = 24_576, 1024
 
@@ -52,8 +66,15 @@ def tensor_types(kind: FileType, config: Phi3Config) -> dict[str, tuple[BlockSiz
     """Type and shape of every tensor, in the order of writing.
 
     Raises:
-        SchemeError: a type doesn't fit the model's rows.
+        SchemeError: a type doesn't fit the model's rows, or llama.cpp's graph not its heads.
     """
+    if config.query_rows != config.hidden_size:
+        raise SchemeError(
+            f"llama.cpp computes {config.num_attention_heads} heads of "
+            f"{config.hidden_size // config.num_attention_heads} values for Phi-3 models of "
+            f"hidden_size {config.hidden_size}, not of head_dim {config.head_dim}; "
+            "choose another format than GGUF"
+        )
     full = BLOCK_SIZES["F32"]
     types: dict[str, tuple[BlockSize, Shape]] = {}
     if config.long_rope is not None:
@@ -71,6 +92,20 @@ def tensor_types(kind: FileType, config: Phi3Config) -> dict[str, tuple[BlockSiz
         types[outer_name(HEAD)] = (matrix_type(kind, HEAD, config), wide)
     check_overrides(kind, types)
     return types
+
+
+def file_number(kind: FileType, config: Phi3Config) -> LlamaFileType:
+    """general.file_type of a file; of a mixture it is that of the type with the most bytes.
+
+    Runtimes only display it; the tensors carry their own types.
+    """
+    if kind.name != MIXED.name:
+        return kind.number
+    sizes: Counter[str] = Counter()
+    for entry, shape in tensor_types(kind, config).values():
+        sizes[entry.name] += tensor_bytes(entry, shape)
+    name = sizes.most_common(1)[0][0]
+    return FILE_TYPES[_MIXES.get(name, name)].number
 
 
 def tensor_bytes(entry: BlockSize, shape: Shape) -> int:

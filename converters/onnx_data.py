@@ -1,25 +1,31 @@
 """External data of an ONNX model: planned first, then streamed in that order, hashed on the way."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import torch
-from onnx import TensorProto
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from converters.onnx_sizes import Place
-from phi3quant.checkpoint import read_json_if_there, sha256
+from phi3quant.checkpoint import sha256
 from phi3quant.errors import CheckpointError
+from phi3quant.first_bytes import lfs_hint
 from phi3quant.hashed_file import HashedFile
 from phi3quant.manifest import describe_file
 from phi3quant.output import write_json
 from phi3quant.tensor_stream import TensorSpec
+from phi3quant.untrusted_json import read_json_if_there
 from phi3quant.write_behind import WriteBehind
 
 FILE_LIST = "files.json"
 """Bytes and SHA-256 of every other file of a model's folder."""
+
+_NUMBER = re.compile(r"[0-9]{1,18}")
+_MAX_NAME_BYTES, _SHOWN = 255, 80
 
 TYPES: Mapping[torch.dtype, int] = {
     torch.float32: TensorProto.FLOAT,
@@ -152,6 +158,9 @@ def check_sizes(folder: Path, needed: Mapping[str, int]) -> None:
         size = path.stat().st_size
         expected = listed.get(name, {}).get("bytes", size)
         if size < end or size != expected:
+            hint = lfs_hint(path)
+            if hint is not None:
+                raise CheckpointError(hint)
             raise CheckpointError(
                 f"{path} has {size} bytes, not {max(end, expected)}; it was cut short or "
                 "replaced: copy it again"
@@ -174,11 +183,39 @@ def check_hashes(folder: Path, names: Iterable[str]) -> None:
             )
 
 
+def all_tensors(model: ModelProto) -> Iterator[TensorProto]:
+    """Every tensor of a model: of its graph, and inside nodes, branches and functions."""
+    yield from _of_graph(model.graph)
+    for function in model.functions:
+        yield from _of_nodes(function.node)
+
+
+def _of_graph(graph: GraphProto) -> Iterator[TensorProto]:
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    yield from _of_nodes(graph.node)
+
+
+def _of_nodes(nodes: Iterable[NodeProto]) -> Iterator[TensorProto]:
+    for node in nodes:
+        for attribute in node.attribute:
+            yield from _of_attribute(attribute)
+
+
+def _of_attribute(attribute: AttributeProto) -> Iterator[TensorProto]:
+    yield from (attribute.t, *attribute.tensors)
+    for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+        yield from (sparse.values, sparse.indices)
+    for graph in (attribute.g, *attribute.graphs):
+        yield from _of_graph(graph)
+
+
 def external_ends(tensors: Iterable[TensorProto], where: Path) -> dict[str, int]:
     """For each file that tensors lie in, where the last of them ends.
 
     Args:
-        tensors: of a graph.
+        tensors: of a model.
         where: the graph's file.
 
     Raises:
@@ -201,12 +238,25 @@ def place_of(tensor: TensorProto, where: Path) -> Place:
     entries = {entry.key: entry.value for entry in tensor.external_data}
     file = entries.get("location", "")
     numbers = [entries.get(key, "0") for key in ("offset", "length")]
-    if not file or Path(file).name != file or not all(map(str.isdecimal, numbers)):
+    if not _is_file_name(file) or not all(map(_NUMBER.fullmatch, numbers)):
         raise CheckpointError(
-            f"{where} places tensor {tensor.name} in {file!r} at {' + '.join(numbers)}, "
-            "which is no file beside it"
+            f"{where} places tensor {_shortened(tensor.name)} in {_shortened(file)!r} at "
+            f"{' + '.join(map(_shortened, numbers))}, which is not a file next to it"
         )
     return Place(file, *map(int, numbers))
+
+
+def _is_file_name(name: str) -> bool:
+    return (
+        name not in ("", ".", "..")
+        and "\0" not in name
+        and Path(name).name == name
+        and len(name.encode("utf-8", "replace")) <= _MAX_NAME_BYTES
+    )
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def read_file_list(folder: Path) -> dict[str, Any]:

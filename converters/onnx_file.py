@@ -6,6 +6,7 @@ from google.protobuf.message import DecodeError
 from onnx import ModelProto
 
 from phi3quant.errors import CheckpointError
+from phi3quant.first_bytes import lfs_hint
 
 MODEL_FILE = "model.onnx"
 
@@ -26,5 +27,7 @@ def read_graph(folder: Path) -> ModelProto:
     try:
         graph.ParseFromString(path.read_bytes())
     except (DecodeError, OSError) as error:
-        raise CheckpointError(f"{path} is no ONNX model: {error}; copy it again") from None
+        raise CheckpointError(
+            lfs_hint(path) or f"{path} is not an ONNX model: {error}; copy it again"
+        ) from None
     return graph

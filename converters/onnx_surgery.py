@@ -34,6 +34,8 @@ def cut(model: ModelProto, hidden_size: int) -> tuple[ModelProto, ModelProto, st
         raise CheckpointError(
             f"logits come from {found}; only from {' or '.join(_PRODUCTS)} can they be scored"
         )
+    if not last.input:
+        raise CheckpointError(f"node {last.name!r}, which makes the logits, has no inputs")
     seam = last.input[0]
     kind = next(value for value in model.graph.output if value.name == LOGITS).type.tensor_type
     shape: Sizes = ["batch_size", "sequence_length", hidden_size]

@@ -1,7 +1,7 @@
 """Packed checkpoints: a folder like the original's, with quantized matrices. Written and read."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -10,12 +10,12 @@ import torch
 
 from converters.companions import carry_along, write_config
 from converters.half import to_half
-from converters.layout import PackedLayout
+from converters.layout import PackedLayout, Stated
 from converters.packed_sizes import packed_name, packed_tensors
 from converters.writer import Format, Source
-from phi3quant.checkpoint import FLOAT_DTYPES, TensorFolder, check_tensors, linear_bytes
+from phi3quant.checkpoint import linear_bytes, untied_if_different
 from phi3quant.config import Phi3Config
-from phi3quant.errors import CheckpointError
+from phi3quant.errors import CheckpointError, SchemeError
 from phi3quant.layout import (
     BLOCK_TENSORS,
     EMBEDDING,
@@ -29,8 +29,13 @@ from phi3quant.layout import (
 from phi3quant.qblock import QuantizedBlock
 from phi3quant.qtensor import QuantizedTensor
 from phi3quant.scheme import QuantScheme
+from phi3quant.tensor_folder import FLOAT_DTYPES, TensorFolder, check_tensors
 from phi3quant.tensor_plan import SHARD_BYTES, PlannedTensor
 from phi3quant.tensor_stream import DTYPE_NAMES, SafetensorsStream, spec_of
+from phi3quant.unread_tensors import refuse_explained, refuse_unread
+
+_GROUP_INDEX = "weight_g_idx"
+"""Ending of the tensor that maps columns to groups: int32 [columns]."""
 
 
 def packed_format(layout: PackedLayout) -> Format:
@@ -123,13 +128,25 @@ def packed_plan(
 
 @dataclass(frozen=True)
 class PackedCheckpoint:
-    """A packed checkpoint read back; implements ModelWeights by dequantizing."""
+    """A packed checkpoint read back; implements ModelWeights by dequantizing.
+
+    Attributes:
+        folder: of the model.
+        config: of its weights.
+        store: its tensors.
+        scheme: of all matrices.
+        layout: of their tensors.
+        grouped_by_index: whether columns are mapped to groups; if not, groups follow one another.
+        notes: see StoredModel.
+    """
 
     folder: Path
     config: Phi3Config
     store: TensorFolder
     scheme: QuantScheme
     layout: PackedLayout
+    grouped_by_index: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def format(self) -> str:
@@ -156,14 +173,50 @@ class PackedCheckpoint:
 
         Raises:
             CheckpointError: a scale is not finite, or FP16 doesn't hold it.
+            SchemeError: the columns of a group don't follow one another.
         """
+        if self.grouped_by_index:
+            raise SchemeError(
+                f"{self.folder} maps columns to groups ({_GROUP_INDEX}, actorder 'group'), which "
+                "its codes can't be stored with elsewhere; export the original checkpoint"
+            )
+        return self._quantized(index, key)
+
+    def dequantized(self, index: int, key: str) -> torch.Tensor:
+        """Weights of one linear, FP32 [rows, columns].
+
+        Raises:
+            CheckpointError: as ``quantized``, or groups have other sizes than config.json states.
+        """
+        codes = self._quantized(index, key)
+        if not self.grouped_by_index:
+            return codes.dequantize()
+        name = packed_name(block_tensor_name(index, key), _GROUP_INDEX)
+        groups = self.store.load(name)
+        width = self.scheme.group_width(codes.shape[1])
+        expected = torch.arange(codes.shape[1]) // width
+        if not torch.equal(groups.sort().values.to(expected.dtype), expected):
+            raise CheckpointError(
+                f"{name} in {self.folder} doesn't map {width} columns to each group; "
+                "the checkpoint is damaged"
+            )
+        # The codes of a group next to one another, as they are scaled, then back in their places.
+        order = groups.argsort(stable=True)
+        weights = torch.empty(codes.shape)
+        weights[:, order] = replace(codes, codes=codes.codes[:, order]).dequantize()
+        return weights
+
+    def _quantized(self, index: int, key: str) -> QuantizedTensor:
         rows, columns = linear_shapes(self.config)[key]
         name = block_tensor_name(index, key)
         stored = {
             spec.name: self._as_specified(packed_name(name, spec.name))
             for spec in self.layout.specify(rows, columns, self.scheme)
         }
-        tensor = self.layout.unpack(stored, (rows, columns), self.scheme)
+        try:
+            tensor = self.layout.unpack(stored, (rows, columns), self.scheme)
+        except CheckpointError as error:
+            raise CheckpointError(f"{name} in {self.folder}: {error}") from None
         if not torch.isfinite(tensor.scales).all():
             raise CheckpointError(f"the scales of {name} in {self.folder} are not all finite")
         return tensor
@@ -192,9 +245,7 @@ class PackedCheckpoint:
     def block(self, index: int) -> Block:
         """See ModelWeights."""
         return {
-            key: self.quantized(index, key).dequantize()
-            if key in LINEARS
-            else self.norm(index, key)
+            key: self.dequantized(index, key) if key in LINEARS else self.norm(index, key)
             for key in BLOCK_TENSORS
         }
 
@@ -208,17 +259,28 @@ class PackedCheckpoint:
 
 
 def open_packed(
-    store: TensorFolder, config: Phi3Config, scheme: QuantScheme, layout: PackedLayout
+    store: TensorFolder, stored_config: Phi3Config, stated: Stated, layout: PackedLayout
 ) -> PackedCheckpoint:
     """Check the headers of a packed checkpoint against what its config announces.
 
     Raises:
-        CheckpointError: a tensor is missing or has another dtype or shape.
+        CheckpointError: a tensor is missing, has another dtype or shape, or is left plain.
         SchemeError: the scheme doesn't fit the model.
     """
-    layout.check(scheme, config)
+    config, notes = untied_if_different(store, stored_config)
+    layout.check(stated.scheme, config)
+    _refuse_plain_parts(store, config, stated)
+    planned = packed_plan(config, stated.scheme, layout)
+    if stated.grouped_by_index:
+        planned += [
+            PlannedTensor(packed_name(block_tensor_name(index, key), _GROUP_INDEX), "I32", (width,))
+            for index in range(config.num_hidden_layers)
+            for key, (_, width) in linear_shapes(config).items()
+        ]
+    known = {HEAD, *(spec.name for spec in planned)}
+    refuse_explained(store.folder, store.tensors, known, config)
     floats: dict[str, tuple[int, ...]] = {}
-    for spec in packed_plan(config, scheme, layout):
+    for spec in planned:
         stored = store.tensors.get(spec.name)
         if spec.dtype in FLOAT_DTYPES:
             floats[spec.name] = spec.shape
@@ -230,4 +292,27 @@ def open_packed(
                 f"config.json calls for {spec.dtype} {list(spec.shape)}"
             )
     check_tensors(store, floats)
-    return PackedCheckpoint(store.folder, config, store, scheme, layout)
+    notes += refuse_unread(store.folder, store.tensors, known, config)
+    return PackedCheckpoint(
+        store.folder,
+        config,
+        store,
+        stated.scheme,
+        layout,
+        stated.grouped_by_index,
+        (*store.notes, *notes),
+    )
+
+
+def _refuse_plain_parts(store: TensorFolder, config: Phi3Config, stated: Stated) -> None:
+    """Refuse checkpoints in which some matrices of the blocks are packed and others plain."""
+    for index in range(config.num_hidden_layers):
+        for key in LINEARS:
+            name = block_tensor_name(index, key)
+            module = name.removesuffix(".weight")
+            if name in store.tensors or module in stated.plain:
+                listed = ", as config.json lists it" if module in stated.plain else ""
+                raise CheckpointError(
+                    f"{store.folder} leaves {module} plain{listed}, and packs other matrices; "
+                    "checkpoints that are packed in part can't be read, give the original one"
+                )

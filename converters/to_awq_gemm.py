@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from converters import bits
-from converters.layout import PackedLayout
+from converters.layout import Keys, PackedLayout, Stated, shown
 from converters.packed_sizes import awq_gemm, check_awq_gemm
 from phi3quant.errors import SchemeError
 from phi3quant.qtensor import QuantizedTensor
@@ -20,6 +20,67 @@ from phi3quant.scheme import GROUP_SIZES, QuantScheme
 _BITS = 4
 # Place i of a word holds this one of its eight columns.
 _ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
+
+_HOW_IT_WAS_MADE = (
+    "amp",
+    "autoround_version",
+    "batch_size",
+    "block_name_to_quantize",
+    "damp_auto_increment",
+    "damp_percent",
+    "dataset",
+    "enable_minmax_tuning",
+    "enable_quanted_input",
+    "enable_torch_compile",
+    "gradient_accumulate_steps",
+    "iters",
+    "low_gpu_mem_usage",
+    "lr",
+    "method",
+    "minmax_lr",
+    "mse",
+    "nsamples",
+    "provider",
+    "scale_dtype",
+    "seqlen",
+    "static_groups",
+    "to_quant_block_names",
+    "true_sequential",
+)
+_HOW_IT_IS_RUN = (
+    "backend",
+    "do_fuse",
+    "exllama_config",
+    "fuse_max_seq_len",
+    "modules_to_fuse",
+)
+_KEYS = Keys(
+    section="the quantization_config for AWQ",
+    free=(
+        "quant_method",
+        "bits",
+        "group_size",
+        "modules_to_not_convert",
+        "sym",
+        "meta",
+        *_HOW_IT_WAS_MADE,
+        *_HOW_IT_IS_RUN,
+    ),
+    fixed={
+        "version": ("gemm", "GEMM"),
+        "format": ("gemm",),
+        "checkpoint_format": ("gemm",),
+        "zero_point": (True,),
+        "desc_act": (False, None),
+        "lm_head": (False, None),
+        "pack_dtype": ("int32", None),
+        "data_type": ("int", None),
+        "dynamic": (None, {}),
+        "extra_config": (None, {}),
+        "adapter": (None,),
+    },
+)
+"""Keys of AWQ by AutoAWQ, GPTQModel and AutoRound."""
 
 
 def _pack(tensor: QuantizedTensor) -> Mapping[str, torch.Tensor]:
@@ -56,19 +117,23 @@ def _describe(scheme: QuantScheme) -> dict[str, Any]:
     }
 
 
-def _recognise(described: Mapping[str, Any]) -> QuantScheme | None:
+def _recognise(described: Mapping[str, Any]) -> Stated | None:
     if described.get("quant_method") != "awq":
         return None
-    if described.get("version", "gemm") != "gemm" or described.get("bits") != _BITS:
+    width, size = described.get("bits"), described.get("group_size")
+    if type(width) is not int or width != _BITS:
+        raise SchemeError(f"AWQ with {shown(width)} bits can't be read; only with {_BITS}")
+    if type(size) is not int or (size != -1 and size not in GROUP_SIZES):
         raise SchemeError(
-            f"AWQ version {described.get('version')!r} with {described.get('bits')} bits "
-            f"can't be read; only 'gemm' with {_BITS}"
+            f"AWQ group_size {shown(size)} can't be read; known are {GROUP_SIZES} and -1"
         )
-    size = described.get("group_size")
-    if size != -1 and size not in GROUP_SIZES:
-        raise SchemeError(f"AWQ group_size {size!r} can't be read; known are {GROUP_SIZES} and -1")
+    _KEYS.check(described)
+    plain = described.get("modules_to_not_convert") or []
+    if not isinstance(plain, list):
+        raise SchemeError(f"AWQ's modules_to_not_convert is {shown(plain)}; it must be a list")
     # The zero points are always stored, so that what is read counts as asymmetric.
-    return QuantScheme(_BITS, None if size == -1 else size, symmetric=False)
+    scheme = QuantScheme(_BITS, None if size == -1 else size, symmetric=False)
+    return Stated(scheme, tuple(map(str, plain)))
 
 
 LAYOUT = PackedLayout(

@@ -12,15 +12,70 @@ from typing import Any
 import torch
 
 from converters import bits
-from converters.layout import PackedLayout
+from converters.layout import Keys, PackedLayout, Stated, shown
 from converters.packed_sizes import compressed_tensors
-from phi3quant.errors import SchemeError
+from phi3quant.errors import CheckpointError, SchemeError
 from phi3quant.layout import check_groups
 from phi3quant.qtensor import QuantizedTensor
 from phi3quant.scheme import QuantScheme
 
 _METHOD = "compressed-tensors"
 _FORMAT = "pack-quantized"
+
+_KEYS = Keys(
+    section="the quantization_config",
+    free=(
+        "quant_method",
+        "format",
+        "config_groups",
+        "ignore",
+        "version",
+        "quantization_status",
+        "global_compression_ratio",
+        "run_compressed",
+        "dequantize",
+    ),
+    fixed={
+        "kv_cache_scheme": (None, {}),
+        "sparsity_config": (None, {}),
+        "transform_config": (None, {}, {"config_groups": {}}),
+    },
+)
+_GROUP_KEYS = Keys(
+    section="the group of the quantization_config",
+    free=("targets", "weights"),
+    fixed={
+        "input_activations": (None, {}),
+        "output_activations": (None, {}),
+        "format": (None, _FORMAT),
+    },
+)
+_WEIGHT_KEYS = Keys(
+    section="the weights of the quantization_config",
+    free=(
+        "num_bits",
+        "type",
+        "symmetric",
+        "strategy",
+        "group_size",
+        "observer",
+        "observer_kwargs",
+        # Types that the library converts to while it quantizes; stored tensors have their own.
+        "scale_dtype",
+        "zp_dtype",
+    ),
+    fixed={
+        "dynamic": (False, None),
+        "block_structure": (None,),
+        "actorder": (None, False, "weight", "static", "group", "dynamic"),
+    },
+)
+_BY_INDEX = ("group", "dynamic")
+"""Orders of activations that leave groups of columns which don't follow one another."""
+_ADVICE = (
+    "; load it with transformers (CompressedTensorsConfig(run_compressed=False)) and save it as "
+    "BF16, or take the original checkpoint"
+)
 
 
 def _pack(tensor: QuantizedTensor) -> Mapping[str, torch.Tensor]:
@@ -39,6 +94,9 @@ def _unpack(
     stored: Mapping[str, torch.Tensor], shape: tuple[int, int], scheme: QuantScheme
 ) -> QuantizedTensor:
     rows, columns = shape
+    announced = stored["weight_shape"].tolist()
+    if announced != [rows, columns]:
+        raise CheckpointError(f"weight_shape is {announced}, where the model has {[rows, columns]}")
     zeros = None
     if not scheme.symmetric:
         packed = stored["weight_zero_point"].T
@@ -67,26 +125,43 @@ def _describe(scheme: QuantScheme) -> dict[str, Any]:
     }
 
 
-def _recognise(described: Mapping[str, Any]) -> QuantScheme | None:
+def _recognise(described: Mapping[str, Any]) -> Stated | None:
     if described.get("quant_method") != _METHOD:
         return None
     groups = described.get("config_groups")
     if described.get("format") != _FORMAT or not isinstance(groups, Mapping) or len(groups) != 1:
         raise SchemeError(
-            f"compressed-tensors of format {described.get('format')!r} with "
+            f"compressed-tensors of format {shown(described.get('format'))} with "
             f"{len(groups) if isinstance(groups, Mapping) else 'no'} groups can't be read; "
-            f"only {_FORMAT!r} with one"
+            f"only {_FORMAT!r} with one{_ADVICE}"
         )
-    weights = next(iter(groups.values())).get("weights") or {}
+    (group,) = groups.values()
+    weights = group.get("weights") if isinstance(group, Mapping) else None
+    if not isinstance(weights, Mapping):
+        raise SchemeError("the group of the quantization_config has no weights")
     if weights.get("type") != "int" or weights.get("strategy") not in ("group", "channel"):
         raise SchemeError(
-            f"compressed-tensors weights of type {weights.get('type')!r} and strategy "
-            f"{weights.get('strategy')!r} can't be read; only 'int' with 'group' or 'channel'"
+            f"compressed-tensors weights of type {shown(weights.get('type'))} and strategy "
+            f"{shown(weights.get('strategy'))} can't be read; only 'int' with 'group' or 'channel'"
         )
-    size = weights.get("group_size") if weights["strategy"] == "group" else None
-    if not isinstance(weights.get("num_bits"), int) or not isinstance(size, int | None):
-        raise SchemeError("compressed-tensors weights lack num_bits or group_size")
-    return QuantScheme(weights["num_bits"], size, bool(weights.get("symmetric", True)))
+    for keys, section in ((_KEYS, described), (_GROUP_KEYS, group), (_WEIGHT_KEYS, weights)):
+        keys.check(section)
+    size, symmetric = weights.get("group_size"), weights.get("symmetric", True)
+    grouped = weights["strategy"] == "group"
+    if type(weights.get("num_bits")) is not int or type(symmetric) is not bool:
+        raise SchemeError("compressed-tensors weights need an integer num_bits and symmetric")
+    fits = type(size) is int if grouped else size in (None, -1)
+    if not fits:
+        raise SchemeError(
+            f"compressed-tensors weights of strategy {weights['strategy']!r} have group_size "
+            f"{shown(size)}"
+        )
+    plain = described.get("ignore") or []
+    if not isinstance(plain, list):
+        raise SchemeError(f"the quantization_config has ignore {shown(plain)}; it must be a list")
+    scheme = QuantScheme(weights["num_bits"], size if grouped else None, symmetric)
+    by_index = grouped and weights.get("actorder") in _BY_INDEX
+    return Stated(scheme, tuple(map(str, plain)), by_index)
 
 
 LAYOUT = PackedLayout(

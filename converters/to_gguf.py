@@ -25,7 +25,8 @@ from converters.gguf_policy import (
 )
 from converters.gguf_provenance import fill, reserve
 from converters.gguf_repack import repack, type_for
-from converters.gguf_sizes import natural_type, nbytes, tensor_bytes, tensor_types
+from converters.gguf_scales import check_scales
+from converters.gguf_sizes import file_number, natural_type, nbytes, tensor_bytes, tensor_types
 from converters.gguf_vocabulary import read_vocabulary
 from converters.writer import Format, Source
 from phi3quant.block_sizes import BlockSize
@@ -80,7 +81,7 @@ class GgufWriter:
         self._writer.add_name(vocabulary.model_name(name))
         parameters = sum(math.prod(shape) for _, shape in self._types.values())
         self._writer.add_size_label(size_label(parameters, 0, 0, 0))
-        add_config(self._writer, config, kind.number)
+        add_config(self._writer, config, file_number(kind, config))
         add_vocabulary(self._writer, vocabulary)
         reserve(self._writer, config)
         for tensor, (block_type, shape) in self._types.items():
@@ -150,7 +151,9 @@ class GgufWriter:
         if self._pending.pop(0) != name:
             raise ValueError(f"{name} comes out of order")
         try:
-            data = _stored(self._types[name][0], tensor)
+            size = self._types[name][0]
+            data = _stored(size, tensor)
+            check_scales(size, data)
         except CheckpointError as error:
             raise CheckpointError(f"tensor {name} can't be written: {error}") from None
         self._disk.submit(partial(self._append, data), data.nbytes)

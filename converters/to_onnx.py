@@ -36,7 +36,7 @@ from phi3quant.layout import (
     FINAL_NORM,
     block_tensor_name,
 )
-from phi3quant.qblock import QuantizedBlock
+from phi3quant.qblock import QuantizedBlock, rounded_norm
 from phi3quant.qtensor import Quantized, QuantizedTensor
 from phi3quant.scheme import QuantScheme
 from phi3quant.tensor_stream import DTYPES, spec_of
@@ -128,9 +128,13 @@ class OnnxWriter:
 
     def _norm(self, name: str, weight: Weight) -> None:
         assert isinstance(weight, torch.Tensor)
-        # Packed folders store norms as FP16, and what goes with the same codes must be the same.
         io = self._matrices.io
-        rounded = to_half(name, weight) if self._coded or io == torch.float16 else weight
+        rounded = weight
+        if io == torch.float16:
+            rounded = to_half(name, weight)
+        elif self._coded:
+            # Packed folders store norms as FP16, and what goes with the same codes must be equal.
+            rounded = rounded_norm(weight)
         self._data.write(name, [rounded.to(io)])
 
 

@@ -1,15 +1,13 @@
-"""A folder of safetensors, read lazily: headers at once, a tensor when it is asked for."""
+"""Models on disk as readers hand them out, and the plain safetensors checkpoint among them."""
 
 import hashlib
 import json
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from phi3quant.config import Phi3Config, read_config
 from phi3quant.errors import CheckpointError
@@ -23,17 +21,8 @@ from phi3quant.layout import (
     block_tensor_name,
     tensor_shapes,
 )
-from phi3quant.parallel import over_rows
-from phi3quant.tensor_stream import DTYPE_NAMES
-
-FLOAT_DTYPES: Mapping[str, torch.dtype] = {
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-}
-
-
-_ITEM_BYTES = {name: dtype.itemsize for dtype, name in DTYPE_NAMES.items()}
+from phi3quant.tensor_folder import TensorFolder, check_tensors, open_tensors
+from phi3quant.unread_tensors import refuse_explained, refuse_unread
 
 
 class ModelWeights(Protocol):
@@ -83,156 +72,13 @@ class StoredModel(Protocol):
     def linear_bytes(self) -> int:
         """Bytes of the blocks' matrices (layout.LINEARS), scales included."""
 
+    @property
+    def notes(self) -> Sequence[str]:
+        """Choices made while reading that its owner should see, a sentence each."""
+
 
 class StoredWeights(StoredModel, ModelWeights, Protocol):
     """A model on disk whose weights can be had, piece by piece."""
-
-
-@dataclass(frozen=True)
-class StoredTensor:
-    """Where a tensor lies and what its file's header says of it."""
-
-    file: Path
-    dtype: str
-    shape: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class TensorFolder:
-    """All tensors of a folder of safetensors by name; only headers have been read."""
-
-    folder: Path
-    files: tuple[Path, ...]
-    tensors: Mapping[str, StoredTensor]
-
-    def nbytes(self, *prefixes: str) -> int:
-        """Bytes of all tensors, or of those whose names begin so."""
-        return sum(
-            math.prod(stored.shape) * _ITEM_BYTES.get(stored.dtype, 0)
-            for name, stored in self.tensors.items()
-            if name.startswith(prefixes or ("",))
-        )
-
-    def load(self, name: str) -> torch.Tensor:
-        """Read one tensor in its stored dtype.
-
-        Raises:
-            CheckpointError: the folder has no such tensor, or its file can't be read any more.
-        """
-        if name not in self.tensors:
-            raise CheckpointError(f"{self.folder} has no tensor {name}")
-        file = self.tensors[name].file
-        try:
-            # Opened anew for every tensor, so that pages of the mapping are given back.
-            with safe_open(file, framework="pt") as opened:
-                tensor: torch.Tensor = opened.get_tensor(name)
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"can't read tensor {name} from {file}: {error}") from None
-        return tensor
-
-    def load_finite(self, name: str) -> torch.Tensor:
-        """Read one tensor as FP32 and make sure that all of it is finite.
-
-        Raises:
-            CheckpointError: as load; or NaN or infinity stands in the tensor.
-        """
-        tensor = self.load(name)
-        bad = _count_not_finite(tensor)
-        if bad:
-            first = tuple(int(i) for i in (~torch.isfinite(tensor)).nonzero()[0])
-            raise CheckpointError(
-                f"tensor {name} in {self.tensors[name].file} has {bad} values that are NaN "
-                f"or infinite, the first at {first}; the checkpoint is damaged"
-            )
-        return tensor.float()
-
-
-def _count_not_finite(tensor: torch.Tensor) -> int:
-    rows = tensor.view(len(tensor), -1)
-    counts: list[int] = []
-
-    def count(part: slice) -> None:
-        # A sum is finite only if all terms are: one pass and no mask in the common case. It may
-        # overflow where no term is infinite, hence the count.
-        if not torch.isfinite(rows[part].sum(dtype=torch.float32)):
-            counts.append(int((~torch.isfinite(rows[part])).sum()))
-
-    over_rows(rows.shape[0], rows.shape[1], count)
-    return sum(counts)
-
-
-def open_tensors(folder: Path) -> TensorFolder:
-    """Read the headers of all weight files of ``folder``, and the index if there is one.
-
-    Raises:
-        CheckpointError: no weights, or a shard that is missing, truncated or mislabelled.
-    """
-    index_path = folder / "model.safetensors.index.json"
-    if index_path.is_file():
-        weight_map = _read_weight_map(index_path)
-        files = tuple(folder / name for name in sorted(set(weight_map.values())))
-    elif (folder / "model.safetensors").is_file():
-        weight_map = {}
-        files = (folder / "model.safetensors",)
-    else:
-        raise CheckpointError(
-            f"{folder} has no model.safetensors and no index of shards{_other_weights(folder)}"
-        )
-    tensors: dict[str, StoredTensor] = {}
-    for file in files:
-        for name, stored in _read_header(file).items():
-            if name in tensors:
-                raise CheckpointError(f"tensor {name} is in both {tensors[name].file} and {file}")
-            tensors[name] = stored
-    for name, shard in weight_map.items():
-        if name not in tensors or tensors[name].file.name != shard:
-            raise CheckpointError(
-                f"{index_path.name} says that {shard} holds {name}, but it does not; "
-                "the shards and the index don't belong together"
-            )
-    return TensorFolder(folder, files, tensors)
-
-
-def _other_weights(folder: Path) -> str:
-    """A hint for folders that hold pickled weights, which are never opened."""
-    if any(folder.glob("*.bin")) or any(folder.glob("*.pt")):
-        return (
-            "; .bin and .pt files are pickles, which can run code and are not read: "
-            "convert them to safetensors first"
-        )
-    return ""
-
-
-def _read_weight_map(path: Path) -> dict[str, str]:
-    try:
-        weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} is not an index of shards: {error!r}") from None
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError(f"{path} has an empty weight_map")
-    for name, shard in weight_map.items():
-        if not isinstance(shard, str) or Path(shard).name != shard:
-            raise CheckpointError(f"{path} places {name} in {shard!r}, which is not a file name")
-    return weight_map
-
-
-def _read_header(file: Path) -> dict[str, StoredTensor]:
-    try:
-        with safe_open(file, framework="pt") as opened:
-            return {
-                # The library yields slices lazily: these two calls read no data.
-                name: StoredTensor(file, piece.get_dtype(), tuple(piece.get_shape()))
-                for name in opened.keys()  # noqa: SIM118 - not a dict; it has no __iter__
-                for piece in [opened.get_slice(name)]
-            }
-    except FileNotFoundError:
-        raise CheckpointError(f"the shard {file} is missing") from None
-    except (SafetensorError, OSError) as error:
-        size = file.stat().st_size
-        raise CheckpointError(
-            f"{file} ({size} bytes) is not a whole safetensors file ({error}); "
-            "it is truncated or mislabelled: download it again"
-        ) from None
 
 
 @dataclass(frozen=True)
@@ -242,6 +88,7 @@ class Checkpoint:
     folder: Path
     config: Phi3Config
     store: TensorFolder
+    notes: tuple[str, ...] = ()
 
     @property
     def format(self) -> str:
@@ -289,16 +136,51 @@ class Checkpoint:
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
-    """Open a plain checkpoint; config and all headers are checked, no weights are read.
+    """Open a plain checkpoint; config and all headers are checked.
+
+    No weights are read, except to compare the head of a tied model with its embedding.
 
     Raises:
         ConfigError: config.json is missing or not Phi-3.
-        CheckpointError: weights are missing, truncated, of a wrong shape or dtype.
+        CheckpointError: weights are missing, truncated, of a wrong shape or dtype, or there are
+            tensors that belong to another model than config.json describes.
     """
-    config = read_config(folder)
+    stored = read_config(folder)
     store = open_tensors(folder)
-    check_tensors(store, tensor_shapes(config))
-    return Checkpoint(folder, config, store)
+    config, notes = untied_if_different(store, stored)
+    shapes = tensor_shapes(config)
+    known = {*shapes, HEAD}
+    refuse_explained(store.folder, store.tensors, known, config)
+    check_tensors(store, shapes)
+    notes += refuse_unread(store.folder, store.tensors, known, config)
+    return Checkpoint(folder, config, store, (*store.notes, *notes))
+
+
+def untied_if_different(
+    store: TensorFolder, config: Phi3Config
+) -> tuple[Phi3Config, tuple[str, ...]]:
+    """Correct a configuration that ties a head which the files hold apart.
+
+    As in transformers 5, a tied model with another head in its files uses that head; one with an
+    equal head stays tied.
+
+    Returns:
+        The configuration of the weights, and notes for their owner.
+
+    Raises:
+        CheckpointError: a file can't be read.
+    """
+    both = HEAD in store.tensors and EMBEDDING in store.tensors
+    if not config.tie_word_embeddings or not both or store.same_values(EMBEDDING, HEAD):
+        return config, ()
+    untied = replace(
+        config, tie_word_embeddings=False, raw={**config.raw, "tie_word_embeddings": False}
+    )
+    note = (
+        f"config.json ties the head to the embedding, but {HEAD} and {EMBEDDING} differ; "
+        "the head is used as it is stored, as by transformers 5"
+    )
+    return untied, (note,)
 
 
 def linear_bytes(store: TensorFolder, config: Phi3Config) -> int:
@@ -310,30 +192,6 @@ def linear_bytes(store: TensorFolder, config: Phi3Config) -> int:
             for key in LINEARS
         )
     )
-
-
-def check_tensors(store: TensorFolder, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Make sure that the float tensors of ``shapes`` are all there, with these shapes.
-
-    Raises:
-        CheckpointError: names what is missing or differs.
-    """
-    missing = [name for name in shapes if name not in store.tensors]
-    if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise CheckpointError(f"{store.folder} has no tensor {missing[0]}{more}")
-    for name, shape in shapes.items():
-        stored = store.tensors[name]
-        if stored.shape != tuple(shape):
-            raise CheckpointError(
-                f"tensor {name} in {stored.file} has shape {list(stored.shape)}; "
-                f"config.json calls for {list(shape)}"
-            )
-        if stored.dtype not in FLOAT_DTYPES:
-            raise CheckpointError(
-                f"tensor {name} in {stored.file} is {stored.dtype}; "
-                f"expected one of {', '.join(FLOAT_DTYPES)}"
-            )
 
 
 def sha256(path: Path) -> str:

@@ -1,13 +1,13 @@
 """The configuration of a Phi-3-family model, read from any dialect of its config.json."""
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from phi3quant.errors import ConfigError
+from phi3quant.errors import ConfigError, InputError
+from phi3quant.untrusted_json import read_json
 
 _REQUIRED_SIZES = (
     "vocab_size",
@@ -20,6 +20,12 @@ _REQUIRED_SIZES = (
 _LONGROPE_NAMES = ("longrope", "su", "yarn")
 # A size no member of the family comes near; it stops absurd allocations before they are made.
 _MAX_SIZE = 1 << 24
+# Layers are counted through before any weights are seen; the deepest published models have 126.
+_MAX_LAYERS = 1024
+# Formats store windows as 32-bit integers and other numbers as FP32.
+_MAX_WINDOW = (1 << 31) - 1
+_SHOWN = 80
+_MIN_FLOAT, _MAX_FLOAT = 2.0**-126, 2.0**127
 
 
 @dataclass(frozen=True)
@@ -80,8 +86,32 @@ def read_config(folder: Path) -> Phi3Config:
     """
     path = folder / "config.json"
     if not path.is_file():
-        raise ConfigError(f"{folder} has no config.json; it is not a model folder")
+        raise ConfigError(adapter_hint(folder) or f"{folder} has no config.json{_hint(folder)}")
     return read_config_file(path)
+
+
+def adapter_hint(folder: Path) -> str | None:
+    """A message for the folder of an adapter; None for other folders."""
+    path = folder / "adapter_config.json"
+    if not path.is_file():
+        return None
+    try:
+        described = read_json(path, raises=ConfigError)
+    except InputError:
+        described = {}
+    base, kind = described.get("base_model_name_or_path"), described.get("peft_type")
+    base = base if isinstance(base, str) and base else "its base model"
+    kind = kind if isinstance(kind, str) and kind else "LoRA"
+    return (
+        f"{folder} is a {kind} adapter of {base}, not a model; merge it into {base} first "
+        "(PEFT: merge_and_unload) and give the merged folder"
+    )
+
+
+def _hint(folder: Path) -> str:
+    if (folder / "genai_config.json").is_file():
+        return "; put the config.json of the original model next to its genai_config.json"
+    return "; it is not a model folder"
 
 
 def read_config_file(path: Path) -> Phi3Config:
@@ -90,12 +120,7 @@ def read_config_file(path: Path) -> Phi3Config:
     Raises:
         ConfigError: as read_config.
     """
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ConfigError(f"{path} is not readable as JSON: {error}") from None
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path} holds a JSON {type(raw).__name__}, not an object")
+    raw = read_json(path, raises=ConfigError)
     try:
         return parse_config(raw)
     except ConfigError as error:
@@ -112,10 +137,14 @@ def parse_config(raw: Mapping[str, Any]) -> Phi3Config:
     """
     if raw.get("model_type") != "phi3":
         raise ConfigError(
-            f"model_type is {raw.get('model_type')!r}, not 'phi3'; "
+            f"model_type is {_shown(raw.get('model_type'))}, not 'phi3'; "
             "phi3quant handles models of the Phi-3 architecture only"
         )
     sizes = {key: _size(raw, key) for key in _REQUIRED_SIZES}
+    if sizes["num_hidden_layers"] > _MAX_LAYERS:
+        raise ConfigError(
+            f"num_hidden_layers is {sizes['num_hidden_layers']}; at most {_MAX_LAYERS} can be read"
+        )
     hidden, heads = sizes["hidden_size"], sizes["num_attention_heads"]
     kv_heads = _size(raw, "num_key_value_heads", default=heads)
     head_dim = _size(raw, "head_dim", default=hidden // heads)
@@ -126,7 +155,7 @@ def parse_config(raw: Mapping[str, Any]) -> Phi3Config:
             f"num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}"
         )
     if raw.get("hidden_act", "silu") not in ("silu", "swish"):
-        raise ConfigError(f"hidden_act is {raw['hidden_act']!r}; Phi-3 models use 'silu'")
+        raise ConfigError(f"hidden_act is {_shown(raw['hidden_act'])}; Phi-3 models use 'silu'")
     for key in ("attention_bias", "mlp_bias", "lm_head_bias"):
         if raw.get(key):
             raise ConfigError(f"{key} is true; models of the Phi-3 architecture have no biases")
@@ -144,9 +173,6 @@ def parse_config(raw: Mapping[str, Any]) -> Phi3Config:
     original = _size(
         {**rope, **raw}, "original_max_position_embeddings", default=min(4096, max_positions)
     )
-    window = raw.get("sliding_window")
-    if window is not None and (not isinstance(window, int) or window < 1):
-        raise ConfigError(f"sliding_window is {window!r}; it must be null or a positive integer")
     eps = _number(raw, raw, "rms_norm_eps", default=1e-5)
     return Phi3Config(
         **sizes,
@@ -157,11 +183,27 @@ def parse_config(raw: Mapping[str, Any]) -> Phi3Config:
         rope_theta=theta,
         rotary_dim=rotary_dim,
         long_rope=_long_rope(rope, rotary_dim, max_positions, original),
-        sliding_window=window,
+        sliding_window=_window(raw),
         rms_norm_eps=eps,
-        tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
+        tie_word_embeddings=_flag(raw, "tie_word_embeddings"),
         raw=dict(raw),
     )
+
+
+def _window(raw: Mapping[str, Any]) -> int | None:
+    window = raw.get("sliding_window")
+    if window is None or (type(window) is int and 0 < window <= _MAX_WINDOW):
+        return window
+    raise ConfigError(
+        f"sliding_window is {_shown(window)}; it must be null or an integer from 1 to {_MAX_WINDOW}"
+    )
+
+
+def _flag(raw: Mapping[str, Any], key: str) -> bool:
+    value = raw.get(key)
+    if not isinstance(value, bool | None):
+        raise ConfigError(f"{key} is {_shown(value)}; it must be true or false")
+    return bool(value)
 
 
 def _rope_section(raw: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -171,7 +213,7 @@ def _rope_section(raw: Mapping[str, Any]) -> Mapping[str, Any]:
         if section is None:
             continue
         if not isinstance(section, Mapping):
-            raise ConfigError(f"{key} is {section!r}; it must be null or an object")
+            raise ConfigError(f"{key} is {_shown(section)}; it must be null or an object")
         return section
     return {}
 
@@ -184,7 +226,7 @@ def _long_rope(
         return None
     if kind not in _LONGROPE_NAMES:
         raise ConfigError(
-            f"rope scaling of type {kind!r} is not used by Phi-3; expected 'longrope'"
+            f"rope scaling of type {_shown(kind)} is not used by Phi-3; expected 'longrope'"
         )
     factors = {}
     for key in ("short_factor", "long_factor"):
@@ -192,17 +234,18 @@ def _long_rope(
         if not isinstance(values, list) or len(values) != rotary_dim // 2:
             found = len(values) if isinstance(values, list) else "no list"
             raise ConfigError(f"rope {key} needs {rotary_dim // 2} numbers, found {found}")
-        if not all(_is_number(value) and value > 0 for value in values):
+        if not all(map(_is_positive, values)):
             raise ConfigError(f"rope {key} holds something other than positive numbers")
         factors[key] = tuple(float(value) for value in values)
-    scale = rope.get("factor")
-    scale = max_positions / original if scale is None else float(scale)
-    attention = rope.get("attention_factor")
-    if attention is None:
-        # LongRoPE's magnitude correction, as transformers' modeling_rope_utils computes it.
-        stretched = scale > 1.0
-        attention = math.sqrt(1 + math.log(scale) / math.log(original)) if stretched else 1.0
-    return LongRope(factors["short_factor"], factors["long_factor"], float(attention))
+    scale = _number(rope, {}, "factor", default=max_positions / original)
+    # LongRoPE's magnitude correction, as transformers' modeling_rope_utils computes it.
+    computed = 1.0
+    if scale > 1.0 and rope.get("attention_factor") is None:
+        if original == 1:
+            raise ConfigError("original_max_position_embeddings is 1; LongRoPE needs 2 or more")
+        computed = math.sqrt(1 + math.log(scale) / math.log(original))
+    attention = _number(rope, {}, "attention_factor", default=computed)
+    return LongRope(factors["short_factor"], factors["long_factor"], attention)
 
 
 def _size(raw: Mapping[str, Any], key: str, default: int | None = None) -> int:
@@ -212,7 +255,9 @@ def _size(raw: Mapping[str, Any], key: str, default: int | None = None) -> int:
     if value is None:
         raise ConfigError(f"the key {key} is missing")
     if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < _MAX_SIZE:
-        raise ConfigError(f"{key} is {value!r}; it must be an integer from 1 to {_MAX_SIZE - 1}")
+        raise ConfigError(
+            f"{key} is {_shown(value)}; it must be an integer from 1 to {_MAX_SIZE - 1}"
+        )
     return value
 
 
@@ -222,10 +267,21 @@ def _number(
     value = section.get(key, raw.get(key))
     if value is None:
         return default
-    if not _is_number(value) or not math.isfinite(value) or value <= 0:
-        raise ConfigError(f"{key} is {value!r}; it must be a positive number")
+    if not _is_positive(value):
+        raise ConfigError(f"{key} is {_shown(value)}; it must be a positive number that FP32 holds")
     return float(value)
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _is_positive(value: object) -> bool:
+    """Whether a value is a positive number in the range of FP32."""
+    return (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and _MIN_FLOAT <= value <= _MAX_FLOAT
+    )
+
+
+def _shown(value: object) -> str:
+    """A value for messages, shortened."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

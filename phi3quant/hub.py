@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from phi3quant.bundled import BUNDLED, bundled_folder
-from phi3quant.checkpoint import read_json_if_there
 from phi3quant.errors import MissingExtraError, ModelNotFoundError
+from phi3quant.first_bytes import GGUF_MAGIC, lfs_hint, starts_with
 from phi3quant.output import MANIFEST
+from phi3quant.untrusted_json import read_json_if_there
 
 __all__ = ["BUNDLED", "GGUF_SUFFIX", "Located", "bundled_folder", "locate"]
 
@@ -48,7 +49,7 @@ def locate(model: str | Path | None, revision: str | None = None) -> Located:
 
     Args:
         model: a folder (OUT/FORMAT names a format of an output OUT, even if OUT itself is of it); a
-            .gguf file; a hub id such as ``microsoft/Phi-3-mini-4k-instruct``; or
+            GGUF file of any name; a hub id such as ``microsoft/Phi-3-mini-4k-instruct``; or
             None or ``phi3-tiny`` for the bundled one.
         revision: branch, tag or commit, for a hub id.
 
@@ -61,16 +62,17 @@ def locate(model: str | Path | None, revision: str | None = None) -> Located:
     path = _first_format(Path(model)) or Path(model)
     if path.is_dir():
         return Located(path, path.resolve().name)
-    if path.is_file() and path.suffix == GGUF_SUFFIX:
+    if starts_with(path, GGUF_MAGIC) or (path.is_file() and path.suffix == GGUF_SUFFIX):
         return Located(path, path.name)
     if path.exists():
         raise ModelNotFoundError(
-            f"{model} is a file; give the folder that holds config.json and the safetensors, "
-            "or a .gguf file"
+            lfs_hint(path)
+            or f"{model} is neither a folder nor a GGUF file; give the folder that holds "
+            "config.json and the safetensors, or a GGUF file"
         )
     if not _HUB_ID.fullmatch(str(model)):
         raise ModelNotFoundError(
-            f"there is no folder {model}; give a folder, a .gguf file, a hub id like "
+            f"there is no folder {model}; give a folder, a GGUF file, a hub id like "
             f"microsoft/Phi-3-mini-4k-instruct, or {BUNDLED} (bundled)"
         )
     return _from_hub(str(model), revision)

@@ -11,17 +11,17 @@ from typing import Any
 import torch
 
 from calib.corpus import load_corpus, render, suitable
-from converters import FORMATS, to_gguf, to_onnx
+from converters import FORMATS, open_weights, to_gguf, to_onnx
 from converters.companions import check_companions
 from converters.gguf_policy import MIXED, file_type
 from converters.onnx_options import OnnxOptions
 from converters.writer import Format, Source
 from phi3quant import budget, manifest, mixing, preflight, windows
 from phi3quant.blockwise import Work, quantize_blocks
-from phi3quant.checkpoint import Checkpoint, open_checkpoint
+from phi3quant.checkpoint import Checkpoint
 from phi3quant.codecs import Codecs
 from phi3quant.codecs.affine import AffineCodec
-from phi3quant.config import Phi3Config, read_config
+from phi3quant.config import Phi3Config
 from phi3quant.draft import Judge, draft_of, publish
 from phi3quant.errors import CheckpointError, CorpusError, SchemeError
 from phi3quant.hub import Located, locate
@@ -285,13 +285,12 @@ def _settle(journal: Journal, conduct: Conduct, made_from: Mapping[str, Any]) ->
 
 
 def _open_plain(folder: Path) -> Checkpoint:
-    if folder.is_file():
+    opened = open_weights(folder)
+    if not isinstance(opened, Checkpoint):
         raise CheckpointError(
-            f"{folder} is a GGUF file; give the folder of the original checkpoint"
+            f"{folder} is quantized already ({opened.format}); give the original checkpoint"
         )
-    if read_config(folder).raw.get("quantization_config") is not None:
-        raise CheckpointError(f"{folder} is quantized already; give the original checkpoint")
-    return open_checkpoint(folder)
+    return opened
 
 
 def _formats(recipe: Recipe) -> list[Format]:

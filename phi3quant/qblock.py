@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from phi3quant.layout import Block
+from phi3quant.layout import LINEARS, Block
 from phi3quant.qtensor import Quantized
 
 
@@ -20,12 +20,26 @@ class TensorLoss:
     chosen: float
 
 
+def rounded_norms(block: Block) -> dict[str, torch.Tensor]:
+    """The norms of a block as ``rounded_norm`` leaves them."""
+    return {key: rounded_norm(value) for key, value in block.items() if key not in LINEARS}
+
+
+def rounded_norm(norm: torch.Tensor) -> torch.Tensor:
+    """FP32 values rounded to FP16; those past its range stay as they are.
+
+    Formats that store norms as FP32 keep the latter, the others refuse them.
+    """
+    rounded = norm.half().float()
+    return torch.where(torch.isfinite(rounded), rounded, norm)
+
+
 @dataclass(frozen=True)
 class QuantizedBlock:
     """A finished decoder block.
 
     Attributes:
-        norms: FP32 values that FP16 holds exactly, under their short names.
+        norms: FP32, rounded to FP16 where it holds them (see rounded_norms), by short name.
         linears: codes under the names of layout.LINEARS.
         losses: per linear, for methods that measure; empty for RTN.
         folds: per fold, the scales [channels] that were moved; empty for RTN.

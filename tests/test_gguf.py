@@ -285,7 +285,7 @@ def whole_file(tmp_path: Path) -> bytearray:
 @pytest.mark.parametrize(
     ("where", "value", "message"),
     [
-        (0, b"GGML", "no GGUF file"),
+        (0, b"GGML", "not a GGUF file"),
         (4, struct.pack("<I", 77), "version 77"),
         (8, struct.pack("<Q", 1 << 60), "claims 1152921504606846976 tensors"),
         (16, struct.pack("<Q", 1 << 40), "claims 1099511627776 metadata entries"),
@@ -354,7 +354,7 @@ def test_what_cannot_be_exported_is_explained(
     file = export("phi3-tiny", tmp_path / "once", "q4_0")
     with pytest.raises(CheckpointError, match="is GGUF Q4_0 already"):
         export_gguf(file, tmp_path / "out")
-    with pytest.raises(CheckpointError, match="GGUF file; give the folder"):
+    with pytest.raises(CheckpointError, match=r"quantized already \(GGUF Q4_0\); give the original"):
         quantize(file, tmp_path / "out", Recipe("rtn"))
     make_model(tmp_path / "bare")
     (tmp_path / "bare" / "tokenizer.json").unlink()

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from converters import LAYOUTS, bits
-from converters.layout import PackedLayout
+from converters.layout import PackedLayout, Stated
 from converters.packed_sizes import words_for
 from phi3quant.checkpoint import open_checkpoint
 from phi3quant.config import Phi3Config
@@ -68,8 +68,9 @@ def test_what_is_packed_is_unpacked(
     for spec in announced:
         assert DTYPE_NAMES[stored[spec.name].dtype] == spec.dtype
         assert tuple(stored[spec.name].shape) == spec.shape
-    described = layout.recognise(layout.describe(scheme))
-    assert described is not None
+    stated = layout.recognise(layout.describe(scheme))
+    assert stated is not None
+    described = stated.scheme
     assert (described.bits, described.group_size) == (scheme.bits, scheme.group_size)
     again = layout.unpack(stored, tensor.shape, described)
     assert torch.equal(again.codes, tensor.codes)
@@ -158,7 +159,7 @@ def test_golden_words() -> None:
     ],
 )
 def test_a_form_that_cannot_be_read_is_named(described: dict[str, object], message: str) -> None:
-    def recognise_any() -> list[QuantScheme | None]:
+    def recognise_any() -> list[Stated | None]:
         return [layout.recognise(described) for layout in LAYOUTS.values()]
 
     with pytest.raises(SchemeError, match=message):

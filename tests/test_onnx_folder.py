@@ -107,9 +107,9 @@ def escape(path: Path) -> None:
         (lambda f: shorten(f / "model.onnx.data", 1), "cut short or replaced"),
         (lambda f: (f / "model.onnx.data").unlink(), "model.onnx.data is missing"),
         (lambda f: spoil(f / "model.onnx.data"), "is damaged: its SHA-256"),
-        (lambda f: shorten(f / "model.onnx", 7), "is no ONNX model"),
+        (lambda f: shorten(f / "model.onnx", 7), "is not an ONNX model"),
         (lambda f: rename_logits(f / "model.onnx"), "no output logits"),
-        (lambda f: escape(f / "model.onnx"), "no file beside it"),
+        (lambda f: escape(f / "model.onnx"), "not a file next to it"),
         (lambda f: (f / "config.json").unlink(), "no config.json"),
     ],
 )

@@ -170,7 +170,7 @@ def test_a_list_of_files_catches_what_sizes_do_not(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="has 9 bytes, not 8"):
         check_sizes(tmp_path, {data.name: 8})
     for text, message in (
-        ("[]", r"files\.json does not hold a JSON object"),
+        ("[]", r"files\.json: Expected `object`"),
         ('{"model.onnx.data": {"bytes": "8"}}', r"files\.json is no list of files"),
         ('{"model.onnx.data": 8}', r"files\.json is no list of files"),
     ):

@@ -1,7 +1,6 @@
 """A model in a format, as the sizes of its tensors and files."""
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,12 @@ from converters.onnx_sizes import check as check_onnx
 from converters.onnx_sizes import nbytes as onnx_bytes
 from converters.onnx_sizes import plan_matrices, stored_tensors
 from converters.packed_sizes import PACKED, packed_tensors
+from phi3quant.errors import CheckpointError
 from phi3quant.estimating.members import Described
 from phi3quant.layout import EMBEDDING
 from phi3quant.scheme import QuantScheme
 from phi3quant.tensor_plan import plan_shards, safetensors_header
+from phi3quant.untrusted_json import read_json_if_there
 
 GGUF, ONNX = "gguf", "onnx"
 FORMATS = (GGUF, ONNX, *PACKED)
@@ -163,26 +164,35 @@ def _vocabulary_bytes(model: Described) -> int:
         return _ENTRY_BYTES * model.config.vocab_size
     section = found.get("model")
     section = section if isinstance(section, Mapping) else {}
-    texts = [str(piece) for piece in section.get("vocab", ())]
-    texts += [str(token.get("content")) for token in found.get("added_tokens", ())]
+    texts = {str(piece) for piece in _items(section, "vocab")}
+    added = _items(found, "added_tokens")
+    texts |= {str(token.get("content")) for token in added if isinstance(token, Mapping)}
     # Lengths of 8 bytes, types of 4, scores of 4, which stand there for sentencepiece only.
-    entries = sum(len(text.encode()) for text in set(texts)) + 12 * model.config.vocab_size
-    fillers = max(0, model.config.vocab_size - len(set(texts)))
+    entries = sum(map(_bytes, texts)) + 12 * model.config.vocab_size
+    fillers = max(0, model.config.vocab_size - len(texts))
     entries += fillers * len("[PAD00000]")
     if section.get("byte_fallback"):
         return entries + 4 * model.config.vocab_size
-    merges = section.get("merges", ())
-    return entries + sum(
-        8 + len((merge if isinstance(merge, str) else " ".join(map(str, merge))).encode())
-        for merge in merges
+    merges = _items(section, "merges")
+    joined = (
+        " ".join(map(str, merge)) if isinstance(merge, list) else str(merge) for merge in merges
     )
+    return entries + sum(8 + _bytes(merge) for merge in joined)
+
+
+def _items(section: Mapping[str, Any], key: str) -> Collection[Any]:
+    """A list or the keys of an object; nothing in place of anything else."""
+    found = section.get(key)
+    return found if isinstance(found, list | dict) else ()
+
+
+def _bytes(text: str) -> int:
+    return len(text.encode("utf-8", "replace"))
 
 
 def _tokenizer(folder: Path | None) -> dict[str, Any]:
     """The tokenizer of a folder as far as it can be read; an estimate gets by without."""
     try:
-        text = (folder / "tokenizer.json").read_text(encoding="utf-8") if folder else "{}"
-        found = json.loads(text)
-    except (OSError, ValueError):
+        return {} if folder is None else read_json_if_there(folder / "tokenizer.json")
+    except CheckpointError:
         return {}
-    return found if isinstance(found, dict) else {}

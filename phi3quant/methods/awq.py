@@ -16,7 +16,7 @@ from phi3quant.folds import FOLDS, Fold, folded
 from phi3quant.gram import Gram
 from phi3quant.layout import LINEARS, Block
 from phi3quant.methods import rtn
-from phi3quant.qblock import QuantizedBlock, TensorLoss
+from phi3quant.qblock import QuantizedBlock, TensorLoss, rounded_norms
 from phi3quant.qtensor import Quantized
 
 # The exponents r of s = a^r: AWQ's 20 steps, with both ends.
@@ -195,7 +195,7 @@ def _choose_codes(
             key=lambda pair: pair[0],
         )
         losses[name] = TensorLoss(rtn=rtn_losses[name], chosen=loss)
-    norms = {key: value.half().float() for key, value in moved.items() if key not in LINEARS}
+    norms = rounded_norms(moved)
     return QuantizedBlock(norms, linears, losses, folds=dict(scales))
 
 

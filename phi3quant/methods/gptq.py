@@ -10,7 +10,7 @@ from phi3quant.codecs import Codecs
 from phi3quant.config import Phi3Config
 from phi3quant.gram import Gram
 from phi3quant.layout import LINEARS, Block
-from phi3quant.qblock import QuantizedBlock
+from phi3quant.qblock import QuantizedBlock, rounded_norms
 
 
 def quantize_block(
@@ -26,6 +26,6 @@ def quantize_block(
     Raises:
         SchemeError: a codec doesn't fit the block's shapes.
     """
-    norms = {key: value.half().float() for key, value in block.items() if key not in LINEARS}
+    norms = rounded_norms(block)
     linears = {name: codecs[name].quantize_fitted(block[name], grams[name]) for name in LINEARS}
     return QuantizedBlock(norms, linears, losses={}, folds={})

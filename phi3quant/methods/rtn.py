@@ -2,7 +2,7 @@
 
 from phi3quant.codecs import Codecs
 from phi3quant.layout import LINEARS, Block
-from phi3quant.qblock import QuantizedBlock
+from phi3quant.qblock import QuantizedBlock, rounded_norms
 
 
 def quantize_block(block: Block, codecs: Codecs) -> QuantizedBlock:
@@ -15,6 +15,6 @@ def quantize_block(block: Block, codecs: Codecs) -> QuantizedBlock:
     Raises:
         SchemeError: a codec doesn't fit the block's shapes.
     """
-    norms = {key: value.half().float() for key, value in block.items() if key not in LINEARS}
+    norms = rounded_norms(block)
     linears = {name: codecs[name].quantize(block[name]) for name in LINEARS}
     return QuantizedBlock(norms, linears, losses={}, folds={})
