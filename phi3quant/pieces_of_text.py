@@ -79,11 +79,14 @@ def _joint(here: Spans, after: Spans, offset: int) -> tuple[int, int] | None:
         after: the later one.
         offset: where the later one begins in the earlier one.
     """
+    if not len(here.ids) or not len(after.ids):
+        return None
     tail = int(np.searchsorted(here.places[:, 0], offset))
+    shared = int(np.searchsorted(after.places[:, 0], int(here.places[-1, 1]) - offset))
     places = {
         (number, begin + offset, end + offset): index
         for index, (number, (begin, end)) in enumerate(
-            zip(after.ids.tolist(), after.places[: len(here.ids)].tolist(), strict=False)
+            zip(after.ids[:shared].tolist(), after.places[:shared].tolist(), strict=True)
         )
     }
     best, run, previous = (0, 0, 0), 0, -2
