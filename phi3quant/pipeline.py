@@ -342,8 +342,7 @@ def _calibration_windows(located: Located, calibration: Calibration) -> _Windows
     chosen = windows.shuffled_by_content(sample)
     require_rows(tokenizer, chosen.numpy(), read_config(located.folder).vocab_size)
     description = {
-        "text": corpus.name,
-        "text_sha256": corpus.digest,
+        **corpus.as_json(),
         "windows": len(chosen),
         "window_tokens": calibration.length,
         "seed": calibration.seed,

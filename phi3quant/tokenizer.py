@@ -86,26 +86,33 @@ class Tokenizer:
         return self.encoder.decode(ids)
 
     def render_chat(
-        self, messages: Sequence[Message], *, add_generation_prompt: bool = False
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Any] | None = None,
+        add_generation_prompt: bool = False,
     ) -> str:
         """A chat as the model was trained to see it.
 
         Without a template of the model's own, Phi-3's format is used.
 
         Args:
-            messages: the turns, with all keys that a template may read (``tools``, ...).
+            messages: the turns, with all keys that a template may read.
+            tools: descriptions of tools, for the template.
             add_generation_prompt: end with the beginning of the assistant's turn.
 
         Raises:
             TokenizerError: the model's template fails on these messages.
         """
         if self.chat_template is None:
+            if tools is not None:
+                raise TokenizerError("the model has no chat template that could name tools")
             return _phi3_chat(messages, add_generation_prompt=add_generation_prompt)
         return render_template(
             self.chat_template,
             {
                 "messages": [dict(message) for message in messages],
-                "tools": None,
+                "tools": tools,
                 "documents": None,
                 "add_generation_prompt": add_generation_prompt,
                 **self.special_tokens,

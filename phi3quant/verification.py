@@ -175,8 +175,7 @@ def text_windows(
     cut = windows.cut_windows(ids, length, f"the evaluation text {source}")
     require_rows(tokenizer, cut.numpy(), config.vocab_size)
     return cut, {
-        "text": corpus.name,
-        "text_sha256": corpus.digest,
+        **corpus.as_json(),
         "vocabulary_sha256": tokenizer.digest,
         "tokens_sha256": windows.digest(cut),
         "windows": len(cut),
