@@ -22,7 +22,7 @@ _MAX_LINE = 2 * MAX_CHARACTERS
 # times the column's chunk.
 _BATCH_ROWS, _BATCH_BYTES = 256, 64 << 20
 # A page may be as large as its column's chunk; text never compresses so well.
-_MAX_EXPANDED, _MAX_RATIO = 256 << 20, 100
+_MAX_EXPANDED, _MAX_RATIO = 32 << 20, 100
 
 Records = Iterator[tuple[str, Any]]
 """Records with their places."""
