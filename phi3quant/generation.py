@@ -18,7 +18,7 @@ from phi3quant.decoder import BlockwiseDecoder, Decoder
 from phi3quant.errors import InputError
 from phi3quant.hub import Located, locate
 from phi3quant.sampling import Sampling, choose
-from phi3quant.tokenizer import Tokenizer
+from phi3quant.tokenizer import Tokenizer, require_rows
 
 DEFAULT_NEW_TOKENS = 256
 
@@ -104,6 +104,10 @@ def generate(
         >>> generate("phi3-tiny", "What is the opposite of hot?").text
         'The opposite of hot is cold.'
     """
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"the prompt is not UTF-8 (character {error.start})") from None
     located = locate(artifact, revision)
     tokenizer = open_tokenizer(located.path)
     text = prompt
@@ -112,6 +116,7 @@ def generate(
         text = tokenizer.render_chat([turn], add_generation_prompt=True)
     ids = tokenizer.encode(text)
     opened = open_model(located.path)
+    require_rows(tokenizer, ids, opened.config.vocab_size)
     room = _room(ids, opened.config.max_position_embeddings, max_new_tokens)
     stops = stop_tokens(located.path, opened.config, tokenizer)
     with torch.inference_mode():

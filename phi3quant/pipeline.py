@@ -32,7 +32,7 @@ from phi3quant.output import check_not_inside, check_output_folder
 from phi3quant.precision import product_dtype
 from phi3quant.progress import Progress, silent
 from phi3quant.scheme import QuantScheme
-from phi3quant.tokenizer import load_tokenizer
+from phi3quant.tokenizer import load_tokenizer, require_rows
 
 
 @dataclass(frozen=True)
@@ -338,13 +338,13 @@ def _calibration_windows(located: Located, calibration: Calibration) -> _Windows
     tokenizer = load_tokenizer(located.folder)
     source = suitable(tokenizer) if calibration.source is None else calibration.source
     corpus = load_corpus(source, "calibration", calibration.field)
-    ids = tokenizer.encode(render(corpus, tokenizer))
+    ids = tokenizer.encode_long(render(corpus, tokenizer))
     everything = windows.cut_windows(ids, calibration.length, f"the calibration text {source}")
     sample = windows.sample_windows(everything, calibration.samples, calibration.seed)
     chosen = windows.shuffled_by_content(sample)
+    require_rows(tokenizer, chosen.numpy(), read_config(located.folder).vocab_size)
     description = {
-        "text": corpus.name,
-        "text_sha256": corpus.digest,
+        **corpus.as_json(),
         "windows": len(chosen),
         "window_tokens": calibration.length,
         "seed": calibration.seed,

@@ -2,19 +2,21 @@
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-import jinja2
-import jinja2.sandbox
+import numpy as np
+from numpy.typing import NDArray
 from tokenizers import Tokenizer as FastTokenizer
 
-from phi3quant.checkpoint import read_json_if_there
-from phi3quant.errors import MissingExtraError, TokenizerError
+from phi3quant.chat_template import render_template
+from phi3quant.errors import TokenizerError
+from phi3quant.fast_tokenizer import read_fast, whole_texts
+from phi3quant.pieces_of_text import CHARACTERS, Spans, encode_in_pieces
+from phi3quant.sentencepiece_encoder import read_pieces
+from phi3quant.untrusted_json import read_json_if_there
 
 FILES = (
     "tokenizer.json",
@@ -32,8 +34,8 @@ FILES = (
 END_OF_TURN = ("<|end|>", "<|im_end|>")
 """Tokens that end a turn of a chat, where generation must stop; config.json seldom says so."""
 
-Message = Mapping[str, str]
-"""A turn of a chat: ``role`` and ``content``."""
+Message = Mapping[str, Any]
+"""A turn of a chat: ``role``, ``content``, and whatever else its template reads."""
 
 
 class Encoder(Protocol):
@@ -41,6 +43,9 @@ class Encoder(Protocol):
 
     def encode(self, text: str) -> list[int]:
         """Token ids; added tokens in the text become their ids, no BOS or EOS is put in."""
+
+    def spans(self, text: str) -> Spans:
+        """The same ids, with the place of each in the text."""
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, special tokens included."""
@@ -53,101 +58,77 @@ class Tokenizer:
     encoder: Encoder
     chat_template: str | None
     special_tokens: Mapping[str, str]
+    """Texts by the names that chat templates use, such as ``bos_token``."""
     digest: str
     """SHA-256 over the vocabulary: which token each id stands for."""
 
     def encode(self, text: str) -> list[int]:
         """Token ids of ``text``; no BOS or EOS is added."""
-        return self.encoder.encode(text)
+        if len(text) <= CHARACTERS:
+            return self.encoder.encode(text)
+        ids: list[int] = self.encode_long(text).tolist()
+        return ids
+
+    def encode_long(self, text: str, limit: int | None = None) -> NDArray[np.int32]:
+        """Token ids of ``text`` in an array, encoded piece by piece.
+
+        Args:
+            text: of any length.
+            limit: tokens that are needed; the text after them isn't read.
+
+        Returns:
+            int32 [tokens], at most ``limit``.
+        """
+        return encode_in_pieces(self.encoder.spans, text, limit)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ``ids``, special tokens included."""
         return self.encoder.decode(ids)
 
     def render_chat(
-        self, messages: Sequence[Message], *, add_generation_prompt: bool = False
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Any] | None = None,
+        add_generation_prompt: bool = False,
     ) -> str:
         """A chat as the model was trained to see it.
 
         Without a template of the model's own, Phi-3's format is used.
 
+        Args:
+            messages: the turns, with all keys that a template may read.
+            tools: descriptions of tools, for the template.
+            add_generation_prompt: end with the beginning of the assistant's turn.
+
         Raises:
             TokenizerError: the model's template fails on these messages.
         """
         if self.chat_template is None:
-            turns = "".join(f"<|{m['role']}|>\n{m['content']}<|end|>\n" for m in messages)
-            return turns + ("<|assistant|>\n" if add_generation_prompt else "")
-        # The template comes with the model, so it runs in jinja's sandbox.
-        environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-        )
-        environment.globals["raise_exception"] = _refuse
-        environment.filters["tojson"] = partial(json.dumps, ensure_ascii=False)
-        try:
-            return environment.from_string(self.chat_template).render(
-                messages=list(messages),
-                add_generation_prompt=add_generation_prompt,
+            if tools is not None:
+                raise TokenizerError("the model has no chat template that could name tools")
+            return _phi3_chat(messages, add_generation_prompt=add_generation_prompt)
+        return render_template(
+            self.chat_template,
+            {
+                "messages": [dict(message) for message in messages],
+                "tools": tools,
+                "documents": None,
+                "add_generation_prompt": add_generation_prompt,
                 **self.special_tokens,
+            },
+        )
+
+
+def _phi3_chat(messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
+    for message in messages:
+        if not isinstance(message.get("content"), str):
+            raise TokenizerError(
+                f"the model has no chat template, and Phi-3's format has no place for a turn "
+                f"without text ({_short(message)})"
             )
-        except (jinja2.TemplateError, TypeError, ValueError) as error:
-            raise TokenizerError(f"the model's chat template failed: {error}") from None
-
-
-def _refuse(message: str) -> None:
-    raise jinja2.TemplateError(message)
-
-
-@dataclass(frozen=True)
-class _JsonEncoder:
-    inner: FastTokenizer
-
-    def encode(self, text: str) -> list[int]:
-        return list(self.inner.encode(text, add_special_tokens=False).ids)
-
-    def decode(self, ids: Sequence[int]) -> str:
-        return str(self.inner.decode(list(ids), skip_special_tokens=False))
-
-
-@dataclass(frozen=True)
-class _SentencePieceEncoder:
-    """A tokenizer.model alone, with the added tokens cut out first as slow tokenizers do."""
-
-    inner: Any  # sentencepiece carries no types
-    added: Mapping[str, int]
-    strips_right: frozenset[str]
-
-    def vocabulary(self) -> dict[str, int]:
-        pieces = {self.inner.id_to_piece(n): n for n in range(self.inner.get_piece_size())}
-        return {**pieces, **self.added}
-
-    def encode(self, text: str) -> list[int]:
-        if not self.added:
-            return list(self.inner.encode(text))
-        longest_first = sorted(self.added, key=len, reverse=True)
-        pieces = re.split("(" + "|".join(map(re.escape, longest_first)) + ")", text)
-        ids: list[int] = []
-        strip = False
-        for piece in pieces:
-            if piece in self.added:
-                ids.append(self.added[piece])
-                strip = piece in self.strips_right
-                continue
-            ids.extend(self.inner.encode(piece.lstrip() if strip else piece))
-            strip = False
-        return ids
-
-    def decode(self, ids: Sequence[int]) -> str:
-        names = {number: name for name, number in self.added.items()}
-        known = self.inner.get_piece_size()
-        text = ""
-        run: list[int] = []
-        for number in ids:
-            if number in names or number >= known:
-                text += (self.inner.decode(run) if run else "") + names.get(number, "")
-                run = []
-            else:
-                run.append(number)
-        return text + (self.inner.decode(run) if run else "")
+    turns = "".join(f"<|{m['role']}|>\n{m['content']}<|end|>\n" for m in messages)
+    return turns + ("<|assistant|>\n" if add_generation_prompt else "")
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
@@ -157,7 +138,6 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         TokenizerError: neither is there, or it can't be read.
         MissingExtraError: only tokenizer.model is there and sentencepiece isn't installed.
     """
-    settings = read_json_if_there(folder / "tokenizer_config.json")
     file = next(
         (folder / n for n in ("tokenizer.json", "tokenizer.model") if (folder / n).is_file()), None
     )
@@ -166,14 +146,32 @@ def load_tokenizer(folder: Path) -> Tokenizer:
             f"{folder} has neither tokenizer.json nor tokenizer.model; "
             "copy the tokenizer files of the original model into it"
         )
-    template = _chat_template(folder, settings)
-    names = {
-        key: name for key in ("bos_token", "eos_token") if (name := _token_text(settings, key))
-    }
+    settings = read_json_if_there(folder / "tokenizer_config.json", raises=TokenizerError)
+    template, names = _chat_template(folder, settings), _special_tokens(folder, settings)
     if file.suffix == ".json":
-        return from_fast(_read_json(file), template, names)
-    encoder = _piece_encoder(file, settings)
+        return from_fast(read_fast(file), template, names)
+    encoder = read_pieces(file)
     return Tokenizer(encoder, template, names, _digest(encoder.vocabulary()))
+
+
+def require_rows(tokenizer: Tokenizer, ids: Sequence[int] | NDArray[Any], rows: int) -> None:
+    """Check once, where a text and a model meet, that every token has a row of the embedding.
+
+    Args:
+        tokenizer: gave the ids.
+        ids: any shape.
+        rows: of the model's embedding.
+
+    Raises:
+        TokenizerError: a token has none.
+    """
+    largest = int(np.max(ids, initial=-1))
+    if largest >= rows:
+        raise TokenizerError(
+            f"the text has token {largest} ({_short(tokenizer.decode([largest]))}), but the "
+            f"model's embedding has {rows} rows; the tokenizer doesn't belong to the model, or "
+            "tokens were added without resizing it"
+        )
 
 
 def require_tokenizer_json(folder: Path, reader: str) -> Path:
@@ -200,7 +198,7 @@ def from_fast(
 ) -> Tokenizer:
     """A tokenizer of the tokenizers library with what a model adds to it."""
     digest = _digest(fast.get_vocab(with_added_tokens=True))
-    return Tokenizer(_JsonEncoder(fast), chat_template, special_tokens, digest)
+    return Tokenizer(whole_texts(fast), chat_template, special_tokens, digest)
 
 
 def _digest(vocabulary: Mapping[str, int]) -> str:
@@ -208,48 +206,50 @@ def _digest(vocabulary: Mapping[str, int]) -> str:
     return hashlib.sha256(json.dumps(by_id).encode()).hexdigest()
 
 
-def _read_json(file: Path) -> FastTokenizer:
-    try:
-        return FastTokenizer.from_file(str(file))
-    except Exception as error:  # noqa: BLE001 - what the library raises for any bad file
-        raise TokenizerError(f"{file} can't be read: {error}") from None
-
-
-def _piece_encoder(file: Path, settings: Mapping[str, Any]) -> _SentencePieceEncoder:
-    try:
-        import sentencepiece  # noqa: PLC0415 - an extra
-    except ImportError:
-        raise MissingExtraError("tokenizer.model without tokenizer.json", "sentencepiece") from None
-    processor = sentencepiece.SentencePieceProcessor()
-    try:
-        processor.load(str(file))
-    except (OSError, RuntimeError) as error:
-        raise TokenizerError(f"{file} can't be read: {error}") from None
-    added = {
-        str(k): int(v) for k, v in read_json_if_there(file.parent / "added_tokens.json").items()
-    }
-    strips = set()
-    for number, token in dict(settings.get("added_tokens_decoder", {})).items():
-        if int(number) >= processor.get_piece_size() or token.get("special"):
-            added[token["content"]] = int(number)
-        if token.get("rstrip"):
-            strips.add(token["content"])
-    return _SentencePieceEncoder(processor, added, frozenset(strips))
-
-
 def _chat_template(folder: Path, settings: Mapping[str, Any]) -> str | None:
     file = folder / "chat_template.jinja"
     if file.is_file():
-        return file.read_text(encoding="utf-8")
+        try:
+            return file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise TokenizerError(f"{file} can't be read: {error}") from None
     template = settings.get("chat_template")
+    if template is None or isinstance(template, str):
+        return template
+    where = f"{folder / 'tokenizer_config.json'}: chat_template"
+    named = dict(template) if isinstance(template, Mapping) else {}
     if isinstance(template, list):  # several by name, as some checkpoints have them
-        named = {entry.get("name"): entry.get("template") for entry in template}
-        template = named.get("default")
-    return template if isinstance(template, str) else None
+        for entry in template:
+            if not isinstance(entry, Mapping) or not isinstance(entry.get("name"), str):
+                raise TokenizerError(f"{where} lists {_short(entry)}, not a name and a template")
+            named[entry["name"]] = entry.get("template")
+    if not isinstance(named.get("default"), str):
+        raise TokenizerError(
+            f"{where} has no template named default (it is {_short(template)}); "
+            "put the right one into chat_template.jinja"
+        )
+    return str(named["default"])
 
 
-def _token_text(settings: Mapping[str, Any], key: str) -> str | None:
-    value = settings.get(key)
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _special_tokens(folder: Path, settings: Mapping[str, Any]) -> dict[str, str]:
+    """Special tokens by their names; older models have them in a file of their own."""
+    older = read_json_if_there(folder / "special_tokens_map.json", raises=TokenizerError)
+    further = settings.get("extra_special_tokens")
+    texts = {
+        name: _token_text(source.get(name))
+        for source in (older, further if isinstance(further, Mapping) else {}, settings)
+        for name in source
+        if name.endswith("_token") and not name.startswith("add_")
+    }
+    return {name: text for name, text in texts.items() if text}
+
+
+def _token_text(value: Any) -> str | None:
     if isinstance(value, Mapping):
         value = value.get("content")
     return value if isinstance(value, str) else None

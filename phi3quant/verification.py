@@ -18,7 +18,7 @@ from phi3quant.metrics import figures
 from phi3quant.perplexity import Comparison, score, steps
 from phi3quant.pipeline import Quantized
 from phi3quant.progress import Progress, silent
-from phi3quant.tokenizer import Tokenizer
+from phi3quant.tokenizer import Tokenizer, require_rows
 
 
 @dataclass(frozen=True)
@@ -208,12 +208,11 @@ def text_windows(
     source = suitable(tokenizer) if text.source is None else text.source
     corpus = load_corpus(source, "evaluation", text.field)
     length = text.length or min(512, config.max_position_embeddings)
-    ids = tokenizer.encode(render(corpus, tokenizer))
-    ids = ids[: text.max_tokens] if text.max_tokens is not None else ids
+    ids = tokenizer.encode_long(render(corpus, tokenizer), text.max_tokens)
     cut = windows.cut_windows(ids, length, f"the evaluation text {source}")
+    require_rows(tokenizer, cut.numpy(), config.vocab_size)
     return cut, {
-        "text": corpus.name,
-        "text_sha256": corpus.digest,
+        **corpus.as_json(),
         "vocabulary_sha256": tokenizer.digest,
         "tokens_sha256": windows.digest(cut),
         "windows": len(cut),

@@ -1,13 +1,16 @@
 """Windows of tokens, cut from one long stream."""
 
 import hashlib
+from collections.abc import Sequence
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 
 from phi3quant.errors import CorpusError
 
 
-def cut_windows(ids: list[int], length: int, source: str) -> torch.Tensor:
+def cut_windows(ids: Sequence[int] | NDArray[Any], length: int, source: str) -> torch.Tensor:
     """Cut a stream of token ids into windows that don't overlap; the rest is left out.
 
     Args:

@@ -1,5 +1,6 @@
 """What must hold exactly, whatever the weights: template, special and stop tokens, architecture."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -8,10 +9,10 @@ from typing import Any
 from converters.from_gguf import is_gguf, open_gguf
 from converters.onnx_file import is_onnx
 from converters.onnx_genai import CONFIG_FILE as GENAI_CONFIG
-from phi3quant.checkpoint import read_json_if_there
 from phi3quant.config import Phi3Config
 from phi3quant.errors import TokenizerError
 from phi3quant.tokenizer import Message, Tokenizer
+from phi3quant.untrusted_json import read_json_if_there
 
 CHAT = "chat template"
 CHAT_TOKENS = "chat tokens"
@@ -23,7 +24,9 @@ _QUESTION: Message = {"role": "user", "content": "What is  2+2?\nSay it in one w
 _ANSWER: Message = {"role": "assistant", "content": "Four."}
 _SYSTEM: Message = {"role": "system", "content": "Be brief."}
 _CHATS = ((_QUESTION,), (_QUESTION, _ANSWER, _QUESTION), (_SYSTEM, _QUESTION))
-"""What the template is tried on."""
+"""Chats that the template is tried on."""
+_NAMED = ("bos_token", "eos_token")
+"""Special tokens that every format names."""
 
 
 def facts(path: Path, config: Phi3Config, tokenizer: Tokenizer) -> dict[str, Any]:
@@ -39,7 +42,9 @@ def facts(path: Path, config: Phi3Config, tokenizer: Tokenizer) -> dict[str, Any
         CHAT: chats,
         CHAT_TOKENS: [tokenizer.encode(chat) for chat in chats],
         SPECIAL_TOKENS: {
-            name: tokenizer.encode(text) for name, text in sorted(tokenizer.special_tokens.items())
+            name: tokenizer.encode(tokenizer.special_tokens[name])
+            for name in _NAMED
+            if name in tokenizer.special_tokens
         },
         STOP_TOKENS: _stop_tokens(path, config),
         ARCHITECTURE: _architecture(config),
@@ -78,11 +83,15 @@ def _short(value: Any) -> str:
 
 
 def _rendered(tokenizer: Tokenizer, chat: tuple[Message, ...]) -> str:
-    """The chat, or the reason why the template takes none of this kind."""
+    """The chat, or the template's error with its hash.
+
+    Two templates may fail alike, such as by a tag that isn't supported; then their text decides.
+    """
     try:
         return tokenizer.render_chat(chat, add_generation_prompt=True)
     except TokenizerError as error:
-        return str(error)
+        text = tokenizer.chat_template or ""
+        return f"{error} (SHA-256 of the template: {hashlib.sha256(text.encode()).hexdigest()})"
 
 
 def _stop_tokens(path: Path, config: Phi3Config) -> list[int]:

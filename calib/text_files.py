@@ -1,0 +1,184 @@
+"""Files of text: which there are, and the records in them, read within bounds."""
+
+import codecs
+import itertools
+import os
+import stat
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from phi3quant.errors import CorpusError, MissingExtraError
+from phi3quant.untrusted_json import parse_json
+
+MAX_CHARACTERS = 32_000_000
+"""Enough for millions of tokens; it bounds memory when somebody points at a huge data set."""
+
+_SEPARATOR = "<<<>>>"
+_CHUNK = 1 << 20
+_MAX_LINE = 2 * MAX_CHARACTERS
+# A value of a dictionary can be repeated in every row, so that a batch may take as much as its rows
+# times the column's chunk.
+_BATCH_ROWS, _BATCH_BYTES = 256, 64 << 20
+# A page may be as large as its column's chunk; text never compresses so well.
+_MAX_EXPANDED, _MAX_RATIO = 32 << 20, 100
+
+Records = Iterator[tuple[str, Any]]
+"""Records with their places."""
+
+
+def text_files(path: Path, notes: Counter[str]) -> Sequence[Path]:
+    """The files to read: one, or all of a folder in order, links to folders excepted.
+
+    Args:
+        path: a file or folder that exists.
+        notes: counts what is passed over.
+
+    Raises:
+        CorpusError: there is none, or a folder can't be read.
+    """
+    mode = path.stat().st_mode
+    if stat.S_ISREG(mode):
+        if path.suffix not in READERS:
+            raise CorpusError(f"{path} is not one of {', '.join(READERS)}")
+        return [path]
+    if not stat.S_ISDIR(mode):
+        raise CorpusError(f"the text {path} is neither a regular file nor a folder")
+    files = []
+    for file in sorted(_walk(path)):
+        if file.suffix not in READERS:
+            continue
+        if file.is_file():
+            files.append(file)
+        elif not file.is_dir():
+            notes[f"{file} skipped: not a regular file"] += 1
+    if not files:
+        raise CorpusError(f"{path} holds no {', '.join(READERS)} files")
+    return files
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    def fail(error: OSError) -> None:
+        raise CorpusError(f"{error.filename} can't be read: {error.strerror}")
+
+    for root, _folders, names in os.walk(folder, onerror=fail):
+        yield from (Path(root, name) for name in names)
+
+
+def read_records(file: Path, columns: Sequence[str]) -> Records:
+    """The records of a file; of plain text, a string for each document.
+
+    Args:
+        file: with an ending in READERS.
+        columns: fields that are needed, of files that are stored by column.
+
+    Raises:
+        CorpusError: the file can't be read.
+        MissingExtraError: it needs a library that isn't installed.
+    """
+    try:
+        yield from READERS[file.suffix](file, columns)
+    except OSError as error:
+        raise CorpusError(f"{file} can't be read: {error.strerror or error}") from None
+
+
+def _read_text(file: Path, _columns: Sequence[str]) -> Records:
+    for document in _decoded(file).split(f"\n{_SEPARATOR}\n"):
+        yield str(file), document
+
+
+def _decoded(file: Path) -> str:
+    """The beginning of a file; a byte order mark is passed over."""
+    decoder = codecs.getincrementaldecoder("utf-8-sig")()
+    pieces: list[str] = []
+    count = position = 0
+    with file.open("rb") as opened:
+        while count < MAX_CHARACTERS:
+            data = opened.read(_CHUNK)
+            waiting = len(decoder.getstate()[0])
+            try:
+                pieces.append(decoder.decode(data, final=not data))
+            except UnicodeDecodeError as error:
+                raise CorpusError(
+                    f"{file} is not UTF-8 (byte {position - waiting + error.start}: "
+                    f"{error.reason}); convert it first"
+                ) from None
+            position += len(data)
+            count += len(pieces[-1])
+            if not data:
+                break
+    return "".join(pieces)[:MAX_CHARACTERS]
+
+
+def _read_jsonl(file: Path, _columns: Sequence[str]) -> Records:
+    number = 0
+    try:
+        with file.open(encoding="utf-8-sig") as lines:
+            while line := lines.readline(_MAX_LINE + 1):
+                number += 1
+                place = f"{file}, line {number}"
+                if len(line) > _MAX_LINE:
+                    raise CorpusError(f"{place} has more than {_MAX_LINE:,} characters")
+                if line.strip():
+                    yield place, parse_json(line, where=place, raises=CorpusError, mend_halves=True)
+    except UnicodeDecodeError as error:
+        raise CorpusError(
+            f"{file} is not UTF-8 (after line {number}: {error.reason}); convert it first"
+        ) from None
+
+
+def _read_parquet(file: Path, columns: Sequence[str]) -> Records:
+    try:
+        from pyarrow import parquet  # noqa: PLC0415 - an extra
+    except ImportError:
+        raise MissingExtraError(f"reading {file}", "data") from None
+    rows = _rows(file, columns, parquet.ParquetFile)
+    for number in itertools.count(1):
+        try:
+            row = next(rows)
+        except StopIteration:
+            return
+        except Exception as error:  # noqa: BLE001 - dates, encodings: many kinds, none documented
+            reason = str(error).split("\n")[0][:300] or type(error).__name__
+            raise CorpusError(f"{file} can't be read as parquet (row {number}: {reason})") from None
+        yield f"{file}, row {number}", row
+
+
+def _rows(file: Path, columns: Sequence[str], open_file: Callable[..., Any]) -> Iterator[Any]:
+    # Pages are read one after the other, not whole chunks ahead.
+    opened = open_file(file, pre_buffer=False, buffer_size=_CHUNK)
+    present = [name for name in opened.schema_arrow.names if name in columns]
+    if not present:
+        # The message about a missing field lists those that there are.
+        yield dict.fromkeys(opened.schema_arrow.names)
+        return
+    for group in range(opened.metadata.num_row_groups):
+        largest = _largest_chunk(opened.metadata.row_group(group), present)
+        size = min(_BATCH_ROWS, max(1, _BATCH_BYTES // max(1, largest)))
+        for batch in opened.iter_batches(size, row_groups=[group], columns=present):
+            for index in range(batch.num_rows):
+                yield batch.slice(index, 1).to_pylist()[0]
+
+
+def _largest_chunk(described: Any, columns: Sequence[str]) -> int:
+    """Bytes of the largest chunk of the columns, decompressed."""
+    sizes = [0]
+    for index in range(described.num_columns):
+        chunk = described.column(index)
+        name = chunk.path_in_schema.split(".")[0]
+        small, large = chunk.total_compressed_size, chunk.total_uncompressed_size
+        if name in columns and large > _MAX_EXPANDED and large > _MAX_RATIO * small:
+            raise ValueError(f"the column {name} expands from {small:,} bytes to {large:,}")
+        if name in columns:
+            sizes.append(large)
+    return max(sizes)
+
+
+READERS: Mapping[str, Callable[[Path, Sequence[str]], Records]] = {
+    ".txt": _read_text,
+    ".md": _read_text,
+    ".jsonl": _read_jsonl,
+    ".parquet": _read_parquet,
+}
+"""How to read a file, by its ending."""

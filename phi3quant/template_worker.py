@@ -1,0 +1,209 @@
+"""A process that renders chat templates, apart from the program that uses them.
+
+A template is a program that comes with a model. It runs in jinja's sandbox, in the environment that
+transformers gives it (transformers.utils.chat_template_utils), and within limits that hold in
+compiled code too: exhausted processor time ends the process, exhausted memory is an exception.
+
+Run as a script, with only jinja2 and the standard library. Requests and answers are JSON, one a
+line: an object with ``template`` and ``variables`` comes in; ``{"text": ...}`` or
+``{"error": ...}`` goes out.
+"""
+
+import contextlib
+import datetime as dt
+import faulthandler
+import json
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import IO, Any
+
+import jinja2
+import jinja2.ext
+import jinja2.nodes
+import jinja2.parser
+import jinja2.runtime
+import jinja2.sandbox
+import jinja2.utils
+
+SECONDS = 3
+"""Processor time for one chat; real templates take below a millisecond."""
+MEMORY = 512 << 20
+"""Bytes that rendering may take beyond those of the idle process."""
+_CHARACTERS = 16 << 20
+"""Output limit, in addition to four times the length of the request."""
+_WALL_SECONDS = 60
+"""Time for one chat where the system can't limit processor time."""
+_NOW = dt.datetime(2025, 1, 1, 12, tzinfo=dt.UTC)
+"""The date of ``strftime_now``: fixed, so that the same chat is always the same text."""
+# Names for a message's reasoning, the standard one first; transformers fills in the others.
+_REASONING = ("reasoning_content", "thinking", "reasoning")
+
+
+class _Generation(jinja2.ext.Extension):
+    """``{% generation %}`` marks what a model is trained on; rendering keeps what is inside."""
+
+    tags = frozenset({"generation"})
+
+    def parse(self, parser: jinja2.parser.Parser) -> jinja2.nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return jinja2.nodes.CallBlock(self.call_method("_inside"), [], [], body).set_lineno(line)
+
+    @staticmethod
+    def _inside(caller: jinja2.runtime.Macro) -> str:
+        return str(caller())
+
+
+class _Namespace(jinja2.utils.Namespace):
+    """Refuses attributes that could reach into the interpreter, as transformers does."""
+
+    def __init__(*args: Any, **kwargs: Any) -> None:
+        self, *values = args
+        attributes = dict(*values, **kwargs)
+        for name in attributes:
+            _check_attribute(name)
+        jinja2.utils.Namespace.__init__(self, attributes)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        _check_attribute(name)
+        super().__setitem__(name, value)
+
+
+class _Dict:
+    """The function ``dict``, without a way to the type."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
+        return dict(*args, **kwargs)
+
+    @staticmethod
+    def fromkeys(*args: Any) -> dict[Any, Any]:
+        return dict.fromkeys(*args)
+
+
+def _check_attribute(name: Any) -> None:
+    if str(name).startswith("_"):
+        raise jinja2.exceptions.SecurityError(f"a namespace can't hold {name!r}")
+
+
+def _refuse(message: Any) -> None:
+    raise jinja2.TemplateError(str(message))
+
+
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,  # noqa: FBT001, FBT002
+    indent: Any = None,
+    separators: Any = None,
+    sort_keys: bool = False,  # noqa: FBT001, FBT002
+) -> str:
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
+
+
+@lru_cache(maxsize=8)
+def _compile(template: str) -> jinja2.Template:
+    # Text, not a page: nothing is escaped.
+    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=[_Generation, jinja2.ext.loopcontrols],
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals.update(
+        raise_exception=_refuse,
+        strftime_now=_NOW.strftime,
+        namespace=_Namespace,
+        dict=_Dict(),
+    )
+    return environment.from_string(template)
+
+
+def _with_reasoning(message: Any) -> Any:
+    if not isinstance(message, Mapping):
+        return message
+    reasoning = next((message[key] for key in _REASONING if message.get(key) is not None), None)
+    if reasoning is None:
+        return message
+    return {"thinking": reasoning, **message, "reasoning_content": reasoning}
+
+
+def _render(template: str, variables: dict[str, Any], limit: int) -> str:
+    messages = [_with_reasoning(message) for message in variables["messages"]]
+    pieces: list[str] = []
+    length = 0
+    for piece in _compile(template).generate({**variables, "messages": messages}):
+        length += len(piece)
+        if length > limit:
+            raise jinja2.TemplateError(f"it writes more than {limit:,} characters")
+        pieces.append(str(piece))
+    text = "".join(pieces)
+    text.encode()  # halves of surrogate pairs are an error here
+    return text
+
+
+_REASONS: Mapping[type[BaseException], str] = {
+    UnicodeEncodeError: "its output holds half of a surrogate pair",
+    MemoryError: f"it needs more than {MEMORY >> 20} MiB of memory",
+    RecursionError: "it is nested too deeply",
+    ZeroDivisionError: "division by zero",
+}
+_LONGEST_REASON = 500
+
+
+def _answer(line: bytes) -> dict[str, str]:
+    request = json.loads(line)
+    try:
+        limit = _CHARACTERS + 4 * len(line)
+        return {"text": _render(request["template"], request["variables"], limit)}
+    except jinja2.TemplateSyntaxError as error:
+        return {"error": f"line {error.lineno}: {error.message}"[:_LONGEST_REASON]}
+    except Exception as error:  # noqa: BLE001 - whatever a template raises is its own error
+        reason = _REASONS.get(type(error), str(error)[:_LONGEST_REASON])
+        return {"error": reason or type(error).__name__}
+
+
+def _limit_memory() -> None:
+    try:
+        import resource  # noqa: PLC0415 - not on every system
+    except ImportError:
+        return
+    try:
+        with open("/proc/self/statm", encoding="ascii") as opened:  # noqa: PTH123
+            base = int(opened.read().split()[0]) * resource.getpagesize()
+    except OSError:
+        base = MEMORY
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_AS, (base + MEMORY, base + MEMORY))
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _serve(requests: IO[bytes], answers: IO[bytes], seconds: int) -> None:
+    timed = hasattr(signal, "setitimer")
+    if timed:
+        # Its default ends the process, even inside compiled code.
+        signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    for line in requests:
+        if timed:
+            signal.setitimer(signal.ITIMER_PROF, seconds)
+        else:
+            faulthandler.dump_traceback_later(_WALL_SECONDS, exit=True)
+        answer = json.dumps(_answer(line)).encode()
+        if timed:
+            signal.setitimer(signal.ITIMER_PROF, 0)
+        else:
+            faulthandler.cancel_dump_traceback_later()
+        answers.write(answer + b"\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    # Answers go to a copy, so that nothing else can be written among them.
+    _ANSWERS = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    _limit_memory()
+    _serve(sys.stdin.buffer, _ANSWERS, int(sys.argv[1]))
