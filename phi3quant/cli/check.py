@@ -7,7 +7,8 @@ from typing import Any
 import click
 
 from phi3quant.cli import options
-from phi3quant.cli.display import print_check, print_json, progress_bars, use_threads
+from phi3quant.cli.display import print_check, progress_bars, use_threads
+from phi3quant.cli.terminal import echo_command, print_json
 from phi3quant.errors import NotComparableError
 from phi3quant.gating import gate_report
 from phi3quant.gating.check import CheckReport, Finding, Limits, check
@@ -87,7 +88,7 @@ def check_command(artifact: str, **given: Any) -> None:
     if os.environ.get("GITHUB_ACTIONS") == "true":
         # GitHub reads both streams, and stdout may be JSON.
         for line in gate_report.annotations(report):
-            click.echo(line, err=True)
+            echo_command(line)
     raise click.exceptions.Exit(report.exit_code)
 
 

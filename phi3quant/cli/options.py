@@ -16,6 +16,7 @@ from converters.onnx_options import (
     STORAGES,
 )
 from phi3quant.bundled import BUNDLED
+from phi3quant.cli.terminal import note
 from phi3quant.output import clear_os_errors
 from phi3quant.scheme import WHOLE_ROW
 
@@ -201,7 +202,7 @@ def note_bundled(model: str | None, *, quiet: bool) -> str:
     """The model to use; says so when it is the bundled one for want of another."""
     if model is None:
         if not quiet:
-            click.echo(f"No MODEL given: using the bundled {BUNDLED}.", err=True)
+            note(f"No MODEL given: using the bundled {BUNDLED}.")
         return BUNDLED
     return model
 

@@ -14,11 +14,11 @@ from phi3quant.cli.display import (
     note_phones,
     peak_memory_bytes,
     print_evaluation,
-    print_json,
     progress_bars,
     use_threads,
 )
 from phi3quant.cli.recipes import PRESET_OPTIONS, recipe_of
+from phi3quant.cli.terminal import echo, note, print_json
 from phi3quant.hub import locate
 from phi3quant.methods import METHODS
 from phi3quant.pipeline import Conduct, Quantized, Recipe, quantize
@@ -243,7 +243,7 @@ def _note_on(*, quiet: bool) -> Callable[[str], None]:
 
     def say(line: str) -> None:
         if not quiet:
-            click.echo(line, err=True)
+            note(line)
 
     return say
 
@@ -282,14 +282,14 @@ def _report(
     if evaluation is not None:
         print_evaluation(evaluation)
     for name, folder in made.folders.items():
-        click.echo(f"{folder}: {METHODS[recipe.method].title} {recipe}, {name}")
+        echo(f"{folder}: {METHODS[recipe.method].title} {recipe}, {name}")
     if to_gguf.FORMAT.name in made.folders:
         note_phones(made.folders[to_gguf.FORMAT.name], quiet=given["quiet"])
     if made.calibration is not None:
-        click.echo(_calibrated_on(made.calibration, recipe.calibration.samples))
+        echo(_calibrated_on(made.calibration, recipe.calibration.samples))
     if fell_back:
-        click.echo(f"{fell_back} of {len(made.blocks)} blocks fell back to RTN")
-    click.echo(
+        echo(f"{fell_back} of {len(made.blocks)} blocks fell back to RTN")
+    echo(
         f"quantized in {seconds:.1f} s, peak memory {peak_memory_bytes() / 1e9:.2f} GB"
         f"{'' if evaluation else '; not verified'}"
     )
@@ -309,11 +309,8 @@ def _gate(evaluation: Evaluation | None, limit: float | None) -> None:
     for name, comparison in zip(evaluation.names[1:], evaluation.comparisons[1:], strict=True):
         increase = comparison.ratio - 1
         if comparison.candidate.not_finite:
-            click.echo(f"FAIL: {name} gives NaN or infinity", err=True)
+            note(f"FAIL: {name} gives NaN or infinity")
             raise click.exceptions.Exit(EXIT_MISSED)
         if limit is not None and not increase <= limit:
-            click.echo(
-                f"FAIL: the perplexity of {name} grew by {increase:.2%}; allowed is {limit:.2%}",
-                err=True,
-            )
+            note(f"FAIL: the perplexity of {name} grew by {increase:.2%}; allowed is {limit:.2%}")
             raise click.exceptions.Exit(EXIT_MISSED)
