@@ -27,14 +27,15 @@ from phi3quant.output import write_bytes, write_json
 @click.option(
     "--max-ppl-increase",
     type=options.Percent(),
-    help="Budget: how much perplexity may grow against full precision, such as 8%.  [default: by "
-    "bits a weight: 0.5% for 16, 1% for 8, 2% for 6, 5% for 5, 15% for 4]",
+    help="Budget: how much perplexity may grow against full precision, such as 8% or 0.08.  "
+    "[default: by bits a weight: 0.5% for 16, 1% for 8, 2% for 6, 5% for 5, 15% for 4]",
 )
 @click.option(
     "--max-drift",
     type=options.Percent(),
     default=DEFAULT_DRIFT,
-    help="Drift: how much it may grow against the baseline's artifact.  [default: 0.5%]",
+    help="Drift: how much it may grow against the baseline's artifact, such as 0.5% or 0.005.  "
+    "[default: 0.5%]",
 )
 @click.option(
     "--allow-underpowered",
