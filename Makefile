@@ -6,9 +6,8 @@ BIN := $(VENV)/bin
 LLAMA := build/llama-cpp-python
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-# Kernels are compiled once and kept, by the source they are in; one that calls into another file
-# must be compiled again when that one changes.
-export NUMBA_CACHE_DIR := $(CURDIR)/build/kernels-$(shell cat phi3quant/codecs/*.py | cksum | cut -d' ' -f1)
+# Kernels are compiled once and kept here; phi3quant names the folders in it by all that they depend on.
+export NUMBA_CACHE_DIR := $(CURDIR)/build/kernels
 
 .PHONY: help demo gate baseline test check docs test-real real tiny bench bench-quality bench-speed \
 	format clean
@@ -30,7 +29,7 @@ help:
 # What using phi3quant takes; the tests and checks take more.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; try make PYTHON=python3.12")'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	$(INSTALL) -e .
 	touch $@
 

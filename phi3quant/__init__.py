@@ -7,6 +7,8 @@ build on this package's core, can be imported on their own.
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from phi3quant.supported import require_supported
+
 if TYPE_CHECKING:
     from phi3quant.errors import Phi3QuantError
     from phi3quant.inspection import inspect
@@ -42,6 +44,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    require_supported()
     return getattr(importlib.import_module(f"phi3quant.{_HOMES[name]}"), name)
 
 

@@ -1,6 +1,42 @@
-"""``python -m phi3quant``."""
+"""The program: ``python -m phi3quant`` and the ``phi3quant`` script."""
 
-from phi3quant.cli.main import main
+import sys
+import traceback
+import warnings
+
+from phi3quant.supported import UNSUPPORTED
+
+
+def run() -> None:
+    """Run the command line from ``sys.argv``; signals are taken before anything slow is loaded."""
+    if UNSUPPORTED:
+        sys.exit(_refused(UNSUPPORTED))
+    # Needs a system with all signals.
+    from phi3quant.cli import interruption  # noqa: PLC0415
+
+    interruption.take_signals()
+    interruption.strike_again()
+    if not sys.warnoptions:
+        # Libraries' notices to their developers.
+        warnings.simplefilter("ignore")
+    try:
+        from phi3quant.cli.main import main  # noqa: PLC0415
+
+        main(prog_name="phi3quant")
+    except KeyboardInterrupt:
+        sys.stderr.write(f"\n{interruption.MESSAGE}\n")
+        sys.exit(interruption.EXIT_INTERRUPTED)
+    except Exception:  # noqa: BLE001 - asked for by the environment, see phi3quant.cli.ending
+        traceback.print_exc()
+        sys.exit(70)
+    finally:
+        interruption.ignore_signals()
+
+
+def _refused(message: str) -> int:
+    sys.stderr.write(f"Error: {message}\n")
+    return 2
+
 
 if __name__ == "__main__":
-    main()
+    run()

@@ -210,7 +210,9 @@ def quantize(
     ):
         if not (conduct.resume or overwrite):
             journal.refuse_to_forget()
-        text = _calibration_windows(located, recipe.calibration) if method.calibrated else None
+        text = (
+            _calibration_windows(located, config, recipe.calibration) if method.calibrated else None
+        )
         if recipe.target_bpw is not None:
             assert text is not None
             types = mixing.mixed_types(
@@ -332,7 +334,9 @@ def _check_target(recipe: Recipe, config: Phi3Config) -> None:
     mixing.check_target(config, recipe.target_bpw)
 
 
-def _calibration_windows(located: Located, calibration: Calibration) -> _Windows:
+def _calibration_windows(
+    located: Located, config: Phi3Config, calibration: Calibration
+) -> _Windows:
     if calibration.samples < 1:
         raise CorpusError(f"{calibration.samples} calibration windows are too few; at least 1")
     tokenizer = load_tokenizer(located.folder)
@@ -342,7 +346,7 @@ def _calibration_windows(located: Located, calibration: Calibration) -> _Windows
     everything = windows.cut_windows(ids, calibration.length, f"the calibration text {source}")
     sample = windows.sample_windows(everything, calibration.samples, calibration.seed)
     chosen = windows.shuffled_by_content(sample)
-    require_rows(tokenizer, chosen.numpy(), read_config(located.folder).vocab_size)
+    require_rows(tokenizer, chosen.numpy(), config.vocab_size)
     description = {
         **corpus.as_json(),
         "windows": len(chosen),

@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from click import Context
+from click import BadParameter, Context
 from click.testing import CliRunner, Result
 from safetensors.torch import load_file, save_file
 
 from phi3quant.cli.main import main
 from phi3quant.cli.options import Percent
+from phi3quant.paired import PairedMean
+from phi3quant.perplexity import Comparison, Score
 
 COMMANDS = (
     *("awq", "gptq", "rtn", "perplexity", "inspect", "export", "estimate", "generate"),
@@ -80,13 +82,17 @@ def test_the_bundled_model_is_used_and_named_when_none_is_given(
     assert "tiny/evaluation" in scored.output
 
 
-def test_a_missed_limit_exits_with_1_and_keeps_the_result(run: Callable[..., Result]) -> None:
-    line = ("rtn", "phi3-tiny", "--max-tokens", 2048, "--asym", "--group-size", "row")
+def test_a_missed_limit_exits_with_1_and_keeps_the_result(
+    run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Comparison, "paired", PairedMean(mean=0.1, error=0.001, windows=30))
+    line = ("rtn", "phi3-tiny", "--max-tokens", 64, "--window", 32)
     passed = run(*line, "-o", "a", "--max-ppl-increase", "90%")
-    failed = run(*line, "-o", "b", "--max-ppl-increase", "0%")
+    failed = run(*line, "-o", "b", "--max-ppl-increase", "10%")
     assert passed.exit_code == 0, passed.output
     assert failed.exit_code == 1
-    assert "FAIL" in failed.stderr
+    assert "FAIL: b: perplexity is 1.1052 of full precision" in failed.stderr
+    assert "an increase of 10.00% is allowed" in failed.stderr
     assert Path("b/phi3quant.json").exists()
 
 
@@ -316,6 +322,69 @@ def test_no_arguments_show_the_commands(run: Callable[..., Result]) -> None:
     assert set(main.list_commands(Context(main))) == set(COMMANDS)
 
 
-@pytest.mark.parametrize(("given", "share"), [("5%", 0.05), ("0.05", 0.05), ("0", 0.0)])
+@pytest.mark.parametrize(
+    ("given", "share"),
+    [("5%", 0.05), ("0.05", 0.05), ("0", 0.0), ("0.5", 0.5), ("150%", 1.5), ("8 %", 0.08)],
+)
 def test_a_percentage_may_be_written_either_way(given: str, share: float) -> None:
     assert Percent().convert(given, None, None) == pytest.approx(share)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("8", "'8' would be 800%; write 8% or 0.08"),
+        ("1", "write 1% or 0.01"),
+        ("2.5", "write 2.5% or 0.025"),
+        ("1e3", "write 1e3% or 10"),
+        ("nan", "must not be negative or infinite"),
+        ("inf%", "must not be negative or infinite"),
+        ("-1%", "must not be negative or infinite"),
+    ],
+)
+def test_a_bare_percentage_is_refused_with_what_was_probably_meant(
+    given: str, message: str
+) -> None:
+    with pytest.raises(BadParameter, match=re.escape(message)):
+        Percent().convert(given, None, None)
+
+
+def test_awq_gates_by_the_rule_of_check(run: Callable[..., Result]) -> None:
+    line = ("rtn", "phi3-tiny", "--max-ppl-increase", "0.5%")
+    # Worse by more than the limit, but not surely: windows of one text, too few to tell.
+    short = run(*line, "-o", "a", "--window", 128, "--max-tokens", 512)
+    assert short.exit_code == 3, short.output
+    assert "TOO LITTLE TEXT: a: perplexity is" in short.stderr
+    assert "an increase of 0.50% is allowed" in short.stderr
+    single = run(*line, "-o", "b", "--window", 128, "--max-tokens", 128)
+    assert single.exit_code == 3, single.output
+    passed = run(*line[:-1], "50%", "-o", "c", "--max-tokens", 8192)
+    assert passed.exit_code == 0, passed.output
+    assert "PASS: c: perplexity is" in passed.stderr
+    assert "an increase of 50.00% is allowed" in passed.stderr
+
+
+def test_a_diverged_artifact_fails_the_gate(
+    run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PairedMean, "ratio", float("nan"))
+    monkeypatch.setattr(Score, "not_finite", 1)
+    result = run("rtn", "-o", "a", "--window", 64, "--max-tokens", 512, "--max-ppl-increase", "5%")
+    assert result.exit_code == 1, result.output
+    assert "a gives NaN or infinity" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "ending"),
+    [
+        (("--gguf-type", "q8_0", "--export", "gguf"), "q8_0"),
+        (("--bits", "8", "--group-size", "row"), "8bit"),
+        (("--preset", "phone-quality"), "q4_k_m"),
+    ],
+)
+def test_the_default_folder_is_named_by_the_recipe(
+    words: tuple[str, ...], ending: str, run: Callable[..., Result]
+) -> None:
+    result = run("rtn", "phi3-tiny", *words, "--no-verify", "--quiet")
+    assert result.exit_code == 0, result.output
+    assert [path.name for path in Path().iterdir()] == [f"phi3-tiny-rtn-{ending}"]

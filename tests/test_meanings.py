@@ -245,7 +245,7 @@ WEIGHTS: dict[str, Any] = {
 }
 
 
-def described(weights: Mapping[str, Any] = {}, **changes: Any) -> dict[str, Any]:  # noqa: B006
+def described(weights: Mapping[str, Any] = {}, **changes: Any) -> dict[str, Any]:
     group = {"targets": ["Linear"], "weights": {**WEIGHTS, **weights}, "input_activations": None}
     return {
         "quant_method": "compressed-tensors",

@@ -33,8 +33,8 @@ from phi3quant.reporting.report import Report, make_report
 from phi3quant.reporting.summary import summary
 from phi3quant.reporting.tables import error_table, variant_table
 from phi3quant.reporting.variant import Variant
-from phi3quant.reporting.wording import visible
 from phi3quant.verification import EvaluationText, evaluate
+from phi3quant.visible import visible
 
 HOSTILE = '<script>alert(1)</script> & "q" \x1b[31m\x00 $\\alpha$ \u202egnp {{ 7 * 7 }}'
 

@@ -7,7 +7,8 @@ from typing import Any
 import click
 
 from phi3quant.cli import options
-from phi3quant.cli.display import print_json, progress_bars, use_threads
+from phi3quant.cli.display import progress_bars, use_threads
+from phi3quant.cli.terminal import echo, print_json
 from phi3quant.errors import OutputError
 from phi3quant.gating.baseline import Baseline, read_baseline
 from phi3quant.gating.baselines import Recorded, create_baseline, update_baseline
@@ -162,7 +163,7 @@ def _print_described(found: Baseline, shown: dict[str, Any]) -> None:
         ),
     ]
     for label, value in rows:
-        click.echo(f"{label:<20}{value}")
+        echo(f"{label:<20}{value}")
 
 
 def _stated(recipe: Any) -> str:
@@ -187,11 +188,11 @@ def _print_recorded(made: Recorded, *, as_json: bool) -> None:
         )
         return
     low, high = made.beside.interval
-    click.echo(
+    echo(
         f"{made.path}: {made.baseline.tokens} tokens, {made.nbytes:,} bytes "
         f"({made.nbytes / made.baseline.tokens:.0f} a token)"
     )
-    click.echo(f"perplexity is {made.beside.ratio:.4f} of full precision ({low:.4f}-{high:.4f})")
+    echo(f"perplexity is {made.beside.ratio:.4f} of full precision ({low:.4f}-{high:.4f})")
     if made.drift:
         low, high = made.drift.interval
-        click.echo(f"and {made.drift.ratio:.4f} of the artifact before ({low:.4f}-{high:.4f})")
+        echo(f"and {made.drift.ratio:.4f} of the artifact before ({low:.4f}-{high:.4f})")

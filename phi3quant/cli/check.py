@@ -7,7 +7,8 @@ from typing import Any
 import click
 
 from phi3quant.cli import options
-from phi3quant.cli.display import print_check, print_json, progress_bars, use_threads
+from phi3quant.cli.display import print_check, progress_bars, use_threads
+from phi3quant.cli.terminal import echo_command, print_json
 from phi3quant.errors import NotComparableError
 from phi3quant.gating import gate_report
 from phi3quant.gating.check import CheckReport, Finding, Limits, check
@@ -26,14 +27,15 @@ from phi3quant.output import write_bytes, write_json
 @click.option(
     "--max-ppl-increase",
     type=options.Percent(),
-    help="Budget: how much perplexity may grow against full precision, such as 8%.  [default: by "
-    "bits a weight: 0.5% for 16, 1% for 8, 2% for 6, 5% for 5, 15% for 4]",
+    help="Budget: how much perplexity may grow against full precision, such as 8% or 0.08.  "
+    "[default: by bits a weight: 0.5% for 16, 1% for 8, 2% for 6, 5% for 5, 15% for 4]",
 )
 @click.option(
     "--max-drift",
     type=options.Percent(),
     default=DEFAULT_DRIFT,
-    help="Drift: how much it may grow against the baseline's artifact.  [default: 0.5%]",
+    help="Drift: how much it may grow against the baseline's artifact, such as 0.5% or 0.005.  "
+    "[default: 0.5%]",
 )
 @click.option(
     "--allow-underpowered",
@@ -87,7 +89,7 @@ def check_command(artifact: str, **given: Any) -> None:
     if os.environ.get("GITHUB_ACTIONS") == "true":
         # GitHub reads both streams, and stdout may be JSON.
         for line in gate_report.annotations(report):
-            click.echo(line, err=True)
+            echo_command(line)
     raise click.exceptions.Exit(report.exit_code)
 
 

@@ -1,6 +1,5 @@
 """What a person sees: progress bars on stderr, tables on stdout."""
 
-import json
 import math
 import os
 import resource
@@ -11,24 +10,27 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import click
 import torch
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
 from converters import open_model
 from converters.gguf_policy import phone_note
+from phi3quant.cli import terminal
+from phi3quant.cli.terminal import echo, note
 from phi3quant.gating.check import CheckReport
 from phi3quant.gating.comparison import ModelComparison
 from phi3quant.gating.gate_report import METRICS
 from phi3quant.metrics import WorstWindow
 from phi3quant.progress import Progress, Step, silent
 from phi3quant.verification import Evaluation
+from phi3quant.visible import one_line
 
 # Of progress where no terminal shows a bar: enough to see that a job in CI is alive.
 _SECONDS_BETWEEN_LINES = 60
+# Tables keep their width when piped into a file, where there is no terminal to measure.
+_WIDTH = 110
 
 
 def use_threads(threads: int | None) -> None:
@@ -54,11 +56,13 @@ def _columns() -> int:
 
 @contextmanager
 def _bar(title: str, total: int) -> Iterator[Step]:
-    with tqdm(total=total, desc=title, file=sys.stderr, unit="step", dynamic_ncols=True) as bar:
+    with tqdm(
+        total=total, desc=one_line(title), file=sys.stderr, unit="step", dynamic_ncols=True
+    ) as bar:
 
         def step(done: int = 1, note: str = "") -> None:
             if note:
-                bar.set_postfix_str(note, refresh=False)
+                bar.set_postfix_str(one_line(note), refresh=False)
             bar.update(done)
 
         yield step
@@ -78,14 +82,9 @@ def _lines(title: str, total: int) -> Iterator[Step]:
             said = now
             form = "{desc}: {n_fmt} of {total_fmt} in {elapsed}, {remaining} left"
             line = tqdm.format_meter(finished, total, now - begun, prefix=title, bar_format=form)
-            click.echo(", ".join(filter(None, (line, note))), err=True)
+            terminal.note(", ".join(filter(None, (line, note))))
 
     yield step
-
-
-def print_json(value: Any) -> None:
-    """Print a value as JSON on stdout."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def print_evaluation(evaluation: Evaluation) -> None:
@@ -111,8 +110,7 @@ def print_evaluation(evaluation: Evaluation) -> None:
             ]
         table.add_row(name, *cells)
     text = evaluation.text
-    # Tables keep their width when piped into a file, where there is no terminal to measure.
-    console = Console(width=None if sys.stdout.isatty() else 110, highlight=False)
+    console = terminal.console(_WIDTH)
     console.print(table)
     tokens = evaluation.comparisons[0].candidate.tokens
     console.print(
@@ -134,17 +132,17 @@ def print_check(report: CheckReport) -> None:
     """Print a check's findings, figures, worst windows and notes; the verdict comes last."""
     width = max(len(finding.name) for finding in report.findings) + 2
     for finding in report.findings:
-        click.echo(f"{finding.name:<{width}}{finding.verdict.value:<16}{finding.message}")
+        echo(f"{finding.name:<{width}}{finding.verdict.value:<16}{finding.message}")
     if report.metrics is not None:
-        click.echo()
+        echo()
         for key, title in METRICS.items():
             value = report.metrics.get(key)
             if value is not None:
-                click.echo(f"{title:<40}{_shown(value)}")
+                echo(f"{title:<40}{_shown(value)}")
     _print_worst(report.worst)
-    for note in report.notes:
-        click.echo(f"note: {note}")
-    click.echo(f"\n{report.verdict.value.upper()}: {report.artifact} beside {report.baseline}")
+    for line in report.notes:
+        echo(f"note: {line}")
+    echo(f"\n{report.verdict.value.upper()}: {report.artifact} beside {report.baseline}")
 
 
 # Lines of changed tensors, and characters of a line, that a person is shown.
@@ -154,28 +152,28 @@ _SHOWN_TENSORS = 8
 def print_comparison(found: ModelComparison) -> None:
     """Print what differs between two models, then their scores."""
     for name, kind in zip(found.names, found.formats, strict=True):
-        click.echo(f"{name}: {kind}")
+        echo(f"{name}: {kind}")
     same = found.tensors - len(found.changed)
     equal = f"{same} of {found.tensors} are equal"
-    click.echo(f"\ntensors: {found.uncompared or equal}")
+    echo(f"\ntensors: {found.uncompared or equal}")
     for change in found.changed[:_SHOWN_TENSORS]:
         apart = "of another shape" if change.relative is None else f"{change.relative:.3%} apart"
-        click.echo(f"  {change.name}: {apart}")
+        echo(f"  {change.name}: {apart}")
     if len(found.changed) > _SHOWN_TENSORS:
-        click.echo(f"  and {len(found.changed) - _SHOWN_TENSORS} more, less different")
+        echo(f"  and {len(found.changed) - _SHOWN_TENSORS} more, less different")
     for subject, lines in found.changes.items():
-        click.echo(f"{subject}:")
+        echo(f"{subject}:")
         for line in lines:
-            click.echo(f"  {line}")
+            echo(f"  {line}")
     if found.figures is None:
-        click.echo(f"\nnot scored: {found.unscored}")
+        echo(f"\nnot scored: {found.unscored}")
         return
     first, second = found.figures
     low, high = second["ratio_95"]
-    click.echo(f"\nperplexity {_shown(first['perplexity'])} and {_shown(second['perplexity'])}")
-    click.echo(f"{'ratio':<40}{_shown(second['ratio'])} ({_shown(low)}-{_shown(high)})")
+    echo(f"\nperplexity {_shown(first['perplexity'])} and {_shown(second['perplexity'])}")
+    echo(f"{'ratio':<40}{_shown(second['ratio'])} ({_shown(low)}-{_shown(high)})")
     for key in ("kl_mean", "kl_median", "kl_p999", "kl_max", "same_top", "target_rms", "tokens"):
-        click.echo(f"{METRICS[key]:<40}{_shown(second[key])}")
+        echo(f"{METRICS[key]:<40}{_shown(second[key])}")
     _print_worst(found.worst)
 
 
@@ -185,15 +183,15 @@ def _shown(value: Any) -> str:
 
 def _print_worst(windows: Sequence[WorstWindow]) -> None:
     for window in windows:
-        text = " ".join(window.text.split())
-        click.echo(f"worst: window {window.number}, ratio {window.ratio:.3f}, at ...{text}...")
+        text = one_line(window.text)
+        echo(f"worst: window {window.number}, ratio {window.ratio:.3f}, at ...{text}...")
 
 
 def note_phones(gguf: Path, *, quiet: bool) -> None:
     """Say on stderr if a GGUF file is of a type that phones are slow with."""
-    note = phone_note(open_model(gguf).format.removeprefix("GGUF "))
-    if note and not quiet:
-        click.echo(f"note: {note}", err=True)
+    line = phone_note(open_model(gguf).format.removeprefix("GGUF "))
+    if line and not quiet:
+        note(f"note: {line}")
 
 
 def peak_memory_bytes() -> int:

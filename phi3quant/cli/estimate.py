@@ -1,6 +1,5 @@
 """``phi3quant estimate``."""
 
-import json
 import re
 from typing import Any
 
@@ -10,6 +9,7 @@ from converters.gguf_policy import FILE_TYPES
 from converters.onnx_options import OnnxOptions
 from phi3quant.cli import options
 from phi3quant.cli.estimate_display import print_estimate
+from phi3quant.cli.terminal import print_json
 from phi3quant.estimating.artifact import FORMATS, GGUF
 from phi3quant.estimating.devices import choose_devices, custom_device, known_devices
 from phi3quant.estimating.estimate import Plan
@@ -149,7 +149,7 @@ def estimate(model: str | None, **given: Any) -> None:
         asked.append(custom_device(given["memory"], bandwidth * 1e9 if bandwidth else None))
     found = make_estimate(describe(model), plan, asked or known_devices())
     if given["as_json"]:
-        click.echo(json.dumps(found.as_json(tensors=given["tensors"]), indent=2))
+        print_json(found.as_json(tensors=given["tensors"]))
     else:
         print_estimate(found, tensors=given["tensors"])
     if asked and not found.fits:

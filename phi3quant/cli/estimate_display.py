@@ -1,12 +1,11 @@
 """An estimate as tables."""
 
-import sys
 from collections.abc import Sequence
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
+from phi3quant.cli import terminal
 from phi3quant.estimating.artifact import Artifact
 from phi3quant.estimating.estimate import DeviceVerdict, Estimate
 from phi3quant.estimating.memory import RunMemory
@@ -22,7 +21,7 @@ def print_estimate(found: Estimate, *, tensors: bool) -> None:
         found: the estimate.
         tensors: with a line for each tensor.
     """
-    console = Console(width=None if sys.stdout.isatty() else _WIDTH, highlight=False)
+    console = terminal.console(_WIDTH)
     model, chosen = found.model, found.chosen
     console.print(f"{model.name}: {model.parameters:,} parameters, {found.plan.scheme}")
     for warning in model.warnings:

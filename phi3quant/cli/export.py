@@ -14,10 +14,10 @@ from phi3quant.cli.display import (
     note_phones,
     peak_memory_bytes,
     print_evaluation,
-    print_json,
     progress_bars,
     use_threads,
 )
+from phi3quant.cli.terminal import echo, print_json
 from phi3quant.draft import Judge
 from phi3quant.export import export_gguf, export_onnx
 from phi3quant.hub import locate
@@ -170,8 +170,8 @@ def _run(
     if evaluation is not None:
         print_evaluation(evaluation)
     for file in files:
-        click.echo(f"{file}: {file.stat().st_size / 1e6:.2f} MB")
-    click.echo(
+        echo(f"{file}: {file.stat().st_size / 1e6:.2f} MB")
+    echo(
         f"exported in {seconds:.1f} s, peak memory {peak / 1e9:.2f} GB"
         f"{'' if evaluation else '; not verified'}"
     )

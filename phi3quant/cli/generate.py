@@ -6,12 +6,11 @@ from typing import Any
 
 import click
 from rich.columns import Columns
-from rich.console import Console
 from rich.panel import Panel
-from rich.text import Text
 
-from phi3quant.cli import options
-from phi3quant.cli.display import print_json, use_threads
+from phi3quant.cli import options, terminal
+from phi3quant.cli.display import use_threads
+from phi3quant.cli.terminal import echo, note, print_json, stream_text
 from phi3quant.errors import InputError
 from phi3quant.generation import DEFAULT_NEW_TOKENS, Generated, TellText
 from phi3quant.generation import generate as generate_text
@@ -79,7 +78,7 @@ def generate(artifact: str, prompt: str, **given: Any) -> None:
             tell=tell,
         )
 
-    made = run(artifact, _print_piece if streams else lambda _text: None)
+    made = run(artifact, stream_text() if streams else lambda _text: None)
     models = [made]
     if given["reference"] is not None:
         models.append(run(given["reference"], lambda _text: None))
@@ -92,26 +91,22 @@ def _show(models: list[Generated], given: Mapping[str, Any], *, streamed: bool) 
         print_json({**first, "reference": others[0]} if others else first)
         return
     if streamed:
-        click.echo()
+        echo()
     else:
         _print_side_by_side(models)
     if given["quiet"]:
         return
     for model in models:
-        click.echo(_speed(model), err=True)
+        note(_speed(model))
     if len(models) > 1:
-        click.echo(_agreement(*models), err=True)
-
-
-def _print_piece(text: str) -> None:
-    click.echo(text, nl=False)
-    sys.stdout.flush()
+        note(_agreement(*models))
 
 
 def _print_side_by_side(models: list[Generated]) -> None:
-    console = Console(width=None if sys.stdout.isatty() else _WIDTH, highlight=False)
+    console = terminal.console(_WIDTH)
     width = console.width // len(models) - 1
-    panels = [Panel(Text(model.text), title=Text(model.name), width=width) for model in models]
+    texts = [(terminal.plain(model.name), terminal.plain(model.text)) for model in models]
+    panels = [Panel(text, title=name, width=width) for name, text in texts]
     console.print(Columns(panels))
 
 

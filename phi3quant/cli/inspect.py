@@ -7,7 +7,8 @@ import click
 
 from phi3quant import inspection
 from phi3quant.cli import options
-from phi3quant.cli.display import print_json, use_threads
+from phi3quant.cli.display import use_threads
+from phi3quant.cli.terminal import echo, print_json
 from phi3quant.config import Phi3Config
 
 
@@ -44,7 +45,7 @@ def inspect(
         *_provenance(found.manifest),
     ]
     for label, value in rows:
-        click.echo(f"{label:<16}{value}")
+        echo(f"{label:<16}{value}")
 
 
 def _architecture(config: Phi3Config) -> list[tuple[str, str]]:

@@ -1,22 +1,20 @@
 """The ``phi3quant`` command."""
 
+import contextlib
 import gc
 import importlib
-import signal
-import threading
-from collections.abc import Mapping
-from functools import cache
-from types import FrameType
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache, partial
 from typing import Any
 
 import click
 
-from phi3quant.errors import NotComparableError, Phi3QuantError
+from phi3quant.cli.ending import StreamError, ended
+from phi3quant.cli.interruption import take_signals
+from phi3quant.cli.terminal import prepare_streams
+from phi3quant.errors import InputError
 from phi3quant.version import tool_version
-
-EXIT_BAD_INPUT = 2
-EXIT_NOT_COMPARABLE = 3
-EXIT_INTERRUPTED = 130
 
 _HOMES: Mapping[str, tuple[str, str]] = {
     "awq": ("quantize", "awq"),
@@ -52,23 +50,35 @@ _SUMMARIES: Mapping[str, str] = {
 }
 """What the list of commands says: asking the commands would load them, and torch."""
 
-_stopping = threading.Event()
-"""Set once a signal has asked for an end."""
-
-
-class _BadInput(click.ClickException):
-    exit_code = EXIT_BAD_INPUT
-
-
-class _NotComparable(click.ClickException):
-    exit_code = EXIT_NOT_COMPARABLE
-
 
 class _Group(click.Group):
     """Loads a command when it is called, so that quick ones don't wait for torch.
 
-    Turns the project's errors into a message and an exit code, at this one place.
+    However a command ends, phi3quant.cli.ending turns it into a message and an exit code.
     """
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        *given: Any,
+        standalone_mode: bool = True,
+        **named: Any,
+    ) -> Any:
+        run = partial(super().main, args, *given, standalone_mode=False, **named)
+        if not standalone_mode:
+            return run()
+        prepare_streams()
+        words = sys.argv[1:] if args is None else args
+
+        def checked() -> Any:
+            _check_words(words)
+            return run()
+
+        sys.exit(ended(checked))
+
+    def make_context(self, *given: Any, **named: Any) -> click.Context:
+        with _past_click():
+            return super().make_context(*given, **named)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         del ctx
@@ -85,21 +95,31 @@ class _Group(click.Group):
             formatter.write_dl([(name, _SUMMARIES[name]) for name in self.list_commands(ctx)])
 
     def invoke(self, ctx: click.Context) -> Any:
-        try:
+        with _past_click():
             return super().invoke(ctx)
-        except KeyboardInterrupt as error:
-            ended: BaseException = error
-        except Exception as error:
-            ended = error
-            # A library that the interruption strikes in may make an error of its own of it.
-            if not _stopping.is_set():
-                if isinstance(error, NotComparableError):
-                    raise _NotComparable(_said(error)) from None
-                if isinstance(error, Phi3QuantError):
-                    raise _BadInput(_said(error)) from None
-                raise
-        click.echo(_said(ended, "\nInterrupted; nothing was left half-written."), err=True)
-        return ctx.exit(EXIT_INTERRUPTED)
+
+
+@contextlib.contextmanager
+def _past_click() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StreamError from error
+
+
+def _check_words(words: Sequence[str]) -> None:
+    """Refuse names that no manifest and no other file can hold.
+
+    Raises:
+        InputError: a word of the command line isn't UTF-8.
+    """
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise InputError(
+                f"{word} on the command line is not UTF-8; rename the file or folder"
+            ) from None
 
 
 @cache
@@ -114,12 +134,6 @@ def _loaded(module: str, name: str) -> click.Command:
         gc.freeze()
         gc.enable()
     return found
-
-
-def _said(error: BaseException, message: str | None = None) -> str:
-    """An error's message, or another in its place, and what was noted on the way."""
-    first = str(error) if message is None else message
-    return "\n".join([first, *getattr(error, "__notes__", [])])
 
 
 @click.group(
@@ -144,15 +158,7 @@ def main() -> None:
     phi3quant generate OUT "Hello"                let it answer
 
     MODEL is a folder, a hub id, or phi3-tiny, which is bundled.
-    Exit codes: 0 done, 1 a quality limit was missed or a file changed, 2 bad input, 3 not
-    comparable or (estimate) doesn't fit, 130 interrupted.
+    Exit codes: 0 done, 1 a quality limit was missed or a file changed, 2 bad input or an error of
+    the system, 3 not comparable or (estimate) doesn't fit, 70 a bug, 130 interrupted.
     """
-    _stopping.clear()
-    # A polite kill cleans up like Ctrl-C.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
-
-
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    _stopping.set()
-    raise KeyboardInterrupt
+    take_signals()

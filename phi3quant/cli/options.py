@@ -16,6 +16,7 @@ from converters.onnx_options import (
     STORAGES,
 )
 from phi3quant.bundled import BUNDLED
+from phi3quant.cli.terminal import note
 from phi3quant.output import clear_os_errors
 from phi3quant.scheme import WHOLE_ROW
 
@@ -52,7 +53,10 @@ class GroupSize(click.ParamType[int | None]):
 
 
 class Percent(click.ParamType[float]):
-    """A share such as ``5%`` or ``0.05``; 0.05 either way."""
+    """A share such as ``5%`` or ``0.05``; 0.05 either way.
+
+    A bare number of 1 and more is refused: 8 means 8% to most, and would allow 800%.
+    """
 
     name = "percent"
 
@@ -60,12 +64,16 @@ class Percent(click.ParamType[float]):
         """Read the share."""
         if isinstance(value, float):
             return value
+        number = value.removesuffix("%").strip()
         try:
-            share = float(value[:-1]) / 100 if value.endswith("%") else float(value)
+            share = float(number) / 100 if value.endswith("%") else float(number)
         except ValueError:
             self.fail(f"{value!r} is not a share; write 5% or 0.05", param, ctx)
         if not 0 <= share < float("inf"):
             self.fail(f"{value!r} must not be negative or infinite", param, ctx)
+        if share >= 1 and number == value:
+            meant = f"{number}% or {float(number) / 100:g}"
+            self.fail(f"{value!r} would be {share:.0%}; write {meant}", param, ctx)
         return share
 
 
@@ -201,7 +209,7 @@ def note_bundled(model: str | None, *, quiet: bool) -> str:
     """The model to use; says so when it is the bundled one for want of another."""
     if model is None:
         if not quiet:
-            click.echo(f"No MODEL given: using the bundled {BUNDLED}.", err=True)
+            note(f"No MODEL given: using the bundled {BUNDLED}.")
         return BUNDLED
     return model
 

@@ -5,7 +5,8 @@ from typing import Any
 import click
 
 from phi3quant.cli import options
-from phi3quant.cli.display import print_evaluation, print_json, progress_bars, use_threads
+from phi3quant.cli.display import print_evaluation, progress_bars, use_threads
+from phi3quant.cli.terminal import print_json
 from phi3quant.verification import EvaluationText, evaluate
 
 

@@ -14,11 +14,12 @@ from phi3quant.cli.display import (
     note_phones,
     peak_memory_bytes,
     print_evaluation,
-    print_json,
     progress_bars,
     use_threads,
 )
 from phi3quant.cli.recipes import PRESET_OPTIONS, recipe_of
+from phi3quant.cli.terminal import echo, note, print_json
+from phi3quant.gating.gate import Gate, Verdict
 from phi3quant.hub import locate
 from phi3quant.methods import METHODS
 from phi3quant.pipeline import Conduct, Quantized, Recipe, quantize
@@ -95,7 +96,8 @@ _OUTPUT = (
         "-o",
         "--output",
         type=options.OUTPUT_TYPE,
-        help="Folder to make.  [default: MODEL-METHOD-BITSbit in the current folder]",
+        help="Folder to make.  [default: MODEL-METHOD-BITSbit in the current folder; with TYPE in "
+        "place of BITSbit for --gguf-type, and BPWbpw for --target-bpw]",
     ),
     click.option("--overwrite", is_flag=True, help="Replace OUT if phi3quant made it."),
     click.option(
@@ -113,7 +115,9 @@ _OUTPUT = (
     click.option(
         "--max-ppl-increase",
         type=options.Percent(),
-        help="Exit with code 1 if perplexity grows by more, such as 5%.",
+        help="Exit with code 1 if perplexity is surely worse (the 95 % interval lies above 1) and "
+        "the estimate grew by more, such as 8% or 0.08; with code 3 if the text is too short to "
+        "show such an increase. The rule of phi3quant check.",
     ),
 )
 
@@ -217,7 +221,7 @@ def _run(method: str, given: dict[str, Any]) -> None:
     use_threads(given["threads"])
     model = options.note_bundled(given["model"], quiet=quiet)
     recipe = recipe_of(method, given)
-    output = given["output"] or Path(f"{_name(model, given)}-{method}-{recipe.scheme.bits}bit")
+    output = given["output"] or Path(f"{_name(model, given)}-{method}-{_ending(recipe)}")
     progress = progress_bars(quiet=quiet)
     judge = None if given["no_verify"] else Verification(_text(given), progress)
     started = time.monotonic()
@@ -233,7 +237,7 @@ def _run(method: str, given: dict[str, Any]) -> None:
     seconds = time.monotonic() - started
     evaluation = judge.evaluation if judge else None
     _report(made, recipe, seconds, evaluation, given)
-    _gate(evaluation, given["max_ppl_increase"])
+    _gate(evaluation, given["max_ppl_increase"], quiet=quiet)
 
 
 def _note_on(*, quiet: bool) -> Callable[[str], None]:
@@ -241,7 +245,7 @@ def _note_on(*, quiet: bool) -> Callable[[str], None]:
 
     def say(line: str) -> None:
         if not quiet:
-            click.echo(line, err=True)
+            note(line)
 
     return say
 
@@ -252,6 +256,13 @@ def _name(model: str, given: dict[str, Any]) -> str:
 
 def _text(given: dict[str, Any]) -> EvaluationText:
     return EvaluationText(given["text"], given["text_field"], given["window"], given["max_tokens"])
+
+
+def _ending(recipe: Recipe) -> str:
+    """The recipe in the name of a folder."""
+    if recipe.target_bpw is not None:
+        return f"{recipe.target_bpw:g}bpw"
+    return recipe.gguf_type.lower() if recipe.gguf_type else f"{recipe.scheme.bits}bit"
 
 
 def _report(
@@ -279,14 +290,14 @@ def _report(
     if evaluation is not None:
         print_evaluation(evaluation)
     for name, folder in made.folders.items():
-        click.echo(f"{folder}: {METHODS[recipe.method].title} {recipe}, {name}")
+        echo(f"{folder}: {METHODS[recipe.method].title} {recipe}, {name}")
     if to_gguf.FORMAT.name in made.folders:
         note_phones(made.folders[to_gguf.FORMAT.name], quiet=given["quiet"])
     if made.calibration is not None:
-        click.echo(_calibrated_on(made.calibration, recipe.calibration.samples))
+        echo(_calibrated_on(made.calibration, recipe.calibration.samples))
     if fell_back:
-        click.echo(f"{fell_back} of {len(made.blocks)} blocks fell back to RTN")
-    click.echo(
+        echo(f"{fell_back} of {len(made.blocks)} blocks fell back to RTN")
+    echo(
         f"quantized in {seconds:.1f} s, peak memory {peak_memory_bytes() / 1e9:.2f} GB"
         f"{'' if evaluation else '; not verified'}"
     )
@@ -299,18 +310,24 @@ def _calibrated_on(calibration: Mapping[str, Any], asked: int) -> str:
     return f"{line} from {calibration['text']}{shortage}"
 
 
-def _gate(evaluation: Evaluation | None, limit: float | None) -> None:
-    """Exit with 1 if an artifact is broken, or worse than allowed."""
+def _gate(evaluation: Evaluation | None, limit: float | None, *, quiet: bool) -> None:
+    """Exit with 1 if an artifact is broken or worse than allowed, with 3 if the text can't tell."""
     if evaluation is None:
         return
+    verdicts = {Verdict.PASS}
     for name, comparison in zip(evaluation.names[1:], evaluation.comparisons[1:], strict=True):
-        increase = comparison.ratio - 1
         if comparison.candidate.not_finite:
-            click.echo(f"FAIL: {name} gives NaN or infinity", err=True)
-            raise click.exceptions.Exit(EXIT_MISSED)
-        if limit is not None and not increase <= limit:
-            click.echo(
-                f"FAIL: the perplexity of {name} grew by {increase:.2%}; allowed is {limit:.2%}",
-                err=True,
-            )
-            raise click.exceptions.Exit(EXIT_MISSED)
+            note(f"FAIL: {name} gives NaN or infinity")
+            verdicts.add(Verdict.FAIL)
+        elif limit is not None:
+            gate = Gate("budget", "full precision", limit, comparison.paired)
+            verdicts.add(gate.verdict)
+            if gate.verdict is not Verdict.PASS or not quiet:
+                note(f"{_WORDS[gate.verdict]}: {name}: {gate}")
+    if Verdict.FAIL in verdicts:
+        raise click.exceptions.Exit(EXIT_MISSED)
+    if Verdict.UNDERPOWERED in verdicts:
+        raise click.exceptions.Exit(options.EXIT_NOT_COMPARABLE)
+
+
+_WORDS = {Verdict.PASS: "PASS", Verdict.FAIL: "FAIL", Verdict.UNDERPOWERED: "TOO LITTLE TEXT"}

@@ -1,16 +1,15 @@
 """``phi3quant report``."""
 
-import sys
 from typing import Any
 
 import click
 from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
-from rich.text import Text
 
-from phi3quant.cli import options
-from phi3quant.cli.display import print_json, progress_bars, use_threads
+from phi3quant.cli import options, terminal
+from phi3quant.cli.display import progress_bars, use_threads
+from phi3quant.cli.terminal import note, print_json
 from phi3quant.reporting import tables, wording
 from phi3quant.reporting.drawing import check_drawing
 from phi3quant.reporting.memory_tables import device_table, memory_table
@@ -18,6 +17,10 @@ from phi3quant.reporting.page import check_page, write_page
 from phi3quant.reporting.report import Report, make_report
 from phi3quant.reporting.summary import summary
 from phi3quant.verification import EvaluationText
+from phi3quant.visible import one_line
+
+# Tables keep their width when piped into a file, where there is no terminal to measure.
+_WIDTH = 160
 
 
 @click.command()
@@ -64,7 +67,7 @@ def report(run: tuple[str, ...], **given: Any) -> None:
         progress=progress_bars(quiet=quiet),
     )
     if made.measurement.unscored and not quiet and not given["no_score"]:
-        click.echo(f"note: nothing was scored: {made.measurement.unscored}", err=True)
+        note(f"note: nothing was scored: {made.measurement.unscored}")
     if given["as_json"]:
         print_json(made.as_json())
     else:
@@ -72,13 +75,12 @@ def report(run: tuple[str, ...], **given: Any) -> None:
     if output is not None:
         nbytes = write_page(output, made)
         if not quiet:
-            click.echo(f"{output}: {wording.size(nbytes)}", err=True)
+            note(f"{output}: {wording.size(nbytes)}")
 
 
 def _print(made: Report) -> None:
     """The page's figures as tables."""
-    # Tables keep their width when piped into a file, where there is no terminal to measure.
-    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    console = terminal.console(_WIDTH)
     found = [tables.variant_table(made), tables.divergence_table(made)]
     found += map(tables.error_table, made.error_maps)
     for table in (*found, memory_table(made.outlooks), device_table(made.outlooks)):
@@ -86,31 +88,24 @@ def _print(made: Report) -> None:
             _print_table(console, table)
     for number, row in enumerate(made.measurement.rows, start=1):
         for window in row.worst[:1]:
-            text = wording.one_line(window.text)
+            text = one_line(window.text)
             line = f"window {window.number}, ratio {wording.ratio(window.ratio)}, at ...{text}..."
-            console.print(_plain(f"{tables.numbered(number, row)}: {line}"))
+            console.print(f"{tables.numbered(number, row)}: {line}")
     console.print()
     for line in summary(made):
-        console.print(_plain(line))
+        console.print(line)
 
 
 def _print_table(console: Console, table: tables.Table) -> None:
-    shown = RichTable(
-        title=_plain(table.title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
-    )
+    shown = RichTable(title=table.title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for index, heading in enumerate(table.headings):
         figure = index >= table.words
         shown.add_column(
-            _plain(heading), overflow="fold", justify="right" if figure else "left", no_wrap=figure
+            heading, overflow="fold", justify="right" if figure else "left", no_wrap=figure
         )
     for row in table.rows:
-        shown.add_row(*map(_plain, row))
+        shown.add_row(*row)
     console.print(shown)
     if table.note:
-        console.print(_plain(table.note))
+        console.print(table.note)
         console.print()
-
-
-def _plain(text: str) -> Text:
-    """Text that the terminal obeys nothing of, and rich reads no markup in."""
-    return Text(wording.visible(text))

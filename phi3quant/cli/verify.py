@@ -3,7 +3,7 @@
 import click
 
 from phi3quant.cli import options
-from phi3quant.cli.display import print_json
+from phi3quant.cli.terminal import echo, note, print_json
 from phi3quant.hub import locate
 from phi3quant.integrity import check_hashes, check_source
 from phi3quant.provenance import read_provenance
@@ -42,7 +42,7 @@ def verify(artifact: str, source: str | None, *, quiet: bool, as_json: bool) -> 
     else:
         for check in checks:
             if check.problem or not quiet:
-                click.echo(f"{check.name}: {check.problem or 'as stated'}")
+                echo(f"{check.name}: {check.problem or 'as stated'}")
     if changed:
-        click.echo(f"FAIL: {len(changed)} of {len(checks)} are not as the manifest says", err=True)
+        note(f"FAIL: {len(changed)} of {len(checks)} are not as the manifest says")
         raise click.exceptions.Exit(EXIT_CHANGED)

@@ -7,10 +7,12 @@ bit for bit, at several times its speed.
 """
 
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import numba
 import numpy as np
+
+from phi3quant.codecs import kernel_cache
 
 LANES = 64
 """Groups that are handled at once; a multiple of the groups in a superblock."""
@@ -25,16 +27,19 @@ R = TypeVar("R")
 def kernel(function: Callable[P, R]) -> Callable[P, R]:
     """Compile a function at its first call; its machine code is kept for later processes.
 
-    Divisions by zero give infinity or NaN, nothing is fused or reordered, and the interpreter's
-    lock is released meanwhile.
+    It is kept where phi3quant.codecs.kernel_cache has a place for it. Divisions by zero give infinity
+    or NaN, nothing is fused or reordered, and the interpreter's lock is released meanwhile.
     """
     options = {"error_model": "numpy", "nogil": True, "no_cfunc_wrapper": True}
-    compiled: Callable[P, R]
-    try:
-        compiled = numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # nowhere to keep it: neither beside the source nor in a home folder
-        compiled = numba.njit(**options)(function)
-    return compiled
+    place = kernel_cache.folder()
+    if place is None:
+        alone: Callable[P, R] = numba.njit(**options)(function)
+        return alone
+    with kernel_cache.in_folder(place):
+        compiled: Any = numba.njit(cache=True, **options)(function)
+    compiled._cache = kernel_cache.Forgiving(compiled._cache)  # noqa: SLF001
+    kept: Callable[P, R] = compiled
+    return kept
 
 
 @kernel

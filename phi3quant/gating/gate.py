@@ -1,4 +1,4 @@
-"""The rule by which a measured ratio of perplexities passes or fails.
+"""The rule by which a measured ratio of perplexities passes or fails: ``check``'s and ``awq``'s.
 
 A gate fails when two things hold: the model is surely worse (the lower end of the 95 % interval is
 above 1) and it is worse by more than is allowed (the estimate is above the limit; or, for a gate
@@ -70,7 +70,7 @@ class Gate:
         low, high = measured.interval
         line = (
             f"perplexity is {measured.ratio:.4f} of {self.beside} "
-            f"(95 % interval {low:.4f}-{high:.4f}); allowed is {1 + self.limit:.4f}"
+            f"(95 % interval {low:.4f}-{high:.4f}); an increase of {self.limit:.2%} is allowed"
         )
         if self.verdict is not Verdict.UNDERPOWERED:
             return line

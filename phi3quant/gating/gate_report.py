@@ -1,6 +1,5 @@
 """What a check found, for machines and pages: JSON, JUnit XML, Markdown, annotations on GitHub."""
 
-import re
 from collections.abc import Mapping
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -9,6 +8,7 @@ from phi3quant.gating.check import SCHEMA_VERSION, CheckReport
 from phi3quant.gating.gate import Gate, Verdict
 from phi3quant.metrics import plain
 from phi3quant.version import tool_version
+from phi3quant.visible import code_span, in_annotation, in_markdown, in_xml
 
 METRICS: Mapping[str, str] = {
     "perplexity": "perplexity",
@@ -35,8 +35,6 @@ _MARKS = {
     Verdict.UNDERPOWERED: "⚠️",
     Verdict.NOT_COMPARABLE: "⚠️",
 }
-# What XML 1.0 can't hold.
-_UNSPEAKABLE = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def as_json(report: CheckReport) -> dict[str, Any]:
@@ -70,7 +68,7 @@ def as_junit(report: CheckReport) -> str:
         kind = _JUNIT_KINDS.get(finding.verdict)
         if kind is not None:
             told = "skipped" if report.exit_code == 0 else kind
-            ET.SubElement(case, told, message=_speakable(finding.message))
+            ET.SubElement(case, told, message=in_xml(finding.message))
     for key, title in METRICS.items():
         if report.metrics is not None:
             _case(suite, f"metric: {title}", f"{key} = {report.metrics.get(key)}")
@@ -95,13 +93,13 @@ def as_markdown(report: CheckReport) -> str:
     lines = [
         f"### {_MARKS[report.verdict]} phi3quant check: {report.verdict.value}",
         "",
-        f"{_code(report.artifact)} beside {_code(report.baseline)}",
+        f"{code_span(report.artifact)} beside {code_span(report.baseline)}",
         "",
         "| check | verdict | |",
         "|---|---|---|",
         *(
             f"| {finding.name} | {_MARKS[finding.verdict]} {finding.verdict.value} "
-            f"| {_cell(finding.message)} |"
+            f"| {in_markdown(finding.message)} |"
             for finding in report.findings
         ),
     ]
@@ -116,10 +114,10 @@ def as_markdown(report: CheckReport) -> str:
         lines += ["", "| worst windows | ratio | text up to just after the worst token |"]
         lines += ["|---|---|---|"]
         lines += [
-            f"| {window.number} | {window.ratio:.3f} | {_code(window.text)} |"
+            f"| {window.number} | {window.ratio:.3f} | {code_span(window.text)} |"
             for window in report.worst
         ]
-    lines += ["", *(f"- {_cell(note)}" for note in report.notes)]
+    lines += ["", *(f"- {in_markdown(note)}" for note in report.notes)]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -134,8 +132,7 @@ def annotations(report: CheckReport) -> list[str]:
 
 
 def _annotation(level: str, name: str, message: str) -> str:
-    text = message.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-    return f"::{level} title=phi3quant check, {name}::{text}"
+    return f"::{level} title=phi3quant check, {name}::{in_annotation(message)}"
 
 
 def _gate(gate: Gate) -> dict[str, Any]:
@@ -153,21 +150,9 @@ def _gate(gate: Gate) -> dict[str, Any]:
 
 def _case(suite: ET.Element, name: str, output: str) -> ET.Element:
     case = ET.SubElement(suite, "testcase", classname="phi3quant.gating.check", name=name, time="0")
-    ET.SubElement(case, "system-out").text = _speakable(output)
+    ET.SubElement(case, "system-out").text = in_xml(output)
     return case
-
-
-def _speakable(text: str) -> str:
-    return _UNSPEAKABLE.sub("\ufffd", text)
 
 
 def _number(value: Any) -> str:
     return f"{value:.5g}" if isinstance(value, float) else str(value)
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
-
-
-def _code(text: str) -> str:
-    return f"`{_cell(text).replace('`', chr(39))}`"

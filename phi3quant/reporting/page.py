@@ -14,8 +14,9 @@ from phi3quant.reporting.memory_tables import device_table, memory_table
 from phi3quant.reporting.provenance_table import provenance_table
 from phi3quant.reporting.report import Report
 from phi3quant.reporting.summary import summary
-from phi3quant.reporting.wording import ratio, visible
+from phi3quant.reporting.wording import ratio
 from phi3quant.version import tool_version
+from phi3quant.visible import visible
 
 _MARK = b'<meta name="generator" content="phi3quant report'
 """By which a page is known as one of ours."""

@@ -1,26 +1,9 @@
-"""Figures in words, the same on the page and in the terminal; and text that can do no harm."""
-
-import re
+"""Figures in words, the same on the page and in the terminal."""
 
 from phi3quant.reporting.stated import interval, number
 
 UNKNOWN = "\N{EN DASH}"
 _GAP = "\N{NO-BREAK SPACE}"
-# Control characters, lone surrogates and noncharacters; and what turns the direction of text.
-_UNSEEN = re.compile(
-    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff"
-    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]"
-)
-
-
-def visible(text: str) -> str:
-    """Text whose every character is one to be read: terminals and browsers obey none of it."""
-    return _UNSEEN.sub("\ufffd", text)
-
-
-def one_line(text: str) -> str:
-    """Text without line breaks and runs of spaces."""
-    return " ".join(text.split())
 
 
 def size(nbytes: float) -> str:
