@@ -13,6 +13,7 @@ from calib.records import BESIDE, Chat, Document, Fields, read_record
 from calib.text_files import MAX_CHARACTERS, Records, read_records, text_files
 from phi3quant import hub
 from phi3quant.errors import CorpusError, MissingExtraError, TokenizerError
+from phi3quant.notices import notify
 from phi3quant.tokenizer import Tokenizer, load_tokenizer
 
 BUNDLED = ("general", "tiny")
@@ -65,6 +66,7 @@ def load_corpus(source: str | Path, part: str, field: str | None = None) -> Corp
     notes = tuple(f"{text} ({count})" if count > 1 else text for text, count in skipped.items())
     if not any(documents):
         raise CorpusError("; ".join([f"{source} holds no text", *notes]))
+    notify(f"{source}: {note}" for note in notes)
     digest = hashlib.sha256()
     for document in documents:
         plain = document if isinstance(document, str) else document.plain()

@@ -17,6 +17,7 @@ from phi3quant.checkpoint import StoredWeights, open_checkpoint
 from phi3quant.config import Phi3Config, read_config
 from phi3quant.errors import CheckpointError, SchemeError
 from phi3quant.layout import LINEARS, block_tensor_name
+from phi3quant.notices import notify
 from phi3quant.tensor_folder import FLOAT_DTYPES, TensorFolder, open_tensors
 from phi3quant.tokenizer import Tokenizer, load_tokenizer
 
@@ -51,9 +52,17 @@ def open_model(path: Path) -> StoredWeights | OnnxModel:
 def open_weights(path: Path) -> StoredWeights:
     """Open a model whose weights can be had, as open_model does.
 
+    Its notes are passed on (phi3quant.notices).
+
     Raises:
         CheckpointError: also if it is an ONNX model, whose weights only a runtime reads.
     """
+    opened = _opened(path)
+    notify(f"{path}: {note}" for note in opened.notes)
+    return opened
+
+
+def _opened(path: Path) -> StoredWeights:
     if is_onnx(path):
         raise CheckpointError(f"{path} is an ONNX model already; give what it was made from")
     if is_gguf(path):

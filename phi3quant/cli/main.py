@@ -12,6 +12,7 @@ import click
 
 from phi3quant.cli.ending import StreamError, ended
 from phi3quant.cli.interruption import take_signals
+from phi3quant.cli.notices import show_notices
 from phi3quant.cli.terminal import prepare_streams
 from phi3quant.errors import InputError
 from phi3quant.version import tool_version
@@ -162,3 +163,4 @@ def main() -> None:
     the system, 3 not comparable or (estimate) doesn't fit, 70 a bug, 130 interrupted.
     """
     take_signals()
+    show_notices()
