@@ -9,7 +9,10 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 # Kernels are compiled once and kept here; phi3quant names the folders in it by all that they depend on.
 export NUMBA_CACHE_DIR := $(CURDIR)/build/kernels
 
-.PHONY: help demo gate baseline test check docs test-real real tiny bench bench-quality bench-speed \
+SECONDS ?= 60
+POINTS ?= 100
+
+.PHONY: help demo gate baseline test fuzz faults check docs test-real real tiny bench bench-quality bench-speed \
 	format clean
 
 help:
@@ -17,6 +20,8 @@ help:
 	@echo 'make gate       hold the bundled model, quantized, against its committed baseline'
 	@echo 'make baseline   put the bundled model as it comes out now into that baseline; REASON=... says why'
 	@echo 'make test       the tests'
+	@echo 'make fuzz       spoiled files for every reader: SECONDS=60 for each, READER=gguf for one'
+	@echo 'make faults     kill and fail runs at POINTS=100 changes of files, with each export'
 	@echo 'make check      formatting, lint, types, layers'
 	@echo 'make docs       the documentation as pages, into build/docs'
 	@echo 'make real       fetch a real model (135M parameters) into models/real'
@@ -78,6 +83,13 @@ baseline: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest --ignore=tests/real
+
+# Spoiled files that end in anything but a result or a message are kept in build/fuzz.
+fuzz: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(if $(READER),--reader '$(READER)')
+
+faults: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.injection --points $(POINTS)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
