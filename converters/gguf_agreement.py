@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from gguf import TokenType
+
 from converters.gguf_tokenizer import build_tokenizer
-from converters.gguf_vocabulary import GgufVocabulary, TokenType
+from converters.gguf_vocabulary import GgufVocabulary
 from phi3quant.errors import TokenizerError
 from phi3quant.tokenizer import Tokenizer
 

@@ -156,7 +156,7 @@ def read_name_says_phi3(vocabulary: GgufVocabulary) -> bool:
     return "phi3" in vocabulary.model_name("phi3-chat")
 
 
-REFUSED = {
+REFUSED: dict[str, dict[str, Any]] = {
     "lower case": {"normalizer": {"type": "Lowercase"}},
     "compatibility forms": {
         "normalizer": {

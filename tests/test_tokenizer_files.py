@@ -25,7 +25,7 @@ def changed(folder: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
     return folder
 
 
-TRAINING = {
+TRAINING: dict[str, dict[str, Any]] = {
     "truncation": {
         "truncation": {
             "direction": "Right",
