@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -65,6 +66,8 @@ def load_corpus(source: str | Path, part: str, field: str | None = None) -> Corp
     notes = tuple(f"{text} ({count})" if count > 1 else text for text, count in skipped.items())
     if not any(documents):
         raise CorpusError("; ".join([f"{source} holds no text", *notes]))
+    for note in notes:
+        logging.getLogger(__name__).warning("note: %s: %s", source, note)
     digest = hashlib.sha256()
     for document in documents:
         plain = document if isinstance(document, str) else document.plain()
