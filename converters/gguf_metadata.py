@@ -85,6 +85,8 @@ def add_vocabulary(writer: GGUFWriter, vocabulary: GgufVocabulary) -> None:
         adders[role](number)
     for role, value in vocabulary.adds.items():
         {"bos": writer.add_add_bos_token, "eos": writer.add_add_eos_token}[role](value)
+    if vocabulary.space_prefix is not None:
+        writer.add_add_space_prefix(vocabulary.space_prefix)
     if vocabulary.chat_template is not None:
         writer.add_chat_template(vocabulary.chat_template)
 

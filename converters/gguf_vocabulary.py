@@ -4,7 +4,6 @@ It is derived from tokenizer.json, which every published Phi-3 has: a SentencePi
 becomes llama.cpp's ``llama`` tokenizer, a byte-level BPE its ``gpt2`` one.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,9 @@ from typing import Any
 
 from gguf import TokenType
 
-from phi3quant.checkpoint import read_json_if_there
 from phi3quant.errors import TokenizerError
 from phi3quant.tokenizer import END_OF_TURN, load_tokenizer, require_tokenizer_json
+from phi3quant.untrusted_json import read_json, read_json_if_there
 
 _FILLER_SCORE, _ADDED_SCORE, _LOWEST_SCORE = -10000.0, -1000.0, -1e9
 _SPACE = "▁"
@@ -44,6 +43,7 @@ class GgufVocabulary:
         special: ids by llama.cpp's names (bos, eos, unk, pad, eot).
         adds: whether text gets a bos before it and an eos after it; only what is known.
         strips_right: whether spaces after special tokens disappear.
+        space_prefix: whether a space is put before a text; None: llama.cpp's default, which is yes.
         chat_template: jinja.
     """
 
@@ -56,7 +56,29 @@ class GgufVocabulary:
     special: Mapping[str, int]
     adds: Mapping[str, bool]
     strips_right: bool
+    space_prefix: bool | None
     chat_template: str | None
+
+    def fields(self) -> dict[str, Any]:
+        """The metadata that decides how text is encoded, as a file has it."""
+        fields = {
+            "model": self.model,
+            "pre": self.pre,
+            "tokens": list(self.tokens),
+            "token_type": [int(kind) for kind in self.types],
+            "scores": self.scores,
+            "merges": self.merges,
+            "unknown_token_id": self.special.get("unk"),
+            "add_space_prefix": self.space_prefix,
+        }
+        named = {f"tokenizer.ggml.{key}": value for key, value in fields.items()}
+        named["general.name"] = self.model_name("model")
+        return {key: value for key, value in named.items() if value is not None}
+
+    @property
+    def can_strip(self) -> bool:
+        """Whether it has the pieces that llama.cpp insists on before it strips spaces."""
+        return all(piece in self.tokens for piece in _STRIP_PIECES)
 
     def model_name(self, name: str) -> str:
         """``name`` such that llama.cpp treats spaces after special tokens as this tokenizer does.
@@ -66,7 +88,7 @@ class GgufVocabulary:
         says_phi3 = any(word in name.lower() for word in ("phi-3", "phi3"))
         if says_phi3 == self.strips_right:
             return name
-        if self.strips_right and all(piece in self.tokens for piece in _STRIP_PIECES):
+        if self.strips_right and self.can_strip:
             return f"{name} (phi3)"
         return (
             name if not says_phi3 else name.lower().replace("phi-3", "phi").replace("phi3", "phi")
@@ -85,16 +107,22 @@ def read_vocabulary(folder: Path, vocab_size: int) -> GgufVocabulary:
     """
     file = require_tokenizer_json(folder, "a GGUF file")
     loaded = load_tokenizer(folder)
-    described = json.loads(file.read_text(encoding="utf-8"))
-    settings = read_json_if_there(folder / "tokenizer_config.json")
+    described = read_json(file, raises=TokenizerError)
+    settings = read_json_if_there(folder / "tokenizer_config.json", raises=TokenizerError)
     model = described.get("model") or {}
     if model.get("type") != "BPE":
         raise TokenizerError(f"{file}: llama.cpp has no equal of a {model.get('type')!r} tokenizer")
     pieces: Mapping[str, int] = model["vocab"]
     added: Sequence[Mapping[str, Any]] = described.get("added_tokens") or []
-    size = max(vocab_size, 1 + max([*pieces.values(), *(int(token["id"]) for token in added)]))
-    if size > vocab_size:
-        raise TokenizerError(f"{file} has {size} tokens, the model {vocab_size}")
+    size = vocab_size
+    every = {**pieces, **{str(token["content"]): int(token["id"]) for token in added}}
+    rowless = sorted((number, text) for text, number in every.items() if number >= size)
+    if rowless:
+        number, text = rowless[0]
+        raise TokenizerError(
+            f"{file}: token {number} ({text!r}) has no row in the model's embedding, which has "
+            f"{size}; resize the embedding or remove the token from the tokenizer"
+        )
     tokens = [filler(number) for number in range(size)]
     types = [TokenType.UNUSED] * size
     for piece, number in pieces.items():
@@ -121,14 +149,62 @@ def read_vocabulary(folder: Path, vocab_size: int) -> GgufVocabulary:
         scores=scores,
         merges=None if is_llama else [f"{left} {right}" for left, right in merges],
         special=_special_ids(folder, settings, model, {text: i for i, text in enumerate(tokens)}),
-        adds={
-            role: settings[f"add_{role}_token"]
-            for role in ("bos", "eos")
-            if isinstance(settings.get(f"add_{role}_token"), bool)
-        },
+        adds=_adds(settings, described.get("post_processor")),
         strips_right=any(token.get("rstrip") for token in added),
+        space_prefix=None if not is_llama or _has_space_prefix(described) else False,
         chat_template=loaded.chat_template,
     )
+
+
+def _adds(settings: Mapping[str, Any], processor: Any) -> dict[str, bool]:
+    """Whether a text gets a bos before it and an eos after it.
+
+    Without the key in the file, llama.cpp begins every text of a ``llama`` tokenizer with bos.
+    Since version 5, transformers states it in tokenizer.json's post_processor alone.
+    """
+    before, after = _surroundings(processor)
+    stated = {"bos": settings.get("add_bos_token"), "eos": settings.get("add_eos_token")}
+    derived = {"bos": before, "eos": after}
+    return {
+        role: value if isinstance(value, bool) else derived[role] for role, value in stated.items()
+    }
+
+
+def _surroundings(processor: Any) -> tuple[bool, bool]:
+    """Whether a post_processor puts tokens before, and after, a single text."""
+    if not isinstance(processor, Mapping):
+        return False, False
+    kind = processor.get("type")
+    if kind == "Sequence":
+        parts = [_surroundings(part) for part in processor.get("processors", [])]
+        return any(before for before, _ in parts), any(after for _, after in parts)
+    if kind == "TemplateProcessing":
+        pieces = [next(iter(piece)) for piece in processor.get("single", [])]
+        place = pieces.index("Sequence") if "Sequence" in pieces else 0
+        return "SpecialToken" in pieces[:place], "SpecialToken" in pieces[place:]
+    around = kind in {"BertProcessing", "RobertaProcessing"}
+    return around, around
+
+
+def _has_space_prefix(described: Mapping[str, Any]) -> bool:
+    """Whether tokenizer.json puts a space before a text, in one of the two ways there are."""
+    steps = [*_steps(described.get("normalizer")), *_steps(described.get("pre_tokenizer"))]
+    return any(
+        step.get("type") == "Prepend"
+        or (
+            step.get("type") == "Metaspace"
+            and step.get("prepend_scheme", "always") != "never"
+            and step.get("add_prefix_space", True)
+        )
+        for step in steps
+    )
+
+
+def _steps(section: Any) -> list[Mapping[str, Any]]:
+    if not isinstance(section, Mapping):
+        return []
+    steps = section.get("normalizers", section.get("pretokenizers", [section]))
+    return [step for step in steps if isinstance(step, Mapping)]
 
 
 def filler(number: int) -> str:
@@ -189,7 +265,7 @@ def _special_ids(
     model: Mapping[str, Any],
     numbers: Mapping[str, int],
 ) -> dict[str, int]:
-    config = read_json_if_there(folder / "config.json")
+    config = read_json_if_there(folder / "config.json", raises=TokenizerError)
     ids: dict[str, int] = {}
     for role in ("bos", "eos", "unk", "pad"):
         text = settings.get(f"{role}_token")
@@ -198,7 +274,7 @@ def _special_ids(
         if role == "unk" and text is None:
             text = model.get("unk_token")
         number = numbers.get(str(text)) if text is not None else config.get(f"{role}_token_id")
-        if isinstance(number, int):
+        if isinstance(number, int) and not isinstance(number, bool) and 0 <= number < len(numbers):
             ids[role] = number
     # llama.cpp stops there because it is written down as the end-of-turn token.
     end = next((numbers[text] for text in END_OF_TURN if text in numbers), None)

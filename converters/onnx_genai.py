@@ -17,11 +17,11 @@ from converters.onnx_graph import (
 )
 from converters.stop_tokens import END_OF_TEXT, known_tokens, token_ids
 from converters.writer import Source
-from phi3quant.checkpoint import read_json_if_there
 from phi3quant.config import Phi3Config
 from phi3quant.errors import TokenizerError
 from phi3quant.output import write_json
 from phi3quant.tokenizer import END_OF_TURN, load_tokenizer, require_tokenizer_json
+from phi3quant.untrusted_json import read_json_if_there
 
 CONFIG_FILE = "genai_config.json"
 
@@ -58,7 +58,7 @@ def generation_ids(folder: Path, config: Phi3Config) -> GenerationIds:
     """
     require_tokenizer_json(folder, "onnxruntime-genai")
     tokenizer = load_tokenizer(folder)
-    settings = read_json_if_there(folder / "generation_config.json")
+    settings = read_json_if_there(folder / "generation_config.json", raises=TokenizerError)
     found = [
         *token_ids(settings, "eos_token_id"),
         *token_ids(config.raw, "eos_token_id"),
@@ -72,7 +72,14 @@ def generation_ids(folder: Path, config: Phi3Config) -> GenerationIds:
         )
     begin = [*token_ids(settings, "bos_token_id"), *token_ids(config.raw, "bos_token_id")]
     pad = [*token_ids(settings, "pad_token_id"), *token_ids(config.raw, "pad_token_id"), stops[0]]
-    return GenerationIds(begin[0] if begin else None, stops, pad[0])
+    if begin and begin[0] >= config.vocab_size:
+        raise TokenizerError(
+            f"{folder}: bos_token_id is {begin[0]}, but the model's embedding has "
+            f"{config.vocab_size} rows"
+        )
+    # Tokens that were added for padding alone often have no row; any token fills up as well.
+    fills = next(number for number in pad if number < config.vocab_size)
+    return GenerationIds(begin[0] if begin else None, stops, fills)
 
 
 def genai_config(config: Phi3Config, ids: GenerationIds, file: str) -> dict[str, Any]:
@@ -136,7 +143,7 @@ def write_companions(folder: Path, source: Source, settings: Mapping[str, Any]) 
 
 def _tokenizer_config(source: Source) -> dict[str, Any]:
     """As the source has it, but with a length that is one, and with the chat template."""
-    settings = read_json_if_there(source.folder / "tokenizer_config.json")
+    settings = read_json_if_there(source.folder / "tokenizer_config.json", raises=TokenizerError)
     length = settings.get("model_max_length")
     longest = source.config.max_position_embeddings
     # Transformers writes 10**30 where it knows none, which runtimes can't read.

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from converters.from_gguf import is_gguf, open_gguf
-from phi3quant.checkpoint import read_json_if_there
 from phi3quant.config import Phi3Config
 from phi3quant.errors import TokenizerError
 from phi3quant.tokenizer import END_OF_TURN, Tokenizer
+from phi3quant.untrusted_json import read_json_if_there
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -35,7 +35,7 @@ def stop_tokens(path: Path, config: Phi3Config, tokenizer: Tokenizer) -> frozens
             for number in token_ids(fields, f"tokenizer.ggml.{role}_token_id")
         ]
     else:
-        settings = read_json_if_there(path / "generation_config.json")
+        settings = read_json_if_there(path / "generation_config.json", raises=TokenizerError)
         stated = [*token_ids(settings, "eos_token_id"), *token_ids(config.raw, "eos_token_id")]
     stated += known_tokens(tokenizer, *END_OF_TURN, END_OF_TEXT)
     return frozenset(number for number in stated if number < config.vocab_size)

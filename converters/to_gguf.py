@@ -13,6 +13,7 @@ from gguf import GGUFWriter
 from gguf.utility import size_label
 
 from converters.from_gguf import open_gguf
+from converters.gguf_agreement import agreeing
 from converters.gguf_metadata import (
     ARCHITECTURE,
     add_config,
@@ -47,6 +48,7 @@ from phi3quant.layout import (
 from phi3quant.qblock import QuantizedBlock
 from phi3quant.qtensor import Quantized, QuantizedTensor
 from phi3quant.scheme import QuantScheme
+from phi3quant.tokenizer import load_tokenizer
 from phi3quant.write_behind import WriteBehind
 from phi3quant.writeback import Writeback
 
@@ -68,7 +70,11 @@ class GgufWriter:
         self, folder: Path, source: Source, kind: FileType, split_bytes: int | None = None
     ) -> None:
         config = source.config
-        vocabulary = read_vocabulary(source.folder, config.vocab_size)
+        vocabulary = agreeing(
+            read_vocabulary(source.folder, config.vocab_size),
+            load_tokenizer(source.folder),
+            str(source.folder),
+        )
         folder.mkdir(parents=True, exist_ok=True)
         name = source.stem
         self._config, self._types = config, tensor_types(kind, config)

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 from tokenizers import Tokenizer as FastTokenizer
 
-from phi3quant.errors import TokenizerError
+from phi3quant.errors import Phi3QuantError, TokenizerError
 from phi3quant.pieces_of_text import Spans
 from phi3quant.untrusted_json import read_json
 
@@ -33,19 +33,19 @@ class FastEncoder:
 
     def spans(self, text: str) -> Spans:
         """Tokens of ``text`` and their places in it."""
-        with _library_errors("a text can't be encoded"):
+        with library_errors("a text can't be encoded"):
             encoding = self.inner.encode(text, add_special_tokens=False)
         ids = np.array(encoding.ids, dtype=np.int32)
         return Spans(ids, np.array(encoding.offsets, dtype=np.int32).reshape(-1, 2))
 
     def encode(self, text: str) -> list[int]:
         """Token ids of ``text``."""
-        with _library_errors("a text can't be encoded"):
+        with library_errors("a text can't be encoded"):
             return list(self.inner.encode(text, add_special_tokens=False).ids)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ``ids``, special tokens included."""
-        with _library_errors("token ids can't be decoded"):
+        with library_errors("token ids can't be decoded"):
             return str(self.inner.decode(list(ids), skip_special_tokens=False))
 
 
@@ -63,7 +63,7 @@ def read_fast(file: Path) -> FastTokenizer:
                 f"{file}: its {name} makes {growth:.0f} characters of one; "
                 f"at most {_MAX_GROWTH} are allowed"
             )
-    with _library_errors(f"{file} can't be read"):
+    with library_errors(f"{file} can't be read"):
         return FastTokenizer.from_file(str(file))
 
 
@@ -103,15 +103,18 @@ def _growth(part: Any) -> float:
 
 
 @contextmanager
-def _library_errors(problem: str) -> Iterator[None]:
+def library_errors(problem: str) -> Iterator[None]:
     """Turn whatever the library raises into a TokenizerError.
+
+    Args:
+        problem: beginning of the message.
 
     A panic of its Rust code, such as for a regular expression that takes too long, is derived from
     BaseException.
     """
     try:
         yield
-    except (KeyboardInterrupt, SystemExit, GeneratorExit):
+    except (KeyboardInterrupt, SystemExit, GeneratorExit, Phi3QuantError):
         raise
     except BaseException as error:  # noqa: BLE001 - see above
         reason = str(error)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ class PieceEncoder:
                 ids.append(self.added[part])
                 places.append((start, start + len(part)))
                 continue
-            pieces = _sentencepiece(lambda part=part: _with_places(self.inner, part))
+            pieces = _sentencepiece(partial(_with_places, self.inner, part))
             characters = _characters(part)
             ids.extend(piece.id for piece in pieces)
             places.extend(
@@ -71,7 +72,7 @@ class PieceEncoder:
             if part in self.added:
                 ids.append(self.added[part])
             else:
-                ids.extend(_sentencepiece(lambda part=part: self.inner.encode(part)))
+                ids.extend(_sentencepiece(partial(self.inner.encode, part)))
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:

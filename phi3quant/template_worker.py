@@ -45,7 +45,7 @@ _REASONING = ("reasoning_content", "thinking", "reasoning")
 class _Generation(jinja2.ext.Extension):
     """``{% generation %}`` marks what a model is trained on; rendering keeps what is inside."""
 
-    tags = frozenset({"generation"})
+    tags = {"generation"}  # noqa: RUF012 - as the base class has it
 
     def parse(self, parser: jinja2.parser.Parser) -> jinja2.nodes.Node:
         line = next(parser.stream).lineno

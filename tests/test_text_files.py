@@ -44,12 +44,15 @@ def test_a_byte_order_mark_is_passed_over(tmp_path: Path, name: str) -> None:
     assert load(tmp_path / name).documents == ("one", "two")
 
 
-def test_null_rows_are_skipped_and_counted(tmp_path: Path) -> None:
+def test_null_rows_are_skipped_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     rows = [{"text": None}, {"text": "one"}, {"messages": []}, {"text": None}, None]
     corpus = load(lines(tmp_path, *rows))
     assert corpus.documents == ("one",)
     assert corpus.notes == ("rows without text skipped (4)",)
     assert corpus.as_json()["text_notes"] == list(corpus.notes)
+    assert caplog.messages == [f"note: {tmp_path / 'a.jsonl'}: {corpus.notes[0]}"]
     with pytest.raises(CorpusError, match=r"holds no text; rows without text skipped \(2\)"):
         load(lines(tmp_path, {"text": None}, {"text": None}))
 
@@ -314,7 +317,7 @@ def test_huge_rows_that_share_one_value_are_read_one_by_one(
     finally:
         pa.set_memory_pool(before)
     assert len(corpus.documents) == 4
-    assert pool.max_memory() - peak < 6 * size
+    assert pool.max_memory() - peak < 11 * size
 
 
 def test_a_parquet_file_that_expands_beyond_measure_is_refused(

@@ -1,5 +1,6 @@
 """GGUF files in llama.cpp itself, and beside what its own converter writes."""
 
+import json
 import math
 import os
 import subprocess
@@ -15,7 +16,7 @@ from gguf import GGUFReader, TokenType
 from llama_cpp import Llama
 from torch.nn import functional
 
-from converters import open_tokenizer, open_weights
+from converters import gguf_agreement, open_tokenizer, open_weights
 from converters.gguf_file import read_gguf
 from converters.gguf_policy import file_type
 from converters.gguf_tokenizer import build_tokenizer
@@ -193,3 +194,32 @@ def test_f16_equals_what_the_converter_writes(llama_source: Path, tmp_path: Path
 
 def test_a_rebuilt_tokenizer_is_the_sources(files: Mapping[str, Path], real: Path) -> None:
     assert open_tokenizer(files["f16"]).digest == load_tokenizer(real).digest
+
+
+def probes(folder: Path) -> list[str]:
+    """Plain texts, and all added tokens with text around them."""
+    fast = load_tokenizer(folder)
+    described = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    marks = [str(token["content"]) for token in described["added_tokens"]]
+    around = [form.replace("{}", mark) for mark in marks for form in gguf_agreement._AROUND]
+    chat = fast.render_chat([{"role": "user", "content": "Hi  you"}], add_generation_prompt=True)
+    return [*gguf_agreement.PLAIN, *around, chat]
+
+
+def test_llama_cpp_encodes_as_the_rebuilt_tokenizer_does(
+    files: Mapping[str, Path], real: Path
+) -> None:
+    llama = Llama(str(files["q4_0"]), vocab_only=True, verbose=False)
+    rebuilt = open_tokenizer(files["q4_0"])
+    for text in probes(real):
+        found = llama.tokenize(text.encode(), add_bos=False, special=True)
+        assert found == rebuilt.encode(text), text
+
+
+def test_llama_cpp_encodes_phi3_tinys_texts_as_the_source_does(tmp_path: Path) -> None:
+    export_gguf("phi3-tiny", tmp_path / "out", kind=file_type("f16"))
+    (file,) = (tmp_path / "out").glob("*.gguf")
+    llama = Llama(str(file), vocab_only=True, verbose=False)
+    source = load_tokenizer(bundled_folder())
+    for text in probes(bundled_folder()):
+        assert llama.tokenize(text.encode(), add_bos=True, special=True) == source.encode(text)
