@@ -17,11 +17,11 @@ from converters.onnx_graph import (
 )
 from converters.stop_tokens import END_OF_TEXT, known_tokens, token_ids
 from converters.writer import Source
-from phi3quant.checkpoint import read_json_if_there
 from phi3quant.config import Phi3Config
 from phi3quant.errors import TokenizerError
 from phi3quant.output import write_json
 from phi3quant.tokenizer import END_OF_TURN, load_tokenizer, require_tokenizer_json
+from phi3quant.untrusted_json import read_json_if_there
 
 CONFIG_FILE = "genai_config.json"
 

@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 
 from phi3quant.config import adapter_hint
 from phi3quant.errors import CheckpointError
+from phi3quant.file_name import is_file_name
 from phi3quant.first_bytes import lfs_hint
 from phi3quant.parallel import over_rows
 from phi3quant.tensor_stream import DTYPE_NAMES
@@ -206,8 +207,10 @@ def _read_weight_map(path: Path) -> dict[str, str]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{path} is not an index of shards: it has no weight_map")
     for name, shard in weight_map.items():
-        if not isinstance(shard, str) or "\0" in shard or Path(shard).name != shard:
-            raise CheckpointError(f"{path} places {name} in {shard!r}, which is not a file name")
+        if not is_file_name(shard):
+            raise CheckpointError(
+                f"{path} places {name[:80]} in {repr(shard)[:80]}, which is not a file name"
+            )
     return weight_map
 
 

@@ -224,7 +224,7 @@ def test_an_adapter_is_named_with_its_base(folder: Path) -> None:
     with pytest.raises(CheckpointError, match="LORA adapter of some/base"):
         open_weights(folder)
     (folder / "config.json").unlink()
-    with pytest.raises(ConfigError, match="LORA adapter of some/base.*merge_and_unload"):
+    with pytest.raises(ConfigError, match=r"LORA adapter of some/base.*merge_and_unload"):
         open_weights(folder)
 
 
@@ -245,8 +245,9 @@ WEIGHTS: dict[str, Any] = {
 }
 
 
-def described(weights: Mapping[str, Any] = {}, **changes: Any) -> dict[str, Any]:  # noqa: B006
-    group = {"targets": ["Linear"], "weights": {**WEIGHTS, **weights}, "input_activations": None}
+def described(weights: Mapping[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
+    described_weights = {**WEIGHTS, **(weights or {})}
+    group = {"targets": ["Linear"], "weights": described_weights, "input_activations": None}
     return {
         "quant_method": "compressed-tensors",
         "format": "pack-quantized",
@@ -313,7 +314,7 @@ def test_a_map_of_columns_to_uneven_groups_is_refused(folder: Path) -> None:
 def test_a_map_that_the_config_does_not_announce_is_refused(folder: Path) -> None:
     pack(folder, by_index=True)
     configure(folder, quantization_config=described())
-    with pytest.raises(CheckpointError, match="weight_g_idx.* doesn't describe"):
+    with pytest.raises(CheckpointError, match=r"weight_g_idx.* doesn't describe"):
         open_weights(folder)
 
 
