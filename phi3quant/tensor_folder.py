@@ -150,7 +150,7 @@ def open_tensors(folder: Path) -> TensorFolder:
     single, index = folder / SINGLE_FILE, folder / INDEX_FILE
     if single.is_file():
         notes = () if _is_of_single_file(index) else (_SINGLE_WINS,)
-        return TensorFolder(folder, (single,), _read_header(single), notes)
+        return TensorFolder(folder, (single,), _read_header(single), notes + _adapter_note(folder))
     if not index.is_file():
         raise CheckpointError(
             f"{folder} has no {SINGLE_FILE} and no index of shards{_hint(folder)}"
@@ -169,7 +169,13 @@ def open_tensors(folder: Path) -> TensorFolder:
                 f"{index.name} places {name} in {shard}, which doesn't hold it; "
                 "the shards and the index don't belong together"
             )
-    return TensorFolder(folder, files, tensors)
+    return TensorFolder(folder, files, tensors, _adapter_note(folder))
+
+
+def _adapter_note(folder: Path) -> tuple[str, ...]:
+    if adapter_hint(folder) is None:
+        return ()
+    return ("an adapter is stored next to the weights (adapter_config.json); it is not applied",)
 
 
 def _is_of_single_file(index: Path) -> bool:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import Phi3ForCausalLM
 
 from converters import open_weights
+from phi3quant import inspect
 from phi3quant.errors import CheckpointError, ConfigError, Phi3QuantError, SchemeError
 from phi3quant.layout import LINEARS, block_tensor_name
 from phi3quant.pipeline import Recipe, quantize
@@ -226,6 +227,24 @@ def test_an_adapter_is_named_with_its_base(folder: Path) -> None:
     (folder / "config.json").unlink()
     with pytest.raises(ConfigError, match=r"LORA adapter of some/base.*merge_and_unload"):
         open_weights(folder)
+
+
+def test_an_adapter_next_to_weights_is_not_applied_in_silence(folder: Path) -> None:
+    (folder / "adapter_config.json").write_text("{}")
+    assert any("not applied" in note for note in open_weights(folder).notes)
+
+
+def test_a_packed_model_with_another_head_than_it_ties_uses_that_head(folder: Path) -> None:
+    pack(folder, by_index=False)
+    configure(folder, tie_word_embeddings=True)
+    opened = open_weights(folder)
+    assert not torch.equal(opened.head(), opened.embedding())
+    assert any("differ" in note for note in opened.notes)
+
+
+def test_notes_are_part_of_an_inspection(folder: Path) -> None:
+    configure(folder, quantization_config={})
+    assert inspect(folder).as_json()["notes"] == list(open_weights(folder).notes) != []
 
 
 def test_a_genai_folder_without_config_says_what_it_lacks(folder: Path) -> None:
