@@ -111,7 +111,7 @@ def edit(folder: Path, change: Callable[[GraphProto], object]) -> None:
 
 def place_inside_a_branch(graph: GraphProto) -> None:
     """A constant of an If's branch that lies in a file of the file system's root."""
-    outside = TensorProto(name="outside", data_type=1, dims=[4], data_location=1)
+    outside = TensorProto(name="outside", data_type=1, dims=[4], data_location=TensorProto.EXTERNAL)
     outside.external_data.add(key="location", value="/etc/hostname")
     constant = helper.make_node("Constant", [], ["inner"], value=outside)
     branch = helper.make_graph([constant], "branch", [], [])
