@@ -5,7 +5,6 @@ with them. So texts are encoded both ways before a file is written: plain text a
 chats must give the same tokens; differences around other added tokens are reported.
 """
 
-import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,6 +14,7 @@ from gguf import TokenType
 from converters.gguf_tokenizer import build_tokenizer
 from converters.gguf_vocabulary import GgufVocabulary
 from phi3quant.errors import TokenizerError
+from phi3quant.notices import notify
 from phi3quant.tokenizer import Tokenizer
 
 PLAIN = (
@@ -38,6 +38,9 @@ _CHATS: Sequence[Sequence[dict[str, Any]]] = (
     (_QUESTION, _ANSWER, _QUESTION),
     ({"role": "system", "content": "Be brief."}, _QUESTION),
 )
+
+# Added tokens that a note names before it only counts them.
+_SHOWN = 8
 
 
 def agreeing(vocabulary: GgufVocabulary, source: Tokenizer, where: str) -> GgufVocabulary:
@@ -73,10 +76,12 @@ def agreeing(vocabulary: GgufVocabulary, source: Tokenizer, where: str) -> GgufV
             f"{wrong[0][:60]!r}; it has no equal of it"
         )
     if around:
-        logging.getLogger(__name__).warning(
-            "note: llama.cpp encodes text next to added tokens in another way than the source's "
-            "tokenizer: %s",
-            ", ".join(around[:8]) + (f" and {len(around) - 8} more" if len(around) > 8 else ""),
+        more = f" and {len(around) - _SHOWN} more" if len(around) > _SHOWN else ""
+        notify(
+            [
+                f"{where}: llama.cpp encodes text next to added tokens in another way than the "
+                f"source's tokenizer: {', '.join(around[:_SHOWN])}{more}"
+            ]
         )
     return vocabulary
 

@@ -8,7 +8,7 @@ import math
 import mmap
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,7 +117,28 @@ def read_gguf(path: Path) -> GgufModel:
             if name in tensors:
                 raise CheckpointError(f"{file}: tensor {name} stands in another part too")
             tensors[name] = stored
+    _check_parts(files, [fields for fields, _ in headers], len(tensors))
     return GgufModel(files, headers[0][0], tensors, spans)
+
+
+def _check_parts(
+    files: tuple[Path, ...], fields: Sequence[Mapping[str, Any]], tensor_count: int
+) -> None:
+    """Refuse parts whose metadata contradicts their names; llama.cpp ends the process there."""
+    for number, (file, found) in enumerate(zip(files, fields, strict=True)):
+        expected = {
+            "split.no": number,
+            "split.count": len(files),
+            "split.tensors.count": tensor_count,
+        }
+        for key, value in expected.items():
+            stated = found.get(key, value if len(files) == 1 else None)
+            # Files that were never split may have a count of 0.
+            if type(stated) is not int or (stated != value and (len(files), stated) != (1, 0)):
+                raise CheckpointError(
+                    f"{file} has {key} {str(stated)[:80]}, where the {len(files)} parts there "
+                    f"require {value}"
+                )
 
 
 def _parts(path: Path) -> tuple[Path, ...]:

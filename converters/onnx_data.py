@@ -13,6 +13,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 from converters.onnx_sizes import Place
 from phi3quant.checkpoint import sha256
 from phi3quant.errors import CheckpointError
+from phi3quant.file_name import is_file_name
 from phi3quant.first_bytes import lfs_hint
 from phi3quant.hashed_file import HashedFile
 from phi3quant.manifest import describe_file
@@ -25,7 +26,7 @@ FILE_LIST = "files.json"
 """Bytes and SHA-256 of every other file of a model's folder."""
 
 _NUMBER = re.compile(r"[0-9]{1,18}")
-_MAX_NAME_BYTES, _SHOWN = 255, 80
+_SHOWN = 80
 
 TYPES: Mapping[torch.dtype, int] = {
     torch.float32: TensorProto.FLOAT,
@@ -238,21 +239,12 @@ def place_of(tensor: TensorProto, where: Path) -> Place:
     entries = {entry.key: entry.value for entry in tensor.external_data}
     file = entries.get("location", "")
     numbers = [entries.get(key, "0") for key in ("offset", "length")]
-    if not _is_file_name(file) or not all(map(_NUMBER.fullmatch, numbers)):
+    if not is_file_name(file) or not all(map(_NUMBER.fullmatch, numbers)):
         raise CheckpointError(
             f"{where} places tensor {_shortened(tensor.name)} in {_shortened(file)!r} at "
             f"{' + '.join(map(_shortened, numbers))}, which is not a file next to it"
         )
     return Place(file, *map(int, numbers))
-
-
-def _is_file_name(name: str) -> bool:
-    return (
-        name not in ("", ".", "..")
-        and "\0" not in name
-        and Path(name).name == name
-        and len(name.encode("utf-8", "replace")) <= _MAX_NAME_BYTES
-    )
 
 
 def _shortened(text: str) -> str:

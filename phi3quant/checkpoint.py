@@ -1,16 +1,14 @@
 """Models on disk as readers hand them out, and the plain safetensors checkpoint among them."""
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
 from phi3quant.config import Phi3Config, read_config
-from phi3quant.errors import CheckpointError
 from phi3quant.layout import (
     BLOCK_TENSORS,
     EMBEDDING,
@@ -23,6 +21,7 @@ from phi3quant.layout import (
 )
 from phi3quant.tensor_folder import TensorFolder, check_tensors, open_tensors
 from phi3quant.unread_tensors import refuse_explained, refuse_unread
+from phi3quant.untrusted_json import read_json_if_there as read_json_if_there  # noqa: PLC0414
 
 
 class ModelWeights(Protocol):
@@ -198,20 +197,3 @@ def sha256(path: Path) -> str:
     """SHA-256 of a file, as hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def read_json_if_there(path: Path) -> dict[str, Any]:
-    """The JSON object in ``path``, or an empty one if there is no such file.
-
-    Raises:
-        CheckpointError: the file is there but holds something else.
-    """
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is not readable as JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} does not hold a JSON object")
-    return value

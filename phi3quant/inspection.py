@@ -26,6 +26,7 @@ class Inspection:
         linear_bits_per_weight: stored bits for each weight of the blocks' matrices.
         sha256: of each weight file and config.json.
         manifest: phi3quant's record of how it was made, if it has one.
+        notes: choices made while reading, a sentence each; see checkpoint.StoredModel.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Inspection:
     linear_bits_per_weight: float
     sha256: dict[str, str]
     manifest: dict[str, Any]
+    notes: tuple[str, ...] = ()
 
     @property
     def bits_per_weight(self) -> float:
@@ -58,6 +60,7 @@ class Inspection:
             "linear_bits_per_weight": self.linear_bits_per_weight,
             "sha256": self.sha256,
             "manifest": self.manifest or None,
+            "notes": list(self.notes),
         }
 
 
@@ -85,6 +88,7 @@ def inspect(model: str | Path | None, revision: str | None = None) -> Inspection
         linear_bits_per_weight=linear_bits(opened),
         sha256={path.name: sha256(path) for path in opened.files},
         manifest=read_provenance(located.path),
+        notes=tuple(opened.notes),
     )
 
 

@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 
 from phi3quant.config import adapter_hint
 from phi3quant.errors import CheckpointError
+from phi3quant.file_name import is_file_name
 from phi3quant.first_bytes import lfs_hint
 from phi3quant.parallel import over_rows
 from phi3quant.tensor_stream import DTYPE_NAMES
@@ -149,7 +150,7 @@ def open_tensors(folder: Path) -> TensorFolder:
     single, index = folder / SINGLE_FILE, folder / INDEX_FILE
     if single.is_file():
         notes = () if _is_of_single_file(index) else (_SINGLE_WINS,)
-        return TensorFolder(folder, (single,), _read_header(single), notes)
+        return TensorFolder(folder, (single,), _read_header(single), notes + _adapter_note(folder))
     if not index.is_file():
         raise CheckpointError(
             f"{folder} has no {SINGLE_FILE} and no index of shards{_hint(folder)}"
@@ -168,7 +169,13 @@ def open_tensors(folder: Path) -> TensorFolder:
                 f"{index.name} places {name} in {shard}, which doesn't hold it; "
                 "the shards and the index don't belong together"
             )
-    return TensorFolder(folder, files, tensors)
+    return TensorFolder(folder, files, tensors, _adapter_note(folder))
+
+
+def _adapter_note(folder: Path) -> tuple[str, ...]:
+    if adapter_hint(folder) is None:
+        return ()
+    return ("an adapter is stored next to the weights (adapter_config.json); it is not applied",)
 
 
 def _is_of_single_file(index: Path) -> bool:
@@ -206,8 +213,10 @@ def _read_weight_map(path: Path) -> dict[str, str]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{path} is not an index of shards: it has no weight_map")
     for name, shard in weight_map.items():
-        if not isinstance(shard, str) or "\0" in shard or Path(shard).name != shard:
-            raise CheckpointError(f"{path} places {name} in {shard!r}, which is not a file name")
+        if not is_file_name(shard):
+            raise CheckpointError(
+                f"{path} places {name[:80]} in {repr(shard)[:80]}, which is not a file name"
+            )
     return weight_map
 
 

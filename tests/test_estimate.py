@@ -293,7 +293,7 @@ def test_a_config_that_contradicts_itself_is_refused(tmp_path: Path) -> None:
         describe(str(tmp_path))
     other = tmp_path / "other.json"
     other.write_text("[]")
-    with pytest.raises(ConfigError, match="not an object"):
+    with pytest.raises(ConfigError, match="Expected `object`"):
         describe(str(other))
 
 

@@ -1,11 +1,14 @@
 import json
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
+from phi3quant.bundled import bundled_folder
 from phi3quant.cli.estimate import Memory
 from phi3quant.cli.main import main
 
@@ -103,3 +106,51 @@ def test_it_answers_at_once_for_it_loads_nothing_large(words: tuple[str, ...]) -
         [sys.executable, "-c", code, *words], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--memory", "9" * 400),
+        ("--memory", "6GiB", "--bandwidth", "inf"),
+        ("--memory", "6GiB", "--bandwidth", "nan"),
+        ("--context", "9" * 5000),
+    ],
+)
+def test_numbers_without_sense_are_usage_errors(words: tuple[str, ...]) -> None:
+    result = run("phi-3-mini-4k", *words)
+    assert result.exit_code == 2
+    assert not result.exception or isinstance(result.exception, SystemExit)
+
+
+@pytest.mark.parametrize(
+    "tokenizer",
+    [
+        "[" * 100_000 + "]" * 100_000,
+        '{"added_tokens": [5], "model": {"vocab": {"a": 0}, "merges": [["a", "b"], 3]}}',
+        '{"added_tokens": 5, "model": {"vocab": 7, "merges": 1}}',
+        '{"model": {"vocab": {"\\ud800": 0}}}',
+        '{"model": []}',
+    ],
+)
+def test_a_tokenizer_that_cannot_be_read_is_not_needed(tokenizer: str, tmp_path: Path) -> None:
+    shutil.copy(bundled_folder() / "config.json", tmp_path)
+    (tmp_path / "tokenizer.json").write_text(tokenizer)
+    assert run(tmp_path).exit_code == 0
+
+
+def test_layers_beyond_reason_are_refused_before_they_are_counted(tmp_path: Path) -> None:
+    raw = json.loads((bundled_folder() / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**raw, "num_hidden_layers": 16_777_215}))
+    result = run(tmp_path)
+    assert result.exit_code == 2
+    assert "at most 1024" in result.output
+
+
+def test_heads_that_llama_cpp_does_not_compute_are_refused(tmp_path: Path) -> None:
+    raw = json.loads((bundled_folder() / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**raw, "head_dim": 16}))
+    result = run(tmp_path)
+    assert result.exit_code == 2
+    assert "not of head_dim 16" in result.output
+    assert run(tmp_path, "--format", "compressed-tensors").exit_code == 0

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import Phi3ForCausalLM
 
 from converters import open_weights
+from phi3quant import inspect
 from phi3quant.errors import CheckpointError, ConfigError, Phi3QuantError, SchemeError
 from phi3quant.layout import LINEARS, block_tensor_name
 from phi3quant.pipeline import Recipe, quantize
@@ -224,8 +225,26 @@ def test_an_adapter_is_named_with_its_base(folder: Path) -> None:
     with pytest.raises(CheckpointError, match="LORA adapter of some/base"):
         open_weights(folder)
     (folder / "config.json").unlink()
-    with pytest.raises(ConfigError, match="LORA adapter of some/base.*merge_and_unload"):
+    with pytest.raises(ConfigError, match=r"LORA adapter of some/base.*merge_and_unload"):
         open_weights(folder)
+
+
+def test_an_adapter_next_to_weights_is_not_applied_in_silence(folder: Path) -> None:
+    (folder / "adapter_config.json").write_text("{}")
+    assert any("not applied" in note for note in open_weights(folder).notes)
+
+
+def test_a_packed_model_with_another_head_than_it_ties_uses_that_head(folder: Path) -> None:
+    pack(folder, by_index=False)
+    configure(folder, tie_word_embeddings=True)
+    opened = open_weights(folder)
+    assert not torch.equal(opened.head(), opened.embedding())
+    assert any("differ" in note for note in opened.notes)
+
+
+def test_notes_are_part_of_an_inspection(folder: Path) -> None:
+    configure(folder, quantization_config={})
+    assert inspect(folder).as_json()["notes"] == list(open_weights(folder).notes) != []
 
 
 def test_a_genai_folder_without_config_says_what_it_lacks(folder: Path) -> None:
@@ -245,8 +264,9 @@ WEIGHTS: dict[str, Any] = {
 }
 
 
-def described(weights: Mapping[str, Any] = {}, **changes: Any) -> dict[str, Any]:
-    group = {"targets": ["Linear"], "weights": {**WEIGHTS, **weights}, "input_activations": None}
+def described(weights: Mapping[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
+    described_weights = {**WEIGHTS, **(weights or {})}
+    group = {"targets": ["Linear"], "weights": described_weights, "input_activations": None}
     return {
         "quant_method": "compressed-tensors",
         "format": "pack-quantized",
@@ -313,7 +333,7 @@ def test_a_map_of_columns_to_uneven_groups_is_refused(folder: Path) -> None:
 def test_a_map_that_the_config_does_not_announce_is_refused(folder: Path) -> None:
     pack(folder, by_index=True)
     configure(folder, quantization_config=described())
-    with pytest.raises(CheckpointError, match="weight_g_idx.* doesn't describe"):
+    with pytest.raises(CheckpointError, match=r"weight_g_idx.* doesn't describe"):
         open_weights(folder)
 
 

@@ -5,9 +5,11 @@ import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import onnx
 import onnxruntime
 import pytest
 import torch
+from onnx import GraphProto, TensorProto, helper
 
 from converters import open_model, open_tokenizer
 from converters.from_onnx import open_onnx
@@ -101,6 +103,56 @@ def escape(path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b"model.onnx.data", b"../../etc/passw"))
 
 
+def edit(folder: Path, change: Callable[[GraphProto], object]) -> None:
+    model = onnx.load(folder / "model.onnx", load_external_data=False)
+    change(model.graph)
+    (folder / "model.onnx").write_bytes(model.SerializeToString())
+
+
+def place_inside_a_branch(graph: GraphProto) -> None:
+    """A constant of an If's branch that lies in a file of the file system's root."""
+    outside = TensorProto(name="outside", data_type=1, dims=[4], data_location=TensorProto.EXTERNAL)
+    outside.external_data.add(key="location", value="/etc/hostname")
+    constant = helper.make_node("Constant", [], ["inner"], value=outside)
+    branch = helper.make_graph([constant], "branch", [], [])
+    graph.node.append(helper.make_node("If", ["c"], ["o"], then_branch=branch, else_branch=branch))
+
+
+def move_data(location: str) -> Callable[[Path], None]:
+    def change(graph: GraphProto) -> None:
+        tensor = next(entry for entry in graph.initializer if entry.external_data)
+        next(e for e in tensor.external_data if e.key == "location").value = location
+
+    return lambda folder: edit(folder, change)
+
+
+def set_offset(offset: str) -> Callable[[Path], None]:
+    def change(graph: GraphProto) -> None:
+        tensor = next(entry for entry in graph.initializer if entry.external_data)
+        next(e for e in tensor.external_data if e.key == "offset").value = offset
+
+    return lambda folder: edit(folder, change)
+
+
+def drop_block_size(graph: GraphProto) -> None:
+    node = next(node for node in graph.node if node.op_type == "MatMulNBits")
+    kept = [entry for entry in node.attribute if entry.name != "block_size"]
+    del node.attribute[:]
+    node.attribute.extend(kept)
+
+
+def drop_inputs_of_the_head(graph: GraphProto) -> None:
+    del next(node for node in graph.node if "logits" in node.output).input[:]
+
+
+def spoil_a_name(folder: Path) -> None:
+    path = folder / "model.onnx"
+    path.write_bytes(path.read_bytes().replace(b"model.norm", b"model\xff\xfenor"[:10]))
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+
+
 @pytest.mark.parametrize(
     ("breakage", "message"),
     [
@@ -111,6 +163,17 @@ def escape(path: Path) -> None:
         (lambda f: rename_logits(f / "model.onnx"), "no output logits"),
         (lambda f: escape(f / "model.onnx"), "not a file next to it"),
         (lambda f: (f / "config.json").unlink(), "no config.json"),
+        (move_data("x" * 300), "not a file next to it"),
+        (move_data("a\0b"), "not a file next to it"),
+        (move_data(".."), "not a file next to it"),
+        (set_offset("9" * 5000), "not a file next to it"),
+        (set_offset("\u0663"), "not a file next to it"),
+        (lambda f: edit(f, place_inside_a_branch), "places tensor outside"),
+        (lambda f: edit(f, drop_block_size), "no block_size"),
+        (lambda f: edit(f, drop_inputs_of_the_head), "has no inputs"),
+        (spoil_a_name, "not UTF-8"),
+        (lambda f: (f / "model.onnx.data").write_text(POINTER), "git lfs pull"),
+        (lambda f: (f / "model.onnx").write_text(POINTER), "git lfs pull"),
     ],
 )
 def test_a_broken_folder_is_refused_before_it_is_loaded(

@@ -1,5 +1,6 @@
 """``phi3quant estimate``."""
 
+import math
 import re
 from typing import Any
 
@@ -33,7 +34,9 @@ class Memory(click.ParamType[int]):
         """Read the number."""
         if isinstance(value, int):
             return value
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Z]*)", str(value).strip().upper())
+        match = re.fullmatch(
+            r"([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([A-Z]*)", str(value).strip().upper()
+        )
         if match is None or match[2] not in _UNITS or not float(match[1]):
             self.fail(f"{value!r} is no memory; write 6GiB or 3.1GB", param, ctx)
         return int(float(match[1]) * _UNITS[match[2]])
@@ -49,7 +52,7 @@ class Contexts(click.ParamType[tuple[int, ...]]):
         if isinstance(value, tuple):
             return value
         words = [word.strip().replace("_", "") for word in str(value).split(",")]
-        if not all(word.isdecimal() and int(word) > 0 for word in words):
+        if not all(re.fullmatch(r"[0-9]{1,12}", word) and int(word) > 0 for word in words):
             self.fail(f"{value!r} is no context; write 4096, or 1024,2048,4096", param, ctx)
         return tuple(sorted({int(word) for word in words}))
 
@@ -131,6 +134,8 @@ def estimate(model: str | None, **given: Any) -> None:
     """
     if given["bandwidth"] is not None and given["memory"] is None:
         raise click.UsageError("--bandwidth belongs to --memory; named devices have their own")
+    if not math.isfinite(given["bandwidth"] or 0):
+        raise click.UsageError(f"--bandwidth {given['bandwidth']} is not a finite number of GB/s")
     if given["gguf_type"] and given["kind"] != GGUF:
         raise click.UsageError("--gguf-type goes with --format gguf")
     outer = {key: given[key] for key in ("embedding", "head", "io") if given[key]}

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -68,18 +69,28 @@ class Artifact:
         """For people, such as ``gguf Q4_0``."""
         return f"{self.format} {self.kind}"
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
         """Bytes of all tensors."""
         return sum(tensor.nbytes for tensor in self.tensors)
 
-    @property
+    @cached_property
     def read_per_token(self) -> int:
         """Bytes of weights that decoding a token reads: all but an embedding's other rows."""
         unread = self.embedding
         return sum(
             tensor.nbytes // (tensor.shape[0] if unread and tensor.name.startswith(unread) else 1)
             for tensor in self.tensors
+        )
+
+    @cached_property
+    def rearranged(self) -> int:
+        """Bytes of the quantized matrices, except an embedding that rows are looked up in."""
+        first = self.embedding or self.tensors[0].name
+        return sum(
+            tensor.nbytes
+            for tensor in self.tensors
+            if tensor.type.startswith("Q") and not tensor.name.startswith(first)
         )
 
     def bits_per_weight(self, parameters: int) -> float:

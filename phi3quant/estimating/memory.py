@@ -143,7 +143,7 @@ def run_memory(
         runtime = _ONNX_RUNTIME
     else:
         most = hidden + max(scores, logits)
-        copies = _rearranged(artifact) if artifact.format == GGUF else 0
+        copies = artifact.rearranged if artifact.format == GGUF else 0
         runtime = _LLAMA_RUNTIME
     least = _HIDDEN_WIDTHS * config.hidden_size * item
     return RunMemory(
@@ -182,13 +182,3 @@ def tokens_per_second(artifact: Artifact, memory: RunMemory, bandwidth: float) -
         bandwidth: bytes a second.
     """
     return bandwidth / (artifact.read_per_token + memory.kv_in_window)
-
-
-def _rearranged(artifact: Artifact) -> int:
-    """Bytes of the quantized matrices, but for an embedding that rows are looked up in."""
-    first = artifact.embedding or artifact.tensors[0].name
-    return sum(
-        tensor.nbytes
-        for tensor in artifact.tensors
-        if tensor.type.startswith("Q") and not tensor.name.startswith(first)
-    )
