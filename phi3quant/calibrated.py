@@ -129,12 +129,14 @@ def quantize_block(
     def judge(candidate: QuantizedBlock) -> float:
         return output_distance(ready.block(candidate), context, held_back.actual, target)
 
-    error, compensated, walked = judge(chosen), [], None
+    error, compensated, degenerate, walked = judge(chosen), [], [], None
     if states.compensate:
         moved = folded(block, chosen.folds, config)
 
         def choose(name: str, gram: Gram, shortfall: torch.Tensor) -> torch.Tensor:
             nonlocal error, chosen
+            if gram.degenerate:
+                degenerate.append(name)
             tensor = codecs[name].quantize_compensated(moved[name], gram, shortfall)
             if tensor is not None:
                 tried = replace(chosen, linears={**chosen.linears, name: tensor})
@@ -173,6 +175,9 @@ def quantize_block(
             for name, loss in chosen.losses.items()
         },
     }
+    if degenerate:
+        # The identity took the place of their inputs' statistics; see gram.Damped.
+        report["degenerate"] = degenerate
     return kept, report
 
 

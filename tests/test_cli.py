@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from phi3quant.cli.main import main
 from phi3quant.cli.options import Percent
+from phi3quant.gram import Gram
 from phi3quant.paired import PairedMean
 from phi3quant.perplexity import Comparison, Score
 
@@ -55,6 +56,22 @@ def test_awq_makes_a_verified_folder(run: Callable[..., Result], model: Path, pr
     assert "AWQ int4 sym g32" in result.output
     assert Path("out/model.safetensors").exists()
     assert [path.name for path in Path().iterdir()] == ["out"]
+
+
+def test_inputs_that_calibration_learns_nothing_from_are_reported(
+    run: Callable[..., Result], model: Path, prose: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = ("awq", model, "--calib", prose, "--samples", 4, "--seq-len", 64, "--no-verify")
+    healthy = run(*line, "-o", "healthy", "--quiet")
+    assert "warning" not in healthy.output
+    blocks = json.loads(Path("healthy/phi3quant.json").read_text())["blocks"]
+    assert not any("degenerate" in block for block in blocks)
+    monkeypatch.setattr(Gram, "degenerate", property(lambda gram: len(gram.mean_abs) == 96))
+    result = run(*line, "-o", "out", "--quiet")
+    assert result.exit_code == 0, result.output
+    assert "warning: in block 0, the inputs of" in result.stdout
+    blocks = json.loads(Path("out/phi3quant.json").read_text())["blocks"]
+    assert all(block["degenerate"] == ["mlp.down_proj.weight"] for block in blocks)
 
 
 def test_results_come_as_json(run: Callable[..., Result], model: Path, prose: Path) -> None:
