@@ -149,7 +149,7 @@ class Damped:
             matrix.diagonal().add_(more * damping * float(matrix.diagonal().mean()))
             try:
                 _factor(matrix)
-            except RuntimeError:  # torch.linalg.LinAlgError, which its stubs lack
+            except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
                 continue
             return Damped(places, matrix.float())
         return Damped(places, torch.eye(len(places)))
