@@ -414,3 +414,20 @@ def test_the_default_folder_is_named_by_the_recipe(
     result = run("rtn", "phi3-tiny", *words, "--no-verify", "--quiet")
     assert result.exit_code == 0, result.output
     assert [path.name for path in Path().iterdir()] == [f"phi3-tiny-rtn-{ending}"]
+
+
+def test_errors_that_overflow_leave_valid_json(
+    run: Callable[..., Result], model: Path, prose: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("phi3quant.calibrated.output_distance", lambda *_given: float("inf"))
+    line = ("awq", model, "--calib", prose, "--samples", 4, "--seq-len", 64, "--no-verify")
+    result = run(*line, "-o", "out", "--json")
+    assert result.exit_code == 0, result.output
+
+    def refuse(name: str) -> None:
+        raise AssertionError(name)
+
+    shown = json.loads(result.stdout, parse_constant=refuse)
+    kept = json.loads(Path("out/phi3quant.json").read_text(), parse_constant=refuse)
+    assert kept["blocks"] == shown["blocks"]
+    assert {block["output_error"] for block in kept["blocks"]} == {None}
