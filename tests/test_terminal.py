@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -164,6 +165,20 @@ def test_messages_are_safe_too(error: str, run: Callable[..., Result]) -> None:
     result = run("inspect", f"--{error}")
     assert result.exit_code == 2
     assert not HARMFUL.search(result.output)
+
+
+def test_what_a_model_writes_gives_no_orders(
+    run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(*_given: object, tell: Callable[[str], None], **_named: object) -> SimpleNamespace:
+        for piece in ("fine, é\n", ":", ":error::x\n#", "#[group]", TITLE, "\x1b[2J"):
+            tell(piece)
+        return SimpleNamespace()
+
+    monkeypatch.setattr("phi3quant.cli.generate.generate_text", write)
+    result = run("generate", "phi3-tiny", "Hi", "--quiet")
+    assert result.exit_code == 0, result.output
+    assert result.stdout == ("fine, é\n:\\:error::x\n##\\[group]\ufffd]0;owned\ufffd\ufffd[2J\n")
 
 
 def test_numbers_that_are_not_finite_are_null(capsys: pytest.CaptureFixture[str]) -> None:
