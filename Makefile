@@ -111,7 +111,7 @@ models/real/config.json: scripts/make_real.py | $(VENV)/.installed-dev
 	$(BIN)/python scripts/make_real.py -o models/real --overwrite
 
 test-real: $(VENV)/.installed-real models/real/config.json
-	$(BIN)/python -m pytest tests/real -o timeout=1200
+	$(BIN)/python -m pytest tests/real -o timeout=3600
 
 # OPTIONS='--only ours' and the like; both go on where they were interrupted.
 bench-quality: $(VENV)/.installed-bench models/real/config.json

@@ -77,12 +77,11 @@ def agreeing(vocabulary: GgufVocabulary, source: Tokenizer, where: str) -> GgufV
         )
     if around:
         more = f" and {len(around) - _SHOWN} more" if len(around) > _SHOWN else ""
-        notify(
-            [
-                f"{where}: llama.cpp encodes text next to added tokens in another way than the "
-                f"source's tokenizer: {', '.join(around[:_SHOWN])}{more}"
-            ]
+        note = (
+            f"{where}: llama.cpp encodes text next to added tokens in another way than the "
+            f"source's tokenizer: {', '.join(around[:_SHOWN])}{more}"
         )
+        notify([note])
     return vocabulary
 
 

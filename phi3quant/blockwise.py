@@ -83,7 +83,8 @@ def quantize_blocks(
         for index in range(len(reports), count):
             report = run.quantize(index)
             reports.append(report)
-            step(1, f"{report['error_ratio']:.3f} of RTN's error" if report else "")
+            ratio = report.get("error_ratio")
+            step(1, "" if ratio is None else f"{ratio:.3f} of RTN's error")
     norm = checkpoint.final_norm()
     head = None if checkpoint.config.tie_word_embeddings else checkpoint.store.load(HEAD)
     for writer in writers:

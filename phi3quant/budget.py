@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from calib.capture import BATCH_TOKENS
+from phi3quant import control_groups
 from phi3quant.config import Phi3Config
 from phi3quant.errors import MemoryLimitError
 from phi3quant.layout import BLOCK_TENSORS, LINEARS
@@ -130,7 +131,11 @@ def in_memory(need: Needs, limit: int | None) -> bool:
 
 
 def available_memory() -> int:
-    """Bytes that processes can have now without anything being swapped out."""
+    """Bytes that processes can have now without anything being swapped out, or killed for it."""
+    return min([_of_machine(), *control_groups.rooms()])
+
+
+def _of_machine() -> int:
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         entries = dict(line.split(":", 1) for line in lines)

@@ -20,6 +20,7 @@ from phi3quant.gram import Gram
 from phi3quant.hidden import Hidden, Shelf
 from phi3quant.layout import LINEARS, Block
 from phi3quant.methods import Method, rtn
+from phi3quant.metrics import plain
 from phi3quant.model import SequenceContext, embed, sequence_context
 from phi3quant.precision import product_dtype
 from phi3quant.qblock import QuantizedBlock
@@ -129,12 +130,14 @@ def quantize_block(
     def judge(candidate: QuantizedBlock) -> float:
         return output_distance(ready.block(candidate), context, held_back.actual, target)
 
-    error, compensated, walked = judge(chosen), [], None
+    error, compensated, degenerate, walked = judge(chosen), [], [], None
     if states.compensate:
         moved = folded(block, chosen.folds, config)
 
         def choose(name: str, gram: Gram, shortfall: torch.Tensor) -> torch.Tensor:
             nonlocal error, chosen
+            if gram.degenerate:
+                degenerate.append(name)
             tensor = codecs[name].quantize_compensated(moved[name], gram, shortfall)
             if tensor is not None:
                 tried = replace(chosen, linears={**chosen.linears, name: tensor})
@@ -146,13 +149,13 @@ def quantize_block(
 
         norms = {**moved, **chosen.norms}
         walked = walk((original, norms), chosen.folds, context, states.seen, choose, states.shelf)
-    plain = rtn.quantize_block(block, codecs)
+    rounded = rtn.quantize_block(block, codecs)
     plain_error = output_distance(
-        for_products(plain.dequantized()), context, held_back.actual, target
+        for_products(rounded.dequantized()), context, held_back.actual, target
     )
     # Written so that an error that is NaN falls back too.
     fell_back = not error <= plain_error
-    kept = plain if fell_back else chosen
+    kept = rounded if fell_back else chosen
     final = ready.block(kept)
     if fell_back or walked is None:
         advance(final, context, states.seen.actual)
@@ -162,17 +165,21 @@ def quantize_block(
     put(held_back.clean, target)
     error = plain_error if fell_back else error
     report = {
-        "output_error": error,
-        "output_error_rtn": plain_error,
-        "error_ratio": error / plain_error if plain_error else 1.0,
+        # JSON holds no infinity, which a model of extreme weights may end with.
+        "output_error": plain(error),
+        "output_error_rtn": plain(plain_error),
+        "error_ratio": plain(error / plain_error) if plain_error else 1.0,
         "fell_back_to_rtn": fell_back,
         "folds": [] if fell_back else sorted(chosen.folds),
         "compensated": [] if fell_back else compensated,
         "linears": {
-            name: {"error": loss.chosen, "error_rtn": loss.rtn}
+            name: {"error": plain(loss.chosen), "error_rtn": plain(loss.rtn)}
             for name, loss in chosen.losses.items()
         },
     }
+    if degenerate:
+        # The identity took the place of their inputs' statistics; see gram.Damped.
+        report["degenerate"] = degenerate
     return kept, report
 
 

@@ -21,7 +21,6 @@ from phi3quant.layout import (
 )
 from phi3quant.tensor_folder import TensorFolder, check_tensors, open_tensors
 from phi3quant.unread_tensors import refuse_explained, refuse_unread
-from phi3quant.untrusted_json import read_json_if_there as read_json_if_there  # noqa: PLC0414
 
 
 class ModelWeights(Protocol):

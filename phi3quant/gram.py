@@ -11,6 +11,8 @@ from phi3quant.precision import product_dtype
 _SMALL_TRIANGLE = 256
 # Columns of a matrix that are factored at once.
 _STRIP = 512
+# Multiples of the damping that are tried: FP32 sums of products are off by less than the last.
+_MORE_DAMPING = (1, 10, 100, 1000)
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,11 @@ class Gram:
         """Mean squares of the channels, FP32 [in]: what llama.cpp calls the importance matrix."""
         diagonal = self.captured.diagonal()
         return diagonal.clone() if self.shares is None else diagonal * self.shares.square()
+
+    @property
+    def degenerate(self) -> bool:
+        """Whether the matrix is zero or has overflowed, so that nothing can be learned from it."""
+        return not 0 < float(self.diagonal().double().mean()) < math.inf
 
     def blocks(self, width: int) -> torch.Tensor:
         """The blocks on the diagonal, FP32 [in/width, width, width]."""
@@ -129,18 +136,23 @@ class Damped:
         """Factor in FP64, since few tokens or dead channels leave matrices close to singular.
 
         Args:
-            gram: of the input; if it is zero or overflowed, the identity takes its place.
+            gram: of the input; if it is degenerate, the identity takes its place.
             places: int64 [in], the order of the columns.
-            damping: what is added to the diagonal, relative to its mean.
+            damping: what is added to the diagonal, relative to its mean; ten times as much as long
+                as rounding leaves the matrix indefinite.
         """
-        # In place, since of wide layers this is the largest matrix of a run.
-        matrix = gram.matrix(places.flip(0)).double()
-        mean = float(matrix.diagonal().mean())
-        if not 0 < mean < math.inf:
-            return Damped(places, torch.eye(len(matrix)))
-        matrix.diagonal().add_(damping * mean)
-        _factor(matrix)
-        return Damped(places, matrix.float())
+        if gram.degenerate:
+            return Damped(places, torch.eye(len(places)))
+        for more in _MORE_DAMPING:
+            # In place, since of wide layers this is the largest matrix of a run.
+            matrix = gram.matrix(places.flip(0)).double()
+            matrix.diagonal().add_(more * damping * float(matrix.diagonal().mean()))
+            try:
+                _factor(matrix)
+            except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+                continue
+            return Damped(places, matrix.float())
+        return Damped(places, torch.eye(len(places)))
 
     def solve(self, rows: torch.Tensor) -> torch.Tensor:
         """The rows X of X (G + d I) = ``rows``, both FP32 [rows, in] in the channels' own order."""

@@ -26,7 +26,7 @@ _ROUNDINGS, _COPIES = 8, 16
 # the residual stream and of the MLP.
 _PASSED = (28, 16)
 # Width of the matrices that are tried, and seconds for it.
-_TRIED, _TRIAL = 1024, 0.1
+_TRIED, TRIAL = 1024, 0.1
 # Rows of a sum of products that are computed at once, up to the diagonal and beyond it.
 _TILE = 1024
 # FP64 is at half the rate of FP32.
@@ -51,17 +51,21 @@ class Pace:
     copied: float
 
 
-def measured() -> Pace:
-    """Try this machine; takes a third of a second."""
+def measured(clock: Callable[[], float] = time.perf_counter) -> Pace:
+    """Try this machine; takes a third of a second.
+
+    Args:
+        clock: the time in seconds.
+    """
     matrix = torch.ones(_TRIED, _TRIED)
     ready = matrix.to(product_dtype())
     numbers = torch.ones(4, _TRIED, _TRIED)
     room = torch.empty_like(numbers)
     operations = 2.0 * _TRIED**3
     return Pace(
-        operations * _times_a_second(lambda: ready @ ready),
-        operations * _times_a_second(lambda: matrix @ matrix),
-        numbers.numel() * _times_a_second(lambda: room.copy_(numbers)),
+        operations * times_a_second(lambda: ready @ ready, clock),
+        operations * times_a_second(lambda: matrix @ matrix, clock),
+        numbers.numel() * times_a_second(lambda: room.copy_(numbers), clock),
     )
 
 
@@ -100,10 +104,16 @@ def seconds(config: Phi3Config, run: Calibrated, pace: Pace) -> float:
     return config.num_hidden_layers * block
 
 
-def _times_a_second(work: Callable[[], object]) -> float:
+def times_a_second(work: Callable[[], object], clock: Callable[[], float]) -> float:
+    """How often ``work`` can be done in a second, once it has been done for a first time.
+
+    Args:
+        work: what is tried, for TRIAL seconds.
+        clock: the time in seconds.
+    """
     work()
-    count, start = 0, time.perf_counter()
-    while (spent := time.perf_counter() - start) < _TRIAL:
+    count, start = 0, clock()
+    while (spent := clock() - start) < TRIAL:
         work()
         count += 1
     return count / spent

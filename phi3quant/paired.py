@@ -15,6 +15,9 @@ import torch
 CONFIDENCE = 0.95
 """Of intervals, two-sided."""
 
+FEW_WINDOWS = 8
+"""With fewer windows an interval rests on at most two waves; it isn't worth showing."""
+
 POWER = 0.9
 """How often a difference of the size ``detectable`` is noticed."""
 

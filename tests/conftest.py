@@ -1,17 +1,29 @@
 """Fixtures that all tests share."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
+from phi3quant.cli.ending import TRACEBACK
 from tests.models import PROSE, VARIANTS, make_model
 
 # The same examples in every run: a failure can be repeated, and none comes by surprise.
-settings.register_profile("repeatable", derandomize=True)
+# None fails because the machine is slow.
+settings.register_profile(
+    "repeatable",
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("repeatable")
+
+
+# Errors that phi3quant has no message for fail a test with their traceback.
+os.environ.setdefault(TRACEBACK, "1")
 
 
 @pytest.fixture(autouse=True)

@@ -12,11 +12,11 @@ from safetensors.torch import load_file, save_file
 
 from converters import open_model
 from converters.packed import PackedCheckpoint
-from phi3quant.checkpoint import read_json_if_there
 from phi3quant.layout import LINEARS, block_tensor_name
 from phi3quant.output import MANIFEST
 from phi3quant.provenance import seal
 from phi3quant.qtensor import QuantizedTensor
+from phi3quant.untrusted_json import read_json_if_there
 
 Change = Callable[[int, str, QuantizedTensor], QuantizedTensor]
 """From a block's number, a linear's name and its codes to the codes that a faulty tool writes."""

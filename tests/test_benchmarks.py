@@ -53,7 +53,7 @@ def test_a_refusal_is_the_last_thing_that_was_said(tmp_path: Path) -> None:
 
 
 def test_only_a_tools_own_steps_are_timed(tmp_path: Path) -> None:
-    wait = [sys.executable, "-c", "import time; time.sleep(0.3)"]
+    wait = [sys.executable, "-c", "import time; time.sleep(3)"]
     never = [sys.executable, "-c", "raise SystemExit(1)"]
     steps = [
         Step(wait, timed=False),
@@ -73,7 +73,7 @@ def test_only_a_tools_own_steps_are_timed(tmp_path: Path) -> None:
         threads=1,
     )
     spent = perform(Tool("any", lambda _job, _settings: steps), job, {}, reading=False)
-    assert 0 < spent.seconds < 0.3
+    assert 0 < spent.seconds < 3
 
 
 def test_drivers_call_linear_what_phi3quant_quantizes() -> None:

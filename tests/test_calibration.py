@@ -162,3 +162,22 @@ def test_remaining_metrics_are_schur_complements_of_the_later_columns() -> None:
         here, later = slice(4 * group, 4 * group + 4), slice(4 * group + 4, None)
         lost = gram[here, later] @ torch.linalg.solve(gram[later, later], gram[later, here])
         assert torch.allclose(found[group], gram[here, here] - lost, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("value", [0.0, float("inf"), float("nan")])
+def test_inputs_that_teach_nothing_are_known_as_such(value: float) -> None:
+    gram = Gram(torch.full((5, 5), value), torch.ones(5), 1)
+    assert gram.degenerate
+    assert torch.equal(Damped.of(gram, torch.arange(5), 0.1).lower, torch.eye(5))
+    assert not Gram.of(torch.ones(3, 5)).degenerate
+    assert Gram.of(torch.full((3, 5), 1e-30)).degenerate
+
+
+def test_a_matrix_that_rounding_left_indefinite_is_damped_more() -> None:
+    off = torch.eye(4) + torch.full((4, 4), 0.5)
+    off[0, 1] = off[1, 0] = 1.6
+    gram = Gram(off, torch.ones(4), 9)
+    assert float(torch.linalg.eigvalsh(off).min()) < 0
+    expected = off + 0.1 * float(off.diagonal().mean()) * torch.eye(4)
+    factor = Damped.of(gram, torch.arange(4), 1e-2).lower
+    assert torch.allclose(factor @ factor.T, expected.flip(0, 1), atol=1e-5)

@@ -5,7 +5,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from phi3quant.cli.main import main
 from phi3quant.cli.options import Percent
+from phi3quant.gram import Gram
 from phi3quant.paired import PairedMean
 from phi3quant.perplexity import Comparison, Score
 
@@ -55,6 +55,22 @@ def test_awq_makes_a_verified_folder(run: Callable[..., Result], model: Path, pr
     assert "AWQ int4 sym g32" in result.output
     assert Path("out/model.safetensors").exists()
     assert [path.name for path in Path().iterdir()] == ["out"]
+
+
+def test_inputs_that_calibration_learns_nothing_from_are_reported(
+    run: Callable[..., Result], model: Path, prose: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = ("awq", model, "--calib", prose, "--samples", 4, "--seq-len", 64, "--no-verify")
+    healthy = run(*line, "-o", "healthy", "--quiet")
+    assert "warning" not in healthy.output
+    blocks = json.loads(Path("healthy/phi3quant.json").read_text())["blocks"]
+    assert not any("degenerate" in block for block in blocks)
+    monkeypatch.setattr(Gram, "degenerate", property(lambda gram: len(gram.mean_abs) == 96))
+    result = run(*line, "-o", "out", "--quiet")
+    assert result.exit_code == 0, result.output
+    assert "warning: in block 0, the inputs of" in result.stdout
+    blocks = json.loads(Path("out/phi3quant.json").read_text())["blocks"]
+    assert all(block["degenerate"] == ["down_proj"] for block in blocks)
 
 
 def test_results_come_as_json(run: Callable[..., Result], model: Path, prose: Path) -> None:
@@ -266,23 +282,33 @@ def test_a_file_that_cannot_grow_is_told_and_leaves_nothing(
     assert [path.name for path in tmp_path.iterdir()] == ["work"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+# Runs the command line; the first wait for the disk is when the signal in argv[1] strikes.
+STRUCK = """
+import os, signal, sys
+from phi3quant.__main__ import run
+number, wait = int(sys.argv.pop(1)), os.fsync
+
+def fsync(descriptor):
+    os.fsync = wait
+    signal.raise_signal(number)
+
+os.fsync = fsync
+run()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interruption_leaves_nothing(number: signal.Signals, tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "phi3quant", "awq", "--bits", "4", "-o", str(tmp_path / "out")],
+    words = ["rtn", "--bits", "4", "-o", str(tmp_path / "out")]
+    done = subprocess.run(
+        [sys.executable, "-c", STRUCK, str(int(number)), *words],
         stderr=subprocess.PIPE,
         text=True,
+        check=False,
     )
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob(".out.unfinished/whole/model.safetensors")):
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 130, errors
-    assert "nothing was left half-written" in errors
-    assert "Traceback" not in errors
+    assert done.returncode == 130, done.stderr
+    assert "nothing was left half-written" in done.stderr
+    assert "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())
 
 
@@ -388,3 +414,20 @@ def test_the_default_folder_is_named_by_the_recipe(
     result = run("rtn", "phi3-tiny", *words, "--no-verify", "--quiet")
     assert result.exit_code == 0, result.output
     assert [path.name for path in Path().iterdir()] == [f"phi3-tiny-rtn-{ending}"]
+
+
+def test_errors_that_overflow_leave_valid_json(
+    run: Callable[..., Result], model: Path, prose: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("phi3quant.calibrated.output_distance", lambda *_given: float("inf"))
+    line = ("awq", model, "--calib", prose, "--samples", 4, "--seq-len", 64, "--no-verify")
+    result = run(*line, "-o", "out", "--json")
+    assert result.exit_code == 0, result.output
+
+    def refuse(name: str) -> None:
+        raise AssertionError(name)
+
+    shown = json.loads(result.stdout, parse_constant=refuse)
+    kept = json.loads(Path("out/phi3quant.json").read_text(), parse_constant=refuse)
+    assert kept["blocks"] == shown["blocks"]
+    assert {block["output_error"] for block in kept["blocks"]} == {None}

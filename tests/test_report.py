@@ -292,6 +292,17 @@ def test_a_folder_without_its_manifest_says_so(
     assert "doesn't say what it was made from" in unscored.measurement.unscored
 
 
+def test_blocks_that_the_model_does_not_have_are_not_drawn(report: Report) -> None:
+    first = report.variants[0]
+    blocks = first.manifest["blocks"]
+    assert len(error_maps([first])) == 1
+    for wrong in (blocks * 10_000, blocks[1:], list[Any]()):
+        opened = dataclasses.replace(
+            first.opened, provenance={**first.opened.provenance, "blocks": wrong}
+        )
+        assert not error_maps([dataclasses.replace(first, opened=opened)])
+
+
 @pytest.mark.parametrize("value", [None, 0.0, -1.0, 1e-300, 1e300])
 def test_odd_errors_are_drawn_all_the_same(report: Report, value: float | None) -> None:
     (found,) = report.error_maps

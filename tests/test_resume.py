@@ -5,7 +5,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -246,13 +245,10 @@ def test_two_processes_do_not_make_the_same_output(tmp_path: Path) -> None:
 
 def test_what_a_killed_process_left_goes_with_the_next_run(deep: Path, tmp_path: Path) -> None:
     words = ["rtn", str(deep), "--no-verify", "-o", str(tmp_path / "out")]
-    process = subprocess.Popen([sys.executable, "-m", "phi3quant", *words])
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob(".out.unfinished/whole")):
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    # Killed when it waits for the disk for the first time: all is written and nothing in place.
+    program = "import sys; from tests.killing import dying_at; dying_at(sys.argv[1:], 1)()"
+    killed = subprocess.run([sys.executable, "-c", program, *words], check=False)
+    assert killed.returncode == -signal.SIGKILL
     left = [path.name for path in tmp_path.iterdir()]
     assert len(left) == 1, left
     assert left != ["out"]

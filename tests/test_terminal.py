@@ -1,19 +1,24 @@
 """Text from outside never reaches a terminal, a log or a page as it came."""
 
+import dataclasses
 import io
 import json
 import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 
 from phi3quant.cli import terminal
 from phi3quant.cli.main import main
+from phi3quant.gating.baseline import read_baseline
+from phi3quant.reporting import wording
 from phi3quant.visible import in_json, in_log, in_markdown, in_table, one_line, visible
 
 CLI = Path(terminal.__file__).parent
@@ -162,6 +167,20 @@ def test_messages_are_safe_too(error: str, run: Callable[..., Result]) -> None:
     assert not HARMFUL.search(result.output)
 
 
+def test_what_a_model_writes_gives_no_orders(
+    run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(*_given: object, tell: Callable[[str], None], **_named: object) -> SimpleNamespace:
+        for piece in ("fine, é\n", ":", ":error::x\n#", "#[group]", TITLE, "\x1b[2J"):
+            tell(piece)
+        return SimpleNamespace()
+
+    monkeypatch.setattr("phi3quant.cli.generate.generate_text", write)
+    result = run("generate", "phi3-tiny", "Hi", "--quiet")
+    assert result.exit_code == 0, result.output
+    assert result.stdout == ("fine, é\n:\\:error::x\n##\\[group]\ufffd]0;owned\ufffd\ufffd[2J\n")
+
+
 def test_numbers_that_are_not_finite_are_null(capsys: pytest.CaptureFixture[str]) -> None:
     terminal.print_json({"a": [float("inf"), 1.5], "b": (float("nan"), "é", None)})
     assert json.loads(capsys.readouterr().out) == {"a": [None, 1.5], "b": [None, "é", None]}
@@ -173,3 +192,53 @@ def test_json_stays_json_in_any_encoding(encoding: str, monkeypatch: pytest.Monk
     monkeypatch.setattr("sys.stdout", io.TextIOWrapper(raw, encoding=encoding, write_through=True))
     terminal.print_json({"é 漢": "\ud800"})
     assert json.loads(raw.getvalue().decode(encoding)) == {"é 漢": "\ud800"}
+
+
+@pytest.mark.parametrize(
+    ("interval", "windows", "shown"),
+    [
+        ([0.99, 1.01], 8, "0.9900-1.0100"),
+        ([0.65, 2.66], 4, "too few windows"),
+        ([0.65, 2.66], 7.0, "too few windows"),
+        ([0.99, 1.01], None, "0.9900-1.0100"),
+        ([0.99, 1.01], "many", "0.9900-1.0100"),
+        ((float("nan"), float("nan")), 1, wording.UNKNOWN),
+        ([0.0, None], 8, wording.UNKNOWN),
+        ([10**400, 1], 8, wording.UNKNOWN),
+    ],
+)
+def test_intervals_of_too_few_windows_are_not_shown(
+    interval: object, windows: object, shown: str
+) -> None:
+    assert wording.ends(interval, windows) == shown
+
+
+def test_every_table_marks_an_interval_of_four_windows(
+    run: Callable[..., Result], artifact: Path, tmp_path: Path
+) -> None:
+    text = ("--max-tokens", 256, "--window", 64)
+    scored = run("perplexity", "phi3-tiny", artifact, *text, "--quiet")
+    assert "too few windows" in scored.output
+    page = run("report", artifact, *text, "--quiet", "-o", tmp_path / "report.html")
+    assert page.exit_code == 0, page.output
+    assert "too few windows" in page.output
+    assert "too few windows" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    made = run("baseline", "create", artifact, *text, "-o", tmp_path / "b", "--quiet")
+    assert "too few windows" in made.output
+    assert "too few windows" in run("baseline", "show", tmp_path / "b").output
+    assert "too few windows" in run("compare", "phi3-tiny", artifact, *text, "--quiet").output
+
+
+@pytest.mark.parametrize("loss", [1e30, 800.0])
+def test_a_baseline_of_infinite_perplexity_is_shown(
+    loss: float, run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = read_baseline(Path(__file__).parents[1] / "docs" / "ci" / "phi3-tiny.baseline")
+    diverged = dataclasses.replace(found, artifact_nll=torch.full_like(found.artifact_nll, loss))
+    monkeypatch.setattr("phi3quant.cli.baseline.read_baseline", lambda _path: diverged)
+    Path("b").write_text("")
+    shown = run("baseline", "show", "b")
+    assert shown.exit_code == 0, shown.output
+    assert "not finite, in full precision" in shown.output
+    parsed = json.loads(run("baseline", "show", "b", "--json").stdout)
+    assert parsed["artifact"]["perplexity"] is None

@@ -13,8 +13,9 @@ from phi3quant.errors import OutputError
 from phi3quant.gating.baseline import Baseline, read_baseline
 from phi3quant.gating.baselines import Recorded, create_baseline, update_baseline
 from phi3quant.metrics import plain
-from phi3quant.paired import paired_mean
+from phi3quant.paired import PairedMean, paired_mean
 from phi3quant.perplexity import Score
+from phi3quant.reporting import wording
 from phi3quant.verification import EvaluationText
 
 
@@ -130,7 +131,6 @@ def _described(found: Baseline) -> dict[str, Any]:
 
 
 def _print_described(found: Baseline, shown: dict[str, Any]) -> None:
-    low, high = shown["ratio_95"]
     text, recipe = found.text, found.artifact.get("recipe")
     rows = [
         ("artifact", f"{found.artifact.get('name')}, {found.artifact.get('format')}"),
@@ -146,11 +146,14 @@ def _print_described(found: Baseline, shown: dict[str, Any]) -> None:
         (
             "perplexity",
             (
-                f"{shown['artifact']['perplexity']:.4f}, in full precision "
-                f"{shown['reference']['perplexity']:.4f}"
+                f"{_figure(shown['artifact']['perplexity'])}, in full precision "
+                f"{_figure(shown['reference']['perplexity'])}"
             ),
         ),
-        ("ratio", f"{shown['ratio']:.4f}" + (f" ({low:.4f}-{high:.4f})" if low else "")),
+        (
+            "ratio",
+            f"{_figure(shown['ratio'])} ({wording.ends(shown['ratio_95'], text.get('windows'))})",
+        ),
         ("size", f"{shown['bytes']:,} bytes, {shown['bytes'] / found.tokens:.0f} a token"),
         ("tools", ", ".join(f"{key} {value}" for key, value in found.tools.items())),
         *(
@@ -187,12 +190,19 @@ def _print_recorded(made: Recorded, *, as_json: bool) -> None:
             }
         )
         return
-    low, high = made.beside.interval
     echo(
         f"{made.path}: {made.baseline.tokens} tokens, {made.nbytes:,} bytes "
         f"({made.nbytes / made.baseline.tokens:.0f} a token)"
     )
-    echo(f"perplexity is {made.beside.ratio:.4f} of full precision ({low:.4f}-{high:.4f})")
+    echo(f"perplexity is {_paired(made.beside.paired, 'full precision')}")
     if made.drift:
-        low, high = made.drift.interval
-        echo(f"and {made.drift.ratio:.4f} of the artifact before ({low:.4f}-{high:.4f})")
+        echo(f"and {_paired(made.drift, 'the artifact before')}")
+
+
+def _paired(measured: PairedMean, beside: str) -> str:
+    ends = wording.ends(measured.interval, measured.windows)
+    return f"{measured.ratio:.4f} of {beside} ({ends})"
+
+
+def _figure(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.4f}"

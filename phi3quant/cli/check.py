@@ -8,7 +8,7 @@ import click
 
 from phi3quant.cli import options
 from phi3quant.cli.display import print_check, progress_bars, use_threads
-from phi3quant.cli.terminal import echo_command, print_json
+from phi3quant.cli.terminal import echo_command, finite, print_json
 from phi3quant.errors import NotComparableError
 from phi3quant.gating import gate_report
 from phi3quant.gating.check import CheckReport, Finding, Limits, check
@@ -97,7 +97,7 @@ def _write(report: CheckReport, given: dict[str, Any]) -> None:
     if given["junit"]:
         write_bytes(given["junit"], gate_report.as_junit(report).encode())
     if given["report"]:
-        write_json(given["report"], gate_report.as_json(report))
+        write_json(given["report"], finite(gate_report.as_json(report)))
     summary = given["markdown"] or os.environ.get("GITHUB_STEP_SUMMARY")
     if summary:
         options.append_text(Path(summary), gate_report.as_markdown(report))

@@ -24,6 +24,7 @@ from phi3quant.gating.comparison import ModelComparison
 from phi3quant.gating.gate_report import METRICS
 from phi3quant.metrics import WorstWindow
 from phi3quant.progress import Progress, Step, silent
+from phi3quant.reporting import wording
 from phi3quant.verification import Evaluation
 from phi3quant.visible import one_line
 
@@ -101,10 +102,9 @@ def print_evaluation(evaluation: Evaluation) -> None:
         own = comparison.candidate
         cells = [f"{size / 1e6:.2f}", f"{own.perplexity:.4g}", _error(own.standard_error)]
         if number:
-            low, high = comparison.interval
             cells += [
                 f"{comparison.ratio:.4f}",
-                "unknown" if math.isnan(low) else f"{low:.4f}-{high:.4f}",
+                wording.ends(comparison.interval, comparison.paired.windows),
                 f"{float(comparison.kl.mean()):.4f}",
                 f"{comparison.same_top:.1%}",
             ]
@@ -169,15 +169,17 @@ def print_comparison(found: ModelComparison) -> None:
         echo(f"\nnot scored: {found.unscored}")
         return
     first, second = found.figures
-    low, high = second["ratio_95"]
+    interval = wording.ends(second["ratio_95"], (found.text or {}).get("windows"))
     echo(f"\nperplexity {_shown(first['perplexity'])} and {_shown(second['perplexity'])}")
-    echo(f"{'ratio':<40}{_shown(second['ratio'])} ({_shown(low)}-{_shown(high)})")
+    echo(f"{'ratio':<40}{_shown(second['ratio'])} ({interval})")
     for key in ("kl_mean", "kl_median", "kl_p999", "kl_max", "same_top", "target_rms", "tokens"):
         echo(f"{METRICS[key]:<40}{_shown(second[key])}")
     _print_worst(found.worst)
 
 
 def _shown(value: Any) -> str:
+    if value is None:
+        return "not finite"
     return f"{value:.5g}" if isinstance(value, float) else str(value)
 
 

@@ -1,6 +1,6 @@
 """``phi3quant inspect``."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -10,6 +10,8 @@ from phi3quant.cli import options
 from phi3quant.cli.display import use_threads
 from phi3quant.cli.terminal import echo, print_json
 from phi3quant.config import Phi3Config
+from phi3quant.reporting import wording
+from phi3quant.reporting.stated import mapping, number
 
 
 @click.command()
@@ -94,7 +96,7 @@ def _provenance(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
             )
         )
     if isinstance(score := verified.get("artifact"), Mapping):
-        rows.append(("verified", _verdict(score)))
+        rows.append(("verified", _verdict(score, mapping(verified.get("text")).get("windows"))))
     return rows
 
 
@@ -106,13 +108,12 @@ def _listed(values: Mapping[str, Any]) -> str:
     )
 
 
-def _verdict(score: Mapping[str, Any]) -> str:
+def _verdict(score: Mapping[str, Any], windows: Any) -> str:
     perplexity, ratio, kl = (_number(score.get(key)) for key in ("perplexity", "ratio", "kl_mean"))
-    interval = score.get("ratio_95")
-    ends = interval if isinstance(interval, Sequence) else ()
-    between = "-".join(_number(end) for end in ends)
+    between = wording.ends(score.get("ratio_95"), windows)
     return f"perplexity {perplexity}, {ratio} of full precision ({between}), KL {kl}"
 
 
 def _number(value: Any) -> str:
-    return f"{value:.4f}" if isinstance(value, int | float) else "unknown"
+    found = number(value)
+    return "unknown" if found is None else f"{found:.4f}"

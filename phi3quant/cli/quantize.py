@@ -1,7 +1,7 @@
 """``phi3quant awq``, ``phi3quant gptq`` and ``phi3quant rtn``."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -297,10 +297,23 @@ def _report(
         echo(_calibrated_on(made.calibration, recipe.calibration.samples))
     if fell_back:
         echo(f"{fell_back} of {len(made.blocks)} blocks fell back to RTN")
+    for line in _degenerate(made.blocks):
+        echo(line)
     echo(
         f"quantized in {seconds:.1f} s, peak memory {peak_memory_bytes() / 1e9:.2f} GB"
         f"{'' if evaluation else '; not verified'}"
     )
+
+
+def _degenerate(blocks: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Matrices whose inputs calibration learned nothing from."""
+    for index, block in enumerate(blocks):
+        if block.get("degenerate"):
+            names = ", ".join(block["degenerate"])
+            yield (
+                f"warning: in block {index}, the inputs of {names} were zero or overflowed on the "
+                "calibration text; errors were compensated without their statistics"
+            )
 
 
 def _calibrated_on(calibration: Mapping[str, Any], asked: int) -> str:

@@ -27,8 +27,10 @@ R = TypeVar("R")
 def kernel(function: Callable[P, R]) -> Callable[P, R]:
     """Compile a function at its first call; its machine code is kept for later processes.
 
-    It is kept where phi3quant.codecs.kernel_cache has a place for it. Divisions by zero give infinity
-    or NaN, nothing is fused or reordered, and the interpreter's lock is released meanwhile.
+    It is kept where phi3quant.codecs.kernel_cache has a place for it.
+
+    Divisions by zero give infinity or NaN, nothing is fused or reordered, and the interpreter's
+    lock is released meanwhile.
     """
     options = {"error_model": "numpy", "nogil": True, "no_cfunc_wrapper": True}
     place = kernel_cache.folder()

@@ -47,10 +47,15 @@ class ErrorMap:
 
 
 def error_maps(variants: Sequence[Variant]) -> list[ErrorMap]:
-    """The maps of all variants that record errors; those with equal records share one."""
+    """The maps of all variants that record errors; those with equal records share one.
+
+    A record of another number of blocks than the model has is another model's, and left out.
+    """
     sharing: dict[str, list[Variant]] = {}
     for variant in variants:
         blocks = listed(variant.manifest.get("blocks"))
+        if len(blocks) != variant.inspection.config.num_hidden_layers:
+            continue
         if any(mapping(mapping(block).get("linears")) for block in blocks):
             sharing.setdefault(json.dumps(blocks, sort_keys=True), []).append(variant)
     return [_map(alike) for alike in sharing.values()]

@@ -9,6 +9,7 @@ from phi3quant.reporting.drawing import INK, SERIES, Axes, Figure, Mesh, draw
 from phi3quant.reporting.error_map import ErrorMap
 from phi3quant.reporting.report import Report
 from phi3quant.reporting.stated import interval, number
+from phi3quant.reporting.wording import too_few
 
 _KINDS = {"qkv_proj": "qkv", "o_proj": "o", "gate_up_proj": "gate, up", "down_proj": "down"}
 
@@ -20,7 +21,8 @@ def draw_quality(report: Report) -> str | None:
         ratio = number(row.figures.get("ratio"))
         if ratio is not None:
             size = report.variants[row.variant].inspection.weight_bytes
-            points.append((index, size, ratio, interval(row.figures.get("ratio_95"))))
+            ends = None if too_few(row.windows) else interval(row.figures.get("ratio_95"))
+            points.append((index, size, ratio, ends))
     if not points:
         return None
     unit, title = _unit(size for _, size, _, _ in points)

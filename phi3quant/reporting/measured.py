@@ -11,7 +11,7 @@ from phi3quant.hub import Located, locate
 from phi3quant.metrics import WorstWindow, figures, worst_windows
 from phi3quant.progress import Progress, silent
 from phi3quant.reporting.divergence import Divergence, divergence
-from phi3quant.reporting.stated import mapping
+from phi3quant.reporting.stated import mapping, number
 from phi3quant.reporting.variant import Variant
 from phi3quant.verification import EvaluationText, evaluate, text_windows
 
@@ -26,6 +26,7 @@ class Measured:
         figures: as phi3quant.metrics.figures gives them, or a manifest has them; may be empty.
         divergence: over the tokens; None if it wasn't scored here.
         worst: windows of text in which it lost most, likewise.
+        windows: windows of text that the figures are of; None if that isn't known.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Measured:
     figures: Mapping[str, Any]
     divergence: Divergence | None = None
     worst: Sequence[WorstWindow] = ()
+    windows: float | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -123,7 +125,12 @@ def from_manifests(variants: Sequence[Variant], unscored: str) -> Measurement:
             " (level 0)": mapping(each.get("at_accuracy_level_0")),
         }
         rows += [
-            Measured(variant.name + way, index, found)
+            Measured(
+                variant.name + way,
+                index,
+                found,
+                windows=number(mapping(each.get("text")).get("windows")),
+            )
             for way, found in ways.items()
             if found or not way
         ]
@@ -195,6 +202,7 @@ def _scored(
                 figures(comparison, reference=False),
                 divergence(comparison.kl),
                 worst_windows(comparison, windows, opened.tokenizer.decode),
+                len(windows),
             )
         )
     return Measurement(

@@ -37,5 +37,5 @@ def _described(report: Report, row: Measured) -> str:
     held = f", {wording.share(nbytes / original)} of the original" if original else ""
     return (
         f"{wording.size(nbytes)}{held}, perplexity {wording.ratio(row.figures['ratio'])} of full "
-        f"precision's (95 % interval {wording.ends(row.figures.get('ratio_95'))})"
+        f"precision's (95 % interval {wording.ends(row.figures.get('ratio_95'), row.windows)})"
     )

@@ -53,7 +53,7 @@ def variant_table(report: Report) -> Table:
                 f"{variant.inspection.bits_per_weight:.2f}",
                 wording.perplexity(figures.get("perplexity")),
                 wording.ratio(figures.get("ratio")),
-                wording.ends(figures.get("ratio_95")),
+                wording.ends(figures.get("ratio_95"), row.windows),
                 wording.short(figures.get("kl_mean")),
                 wording.share(figures.get("same_top")),
             ]

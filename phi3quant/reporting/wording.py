@@ -1,8 +1,10 @@
 """Figures in words, the same on the page and in the terminal."""
 
+from phi3quant.paired import FEW_WINDOWS
 from phi3quant.reporting.stated import interval, number
 
 UNKNOWN = "\N{EN DASH}"
+TOO_FEW = "too few windows"
 _GAP = "\N{NO-BREAK SPACE}"
 
 
@@ -20,10 +22,17 @@ def ratio(value: object) -> str:
     return UNKNOWN if found is None else f"{found:.4f}"
 
 
-def ends(value: object) -> str:
-    """A confidence interval of a ratio."""
-    found = interval(value)
-    return UNKNOWN if found is None else f"{found[0]:.4f}-{found[1]:.4f}"
+def ends(value: object, windows: object) -> str:
+    """A confidence interval of a ratio from some number of windows, unless they are too few."""
+    found, count = interval(value), number(windows)
+    if found is None:
+        return UNKNOWN
+    return TOO_FEW if too_few(count) else f"{found[0]:.4f}-{found[1]:.4f}"
+
+
+def too_few(windows: float | None) -> bool:
+    """Whether an interval is of too few windows to be shown; None: their number is unknown."""
+    return windows is not None and windows < FEW_WINDOWS
 
 
 def share(value: object) -> str:
