@@ -77,8 +77,3 @@ class Shelf:
         for piece, target in zip(pieces, made.split(1), strict=True):
             target.copy_(piece)
         return made
-
-    def clear(self) -> None:
-        """Delete the files."""
-        for file in self.folder.glob("states.*") if self.folder is not None else ():
-            file.unlink()
