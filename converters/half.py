@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from phi3quant.codecs.lanes import F32, half_bits, kernel
-from phi3quant.errors import CheckpointError
+from phi3quant.errors import CheckpointError, DamagedError
 from phi3quant.parallel import over_rows
 
 _U32 = np.uint32
@@ -33,7 +33,7 @@ def to_half(name: str, tensor: torch.Tensor) -> torch.Tensor:
             held = _halve(some.float().numpy().view(_U32), _U32(0), halves[part])
         if not held:
             if not torch.isfinite(some).all():
-                raise CheckpointError(_damaged(name))
+                raise DamagedError(_damaged(name))
             raise CheckpointError(
                 f"tensor {name} has a value of {float(some.abs().max()):g}, which doesn't "
                 "fit FP16; a format that stores it as FP16 can't hold it"
@@ -63,11 +63,11 @@ def to_full(name: str, tensor: torch.Tensor) -> torch.Tensor:
         tensor: floats.
 
     Raises:
-        CheckpointError: a value is NaN or infinite.
+        DamagedError: a value is NaN or infinite.
     """
     full = tensor.float()
     if not torch.isfinite(full).all():
-        raise CheckpointError(_damaged(name))
+        raise DamagedError(_damaged(name))
     return full
 
 

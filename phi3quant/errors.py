@@ -4,7 +4,8 @@
     ├── InputError             something given can't be used
     │   ├── ModelNotFoundError   no such folder, hub id or bundled model
     │   ├── ConfigError          config.json is missing, broken or not Phi-3
-    │   ├── CheckpointError      a shard or tensor is missing, truncated, mis-shaped or not finite
+    │   ├── CheckpointError      a shard or tensor is missing, truncated or mis-shaped
+    │   │   └── DamagedError           its values are not finite, or changed while they were read
     │   ├── TokenizerError       no usable tokenizer files
     │   ├── CorpusError          text is missing, empty, too short or not UTF-8
     │   └── SchemeError          bits, group size and symmetry don't go with the model or the format
@@ -36,7 +37,11 @@ class ConfigError(InputError):
 
 
 class CheckpointError(InputError):
-    """A weight file or tensor is missing, truncated, mis-shaped or holds NaN or infinity."""
+    """A weight file or tensor is missing, truncated, mis-shaped or of a kind that can't be read."""
+
+
+class DamagedError(CheckpointError):
+    """Weights hold NaN or infinity, or changed while they were read: they give no result."""
 
 
 class TokenizerError(InputError):

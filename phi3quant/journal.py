@@ -13,7 +13,7 @@ from typing import Any
 from phi3quant.block_record import BlockRecord, read_record, write_record
 from phi3quant.codecs import Codecs
 from phi3quant.config import Phi3Config
-from phi3quant.errors import InputError, ResumeError
+from phi3quant.errors import DamagedError, InputError, ResumeError
 from phi3quant.output import clear_os_errors, sync, write_json
 from phi3quant.qblock import QuantizedBlock
 from phi3quant.untrusted_json import read_json
@@ -52,12 +52,20 @@ class Journal:
         Raises:
             OutputError: it can't be written.
         """
-        with clear_os_errors(self.output):
-            for path in sorted(self.folder.glob("block-*.safetensors")):
-                path.unlink()
+        self.forget()
         write_json(self.folder / BEGUN, identity)
         sync(self.folder)
         sync(self.folder.parent)
+
+    def forget(self) -> None:
+        """Drop all finished blocks.
+
+        Raises:
+            OutputError: the system refuses.
+        """
+        with clear_os_errors(self.output):
+            for path in sorted(self.folder.glob("block-*.safetensors")):
+                path.unlink()
 
     def check(self, identity: Mapping[str, Any]) -> None:
         """Refuse to resume a run that was started with different settings.
@@ -128,8 +136,9 @@ class Journal:
 def open_journal(output: Path, *, overwrite: bool = False) -> Iterator[tuple[Workspace, Journal]]:
     """The workspace of a calibrated run with its finished blocks.
 
-    If the body ends early and blocks are finished, the exception gets a note that says how to
-    resume.
+    If the body ends early and blocks are finished, they stay, and the exception gets a note that
+    says how to resume. Blocks of damaged weights are worth nothing, unless they are of an earlier
+    run.
 
     Raises:
         OutputError: as open_workspace.
@@ -137,10 +146,13 @@ def open_journal(output: Path, *, overwrite: bool = False) -> Iterator[tuple[Wor
     """
     with open_workspace(output, overwrite=overwrite) as workspace:
         journal = Journal(output, workspace.folder)
+        before = journal.finished
         try:
             with clear_os_errors(output):
                 yield workspace, journal
         except BaseException as error:
+            if isinstance(error, DamagedError) and not before:
+                journal.forget()
             if (
                 workspace.folder.exists()
                 and journal.finished

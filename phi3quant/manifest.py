@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from phi3quant.checkpoint import sha256
-from phi3quant.errors import CheckpointError, InputError
+from phi3quant.errors import DamagedError, InputError
 from phi3quant.hub import Located
 from phi3quant.output import MANIFEST
 from phi3quant.tokenizer import FILES
@@ -41,7 +41,7 @@ def check_unchanged(before: Mapping[Path, tuple[int, int, int]]) -> None:
         before: from ``stamps``, when the run began.
 
     Raises:
-        CheckpointError: a file was changed, replaced or removed.
+        DamagedError: a file was changed, replaced or removed.
     """
     for path, stamp in before.items():
         try:
@@ -49,7 +49,7 @@ def check_unchanged(before: Mapping[Path, tuple[int, int, int]]) -> None:
         except OSError:
             now = None
         if now != stamp:
-            raise CheckpointError(
+            raise DamagedError(
                 f"{path} changed while it was read, so that the result may be of two models; "
                 "run the command again once nothing writes there"
             )

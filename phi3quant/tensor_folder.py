@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from phi3quant.config import adapter_hint
-from phi3quant.errors import CheckpointError
+from phi3quant.errors import CheckpointError, DamagedError
 from phi3quant.file_name import is_file_name
 from phi3quant.first_bytes import lfs_hint
 from phi3quant.parallel import over_rows
@@ -89,13 +89,14 @@ class TensorFolder:
         """Read one tensor as FP32 and make sure that all of it is finite.
 
         Raises:
-            CheckpointError: as load; or NaN or infinity stands in the tensor.
+            CheckpointError: as load.
+            DamagedError: NaN or infinity stands in the tensor.
         """
         tensor = self.load(name)
         bad = _count_not_finite(tensor)
         if bad:
             first = tuple(int(i) for i in (~torch.isfinite(tensor)).nonzero()[0])
-            raise CheckpointError(
+            raise DamagedError(
                 f"tensor {name} in {self.tensors[name].file} has {bad} values that are NaN "
                 f"or infinite, the first at {first}; the checkpoint is damaged"
             )

@@ -52,7 +52,7 @@ def test_null_rows_are_skipped_and_counted(
     assert corpus.documents == ("one",)
     assert corpus.notes == ("rows without text skipped (4)",)
     assert corpus.as_json()["text_notes"] == list(corpus.notes)
-    assert caplog.messages == [f"note: {tmp_path / 'a.jsonl'}: {corpus.notes[0]}"]
+    assert caplog.messages == [f"{tmp_path / 'a.jsonl'}: {corpus.notes[0]}"]
     with pytest.raises(CorpusError, match=r"holds no text; rows without text skipped \(2\)"):
         load(lines(tmp_path, {"text": None}, {"text": None}))
 
