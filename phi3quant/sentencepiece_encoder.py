@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -13,6 +13,8 @@ import numpy as np
 from phi3quant.errors import MissingExtraError, TokenizerError
 from phi3quant.pieces_of_text import Spans
 from phi3quant.untrusted_json import read_json
+
+_Id = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
 
 
 class _Added(msgspec.Struct):
@@ -24,7 +26,7 @@ class _Added(msgspec.Struct):
 
 
 class _Settings(msgspec.Struct):
-    added_tokens_decoder: dict[str, _Added] = {}
+    added_tokens_decoder: dict[_Id, _Added] = {}
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ def read_pieces(file: Path) -> PieceEncoder:
     added: dict[str, int] = {}
     listed = file.parent / "added_tokens.json"
     if listed.is_file():
-        added |= read_json(listed, dict[str, int], raises=TokenizerError)
+        added |= read_json(listed, dict[str, _Id], raises=TokenizerError)
     strips_left, strips_right = set(), set()
     for number, token in _added_tokens(file.parent / "tokenizer_config.json").items():
         added[token.content] = number
@@ -145,10 +147,7 @@ def _added_tokens(file: Path) -> dict[int, _Added]:
     if not file.is_file():
         return {}
     settings: _Settings = read_json(file, _Settings, raises=TokenizerError)
-    try:
-        return {int(number): token for number, token in settings.added_tokens_decoder.items()}
-    except ValueError as error:
-        raise TokenizerError(f"{file}: added_tokens_decoder: {error}") from None
+    return settings.added_tokens_decoder
 
 
 def _with_places(processor: Any, text: str) -> Any:

@@ -225,6 +225,11 @@ def _read_header(file: Path) -> dict[str, StoredTensor]:
     try:
         if not file.is_file():
             raise CheckpointError(f"the shard {file} is missing")
+        # The library reports whatever the system refuses as a missing file.
+        file.open("rb").close()
+    except OSError as error:
+        raise CheckpointError(f"{file} can't be read: {error.strerror}") from None
+    try:
         with safe_open(file, framework="pt") as opened:
             return {
                 # The library yields slices lazily: these two calls read no data.

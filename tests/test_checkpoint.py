@@ -67,6 +67,19 @@ def test_a_truncated_shard_is_named(folder: Path, kept: float) -> None:
         open_checkpoint(folder)
 
 
+def test_a_shard_without_read_permission_is_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(path: Path, *_: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", refused)
+    with pytest.raises(
+        CheckpointError, match=r"model\.safetensors can't be read: Permission denied"
+    ):
+        open_tensors(folder)
+
+
 def test_a_pointer_file_in_place_of_a_shard_is_named(folder: Path) -> None:
     (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")
     with pytest.raises(CheckpointError, match=r"a git-lfs pointer.*git lfs pull"):

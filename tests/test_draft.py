@@ -1,5 +1,7 @@
 import json
+import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -103,6 +105,15 @@ def test_links_out_of_the_model_are_not_published(
     ended = run(*command, model, "-o", tmp_path / "out", "--no-verify")
     assert ended.exit_code == 2
     assert "is a link to a file outside of the model's folder" in ended.stderr.replace("\n", " ")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="file names are always UTF-8 there")
+def test_a_licence_whose_name_is_not_utf8_is_refused(model: Path, tmp_path: Path) -> None:
+    (model / os.fsdecode(b"LICENSE\xff")).write_text("MIT")
+    ended = run("rtn", model, "-o", tmp_path / "out", "--no-verify")
+    assert ended.exit_code == 2
+    assert "is not UTF-8; rename the file" in ended.stderr.replace("\n", " ")
     assert not (tmp_path / "out").exists()
 
 

@@ -205,7 +205,7 @@ SCALED = sorted(set(BLOCK_SIZES) - {"F32", "BF16", "F16"})
 
 
 @pytest.mark.parametrize("kind", SCALED)
-@pytest.mark.parametrize("value", [3e9, -3e9])
+@pytest.mark.parametrize("value", [3e9, -3e9, 3e38, -3e38])
 def test_a_scale_past_fp16_is_refused_when_it_is_written(kind: str, value: float) -> None:
     weights = torch.randn(3, 512, generator=torch.Generator().manual_seed(1))
     check_scales(BLOCK_SIZES[kind], TYPES[kind].encode(weights, None))

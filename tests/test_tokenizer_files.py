@@ -134,10 +134,14 @@ def pieces_alone(folder: Path) -> Path:
     [
         ("added_tokens.json", {"<x>": "word"}),
         ("added_tokens.json", ["<x>"]),
+        ("added_tokens.json", {"<x>": -1}),
+        ("added_tokens.json", {"<x>": 2**70}),
         ("tokenizer_config.json", {"added_tokens_decoder": "text"}),
         ("tokenizer_config.json", {"added_tokens_decoder": {"5": "text"}}),
         ("tokenizer_config.json", {"added_tokens_decoder": {"five": {"content": "x"}}}),
         ("tokenizer_config.json", {"added_tokens_decoder": {"5": {"content": 5}}}),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"-5": {"content": "x"}}}),
+        ("tokenizer_config.json", {"added_tokens_decoder": {str(2**31): {"content": "x"}}}),
     ],
 )
 def test_added_tokens_of_another_form_are_refused(tmp_path: Path, file: str, content: Any) -> None:

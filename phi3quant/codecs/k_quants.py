@@ -262,6 +262,8 @@ def _finish_signed(
     extreme = F32(0)
     for group in range(_SMALL_GROUPS):
         scale = scales[group * _SMALL_BLOCKS + block]
+        # NaN, where squared weights overflow, ends as an infinite scale, which is refused.
+        scale = scale if scale == scale else F32(np.inf)  # noqa: PLR0124
         extreme = scale if abs(scale) > abs(extreme) else extreme
     if abs(extreme) < EPSILON:
         for place in range(len(packed)):
