@@ -169,7 +169,10 @@ def _largest_chunk(described: Any, columns: Sequence[str]) -> int:
         name = chunk.path_in_schema.split(".")[0]
         small, large = chunk.total_compressed_size, chunk.total_uncompressed_size
         if name in columns and large > _MAX_EXPANDED and large > _MAX_RATIO * small:
-            raise ValueError(f"the column {name} expands from {small:,} bytes to {large:,}")
+            raise ValueError(
+                f"the column {name} expands from {small:,} bytes to {large:,}, more than "
+                f"{_MAX_RATIO}-fold; write it anew without compression if that is meant"
+            )
         if name in columns:
             sizes.append(large)
     return max(sizes)

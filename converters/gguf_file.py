@@ -147,7 +147,10 @@ def _parts(path: Path) -> tuple[Path, ...]:
         return (path,)
     count = int(match["count"])
     if not 0 < int(match["number"]) <= count:
-        raise CheckpointError(f"{path} is named as part {match['number']} of {match['count']}")
+        raise CheckpointError(
+            f"{path} is named as part {match['number']} of {match['count']}, which can't be; "
+            "rename it, without the numbers if it is a whole file"
+        )
     names = [f"{match['stem']}-{number:05}-of-{count:05}.gguf" for number in range(1, count + 1)]
     files = tuple(path.parent / name for name in names)
     for file in files:

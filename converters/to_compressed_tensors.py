@@ -138,7 +138,9 @@ def _recognise(described: Mapping[str, Any]) -> Stated | None:
     (group,) = groups.values()
     weights = group.get("weights") if isinstance(group, Mapping) else None
     if not isinstance(weights, Mapping):
-        raise SchemeError("the group of the quantization_config has no weights")
+        raise SchemeError(
+            "the group in config_groups of the quantization_config must be an object with weights"
+        )
     if weights.get("type") != "int" or weights.get("strategy") not in ("group", "channel"):
         raise SchemeError(
             f"compressed-tensors weights of type {shown(weights.get('type'))} and strategy "
@@ -146,6 +148,11 @@ def _recognise(described: Mapping[str, Any]) -> Stated | None:
         )
     for keys, section in ((_KEYS, described), (_GROUP_KEYS, group), (_WEIGHT_KEYS, weights)):
         keys.check(section)
+    if group.get("targets") != ["Linear"]:
+        raise SchemeError(
+            f"compressed-tensors with targets {shown(group.get('targets'))} can't be read; only "
+            f"with ['Linear']{_ADVICE}"
+        )
     size, symmetric = weights.get("group_size"), weights.get("symmetric", True)
     grouped = weights["strategy"] == "group"
     if type(weights.get("num_bits")) is not int or type(symmetric) is not bool:
@@ -157,11 +164,13 @@ def _recognise(described: Mapping[str, Any]) -> Stated | None:
             f"{shown(size)}"
         )
     plain = described.get("ignore") or []
-    if not isinstance(plain, list):
-        raise SchemeError(f"the quantization_config has ignore {shown(plain)}; it must be a list")
+    if not isinstance(plain, list) or not all(isinstance(name, str) for name in plain):
+        raise SchemeError(
+            f"the quantization_config has ignore {shown(plain)}; it must be a list of names"
+        )
     scheme = QuantScheme(weights["num_bits"], size if grouped else None, symmetric)
     by_index = grouped and weights.get("actorder") in _BY_INDEX
-    return Stated(scheme, tuple(map(str, plain)), by_index)
+    return Stated(scheme, tuple(plain), by_index)
 
 
 LAYOUT = PackedLayout(

@@ -11,7 +11,7 @@ from phi3quant import calibrated
 from phi3quant.block_record import BlockRecord
 from phi3quant.checkpoint import Checkpoint
 from phi3quant.codecs import Codecs
-from phi3quant.errors import CheckpointError
+from phi3quant.errors import CheckpointError, SchemeError
 from phi3quant.hidden import Shelf
 from phi3quant.journal import Journal
 from phi3quant.layout import EMBEDDING, HEAD
@@ -139,19 +139,22 @@ class _Run:
 
     def quantize(self, index: int) -> dict[str, Any]:
         """Quantize the next block, write it and keep it."""
-        codecs = self.work.codecs(index)
-        report: dict[str, Any] = {}
-        if self.states is None:
-            result = self._round(index, codecs)
-        else:
-            result, report = calibrated.quantize_block(
-                self.checkpoint.block(index), self.states, self.work.method, codecs
-            )
+        result, report = self._coded(index)
         for writer in self.writers:
             writer.block(index, result)
         if self.journal is not None:
             self.journal.keep(index, result, report)
         return report
+
+    def _coded(self, index: int) -> tuple[QuantizedBlock, dict[str, Any]]:
+        codecs = self.work.codecs(index)
+        if self.states is None:
+            return self._round(index, codecs), {}
+        block = self.checkpoint.block(index)
+        try:
+            return calibrated.quantize_block(block, self.states, self.work.method, codecs)
+        except (CheckpointError, SchemeError) as error:
+            raise type(error)(f"a matrix of block {index} can't be quantized: {error}") from None
 
     def _round(self, index: int, codecs: Codecs) -> QuantizedBlock:
         """A block without calibration, from weights as they are stored."""

@@ -37,9 +37,19 @@ class _Worker:
         self._seconds = seconds
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
+        self._too_much: dict[str, str] = {}
 
-    def ask(self, request: bytes) -> dict[str, str]:
-        """Send a request; a process that dies of it is an answer too."""
+    def render(self, template: str, request: bytes) -> dict[str, str]:
+        """Send a request; a template that once went past a limit isn't tried again."""
+        if template in self._too_much:
+            return {"error": self._too_much[template]}
+        answer, ended = self._ask(request)
+        if ended:
+            self._too_much[template] = answer["error"]
+        return answer
+
+    def _ask(self, request: bytes) -> tuple[dict[str, str], bool]:
+        """The answer to a request, and whether the process died of it."""
         with self._lock:
             process = self._running()
             assert process.stdin is not None
@@ -56,12 +66,12 @@ class _Worker:
                 raise
             if line.endswith(b"\n"):
                 answer: dict[str, str] = json.loads(line)
-                return answer
+                return answer, False
             code = process.wait()
             self._close()
         if code == -getattr(signal, "SIGPROF", 0):
-            return {"error": f"it needs more than {self._seconds} s"}
-        return {"error": f"it ends the process that renders it (code {code})"}
+            return {"error": f"it needs more than {self._seconds} s"}, True
+        return {"error": f"it ends the process that renders it (code {code})"}, True
 
     def close(self) -> None:
         """End the process."""
@@ -129,7 +139,7 @@ def render_template(template: str, variables: Mapping[str, Any]) -> str:
         request = json.dumps({"template": template, "variables": dict(variables)}).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise TokenizerError(f"a chat isn't made of plain values: {error}") from None
-    answer = _WORKER.ask(request)
+    answer = _WORKER.render(template, request)
     if "error" in answer:
         raise TokenizerError(f"the model's chat template failed: {answer['error']}")
     return answer["text"]

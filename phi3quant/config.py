@@ -170,9 +170,10 @@ def parse_config(raw: Mapping[str, Any]) -> Phi3Config:
             "it must be an even number from 2 to the head size"
         )
     max_positions = _size(raw, "max_position_embeddings", default=4096)
-    original = _size(
-        {**rope, **raw}, "original_max_position_embeddings", default=min(4096, max_positions)
-    )
+    # As in transformers, whose default for the key at the top overrides the one in the section.
+    original_key = "original_max_position_embeddings"
+    stated = raw if original_key not in raw or raw[original_key] is not None else rope
+    original = _size(stated, original_key, default=min(4096, max_positions))
     eps = _number(raw, raw, "rms_norm_eps", default=1e-5)
     return Phi3Config(
         **sizes,
@@ -232,8 +233,10 @@ def _long_rope(
     for key in ("short_factor", "long_factor"):
         values = rope.get(key)
         if not isinstance(values, list) or len(values) != rotary_dim // 2:
-            found = len(values) if isinstance(values, list) else "no list"
-            raise ConfigError(f"rope {key} needs {rotary_dim // 2} numbers, found {found}")
+            found = f"{len(values)} values" if isinstance(values, list) else type(values).__name__
+            raise ConfigError(
+                f"rope {key} must be a list of {rotary_dim // 2} numbers, and is {found}"
+            )
         if not all(map(_is_positive, values)):
             raise ConfigError(f"rope {key} holds something other than positive numbers")
         factors[key] = tuple(float(value) for value in values)

@@ -24,14 +24,13 @@ from phi3quant.layout import BLOCK_TENSORS, EMBEDDING, HEAD, LINEARS, block_tens
 from phi3quant.output import (
     MANIFEST,
     check_not_inside,
-    check_output_folder,
     check_space,
 )
 from phi3quant.pipeline import Quantized
 from phi3quant.progress import Progress, silent
 from phi3quant.qtensor import QuantizedTensor
 from phi3quant.untrusted_json import read_json_if_there
-from phi3quant.workspace import open_workspace
+from phi3quant.workspace import check_output, open_workspace
 
 _Exportable = Checkpoint | PackedCheckpoint
 
@@ -177,7 +176,7 @@ def _export(
 ) -> Quantized:
     """Take a model through a writer, block by block."""
     config = opened.config
-    check_output_folder(output, overwrite=overwrite)
+    check_output(output, overwrite=overwrite)
     check_not_inside(output, located.folder)
     check_companions(located.folder)
     check_space(output, target.nbytes)

@@ -98,8 +98,8 @@ class Journal:
         """
         if self.finished:
             raise ResumeError(
-                f"an unfinished run for {self.output} is there, with {self.finished} blocks done: "
-                f"pass --resume to go on with it, or {self._start_anew()}"
+                f"an unfinished run for {self.output} is there, with {_blocks(self.finished)} "
+                f"done: pass --resume to go on with it, or {self._start_anew()}"
             )
 
     def keep(self, index: int, block: QuantizedBlock, report: Mapping[str, Any]) -> None:
@@ -121,8 +121,8 @@ class Journal:
     def how_to_resume(self) -> str:
         """A note for whoever sees a run end early."""
         return (
-            f"{self.finished} finished blocks are kept in {self.folder}: the same command with "
-            f"--resume goes on after them. To drop them, {self._start_anew()}"
+            f"{_blocks(self.finished, 'finished ')} {_are(self.finished)} kept in {self.folder}: "
+            f"the same command with --resume goes on from there. To drop them, {self._start_anew()}"
         )
 
     def _path(self, index: int) -> Path:
@@ -160,6 +160,14 @@ def open_journal(output: Path, *, overwrite: bool = False) -> Iterator[tuple[Wor
             ):
                 error.add_note(journal.how_to_resume())
             raise
+
+
+def _blocks(count: int, kind: str = "") -> str:
+    return f"{count} {kind}block{'' if count == 1 else 's'}"
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"
 
 
 def _flat(value: Any, name: str = "") -> dict[str, str]:

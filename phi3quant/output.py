@@ -118,11 +118,16 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, f"{text}\n".encode())
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes, *, replace: bool = True) -> None:
     """Write a file, atomically: whoever opens ``path`` sees the old content or the new.
 
     The content waits in ``.NAME.phi3quant-partial``, which a later call takes over if the process
     is killed. A pipe or a device is written to as it is.
+
+    Args:
+        path: the file.
+        content: all of it.
+        replace: whether a file that has appeared at ``path`` meanwhile may be replaced.
 
     Raises:
         OutputError: the file can't be written, or another process is writing it.
@@ -133,6 +138,11 @@ def write_bytes(path: Path, content: bytes) -> None:
             return
         partial = path.with_name(f".{path.name}.phi3quant-partial")
         descriptor = _open_locked(partial, os.O_RDWR | os.O_CREAT)
+        if descriptor is not None and os.fstat(descriptor).st_nlink > 1:
+            # Killed after the link: these are the bytes of the file itself.
+            partial.unlink()
+            os.close(descriptor)
+            descriptor = _open_locked(partial, os.O_RDWR | os.O_CREAT)
         if descriptor is None:
             raise OutputError(f"another process is writing {path} at this moment; wait for it")
         with os.fdopen(descriptor, "wb") as file:
@@ -141,7 +151,11 @@ def write_bytes(path: Path, content: bytes) -> None:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-                partial.replace(path)
+                if replace:
+                    partial.replace(path)
+                else:
+                    os.link(partial, path)
+                    partial.unlink()
             except BaseException:
                 with contextlib.suppress(OSError):
                     partial.unlink(missing_ok=True)
@@ -190,6 +204,7 @@ _REASONS = {
     errno.ENOTDIR: "a part of the path is a file",
     errno.EFBIG: "the file system or a limit allows no file of that size",
     errno.ENAMETOOLONG: "the name is too long",
+    errno.EEXIST: "something else has appeared there",
     errno.EIO: "the disk reports an error",
     errno.ENOENT: "a file or folder has disappeared",
     errno.ELOOP: "it is a link, and links are not followed there",
@@ -204,11 +219,14 @@ def clear_os_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = _REASONS.get(error.errno or 0) or error.strerror or type(error).__name__
-        named = error.filename if isinstance(error.filename, str | os.PathLike) else path
-        where = "" if Path(named) == path else f" ({named})"
-        raise OutputError(
-            f"can't write {path}: {reason}{where}; nothing of it was left half-written"
-        ) from error
+        named = error.filename if isinstance(error.filename, str | bytes | os.PathLike) else path
+        # It may be a file of the model that can't be read.
+        other = Path(os.fsdecode(named))
+        foreign = path.parent.absolute() not in other.absolute().parents
+        what = (
+            f"can't make {path}: {other}: {reason}" if foreign else f"can't write {path}: {reason}"
+        )
+        raise OutputError(f"{what}; nothing of it was left half-written") from error
     except ValueError as error:
         # A name with a NUL in it.
         if "null" not in str(error):

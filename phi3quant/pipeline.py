@@ -28,11 +28,12 @@ from phi3quant.hub import Located, locate
 from phi3quant.journal import Journal, open_journal
 from phi3quant.layout import LINEARS
 from phi3quant.methods import METHODS
-from phi3quant.output import check_not_inside, check_output_folder
+from phi3quant.output import check_not_inside
 from phi3quant.precision import product_dtype
 from phi3quant.progress import Progress, silent
 from phi3quant.scheme import QuantScheme
 from phi3quant.tokenizer import load_tokenizer, require_rows
+from phi3quant.workspace import check_output
 
 
 @dataclass(frozen=True)
@@ -193,7 +194,7 @@ def quantize(
     formats = _formats(recipe)
     for entry in formats:
         entry.check(recipe.scheme, config)
-    check_output_folder(output, overwrite=overwrite)
+    check_output(output, overwrite=overwrite)
     check_not_inside(output, located.folder)
     check_companions(located.folder)
     if conduct.judge is not None:

@@ -56,7 +56,9 @@ def parse_json(
     except msgspec.ValidationError as error:
         raise raises(f"{where}: {error}") from None
     except msgspec.DecodeError as error:
-        reason = str(error)
+        reason = str(error).removeprefix("JSON is malformed: ")
+        if b"NaN" in data or b"Infinity" in data:
+            reason += "; JSON has no NaN and no Infinity"
     else:
         return value
     raise raises(f"{where} is not readable as JSON: {reason}")

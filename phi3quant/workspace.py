@@ -173,8 +173,8 @@ def open_workspace(output: Path, *, overwrite: bool) -> Iterator[Workspace]:
             that phi3quant did not make.
         ResumeError: another process is making ``output``.
     """
-    check_output_folder(output, overwrite=overwrite)
-    workspace = Workspace(output, output.parent / f".{output.name}.unfinished", overwrite)
+    check_output(output, overwrite=overwrite)
+    workspace = _workspace(output, overwrite=overwrite)
     made = [parent for parent in output.parents if not parent.exists()]
     lock = _locked(workspace)
     try:
@@ -193,6 +193,27 @@ def open_workspace(output: Path, *, overwrite: bool) -> Iterator[Workspace]:
             raise
     finally:
         os.close(lock)
+
+
+def check_output(output: Path, *, overwrite: bool) -> None:
+    """As phi3quant.output.check_output_folder, once what a killed process left is in order.
+
+    Raises:
+        OutputError: the output can't be made there.
+    """
+    workspace = _workspace(output, overwrite=overwrite)
+    if (workspace.folder / _DONE).exists() and not workspace.folder.is_symlink():
+        lock = lock_folder(workspace.folder)
+        if lock is not None:
+            workspace.recover()
+            if not workspace.has_blocks:
+                workspace.remove()
+            os.close(lock)
+    check_output_folder(output, overwrite=overwrite)
+
+
+def _workspace(output: Path, *, overwrite: bool) -> Workspace:
+    return Workspace(output, output.parent / f".{output.name}.unfinished", overwrite)
 
 
 def _locked(workspace: Workspace) -> int:

@@ -196,5 +196,5 @@ def test_a_read_error_keeps_finished_blocks(
     recipe = Recipe("awq", calibration=Calibration(samples=4, length=64))
     with pytest.raises(CheckpointError) as caught:
         quantize(model, tmp_path / "out", recipe)
-    assert "1 finished blocks are kept" in caught.value.__notes__[0]
+    assert "1 finished block is kept" in caught.value.__notes__[0]
     assert (tmp_path / ".out.unfinished" / "block-00000.safetensors").exists()

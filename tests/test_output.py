@@ -114,3 +114,31 @@ def test_a_pipe_is_written_to_as_it_is(tmp_path: Path) -> None:
 def test_a_name_with_a_nul_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="can't hold a NUL"):
         write_bytes(tmp_path / "a\0b", b"")
+
+
+def test_a_file_that_appears_meanwhile_is_not_replaced_unless_it_may_be(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"somebody's")
+    with pytest.raises(OutputError, match="something else has appeared there"):
+        write_bytes(tmp_path / "x", b"new", replace=False)
+    assert (tmp_path / "x").read_bytes() == b"somebody's"
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+    write_bytes(tmp_path / "y", b"new", replace=False)
+    assert (tmp_path / "y").read_bytes() == b"new"
+
+
+def test_a_writer_killed_between_link_and_clean_up_loses_nothing(tmp_path: Path) -> None:
+    write_bytes(tmp_path / "x", b"whole")
+    os.link(tmp_path / "x", tmp_path / ".x.phi3quant-partial")
+    reader = (tmp_path / "x").open("rb")
+    write_bytes(tmp_path / "x", b"new")
+    assert reader.read() == b"whole"
+    reader.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_a_file_of_the_model_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with (
+        pytest.raises(OutputError, match=r"can't make .*out: /model/config\.json: permission"),
+        output.clear_os_errors(tmp_path / "out"),
+    ):
+        raise PermissionError(errno.EACCES, "refused", "/model/config.json")

@@ -275,3 +275,15 @@ def test_interruptions_wait_for_the_end_of_a_step() -> None:
     with pytest.raises(KeyboardInterrupt):
         step()
     assert done == ["all of it"]
+
+
+def test_a_process_killed_after_publishing_leaves_nothing_to_the_next(tmp_path: Path) -> None:
+    fill(tmp_path / "out", "new")
+    place = tmp_path / ".out.unfinished"
+    place.mkdir()
+    for name in ("done.json", "block-00000.safetensors"):
+        (place / name).write_text("{}")
+    with pytest.raises(OutputError, match="pass --overwrite"):
+        make(tmp_path / "out")
+    assert names(tmp_path) == ["out"]
+    assert (tmp_path / "out" / "data").read_text() == "new"

@@ -65,6 +65,7 @@ def create(artifact: str | None, **given: Any) -> None:
             given["text"], given["text_field"], given["window"], given["max_tokens"]
         ),
         reason=given["reason"],
+        overwrite=given["overwrite"],
         progress=progress_bars(quiet=given["quiet"]),
     )
     _print_recorded(made, as_json=given["as_json"])

@@ -71,8 +71,8 @@ class Baseline:
         )
 
 
-def write_baseline(path: Path, baseline: Baseline) -> int:
-    """Write a baseline, atomically.
+def write_baseline(path: Path, baseline: Baseline, *, replace: bool = True) -> int:
+    """Write a baseline, atomically; unless it may ``replace`` a file, only where there is none.
 
     Returns:
         Bytes of the file.
@@ -96,7 +96,7 @@ def write_baseline(path: Path, baseline: Baseline) -> int:
             "rest": top.rest.float().numpy(),
         },
     )
-    write_bytes(path, content)
+    write_bytes(path, content, replace=replace)
     return len(content)
 
 

@@ -48,6 +48,7 @@ def create_baseline(
     reference: str | Path | None = None,
     text: EvaluationText | None = None,
     reason: str = "created",
+    overwrite: bool = True,
     progress: Progress = silent,
 ) -> Recorded:
     """Score an artifact and its original, and keep what both said.
@@ -59,6 +60,7 @@ def create_baseline(
             names, or a plain checkpoint itself.
         text: what to score on.
         reason: goes into the history.
+        overwrite: whether a file at ``output`` may be replaced.
         progress: is told of the blocks.
 
     Raises:
@@ -98,7 +100,8 @@ def create_baseline(
         artifact_kl=beside.kl.float(),
         top=top,
     )
-    return Recorded(output, write_baseline(output, baseline), baseline, beside)
+    nbytes = write_baseline(output, baseline, replace=overwrite)
+    return Recorded(output, nbytes, baseline, beside)
 
 
 def update_baseline(
