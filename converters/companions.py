@@ -35,21 +35,25 @@ def carry_along(source: Path, folder: Path) -> None:
 def check_companions(source: Path) -> None:
     """Refuse companions that are links out of the model's folder, before any work.
 
-    Outputs get published, and a link may lead to any file of the user's. Links into the blobs of
-    the hub's own cache are fine, since that is how it keeps files.
+    Outputs get published, and a link may lead to any file of the user's. Links into the hub's cache
+    are fine: snapshots consist of them, and folders that older clients downloaded to.
 
     Raises:
         CheckpointError: one is.
     """
     home = source.resolve()
-    homes = [home, home.parent.parent / "blobs"] if home.parent.name == "snapshots" else [home]
     for path in _companions(source):
         target = path.resolve()
-        if path.is_symlink() and not any(place in target.parents for place in homes):
+        if path.is_symlink() and home not in target.parents and not _is_hub_blob(target):
             raise CheckpointError(
                 f"{path} is a link to a file outside of the model's folder, and the output would "
                 "hold a copy of that; replace the link by the file that is meant"
             )
+
+
+def _is_hub_blob(file: Path) -> bool:
+    blobs = file.parent
+    return blobs.name == "blobs" and (blobs.parent / "snapshots").is_dir()
 
 
 def _companions(source: Path) -> list[Path]:
