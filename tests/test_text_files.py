@@ -52,7 +52,7 @@ def test_null_rows_are_skipped_and_counted(
     assert corpus.documents == ("one",)
     assert corpus.notes == ("rows without text skipped (4)",)
     assert corpus.as_json()["text_notes"] == list(corpus.notes)
-    assert caplog.messages == [f"note: {tmp_path / 'a.jsonl'}: {corpus.notes[0]}"]
+    assert caplog.messages == [f"{tmp_path / 'a.jsonl'}: {corpus.notes[0]}"]
     with pytest.raises(CorpusError, match=r"holds no text; rows without text skipped \(2\)"):
         load(lines(tmp_path, {"text": None}, {"text": None}))
 
@@ -95,6 +95,14 @@ def test_the_byte_that_is_not_utf8_is_named(tmp_path: Path, position: int, waiti
         (b'{"messages": [{"a": 1}]}', "turn 1: it has a; needed are role and content"),
         (b'{"conversations": [{"from": "cow", "value": "moo"}]}', "its from is 'cow'"),
         (b'{"messages": [{"role": "user", "content": "a"}], "tools": 5}', "tools is of type int"),
+        (
+            b'{"messages": [{"role": "user", "content": "a"}], "tools": "{\\"name\\": 1}"}',
+            "tools is of type dict",
+        ),
+        (
+            b'{"messages": [{"role": "user", "content": "a"}], "tools": "[{\\"name"}',
+            "tools is not readable as JSON",
+        ),
     ],
 )
 def test_a_bad_line_is_refused_with_its_place(tmp_path: Path, content: bytes, message: str) -> None:
