@@ -114,3 +114,17 @@ def test_a_pipe_is_written_to_as_it_is(tmp_path: Path) -> None:
 def test_a_name_with_a_nul_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="can't hold a NUL"):
         write_bytes(tmp_path / "a\0b", b"")
+
+
+def test_a_file_system_that_can_not_sync_folders_is_good_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("whole")
+
+    def refuse(_descriptor: int) -> None:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    output.sync(tmp_path)
+    with pytest.raises(OSError, match="Invalid argument"):
+        output.sync(tmp_path / "file")
