@@ -46,7 +46,7 @@ class Chat:
     place: str | None = None
 
     def plain(self) -> Any:
-        """What a digest is taken of."""
+        """Plain values, for digests."""
         turns = [dict(message) for message in self.messages]
         return turns if self.tools is None else {"messages": turns, "tools": list(self.tools)}
 

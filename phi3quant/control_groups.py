@@ -47,7 +47,7 @@ def _groups(root: Path, membership: Path) -> Iterator[tuple[int, Path]]:
 
 
 def _room(version: int, group: Path) -> int | None:
-    """What a group's limit leaves, at least 1; None if it has none."""
+    """Bytes that a group's limit leaves, at least 1; None without a limit."""
     limit_file, usage_file, cached = _FILES[version]
     try:
         # "max", and in version 1 a number near 2^63, for no limit.
