@@ -91,7 +91,7 @@ class Journal:
         if self.finished:
             raise ResumeError(
                 f"an unfinished run for {self.output} is there, with {self.finished} blocks done: "
-                f"pass --resume to go on with it, or {self._start_anew()}"
+                f"pass --resume to its command to go on with it, or {self._start_anew()}"
             )
 
     def keep(self, index: int, block: QuantizedBlock, report: Mapping[str, Any]) -> None:
