@@ -1,3 +1,4 @@
+import contextlib
 import errno
 import os
 import signal
@@ -232,6 +233,41 @@ def test_killed_anywhere_the_output_is_the_old_or_the_new_one(
         assert (target / "data").read_text() == "newer"
         assert names(target.parent) == ["out"]
     assert 10 < killed < 40
+
+
+@pytest.mark.parametrize("once", [False, True])
+def test_whatever_the_disk_refuses_the_old_output_or_the_new_one_is_there_in_the_end(
+    tmp_path: Path, *, once: bool
+) -> None:
+    failed = 0
+    for calls in range(40):
+        target = tmp_path / str(calls) / "out"
+        fill(target, "old")
+        left = [calls]
+
+        def refusing(real: Callable[..., object], left: list[int] = left) -> Callable[..., object]:
+            def call(*given: object, **more: object) -> object:
+                left[0] -= 1
+                if left[0] == -1 or (left[0] < 0 and not once):
+                    raise OSError(errno.EIO, os.strerror(errno.EIO))
+                return real(*given, **more)
+
+            return call
+
+        with pytest.MonkeyPatch.context() as patch:
+            for name in ("rename", "replace", "unlink", "rmdir", "mkdir", "fsync"):
+                patch.setattr(os, name, refusing(getattr(os, name)))
+            with contextlib.suppress(OutputError):
+                make(target, overwrite=True)
+        failed += left[0] < 0
+        # Recovery alone, by a command that may not overwrite.
+        with pytest.raises(OutputError, match="pass --overwrite"):
+            make(target)
+        assert (target / "data").read_text() in ("old", "new")
+        make(target, overwrite=True, content="newer")
+        assert (target / "data").read_text() == "newer"
+        assert names(target.parent) == ["out"]
+    assert 10 < failed < 40
 
 
 def test_recovery_puts_back_what_stood_there(tmp_path: Path) -> None:
