@@ -38,7 +38,7 @@ RECIPES: Mapping[str, Recipe] = {
     "awq q4_k_m": Recipe("awq", formats=("gguf",), calibration=_QUICK, gguf_type="q4_k_m"),
     "gptq": Recipe("gptq", formats=("compressed-tensors",), calibration=_QUICK),
 }
-"""What is made of each model."""
+"""Recipes that each model is quantized by."""
 _WIDE = ("rtn", "awq", "gptq")
 
 

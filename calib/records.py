@@ -46,7 +46,7 @@ class Chat:
     place: str | None = None
 
     def plain(self) -> Any:
-        """What a digest is taken of."""
+        """Plain values, for digests."""
         turns = [dict(message) for message in self.messages]
         return turns if self.tools is None else {"messages": turns, "tools": list(self.tools)}
 
@@ -112,17 +112,22 @@ def _chat(turns: Sequence[Any], record: Mapping[str, Any], place: str, name: str
     system = record.get("system")
     if isinstance(system, str) and system and not any(m["role"] == "system" for m in messages):
         messages.insert(0, {"role": "system", "content": system})
-    tools = record.get("tools")
-    if isinstance(tools, str):
-        tools = _json_list(tools) if tools.strip() else None
-    if tools is not None and not isinstance(tools, list):
-        raise CorpusError(f"{place}: tools is {_kind(tools)}, not a list")
-    chat = Chat(messages, tools or None, place)
+    chat = Chat(messages, _tools(record.get("tools"), place), place)
     try:
         json.dumps(chat.plain())
     except (TypeError, ValueError, RecursionError) as error:
         raise CorpusError(f"{where}: {error}") from None
     return chat
+
+
+def _tools(value: Any, place: str) -> Sequence[Any] | None:
+    """Descriptions of tools, a list or its JSON; None if there are none."""
+    if isinstance(value, str):
+        text = value.strip() or "null"
+        value = parse_json(text, where=f"{place}: tools", raises=CorpusError, mend_halves=True)
+    if value is not None and not isinstance(value, list):
+        raise CorpusError(f"{place}: tools is {_kind(value)}, not a list")
+    return value or None
 
 
 def _message(turn: Any, where: str) -> Message:

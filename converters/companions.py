@@ -35,23 +35,27 @@ def carry_along(source: Path, folder: Path) -> None:
 def check_companions(source: Path) -> None:
     """Refuse companions that can't be carried along, before any work.
 
-    Outputs get published, and a link out of the model's folder may lead to any file of the user's.
-    Links into the blobs of the hub's own cache are fine, since that is how it keeps files.
+    Outputs get published, and a link may lead to any file of the user's. Links into the hub's cache
+    are fine: snapshots consist of them, and folders that older clients downloaded to.
 
     Raises:
         CheckpointError: one is such a link, or has a name that a manifest can't hold.
     """
     home = source.resolve()
-    homes = [home, home.parent.parent / "blobs"] if home.parent.name == "snapshots" else [home]
     for path in _companions(source):
         if path.name != path.name.encode("utf-8", "replace").decode():
             raise CheckpointError(f"the name of {path} is not UTF-8; rename the file")
         target = path.resolve()
-        if path.is_symlink() and not any(place in target.parents for place in homes):
+        if path.is_symlink() and home not in target.parents and not _is_hub_blob(target):
             raise CheckpointError(
                 f"{path} is a link to a file outside of the model's folder, and the output would "
                 "hold a copy of that; replace the link by the file that is meant"
             )
+
+
+def _is_hub_blob(file: Path) -> bool:
+    blobs = file.parent
+    return blobs.name == "blobs" and (blobs.parent / "snapshots").is_dir()
 
 
 def _companions(source: Path) -> list[Path]:

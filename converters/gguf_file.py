@@ -190,7 +190,7 @@ class _Header:
             self.spans[key] = (start, self._at)
         entries = [self._tensor_entry() for _ in range(tensor_count)]
         alignment = fields.get("general.alignment", _DEFAULT_ALIGNMENT)
-        if alignment not in _ALIGNMENTS or isinstance(alignment, bool):
+        if type(alignment) is not int or alignment not in _ALIGNMENTS:
             self._refuse("has a general.alignment that is not a power of two")
         data = -(-self._at // alignment) * alignment
         tensors: dict[str, StoredTensor] = {}

@@ -22,29 +22,44 @@ _BITS = 4
 _ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 
 _HOW_IT_WAS_MADE = (
+    "act_data_type",
+    "act_dynamic",
+    "act_group_aware",
+    "act_group_size",
+    "act_sym",
     "amp",
     "autoround_version",
     "batch_size",
     "block_name_to_quantize",
+    "cache_block_outputs",
     "damp_auto_increment",
     "damp_percent",
     "dataset",
     "enable_minmax_tuning",
+    "enable_norm_bias_tuning",
     "enable_quanted_input",
     "enable_torch_compile",
     "gradient_accumulate_steps",
     "iters",
     "low_gpu_mem_usage",
     "lr",
+    "max_input_length",
     "method",
     "minmax_lr",
+    "model_seqlen",
+    "module_name_preceding_first_block",
+    "modules_in_block_to_quantize",
     "mse",
     "nsamples",
+    "pad_token_id",
     "provider",
+    "quant_block_list",
     "scale_dtype",
     "seqlen",
     "static_groups",
+    "supported_types",
     "to_quant_block_names",
+    "tokenizer",
     "true_sequential",
 )
 _HOW_IT_IS_RUN = (
@@ -70,17 +85,25 @@ _KEYS = Keys(
         "version": ("gemm", "GEMM"),
         "format": ("gemm",),
         "checkpoint_format": ("gemm",),
-        "zero_point": (True,),
+        # False of symmetric codes, whose zero points are stored all the same.
+        "zero_point": (True, False),
+        "act_bits": (16, None),
         "desc_act": (False, None),
         "lm_head": (False, None),
         "pack_dtype": ("int32", None),
         "data_type": ("int", None),
         "dynamic": (None, {}),
         "extra_config": (None, {}),
+        "regex_config": (None, {}),
+        "rotation_configs": (None, []),
+        "static_attention_dtype": (None,),
+        "static_kv_dtype": (None,),
+        "super_bits": (None,),
+        "super_group_size": (None,),
         "adapter": (None,),
     },
 )
-"""Keys of AWQ by AutoAWQ, GPTQModel and AutoRound."""
+"""Keys of AWQ by AutoAWQ, GPTQModel, AutoRound and transformers."""
 
 
 def _pack(tensor: QuantizedTensor) -> Mapping[str, torch.Tensor]:

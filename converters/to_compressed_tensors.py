@@ -30,6 +30,7 @@ _KEYS = Keys(
         "config_groups",
         "ignore",
         "version",
+        "sparsity_config",
         "quantization_status",
         "global_compression_ratio",
         "run_compressed",
@@ -37,7 +38,6 @@ _KEYS = Keys(
     ),
     fixed={
         "kv_cache_scheme": (None, {}),
-        "sparsity_config": (None, {}),
         "transform_config": (None, {}, {"config_groups": {}}),
     },
 )
@@ -153,6 +153,7 @@ def _recognise(described: Mapping[str, Any]) -> Stated | None:
             f"compressed-tensors with targets {shown(group.get('targets'))} can't be read; only "
             f"with ['Linear']{_ADVICE}"
         )
+    _check_sparsity(described.get("sparsity_config"))
     size, symmetric = weights.get("group_size"), weights.get("symmetric", True)
     grouped = weights["strategy"] == "group"
     if type(weights.get("num_bits")) is not int or type(symmetric) is not bool:
@@ -171,6 +172,20 @@ def _recognise(described: Mapping[str, Any]) -> Stated | None:
     scheme = QuantScheme(weights["num_bits"], size if grouped else None, symmetric)
     by_index = grouped and weights.get("actorder") in _BY_INDEX
     return Stated(scheme, tuple(plain), by_index)
+
+
+def _check_sparsity(described: Any) -> None:
+    """Refuse weights that are stored without their zeros; of ``dense`` ones, all are stored.
+
+    Raises:
+        SchemeError: it is another format.
+    """
+    stored_whole = isinstance(described, Mapping) and described.get("format", "dense") == "dense"
+    if described is not None and not stored_whole:
+        raise SchemeError(
+            f"the quantization_config has sparsity_config {shown(described)}, which can't be read; "
+            "only of format 'dense'"
+        )
 
 
 LAYOUT = PackedLayout(

@@ -69,7 +69,7 @@ class _Worker:
                 return answer, False
             code = process.wait()
             self._close()
-        if code == -getattr(signal, "SIGPROF", 0):
+        if code == -signal.SIGPROF:
             return {"error": f"it needs more than {self._seconds} s"}, True
         return {"error": f"it ends the process that renders it (code {code})"}, True
 
@@ -121,8 +121,7 @@ def _close_pipes(process: subprocess.Popen[bytes]) -> None:
 
 _WORKER = _Worker()
 atexit.register(_WORKER.close)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_WORKER.forget)
+os.register_at_fork(after_in_child=_WORKER.forget)
 
 
 def render_template(template: str, variables: Mapping[str, Any]) -> str:

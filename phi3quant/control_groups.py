@@ -4,11 +4,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 _ROOT, _MEMBERSHIP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
-# The files of a group in version 2 and in version 1: the limit, what is used, and of that, what the
-# kernel gives back at once.
+# The files of a group in version 2 and in version 1: the limit, and what is used. The latter counts
+# cached pages of files, active ones too, which the kernel gives back as it does for MemAvailable.
 _FILES = {
-    2: ("memory.max", "memory.current", "inactive_file"),
-    1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    2: ("memory.max", "memory.current", ("inactive_file", "active_file")),
+    1: (
+        "memory.limit_in_bytes",
+        "memory.usage_in_bytes",
+        ("total_inactive_file", "total_active_file"),
+    ),
 }
 
 
@@ -43,15 +47,17 @@ def _groups(root: Path, membership: Path) -> Iterator[tuple[int, Path]]:
 
 
 def _room(version: int, group: Path) -> int | None:
-    """What a group's limit leaves, at least 1; None if it has none."""
-    limit_file, usage_file, inactive = _FILES[version]
+    """Bytes that a group's limit leaves, at least 1; None without a limit."""
+    limit_file, usage_file, cached = _FILES[version]
     try:
         # "max", and in version 1 a number near 2^63, for no limit.
         limit = int((group / limit_file).read_text(encoding="ascii"))
         used = int((group / usage_file).read_text(encoding="ascii"))
     except (OSError, ValueError):
         return None
-    return max(1, limit - max(0, used - _statistics(group).get(inactive, 0)))
+    statistics = _statistics(group)
+    held = used - sum(statistics.get(name, 0) for name in cached)
+    return max(1, limit - max(0, held))
 
 
 def _statistics(group: Path) -> Mapping[str, int]:

@@ -82,14 +82,14 @@ def has_hashes(path: Path) -> bool:
 
 
 class _Entry(msgspec.Struct):
-    """What a manifest promises of a file."""
+    """Size and hash of a file, as a manifest has them."""
 
     sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
     bytes: Annotated[int, msgspec.Meta(ge=0)] | None = None
 
 
 def _stated(folder: Path) -> Mapping[str, _Entry] | None:
-    """What an artifact's files should be; an ONNX folder without its manifest has a list yet."""
+    """Expected sizes and hashes of files, from the manifest or an ONNX folder's list of files."""
     if not (folder / MANIFEST).is_file():
         return _entries(read_file_list(folder), folder / FILE_LIST) or None
     files = read_json_if_there(folder / MANIFEST).get("files")

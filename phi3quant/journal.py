@@ -99,7 +99,7 @@ class Journal:
         if self.finished:
             raise ResumeError(
                 f"an unfinished run for {self.output} is there, with {_blocks(self.finished)} "
-                f"done: pass --resume to go on with it, or {self._start_anew()}"
+                f"done: pass --resume to its command to go on with it, or {self._start_anew()}"
             )
 
     def keep(self, index: int, block: QuantizedBlock, report: Mapping[str, Any]) -> None:

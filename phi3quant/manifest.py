@@ -28,13 +28,16 @@ def source_files(located: Located, weights: Sequence[Path]) -> list[Path]:
     return [path for path in dict.fromkeys(paths) if path.is_file()]
 
 
-def stamps(files: Sequence[Path]) -> dict[Path, tuple[int, int, int]]:
-    """Size, time of change in ns, and inode of files, by which a later change is noticed."""
+def stamps(files: Sequence[Path]) -> dict[Path, tuple[int, int]]:
+    """Size and time of change in ns of files, by which a later change is noticed.
+
+    Inodes don't belong to it: file systems in user space number the same file anew at times.
+    """
     found = {path: path.stat() for path in files}
-    return {path: (s.st_size, s.st_mtime_ns, s.st_ino) for path, s in found.items()}
+    return {path: (s.st_size, s.st_mtime_ns) for path, s in found.items()}
 
 
-def check_unchanged(before: Mapping[Path, tuple[int, int, int]]) -> None:
+def check_unchanged(before: Mapping[Path, tuple[int, int]]) -> None:
     """Refuse a result whose source changed while it was made.
 
     Args:

@@ -21,6 +21,7 @@ _OF_DESKTOPS = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
 # Foreign files that a message names before it only counts them.
 _SHOWN = 3
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EOPNOTSUPP)
+_NO_SYNC = (errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 def check_output_folder(path: Path, *, overwrite: bool) -> None:
@@ -246,5 +247,9 @@ def sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        # Network file systems such as SMB can't sync folders.
+        if error.errno not in _NO_SYNC or not path.is_dir():
+            raise
     finally:
         os.close(descriptor)

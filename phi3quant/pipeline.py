@@ -209,7 +209,8 @@ def quantize(
         open_journal(output, overwrite=overwrite) as (workspace, journal),
         ThreadPoolExecutor(1) as aside,
     ):
-        if not (conduct.resume or overwrite):
+        goes_on = conduct.resume and method.calibrated
+        if not (goes_on or overwrite):
             journal.refuse_to_forget()
         text = (
             _calibration_windows(located, config, recipe.calibration) if method.calibrated else None

@@ -11,9 +11,9 @@ line: an object with ``template`` and ``variables`` comes in; ``{"text": ...}`` 
 
 import contextlib
 import datetime as dt
-import faulthandler
 import json
 import os
+import resource
 import signal
 import sys
 from collections.abc import Mapping
@@ -34,8 +34,6 @@ MEMORY = 512 << 20
 """Bytes that rendering may take beyond those of the idle process."""
 _CHARACTERS = 16 << 20
 """Output limit, in addition to four times the length of the request."""
-_WALL_SECONDS = 60
-"""Time for one chat where the system can't limit processor time."""
 _NOW = dt.datetime(2025, 1, 1, 12, tzinfo=dt.UTC)
 """The date of ``strftime_now``: fixed, so that the same chat is always the same text."""
 # Names for a message's reasoning, the standard one first; transformers fills in the others.
@@ -168,10 +166,6 @@ def _answer(line: bytes) -> dict[str, str]:
 
 def _limit_memory() -> None:
     try:
-        import resource  # noqa: PLC0415 - not on every system
-    except ImportError:
-        return
-    try:
         with open("/proc/self/statm", encoding="ascii") as opened:  # noqa: PTH123
             base = int(opened.read().split()[0]) * resource.getpagesize()
     except OSError:
@@ -183,20 +177,12 @@ def _limit_memory() -> None:
 
 
 def _serve(requests: IO[bytes], answers: IO[bytes], seconds: int) -> None:
-    timed = hasattr(signal, "setitimer")
-    if timed:
-        # Its default ends the process, even inside compiled code.
-        signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    # The default action ends the process, even inside compiled code.
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
     for line in requests:
-        if timed:
-            signal.setitimer(signal.ITIMER_PROF, seconds)
-        else:
-            faulthandler.dump_traceback_later(_WALL_SECONDS, exit=True)
+        signal.setitimer(signal.ITIMER_PROF, seconds)
         answer = json.dumps(_answer(line)).encode()
-        if timed:
-            signal.setitimer(signal.ITIMER_PROF, 0)
-        else:
-            faulthandler.cancel_dump_traceback_later()
+        signal.setitimer(signal.ITIMER_PROF, 0)
         answers.write(answer + b"\n")
         answers.flush()
 

@@ -190,7 +190,7 @@ def _is_of_single_file(index: Path) -> bool:
 
 
 def _hint(folder: Path) -> str:
-    """What is there in place of the weights, and what to do about it."""
+    """Hint at files that are there in place of the weights, and a remedy."""
     adapter = adapter_hint(folder)
     if adapter is not None:
         return f": {adapter}"

@@ -35,8 +35,9 @@ from phi3quant.shield import uninterrupted
 
 BEGUN, _DONE, _WHOLE, _OLD = "begun.json", "done.json", "whole", "old"
 _BLOCK = re.compile(r"block-\d{5}\.safetensors")
+_PARTIAL = re.compile(r"\..+\.phi3quant-partial")
 _OURS = re.compile(
-    rf"{BEGUN}|{_DONE}|{_WHOLE}|{_OLD}|{_BLOCK.pattern}|states\.[\w.]+|\..+\.phi3quant-partial"
+    rf"{BEGUN}|{_DONE}|{_WHOLE}|{_OLD}|{_BLOCK.pattern}|states\.[\w.]+|{_PARTIAL.pattern}"
 )
 
 
@@ -114,12 +115,13 @@ class Workspace:
                 self.clear()
                 return
             self._put_back()
-            if done.exists():
-                self._rename(_DONE, BEGUN)
             self.drop_draft()
 
     def drop_draft(self) -> None:
         """Delete what is only worth something within a run; finished blocks stay."""
+        # Without a draft, done.json means that the output took its place, and old/ is deleted.
+        if self.draft.exists() and (self.folder / _DONE).exists():
+            self._rename(_DONE, BEGUN)
         _discard(self.draft)
         for path in self.folder.glob("states.*"):
             path.unlink()
@@ -244,10 +246,10 @@ def _check_ours(folder: Path) -> None:
         OutputError: it has.
     """
     names = sorted(path.name for path in folder.iterdir())
-    foreign = [name for name in names if not _OURS.fullmatch(name)]
     marked = BEGUN in names or _DONE in names
-    if not marked:
-        foreign += [name for name in names if name in (_WHOLE, _OLD) or _BLOCK.fullmatch(name)]
+    # The first file, which is the mark, may be unfinished itself.
+    ours = _OURS if marked else _PARTIAL
+    foreign = [name for name in names if not ours.fullmatch(name)]
     if foreign:
         raise OutputError(
             f"{folder}, where unfinished work is kept, holds {foreign[0]}, not made by phi3quant; "
@@ -257,11 +259,11 @@ def _check_ours(folder: Path) -> None:
 
 def _end_early(workspace: Workspace, made: list[Path]) -> None:
     with contextlib.suppress(OSError, OutputError):
+        # What can't be told from somebody's stays, and so does the folder.
+        _check_ours(workspace.folder)
         if workspace.has_blocks or (workspace.folder / _OLD).exists():
             workspace.drop_draft()
             return
-        # What can't be told from somebody's stays, and so does the folder.
-        _check_ours(workspace.folder)
         workspace.remove()
         for parent in made:
             parent.rmdir()

@@ -40,6 +40,25 @@ def rooms(tmp_path: Path) -> Callable[[str, Layout], list[int]]:
             },
             [2 * GIB],
         ),
+        # A model that was read twice is in active pages, which make room as well.
+        (
+            "0::/\n",
+            {
+                "memory.max": 4 * GIB,
+                "memory.current": 4 * GIB,
+                "memory.stat": f"anon {GIB}\ninactive_file {GIB}\nactive_file {2 * GIB}",
+            },
+            [3 * GIB],
+        ),
+        (
+            "5:memory:/\n",
+            {
+                "memory/memory.limit_in_bytes": 4 * GIB,
+                "memory/memory.usage_in_bytes": 3 * GIB,
+                "memory/memory.stat": f"total_inactive_file {GIB}\ntotal_active_file {GIB}",
+            },
+            [3 * GIB],
+        ),
         ("0::/\n", {"memory.max": "max", "memory.current": GIB}, []),
         ("0::/\n", {"memory.max": GIB, "memory.current": 2 * GIB}, [1]),
         # A parent's limit counts as well.

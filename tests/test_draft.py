@@ -95,6 +95,13 @@ def test_a_source_that_changes_meanwhile_is_noticed(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_file_that_is_only_numbered_anew_has_not_changed(model: Path) -> None:
+    before = manifest.stamps([model / "config.json"])
+    shutil.copy2(model / "config.json", model / "copy")
+    (model / "copy").replace(model / "config.json")
+    manifest.check_unchanged(before)
+
+
 @pytest.mark.parametrize("name", ["LICENSE", "merges.txt", "chat_template.jinja"])
 @pytest.mark.parametrize("command", [("rtn",), ("export", "gguf")])
 def test_links_out_of_the_model_are_not_published(
@@ -126,7 +133,12 @@ def test_links_within_the_model_and_the_hubs_cache_are_fine(model: Path, tmp_pat
     for number, file in enumerate(sorted(model.iterdir())):
         shutil.copy(file, blobs / str(number))
         (snapshot / file.name).symlink_to(f"../../blobs/{number}")
-    for number, folder in enumerate((model, snapshot)):
+    # As huggingface_hub before 0.23 downloads to a folder of one's choice.
+    local = tmp_path / "local"
+    local.mkdir()
+    for file in snapshot.iterdir():
+        (local / file.name).symlink_to(file.resolve())
+    for number, folder in enumerate((model, snapshot, local)):
         out = tmp_path / f"out{number}"
         assert run("rtn", folder, "-o", out, "--no-verify").exit_code == 0
         assert (out / "LICENSE").read_text() == "MIT"

@@ -172,9 +172,9 @@ def test_parts_that_do_not_belong_together_are_refused(file: Path, tmp_path: Pat
         open_weights(other)
 
 
-@pytest.mark.parametrize("alignment", [0, 24, 3, 1 << 21])
+@pytest.mark.parametrize("alignment", [0, 24, 3, 1 << 21, 32.0, True])
 def test_an_alignment_that_is_no_power_of_two_is_refused(
-    file: Path, tmp_path: Path, alignment: int
+    file: Path, tmp_path: Path, alignment: float
 ) -> None:
     bad = tmp_path / "bad.gguf"
     rewritten(file, bad, {"general.alignment_": alignment})

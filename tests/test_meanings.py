@@ -11,13 +11,14 @@ import torch
 from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
 from compressed_tensors.quantization.lifecycle.forward import dequantize
 from safetensors.torch import load_file, save_file
-from transformers import Phi3ForCausalLM
+from transformers import AwqConfig, Phi3ForCausalLM
 
 from converters import open_weights
 from phi3quant import inspect
 from phi3quant.errors import CheckpointError, ConfigError, Phi3QuantError, SchemeError
 from phi3quant.layout import LINEARS, block_tensor_name
 from phi3quant.pipeline import Recipe, quantize
+from phi3quant.scheme import QuantScheme
 from tests.models import VOCABULARY, own_logits
 
 QKV = "model.layers.0.self_attn.qkv_proj."
@@ -382,13 +383,73 @@ def test_a_key_that_changes_the_weights_is_refused_by_name(folder: Path, kind: s
         open_weights(folder)
 
 
+DENSE = {
+    "format": "dense",
+    "global_sparsity": 0.14,
+    "registry_requires_subclass": False,
+    "sparsity_structure": "unstructured",
+}
+
+
+def test_a_share_of_zeros_that_is_only_stated_changes_nothing(folder: Path) -> None:
+    pack(folder, by_index=False)
+    before = own_logits(open_weights(folder), IDS)
+    configure(folder, quantization_config=described(sparsity_config=DENSE))
+    assert torch.equal(own_logits(open_weights(folder), IDS), before)
+
+
+# As the tools write it by default, of symmetric codes.
+BY_TOOLS: dict[str, dict[str, Any]] = {
+    "AutoAWQ": {"version": "gemm", "zero_point": True, "modules_to_not_convert": None},
+    "GPTQModel": {
+        "version": "gemm",
+        "format": "gemm",
+        "checkpoint_format": "gemm",
+        "zero_point": False,
+        "desc_act": False,
+        "lm_head": False,
+        "pack_dtype": "int32",
+        "meta": {"quantizer": ["gptqmodel:5.0.0"]},
+    },
+    "AutoRound": {
+        "version": "gemm",
+        "zero_point": False,
+        "sym": True,
+        "data_type": "int",
+        "act_bits": 16,
+        "act_data_type": "float",
+        "act_dynamic": True,
+        "enable_norm_bias_tuning": False,
+        "supported_types": ["Linear"],
+        "quant_block_list": None,
+        "super_bits": None,
+        "autoround_version": "0.9.0",
+        "provider": "auto-round",
+        "modules_to_not_convert": ["lm_head"],
+    },
+    "transformers": AwqConfig(bits=4, group_size=16).to_dict(),
+}
+
+
+@pytest.mark.parametrize("tool", BY_TOOLS)
+def test_awq_is_read_as_every_tool_describes_it(folder: Path, tool: str) -> None:
+    recipe = Recipe("rtn", QuantScheme(4, 16), ("awq-gemm",))
+    (made,) = quantize(folder, folder.parent / "out", recipe).folders.values()
+    before = own_logits(open_weights(made), IDS)
+    by_tool = {"quant_method": "awq", "bits": 4, "group_size": 16, **BY_TOOLS[tool]}
+    configure(made, quantization_config=by_tool)
+    assert torch.equal(own_logits(open_weights(made), IDS), before)
+
+
 AWQ: dict[str, Any] = {"quant_method": "awq", "version": "gemm", "bits": 4, "group_size": 16}
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"zero_point": False}, "zero_point False"),
+        ({"zero_point": None}, "zero_point None"),
+        ({"act_bits": 8}, "act_bits 8"),
+        ({"rotation_configs": [{}]}, "rotation_configs"),
         ({"group_size": 16.0}, r"group_size 16\.0"),
         ({"group_size": "16"}, "group_size '16'"),
         ({"bits": 4.0}, r"4\.0 bits"),

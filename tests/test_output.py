@@ -142,3 +142,17 @@ def test_a_file_of_the_model_that_cannot_be_read_is_named(tmp_path: Path) -> Non
         output.clear_os_errors(tmp_path / "out"),
     ):
         raise PermissionError(errno.EACCES, "refused", "/model/config.json")
+
+
+def test_a_file_system_that_can_not_sync_folders_is_good_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("whole")
+
+    def refuse(_descriptor: int) -> None:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    output.sync(tmp_path)
+    with pytest.raises(OSError, match="Invalid argument"):
+        output.sync(tmp_path / "file")

@@ -229,6 +229,17 @@ def test_rtn_keeps_no_blocks_and_says_so(
     assert "RTN is too quick to keep blocks" in done.stderr
 
 
+def test_blocks_of_another_method_are_not_lost_by_rtn(
+    line: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = ("-o", str(tmp_path / "out"))
+    interrupted_after(2, monkeypatch, *line, *target, error=KeyboardInterrupt)
+    refused = invoke("rtn", *line[1:], *target, "--resume")
+    assert refused.exit_code == 2
+    assert "2 blocks done: pass --resume to its command" in refused.stderr
+    assert len(list(tmp_path.glob(".out.unfinished/block-*"))) == 2
+
+
 def test_two_processes_do_not_make_the_same_output(tmp_path: Path) -> None:
     with open_workspace(tmp_path / "out", overwrite=False):
         child = os.fork()

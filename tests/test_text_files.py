@@ -95,6 +95,14 @@ def test_the_byte_that_is_not_utf8_is_named(tmp_path: Path, position: int, waiti
         (b'{"messages": [{"a": 1}]}', "turn 1: it has a; needed are role and content"),
         (b'{"conversations": [{"from": "cow", "value": "moo"}]}', "its from is 'cow'"),
         (b'{"messages": [{"role": "user", "content": "a"}], "tools": 5}', "tools is of type int"),
+        (
+            b'{"messages": [{"role": "user", "content": "a"}], "tools": "{\\"name\\": 1}"}',
+            "tools is of type dict",
+        ),
+        (
+            b'{"messages": [{"role": "user", "content": "a"}], "tools": "[{\\"name"}',
+            "tools is not readable as JSON",
+        ),
     ],
 )
 def test_a_bad_line_is_refused_with_its_place(tmp_path: Path, content: bytes, message: str) -> None:

@@ -1,3 +1,4 @@
+import contextlib
 import errno
 import os
 import signal
@@ -134,7 +135,7 @@ def test_a_link_in_the_place_of_the_workspace_is_not_followed(tmp_path: Path) ->
     assert names(home) == ["letters"]
 
 
-@pytest.mark.parametrize("name", ["letters", "whole", "block-00000.safetensors"])
+@pytest.mark.parametrize("name", ["letters", "whole", "block-00000.safetensors", "states.csv"])
 def test_somebodys_files_in_the_workspace_are_not_touched(tmp_path: Path, name: str) -> None:
     place = tmp_path / ".out.unfinished"
     place.mkdir()
@@ -142,6 +143,15 @@ def test_somebodys_files_in_the_workspace_are_not_touched(tmp_path: Path, name: 
     with pytest.raises(OutputError, match=f"holds {name}, not made by phi3quant"):
         make(tmp_path / "out", overwrite=True)
     assert (place / name).read_text() == "precious"
+
+
+def test_a_folder_that_only_looks_like_a_workspace_is_not_touched(tmp_path: Path) -> None:
+    place = tmp_path / ".out.unfinished"
+    fill(place / "whole", "precious")
+    (place / "block-00000.safetensors").write_text("precious")
+    with pytest.raises(OutputError, match="not made by phi3quant"):
+        make(tmp_path / "out", overwrite=True)
+    assert (place / "whole" / "data").read_text() == "precious"
 
 
 def test_a_link_in_the_workspace_is_deleted_itself(tmp_path: Path) -> None:
@@ -225,11 +235,68 @@ def test_killed_anywhere_the_output_is_the_old_or_the_new_one(
     assert 10 < killed < 40
 
 
+@pytest.mark.parametrize("once", [False, True])
+def test_whatever_the_disk_refuses_the_old_output_or_the_new_one_is_there_in_the_end(
+    tmp_path: Path, *, once: bool
+) -> None:
+    failed = 0
+    for calls in range(40):
+        target = tmp_path / str(calls) / "out"
+        fill(target, "old")
+        left = [calls]
+
+        def refusing(real: Callable[..., object], left: list[int] = left) -> Callable[..., object]:
+            def call(*given: object, **more: object) -> object:
+                left[0] -= 1
+                if left[0] == -1 or (left[0] < 0 and not once):
+                    raise OSError(errno.EIO, os.strerror(errno.EIO))
+                return real(*given, **more)
+
+            return call
+
+        with pytest.MonkeyPatch.context() as patch:
+            for name in ("rename", "replace", "unlink", "rmdir", "mkdir", "fsync"):
+                patch.setattr(os, name, refusing(getattr(os, name)))
+            with contextlib.suppress(OutputError):
+                make(target, overwrite=True)
+        failed += left[0] < 0
+        # Recovery alone, by a command that may not overwrite.
+        with pytest.raises(OutputError, match="pass --overwrite"):
+            make(target)
+        assert (target / "data").read_text() in ("old", "new")
+        make(target, overwrite=True, content="newer")
+        assert (target / "data").read_text() == "newer"
+        assert names(target.parent) == ["out"]
+    assert 10 < failed < 40
+
+
 def test_recovery_puts_back_what_stood_there(tmp_path: Path) -> None:
     target, place = tmp_path / "out", tmp_path / ".out.unfinished"
     fill(place / "old", "old")
     fill(place / "whole")
     (place / "done.json").write_text("{}")
+    with pytest.raises(OutputError, match="pass --overwrite"):
+        make(target)
+    assert (target / "data").read_text() == "old"
+    assert names(tmp_path) == ["out"]
+
+
+def test_a_disk_that_refuses_to_put_back_what_stood_there_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "out"
+    fill(target, "old")
+    rename = os.rename
+
+    def failing(source: Path, name: Path) -> None:
+        if Path(name) == target:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(name))
+        rename(source, name)
+
+    monkeypatch.setattr(os, "rename", failing)
+    with pytest.raises(OutputError, match="the disk reports an error"):
+        make(target, overwrite=True)
+    monkeypatch.undo()
     with pytest.raises(OutputError, match="pass --overwrite"):
         make(target)
     assert (target / "data").read_text() == "old"

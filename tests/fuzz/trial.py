@@ -27,7 +27,7 @@ _EXIT_CODES = (0, 1, 2, 3)
 
 @dataclass(frozen=True)
 class Trial:
-    """What a command made of a spoiled file.
+    """Outcome of a command on a spoiled file.
 
     Attributes:
         words: of the command.
