@@ -19,6 +19,7 @@ from phi3quant.perplexity import Comparison, score, steps
 from phi3quant.pipeline import Quantized
 from phi3quant.progress import Progress, silent
 from phi3quant.tokenizer import Tokenizer, require_rows
+from phi3quant.workspace import check_output
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,8 @@ def verify(
         Phi3QuantError: an artifact or its source can't be read back, or the text can't be used.
     """
     places = quantized.folders
+    # Before the scoring, since the manifests go in as a whole new folder.
+    check_output(next(iter(places.values())), overwrite=True)
     artifacts = [Located(folder, str(folder)) for folder in places.values()]
     result = _evaluate([quantized.source, *artifacts], text or EvaluationText(), progress)
     records = zip(places.values(), _records(result, len(places)), strict=True)

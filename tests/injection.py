@@ -2,6 +2,8 @@
 
     python -m tests.injection --points 100        awq with each export; some minutes
 
+In every other round of faults an older artifact stands at the output, and ``--overwrite`` is given.
+
 Changes are counted where Python announces them (its audit events: files opened for writing,
 renamed, linked, deleted; folders made and deleted), and at every wait for the disk. Children are
 forked off a process that has done the whole once, so that a run takes a fraction of a second.
@@ -39,8 +41,18 @@ _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 _CHANGES = ("os.remove", "os.mkdir", "os.rmdir", "os.truncate")
 _BROKEN = 100
 
-Fault = Callable[[], None]
-"""Strikes in the place of a change."""
+
+@dataclass(frozen=True)
+class Fault:
+    """Something that happens in the place of a change.
+
+    Attributes:
+        strike: what.
+        lasting: at every later change too.
+    """
+
+    strike: Callable[[], None]
+    lasting: bool = False
 
 
 def kill() -> None:
@@ -48,18 +60,20 @@ def kill() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _failing(number: int) -> Fault:
-    """A fault that has the system refuse, once, with an errno."""
+def _failing(number: int, *, lasting: bool = False) -> Fault:
+    """The system refuses, with an errno."""
 
     def fail() -> None:
         raise OSError(number, os.strerror(number))
 
-    return fail
+    return Fault(fail, lasting)
 
 
 FAULTS: Mapping[str, Fault] = {
-    "kill -9": kill,
-    **{name: _failing(getattr(errno, name)) for name in ("ENOSPC", "EIO", "EROFS", "EDQUOT")},
+    "kill -9": Fault(kill),
+    **{name: _failing(getattr(errno, name)) for name in ("ENOSPC", "EIO", "EDQUOT")},
+    "ENOSPC from then on": _failing(errno.ENOSPC, lasting=True),
+    "EROFS from then on": _failing(errno.EROFS, lasting=True),
 }
 """Faults by name."""
 
@@ -79,7 +93,7 @@ class Ended:
     changes: int
 
 
-def command(words: Sequence[str], folder: Path, at: int = 0, fault: Fault = kill) -> Ended:
+def command(words: Sequence[str], folder: Path, at: int = 0, fault: Fault | None = None) -> Ended:
     """Run a command in a forked process.
 
     Args:
@@ -104,15 +118,15 @@ def command(words: Sequence[str], folder: Path, at: int = 0, fault: Fault = kill
     return Ended(code, text, changes)
 
 
-def _strike(folder: Path, at: int, fault: Fault) -> list[int]:
+def _strike(folder: Path, at: int, fault: Fault | None) -> list[int]:
     """Have a fault strike in this process; gives a list whose only element counts the changes."""
     count, place = [0], str(folder)
 
     def change(path: object) -> None:
         if isinstance(path, str | os.PathLike) and os.fspath(path).startswith(place):
             count[0] += 1
-            if count[0] == at:
-                fault()
+            if fault is not None and (count[0] == at or (fault.lasting and count[0] > at)):
+                fault.strike()
 
     def hear(event: str, given: tuple[object, ...]) -> None:
         if event == "open" and isinstance(given[2], int) and given[2] & _WRITING:
@@ -153,28 +167,36 @@ def problems(
     if whole.code or not whole.changes:
         yield f"an undisturbed run ends with {whole}"
         return
-    expected = hashes(folder / "out")
+    expected, kept = hashes(folder / "out"), work / "kept"
+    (folder / "out").rename(kept)
     for number in range(points):
         shutil.rmtree(folder)
         folder.mkdir()
+        words = line
+        if number // len(faults) % 2:
+            shutil.copytree(kept, folder / "out")
+            words = [*line, "--overwrite"]
         name = list(faults)[number % len(faults)]
         at = random.randint(1, whole.changes)
-        ended = command(line, folder, at, faults[name])
+        ended = command(words, folder, at, faults[name])
         where = f"{name} at change {at} of {whole.changes}"
         if ended.code not in (0, 2, -signal.SIGKILL):
             yield f"{where}: ended with {ended}"
-        yield from (f"{where}: {found}" for found in _afterwards(line, folder, expected))
+        yield from (f"{where}: {found}" for found in _afterwards(words, folder, expected))
 
 
 def _afterwards(line: Sequence[str], folder: Path, expected: Mapping[str, str]) -> Iterator[str]:
     out = folder / "out"
+    replaced = "--overwrite" in line
+    if replaced and not out.exists() and not (folder / ".out.unfinished" / "old").exists():
+        yield "what stood there is lost"
     if out.exists():
         verified = command(["verify", str(out)], folder)
         if verified.code:
             yield f"the output is there and broken: {verified.text}"
         elif hashes(out) != expected:
             yield "the output is there with other bytes"
-    else:
+    if replaced or not out.exists():
         again = command([*line, "--resume"], folder)
         if again.code:
             yield f"can't be resumed: {again}"

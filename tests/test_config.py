@@ -89,7 +89,10 @@ def test_longrope_frequencies_and_magnitude_equal_transformers(length: int) -> N
         ({"rms_norm_eps": 0}, "rms_norm_eps is 0"),
         ({"rope_scaling": [1]}, "must be null or an object"),
         ({"rope_scaling": {"type": "linear", "factor": 2}}, "type 'linear'"),
-        ({"rope_scaling": {"type": "su", **LONG, "long_factor": [1.0]}}, "needs 48 numbers"),
+        (
+            {"rope_scaling": {"type": "su", **LONG, "long_factor": [1.0]}},
+            "must be a list of 48 numbers",
+        ),
         ({"rope_scaling": {"type": "su", **LONG, "long_factor": ["x"] * 48}}, "positive numbers"),
         ({"partial_rotary_factor": 0.01}, "rotates 0 values"),
         ({"num_hidden_layers": 16_777_215}, "num_hidden_layers is 16777215; at most 1024"),

@@ -355,9 +355,9 @@ def test_a_matrix_that_is_left_plain_is_named(folder: Path) -> None:
 
 
 KEYS: dict[str, tuple[dict[str, Any], str]] = {
-    "group of text": (described(config_groups={"a": "x"}), "has no weights"),
+    "group of text": (described(config_groups={"a": "x"}), "must be an object with weights"),
     "groups": (described(config_groups=[1]), "no groups"),
-    "weights": (described(config_groups={"a": {"weights": [1]}}), "has no weights"),
+    "weights": (described(config_groups={"a": {"weights": [1]}}), "must be an object with weights"),
     "size as text": (described({"group_size": "16"}), "group_size '16'"),
     "size as float": (described({"group_size": 16.0}), r"group_size 16\.0"),
     "symmetric as text": (described({"symmetric": "false"}), "symmetric"),
