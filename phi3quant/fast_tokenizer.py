@@ -11,6 +11,7 @@ import numpy as np
 from tokenizers import Tokenizer as FastTokenizer
 
 from phi3quant.errors import Phi3QuantError, TokenizerError
+from phi3quant.hushed import hushed
 from phi3quant.pieces_of_text import Spans
 from phi3quant.untrusted_json import read_json
 
@@ -113,7 +114,8 @@ def library_errors(problem: str) -> Iterator[None]:
     BaseException.
     """
     try:
-        yield
+        with hushed():
+            yield
     except (KeyboardInterrupt, SystemExit, GeneratorExit, Phi3QuantError):
         raise
     except BaseException as error:  # noqa: BLE001 - see above
