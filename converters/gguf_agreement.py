@@ -7,7 +7,6 @@ chats must give the same tokens; differences around other added tokens are repor
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from gguf import TokenType
 
@@ -15,7 +14,7 @@ from converters.gguf_tokenizer import build_tokenizer
 from converters.gguf_vocabulary import GgufVocabulary
 from phi3quant.errors import TokenizerError
 from phi3quant.notices import notify
-from phi3quant.tokenizer import Tokenizer
+from phi3quant.tokenizer import TRIAL_CHATS, Tokenizer
 
 PLAIN = (
     "Hello, world! It's 1234567 o'clock; I'LL see  you.",
@@ -31,14 +30,6 @@ PLAIN = (
 
 _AROUND = ("{}", "a{}b", "a {} b", "a\n{}\nb", "{}{}", " {}")
 _MAX_MARKS = 500
-_QUESTION = {"role": "user", "content": "What is  2+2?\nSay it in one word."}
-_ANSWER = {"role": "assistant", "content": "Four."}
-_CHATS: Sequence[Sequence[dict[str, Any]]] = (
-    (_QUESTION,),
-    (_QUESTION, _ANSWER, _QUESTION),
-    ({"role": "system", "content": "Be brief."}, _QUESTION),
-)
-
 # Added tokens that a note names before it only counts them.
 _SHOWN = 8
 
@@ -107,7 +98,7 @@ def _differing(
 def _chats(tokenizer: Tokenizer) -> list[str]:
     """Chats by the model's template, those that it takes."""
     rendered = []
-    for chat in _CHATS:
+    for chat in TRIAL_CHATS:
         try:
             rendered.append(tokenizer.render_chat(chat, add_generation_prompt=True))
         except TokenizerError:

@@ -37,6 +37,16 @@ END_OF_TURN = ("<|end|>", "<|im_end|>")
 Message = Mapping[str, Any]
 """A turn of a chat: ``role``, ``content``, and whatever else its template reads."""
 
+_QUESTION: Message = {"role": "user", "content": "What is  2+2?\nSay it in one word."}
+_ANSWER: Message = {"role": "assistant", "content": "Four."}
+_SYSTEM: Message = {"role": "system", "content": "Be brief."}
+TRIAL_CHATS: Sequence[Sequence[Message]] = (
+    (_QUESTION,),
+    (_QUESTION, _ANSWER, _QUESTION),
+    (_SYSTEM, _QUESTION),
+)
+"""Chats that a template is tried on; baselines record what it makes of them."""
+
 
 class Encoder(Protocol):
     """Anything that makes ids of text and text of ids, adding nothing of its own."""

@@ -1,7 +1,7 @@
 """What must hold exactly, whatever the weights: template, special and stop tokens, architecture."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from converters.onnx_file import is_onnx
 from converters.onnx_genai import CONFIG_FILE as GENAI_CONFIG
 from phi3quant.config import Phi3Config
 from phi3quant.errors import TokenizerError
-from phi3quant.tokenizer import Message, Tokenizer
+from phi3quant.tokenizer import TRIAL_CHATS, Message, Tokenizer
 from phi3quant.untrusted_json import read_json_if_there
 
 CHAT = "chat template"
@@ -20,11 +20,6 @@ SPECIAL_TOKENS = "special tokens"
 STOP_TOKENS = "stop tokens"
 ARCHITECTURE = "architecture"
 
-_QUESTION: Message = {"role": "user", "content": "What is  2+2?\nSay it in one word."}
-_ANSWER: Message = {"role": "assistant", "content": "Four."}
-_SYSTEM: Message = {"role": "system", "content": "Be brief."}
-_CHATS = ((_QUESTION,), (_QUESTION, _ANSWER, _QUESTION), (_SYSTEM, _QUESTION))
-"""Chats that the template is tried on."""
 _NAMED = ("bos_token", "eos_token")
 """Special tokens that every format names."""
 
@@ -37,7 +32,7 @@ def facts(path: Path, config: Phi3Config, tokenizer: Tokenizer) -> dict[str, Any
         config: its configuration.
         tokenizer: its own.
     """
-    chats = [_rendered(tokenizer, chat) for chat in _CHATS]
+    chats = [_rendered(tokenizer, chat) for chat in TRIAL_CHATS]
     return {
         CHAT: chats,
         CHAT_TOKENS: [tokenizer.encode(chat) for chat in chats],
@@ -82,7 +77,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= 120 else f"{text[:117]}..."
 
 
-def _rendered(tokenizer: Tokenizer, chat: tuple[Message, ...]) -> str:
+def _rendered(tokenizer: Tokenizer, chat: Sequence[Message]) -> str:
     """The chat, or the template's error with its hash.
 
     Two templates may fail alike, such as by a tag that isn't supported; then their text decides.
