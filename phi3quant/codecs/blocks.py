@@ -172,7 +172,7 @@ def _block_type(kind: GGMLQuantizationType, store: _Store, group: int) -> BlockT
             # Converted and checked here, where a part fits a core's cache.
             values = every[part].float()
             if not torch.isfinite(values.sum()) and not torch.isfinite(values).all():
-                raise CheckpointError("it holds NaN, infinity or weights too large to quantize")
+                raise CheckpointError("it holds NaN or infinity, or weights too large to quantize")
             store(values, weights, packed[part].reshape(-1, block_bytes))
 
         over_rows(rows, columns, encode_part)
