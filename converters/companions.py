@@ -36,7 +36,8 @@ def check_companions(source: Path) -> None:
     """Refuse companions that can't be carried along, before any work.
 
     Outputs get published, and a link may lead to any file of the user's. Links into the hub's cache
-    are fine: snapshots consist of them, and folders that older clients downloaded to.
+    are fine: snapshots consist of them, and folders that older clients downloaded to. So are links
+    to files of the same name: a variant of a model is often a folder of links to another.
 
     Raises:
         CheckpointError: one is such a link, or has a name that a manifest can't hold.
@@ -46,10 +47,11 @@ def check_companions(source: Path) -> None:
         if path.name != path.name.encode("utf-8", "replace").decode():
             raise CheckpointError(f"the name of {path} is not UTF-8; rename the file")
         target = path.resolve()
-        if path.is_symlink() and home not in target.parents and not _is_hub_blob(target):
+        own = home in target.parents or target.name == path.name or _is_hub_blob(target)
+        if path.is_symlink() and not own:
             raise CheckpointError(
-                f"{path} is a link to a file outside of the model's folder, and the output would "
-                "hold a copy of that; replace the link by the file that is meant"
+                f"{path} is a link to {target.name} outside of the model's folder, and the output "
+                "would hold a copy of that; replace the link by the file that is meant"
             )
 
 
