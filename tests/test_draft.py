@@ -111,7 +111,7 @@ def test_links_out_of_the_model_are_not_published(
     (model / name).symlink_to(tmp_path / "secret")
     ended = run(*command, model, "-o", tmp_path / "out", "--no-verify")
     assert ended.exit_code == 2
-    assert "is a link to a file outside of the model's folder" in ended.stderr.replace("\n", " ")
+    assert "is a link to secret outside of the model's folder" in ended.stderr.replace("\n", " ")
     assert not (tmp_path / "out").exists()
 
 
@@ -124,7 +124,7 @@ def test_a_licence_whose_name_is_not_utf8_is_refused(model: Path, tmp_path: Path
     assert not (tmp_path / "out").exists()
 
 
-def test_links_within_the_model_and_the_hubs_cache_are_fine(model: Path, tmp_path: Path) -> None:
+def test_links_within_models_and_the_hubs_cache_are_fine(model: Path, tmp_path: Path) -> None:
     (model / "LICENSE.txt").write_text("MIT")
     (model / "LICENSE").symlink_to("LICENSE.txt")
     blobs, snapshot = tmp_path / "hub" / "blobs", tmp_path / "hub" / "snapshots" / "abc"
@@ -138,7 +138,11 @@ def test_links_within_the_model_and_the_hubs_cache_are_fine(model: Path, tmp_pat
     local.mkdir()
     for file in snapshot.iterdir():
         (local / file.name).symlink_to(file.resolve())
-    for number, folder in enumerate((model, snapshot, local)):
+    variant = tmp_path / "variant"
+    variant.mkdir()
+    for file in model.iterdir():
+        (variant / file.name).symlink_to(file)
+    for number, folder in enumerate((model, snapshot, local, variant)):
         out = tmp_path / f"out{number}"
         assert run("rtn", folder, "-o", out, "--no-verify").exit_code == 0
         assert (out / "LICENSE").read_text() == "MIT"
