@@ -142,6 +142,8 @@ def test_links_within_models_and_the_hubs_cache_are_fine(model: Path, tmp_path: 
     variant.mkdir()
     for file in model.iterdir():
         (variant / file.name).symlink_to(file)
+    (variant / "LICENSE").unlink()
+    (variant / "LICENSE").write_text("MIT")
     for number, folder in enumerate((model, snapshot, local, variant)):
         out = tmp_path / f"out{number}"
         assert run("rtn", folder, "-o", out, "--no-verify").exit_code == 0
