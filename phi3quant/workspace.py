@@ -259,7 +259,7 @@ def _check_ours(folder: Path) -> None:
 
 def _end_early(workspace: Workspace, made: list[Path]) -> None:
     with contextlib.suppress(OSError, OutputError):
-        # What can't be told from somebody's stays, and so does the folder.
+        # A file that may be somebody's stays, and so does the folder.
         _check_ours(workspace.folder)
         if workspace.has_blocks or (workspace.folder / _OLD).exists():
             workspace.drop_draft()

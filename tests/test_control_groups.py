@@ -30,7 +30,7 @@ def rooms(tmp_path: Path) -> Callable[[str, Layout], list[int]]:
     ("membership", "files", "expected"),
     [
         ("0::/\n", {"memory.max": 2 * GIB, "memory.current": GIB}, [GIB]),
-        # What the kernel keeps of files makes room at once.
+        # The kernel's cache of files makes room at once.
         (
             "0::/\n",
             {
