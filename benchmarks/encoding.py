@@ -13,7 +13,7 @@ import libgguf
 import numpy as np
 import torch
 
-from phi3quant.codecs.blocks import TYPES
+from phi3quant.quant.codecs.ggml_blocks import TYPES
 
 
 @click.command()

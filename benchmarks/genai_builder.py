@@ -19,8 +19,8 @@ import numpy as np
 import onnxruntime_genai as genai
 
 from phi3quant.cli.display import print_evaluation, use_threads
-from phi3quant.tokenizer import load_tokenizer
-from phi3quant.verification import EvaluationText, evaluate
+from phi3quant.evaluation.evaluate import EvaluationText, evaluate
+from phi3quant.source.tokenizer import load_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 PROMPT = "The river rose slowly in the night, and in the morning"

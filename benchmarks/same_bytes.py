@@ -20,13 +20,14 @@ from pathlib import Path
 import click
 
 from benchmarks.synthetic import write_checkpoint
-from converters.gguf_file import read_gguf
-from converters.gguf_provenance import tensors_sha256
-from converters.onnx_file import read_graph
-from phi3quant.bundled import BUNDLED
-from phi3quant.manifest import PREFIX
-from phi3quant.pipeline import Calibration, Recipe, quantize
-from phi3quant.scheme import QuantScheme
+from converters.format import MANIFEST_PREFIX
+from converters.gguf.embedded_manifest import tensors_sha256
+from converters.gguf.file import read_gguf
+from converters.onnx.file import read_graph
+from phi3quant.quant.scheme import QuantScheme
+from phi3quant.run.pipeline import quantize
+from phi3quant.run.recipe import Calibration, Recipe
+from phi3quant.source.bundled import BUNDLED
 
 _ALL = ("compressed-tensors", "gguf", "onnx")
 _QUICK = Calibration(samples=16, length=256)
@@ -85,7 +86,7 @@ def _hashes(out: Path) -> Iterator[tuple[str, str]]:
         elif path.suffix == ".gguf":
             model = read_gguf(path)
             yield f"{name}: tensors", tensors_sha256(model)
-            kept = {k: v for k, v in model.fields.items() if not k.startswith(PREFIX)}
+            kept = {k: v for k, v in model.fields.items() if not k.startswith(MANIFEST_PREFIX)}
             yield (
                 f"{name}: metadata",
                 hashlib.sha256(repr(sorted(kept.items())).encode()).hexdigest(),

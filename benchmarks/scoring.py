@@ -11,9 +11,9 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
 from converters import open_tokenizer, open_weights
+from phi3quant.evaluation.evaluate import EvaluationText, text_windows
 from phi3quant.gating.recorded import record, score_beside
-from phi3quant.predictor import BlockwisePredictor
-from phi3quant.verification import EvaluationText, text_windows
+from phi3quant.model.predictor import BlockwisePredictor
 
 
 @click.command()

@@ -20,11 +20,11 @@ import click
 import torch
 
 from phi3quant.cli.display import progress_bars
-from phi3quant.config import Phi3Config, parse_config
-from phi3quant.hub import bundled_folder
-from phi3quant.layout import BLOCK_TENSORS, EMBEDDING, FINAL_NORM, HEAD, tensor_shapes
-from phi3quant.tensor_stream import SafetensorsStream, TensorSpec
-from phi3quant.tokenizer import FILES
+from phi3quant.disk.tensor_stream import SafetensorsStream, TensorSpec
+from phi3quant.model.architecture import BLOCK_TENSORS, EMBEDDING, FINAL_NORM, HEAD, tensor_shapes
+from phi3quant.model.config import Phi3Config, parse_config
+from phi3quant.source.locate import bundled_folder
+from phi3quant.source.tokenizer import FILES
 
 _LONG = {
     "max_position_embeddings": 131072,

@@ -8,10 +8,10 @@ from collections.abc import Iterable
 
 import torch
 
-from phi3quant.gram import Gram
-from phi3quant.hidden import Hidden
-from phi3quant.layout import LINEARS, Block
-from phi3quant.model import SequenceContext, decoder_block, linear
+from calib.activations import Hidden
+from phi3quant.model.architecture import LINEARS, Block
+from phi3quant.model.decoder_block import SequenceContext, decoder_block, linear
+from phi3quant.quant.gram import Gram
 
 # Tokens that pass through a block at once: large enough for full speed, small enough for caches.
 BATCH_TOKENS = 4096

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from calib.records import BESIDE, Chat, Document, Fields, read_record
 from calib.text_files import MAX_CHARACTERS, Records, read_records, text_files
-from phi3quant import hub
 from phi3quant.errors import CorpusError, MissingExtraError, TokenizerError
 from phi3quant.notices import notify
-from phi3quant.tokenizer import Tokenizer, load_tokenizer
+from phi3quant.source import locate
+from phi3quant.source.tokenizer import Tokenizer, load_tokenizer
 
 BUNDLED = ("general", "tiny")
 """``general`` for any model; ``tiny`` is in the language that phi3-tiny was trained on."""
@@ -77,7 +77,7 @@ def load_corpus(source: str | Path, part: str, field: str | None = None) -> Corp
 
 def suitable(tokenizer: Tokenizer) -> str:
     """The bundled corpus for a model: phi3-tiny and what was made of it know only a small world."""
-    own = load_tokenizer(hub.bundled_folder())
+    own = load_tokenizer(locate.bundled_folder())
     return "tiny" if tokenizer.digest == own.digest else "general"
 
 

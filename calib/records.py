@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from phi3quant.disk.untrusted_json import parse_json
 from phi3quant.errors import CorpusError
-from phi3quant.tokenizer import Message
-from phi3quant.untrusted_json import parse_json
+from phi3quant.source.tokenizer import Message
 
 DEFAULT_FIELDS = ("text", "content", "messages", "conversations")
 """Fields that hold the document, the first that isn't empty."""

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
-from phi3quant.checkpoint import ModelWeights
-from phi3quant.layout import EMBEDDING, HEAD, Block, block_tensor_name
-from phi3quant.model import (
+from phi3quant.model.architecture import EMBEDDING, HEAD, Block, block_tensor_name
+from phi3quant.model.decoder_block import (
     SequenceContext,
     decoder_block,
     embed,
@@ -25,6 +24,7 @@ from phi3quant.model import (
     rms_norm,
     sequence_context,
 )
+from phi3quant.model.weights import ModelWeights
 
 # Rows of logits that exist at once.
 _PIECE = 128

@@ -15,13 +15,13 @@ from dataclasses import dataclass
 
 import torch
 
+from calib.activations import Hidden, Shelf
 from calib.capture import Moments, batches
-from phi3quant.folds import FOLDS
-from phi3quant.gram import Gram
-from phi3quant.hidden import Hidden, Shelf
-from phi3quant.layout import Block
-from phi3quant.model import SequenceContext, attention, gated, linear, rms_norm
-from phi3quant.precision import product_dtype
+from phi3quant.model.architecture import Block
+from phi3quant.model.decoder_block import SequenceContext, attention, gated, linear, rms_norm
+from phi3quant.model.precision import product_dtype
+from phi3quant.quant.folds import FOLDS
+from phi3quant.quant.gram import Gram
 
 # Rows of a sum of products that are computed at once.
 _TILE = 1024

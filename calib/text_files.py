@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from phi3quant.disk.untrusted_json import parse_json
 from phi3quant.errors import CorpusError, MissingExtraError
-from phi3quant.untrusted_json import parse_json
 
 MAX_CHARACTERS = 32_000_000
 """Enough for millions of tokens; it bounds memory when somebody points at a huge data set."""

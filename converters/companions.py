@@ -5,9 +5,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from phi3quant.config import Phi3Config
 from phi3quant.errors import CheckpointError
-from phi3quant.tokenizer import FILES
+from phi3quant.model.config import Phi3Config
+from phi3quant.source.tokenizer import FILES
 
 # What config.json must not promise any more: code that lies elsewhere, and the old dtype.
 _DROPPED_KEYS = ("auto_map", "torch_dtype", "dtype", "quantization_config")

@@ -5,30 +5,33 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from converters import to_awq_gemm, to_compressed_tensors, to_gguf, to_onnx
-from converters.from_gguf import is_gguf, open_gguf
-from converters.from_onnx import OnnxModel, at_levels, open_onnx
-from converters.gguf_tokenizer import build_tokenizer
-from converters.layout import PackedLayout, shown
-from converters.onnx_file import is_onnx
-from converters.packed import open_packed, packed_format
-from converters.writer import Format
-from phi3quant.checkpoint import StoredWeights, open_checkpoint
-from phi3quant.config import Phi3Config, read_config
+from converters.format import Format
+from converters.gguf import writer as gguf_writer
+from converters.gguf.reader import is_gguf, open_gguf
+from converters.gguf.tokenizer import build_tokenizer
+from converters.onnx import writer as onnx_writer
+from converters.onnx.file import is_onnx
+from converters.onnx.reader import OnnxModel, at_levels, open_onnx
+from converters.packed import awq_gemm, compressed_tensors
+from converters.packed.checkpoint import open_packed, packed_format
+from converters.packed.layout import PackedLayout, shown
 from phi3quant.errors import CheckpointError, SchemeError
-from phi3quant.layout import LINEARS, block_tensor_name
+from phi3quant.model.architecture import LINEARS, block_tensor_name
+from phi3quant.model.config import Phi3Config, read_config
 from phi3quant.notices import notify
-from phi3quant.tensor_folder import FLOAT_DTYPES, TensorFolder, open_tensors
-from phi3quant.tokenizer import Tokenizer, load_tokenizer
+from phi3quant.source.checkpoint import open_checkpoint
+from phi3quant.source.stored_model import StoredWeights
+from phi3quant.source.tensor_folder import FLOAT_DTYPES, TensorFolder, open_tensors
+from phi3quant.source.tokenizer import Tokenizer, load_tokenizer
 
 LAYOUTS: Mapping[str, PackedLayout] = {
-    layout.name: layout for layout in (to_compressed_tensors.LAYOUT, to_awq_gemm.LAYOUT)
+    layout.name: layout for layout in (compressed_tensors.LAYOUT, awq_gemm.LAYOUT)
 }
 """Layouts of packed checkpoints by their name."""
 
 FORMATS: Mapping[str, Format] = {
     entry.name: entry
-    for entry in (*map(packed_format, LAYOUTS.values()), to_gguf.FORMAT, to_onnx.FORMAT)
+    for entry in (*map(packed_format, LAYOUTS.values()), gguf_writer.FORMAT, onnx_writer.FORMAT)
 }
 """All formats by their name on the command line; the first is the default."""
 

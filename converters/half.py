@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 
-from phi3quant.codecs.lanes import F32, half_bits, kernel
 from phi3quant.errors import CheckpointError, DamagedError
 from phi3quant.parallel import over_rows
+from phi3quant.quant.codecs.lanes import F32, half_bits, kernel
 
 _U32 = np.uint32
 _BFLOAT16_SHIFT = _U32(16)

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from converters.from_gguf import is_gguf, open_gguf
-from phi3quant.config import Phi3Config
+from converters.gguf.reader import is_gguf, open_gguf
+from phi3quant.disk.untrusted_json import read_json_if_there
 from phi3quant.errors import TokenizerError
-from phi3quant.tokenizer import END_OF_TURN, Tokenizer
-from phi3quant.untrusted_json import read_json_if_there
+from phi3quant.model.config import Phi3Config
+from phi3quant.source.tokenizer import END_OF_TURN, Tokenizer
 
 END_OF_TEXT = "<|endoftext|>"
 

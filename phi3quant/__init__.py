@@ -1,7 +1,13 @@
-"""phi3quant: 4-bit Phi-3 checkpoints with a measured statement of what they cost.
+"""phi3quant: 4-bit Phi-3 checkpoints, and a measured statement of what they cost.
 
-The names below are imported when they are first used, so that ``converters`` and ``calib``, which
-build on this package's core, can be imported on their own.
+    import phi3quant
+
+    artifacts = phi3quant.quantize("phi3-tiny", "out")
+    evaluation = phi3quant.verify(artifacts)
+    print(evaluation["out"].ratio)
+
+Public names are imported when they are first used, so that ``import phi3quant`` doesn't wait for
+torch.
 """
 
 import importlib
@@ -11,21 +17,25 @@ from phi3quant.supported import require_supported
 
 if TYPE_CHECKING:
     from phi3quant.errors import Phi3QuantError
-    from phi3quant.inspection import inspect
-    from phi3quant.pipeline import Calibration, Recipe, quantize
-    from phi3quant.scheme import QuantScheme
-    from phi3quant.verification import EvaluationText, evaluate, verify
+    from phi3quant.evaluation.evaluate import EvaluationText, evaluate
+    from phi3quant.evaluation.inspection import inspect
+    from phi3quant.quant.scheme import QuantScheme
+    from phi3quant.run.pipeline import quantize
+    from phi3quant.run.recipe import Calibration, Recipe
+    from phi3quant.run.verification import verify
+    from phi3quant.version import __version__
 
 _HOMES = {
-    "Calibration": "pipeline",
-    "EvaluationText": "verification",
+    "Calibration": "run.recipe",
+    "EvaluationText": "evaluation.evaluate",
     "Phi3QuantError": "errors",
-    "QuantScheme": "scheme",
-    "Recipe": "pipeline",
-    "evaluate": "verification",
-    "inspect": "inspection",
-    "quantize": "pipeline",
-    "verify": "verification",
+    "QuantScheme": "quant.scheme",
+    "Recipe": "run.recipe",
+    "__version__": "version",
+    "evaluate": "evaluation.evaluate",
+    "inspect": "evaluation.inspection",
+    "quantize": "run.pipeline",
+    "verify": "run.verification",
 }
 
 __all__ = [
@@ -34,6 +44,7 @@ __all__ = [
     "Phi3QuantError",
     "QuantScheme",
     "Recipe",
+    "__version__",
     "evaluate",
     "inspect",
     "quantize",

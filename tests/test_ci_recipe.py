@@ -16,9 +16,10 @@ from click.testing import CliRunner, Result
 from junitparser import JUnitXml
 
 from phi3quant.cli.main import main
+from phi3quant.disk.output import MANIFEST
 from phi3quant.gating.check import Limits, check
-from phi3quant.output import MANIFEST
-from phi3quant.pipeline import Calibration, Recipe, quantize
+from phi3quant.run.pipeline import quantize
+from phi3quant.run.recipe import Calibration, Recipe
 from tests.faults import flip_bit, scale_name
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -132,7 +133,7 @@ def test_the_baseline_bears_the_rounding_of_other_machines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """AWQ's bytes depend on how a machine multiplies (docs/adr/0006); here it is in FP32."""
-    monkeypatch.setattr("phi3quant.calibrated.product_dtype", lambda: torch.float32)
+    monkeypatch.setattr("phi3quant.run.one_block.product_dtype", lambda: torch.float32)
     quantize("phi3-tiny", tmp_path / "out", Recipe("awq", calibration=Calibration(samples=16)))
     report = check(tmp_path / "out", ROOT / "docs/ci/phi3-tiny.baseline", Limits(0.01, 0.002))
     assert report.exit_code == 0, report.findings

@@ -7,8 +7,8 @@ import pytest
 from click.testing import CliRunner
 
 from converters import open_weights
-from phi3quant.bundled import bundled_folder
 from phi3quant.cli.main import main
+from phi3quant.source.bundled import bundled_folder
 
 
 @pytest.fixture

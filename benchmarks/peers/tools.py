@@ -68,7 +68,10 @@ _GENAI = Environment(
 _LLM_COMPRESSOR = Environment("llm-compressor", ("torch==2.13.0", "llmcompressor==0.14.0.1"))
 
 # Parts of phi3quant that decide over no weight and no score.
-_TELLING = ("estimating", "gating", "reporting", "pace.py", "preflight.py", "progress.py")
+_TELLING = (
+    *("estimating", "gating", "reporting", "progress.py"),
+    *("run/time_estimate.py", "run/preflight.py"),
+)
 
 TOOLS: Mapping[str, Tool] = {
     OURS: Tool(OURS, own.plan),

@@ -13,9 +13,9 @@ from benchmarks.quality.entries import Entry
 from benchmarks.quality.result import Result, key_of, slug
 from benchmarks.quality.subject import Subject
 from converters import open_weights
-from phi3quant.inspection import linear_bits
-from phi3quant.layout import tensor_shapes
-from phi3quant.metrics import figures
+from phi3quant.evaluation.inspection import linear_bits
+from phi3quant.evaluation.metrics import figures
+from phi3quant.model.architecture import tensor_shapes
 
 
 def measure(entry: Entry, subject: Subject, threads: int, *, keep: bool) -> Result:

@@ -25,7 +25,7 @@ class Result:
         seconds, peak_bytes: of the tool's own work.
         threads: that it was given.
         versions: of what it is made of, by name.
-        scores: for each text, phi3quant.metrics.figures.
+        scores: for each text, phi3quant.evaluation.metrics.figures.
     """
 
     key: str

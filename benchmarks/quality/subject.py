@@ -12,16 +12,18 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
 from benchmarks import ROOT
+from calib import windows
 from calib.corpus import load_corpus, render
 from converters import open_tokenizer, open_weights
-from phi3quant import windows
-from phi3quant.checkpoint import ModelWeights, StoredWeights, sha256
-from phi3quant.config import Phi3Config
-from phi3quant.model import logits
-from phi3quant.perplexity import Comparison, score
-from phi3quant.predictor import PIECE_ROWS, Predictions, Progress, final_states
-from phi3quant.tokenizer import Tokenizer
-from phi3quant.verification import EvaluationText, text_windows
+from phi3quant.disk.hashed_file import sha256
+from phi3quant.evaluation.evaluate import EvaluationText, text_windows
+from phi3quant.evaluation.perplexity import Comparison, score
+from phi3quant.model.config import Phi3Config
+from phi3quant.model.decoder_block import logits
+from phi3quant.model.predictor import PIECE_ROWS, CountSteps, Predictions, final_states
+from phi3quant.model.weights import ModelWeights
+from phi3quant.source.stored_model import StoredWeights
+from phi3quant.source.tokenizer import Tokenizer
 
 WORK = ROOT / "build" / "quality"
 """Artifacts, and what rows share."""
@@ -130,7 +132,7 @@ class _Remembered:
         """See Predictor."""
         return self.model.config
 
-    def prepare(self, windows: torch.Tensor, tell: Progress) -> Predictions:
+    def prepare(self, windows: torch.Tensor, tell: CountSteps) -> Predictions:
         """See Predictor; the windows are those of the states."""
         del windows, tell
         return self._log_probabilities

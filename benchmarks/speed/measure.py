@@ -15,9 +15,9 @@ from benchmarks.peers.tools import OURS, TOOLS, source_of, versions_of
 from benchmarks.speed.plan import TASKS, Size, Task, Turn
 from benchmarks.speed.sample import Sample, Samples, key_of
 from benchmarks.synthetic import write_checkpoint
+from calib import windows
 from calib.corpus import load_corpus, render
-from phi3quant import windows
-from phi3quant.tokenizer import load_tokenizer
+from phi3quant.source.tokenizer import load_tokenizer
 
 WORK = ROOT / "build" / "speed"
 """Models and, for as long as they are needed, artifacts."""

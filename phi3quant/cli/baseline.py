@@ -10,13 +10,13 @@ from phi3quant.cli import options
 from phi3quant.cli.display import progress_bars, use_threads
 from phi3quant.cli.terminal import echo, print_json
 from phi3quant.errors import OutputError
+from phi3quant.evaluation.evaluate import EvaluationText
+from phi3quant.evaluation.metrics import plain
+from phi3quant.evaluation.paired_statistics import PairedMean, paired_mean
+from phi3quant.evaluation.perplexity import Score
 from phi3quant.gating.baseline import Baseline, read_baseline
 from phi3quant.gating.baselines import Recorded, create_baseline, update_baseline
-from phi3quant.metrics import plain
-from phi3quant.paired import PairedMean, paired_mean
-from phi3quant.perplexity import Score
 from phi3quant.reporting import wording
-from phi3quant.verification import EvaluationText
 
 
 @click.group()

@@ -9,11 +9,11 @@ import click
 from phi3quant.cli import options
 from phi3quant.cli.display import print_check, progress_bars, use_threads
 from phi3quant.cli.terminal import echo_command, finite, print_json
+from phi3quant.disk.output import write_bytes, write_json
 from phi3quant.errors import NotComparableError
 from phi3quant.gating import gate_report
 from phi3quant.gating.check import CheckReport, Finding, Limits, check
 from phi3quant.gating.gate import DEFAULT_DRIFT, Verdict
-from phi3quant.output import write_bytes, write_json
 
 
 @click.command("check")

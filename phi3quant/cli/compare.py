@@ -7,8 +7,8 @@ import click
 from phi3quant.cli import options
 from phi3quant.cli.display import print_comparison, progress_bars, use_threads
 from phi3quant.cli.terminal import print_json
+from phi3quant.evaluation.evaluate import EvaluationText
 from phi3quant.gating.comparison import compare as compare_models
-from phi3quant.verification import EvaluationText
 
 
 @click.command()

@@ -16,16 +16,16 @@ from rich.table import Table
 from tqdm import tqdm
 
 from converters import open_model
-from converters.gguf_policy import phone_note
+from converters.gguf.type_policy import phone_note
 from phi3quant.cli import terminal
 from phi3quant.cli.terminal import echo, note
+from phi3quant.evaluation.evaluate import Evaluation
+from phi3quant.evaluation.metrics import WorstWindow
 from phi3quant.gating.check import CheckReport
 from phi3quant.gating.comparison import ModelComparison
 from phi3quant.gating.gate_report import METRICS
-from phi3quant.metrics import WorstWindow
 from phi3quant.progress import Progress, Step, silent
 from phi3quant.reporting import wording
-from phi3quant.verification import Evaluation
 from phi3quant.visible import one_line
 
 # Of progress where no terminal shows a bar: enough to see that a job in CI is alive.

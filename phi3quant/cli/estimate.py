@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from converters.gguf_policy import FILE_TYPES
-from converters.onnx_options import OnnxOptions
+from converters.gguf.type_policy import FILE_TYPES
+from converters.onnx.options import OnnxOptions
 from phi3quant.cli import options
 from phi3quant.cli.estimate_display import print_estimate
 from phi3quant.cli.terminal import print_json
@@ -17,7 +17,7 @@ from phi3quant.estimating.estimate import Plan
 from phi3quant.estimating.estimate import estimate as make_estimate
 from phi3quant.estimating.members import describe
 from phi3quant.estimating.memory import LLAMA_KV
-from phi3quant.scheme import QuantScheme
+from phi3quant.quant.scheme import QuantScheme
 
 EXIT_DOES_NOT_FIT = 3
 

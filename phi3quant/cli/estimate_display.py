@@ -7,7 +7,7 @@ from rich.table import Table
 
 from phi3quant.cli import terminal
 from phi3quant.estimating.artifact import Artifact
-from phi3quant.estimating.estimate import DeviceVerdict, Estimate
+from phi3quant.estimating.estimate import DeviceFit, Estimate
 from phi3quant.estimating.memory import RunMemory
 
 # Tables keep their width when piped into a file, where there is no terminal to measure.
@@ -87,7 +87,7 @@ def _memory(entries: Sequence[RunMemory]) -> Table:
     return table
 
 
-def _devices(verdicts: Sequence[DeviceVerdict]) -> Table:
+def _devices(verdicts: Sequence[DeviceFit]) -> Table:
     table = _table(
         ("device", "kind", "verdict"),
         ("app gets GiB", "largest context", "entitled", "tokens/s"),

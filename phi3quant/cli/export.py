@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from converters.gguf_policy import FILE_TYPES, file_type
-from converters.onnx_options import OnnxOptions
+from converters.gguf.type_policy import FILE_TYPES, file_type
+from converters.onnx.options import OnnxOptions
 from phi3quant.cli import options
 from phi3quant.cli.display import (
     note_phones,
@@ -18,12 +18,13 @@ from phi3quant.cli.display import (
     use_threads,
 )
 from phi3quant.cli.terminal import echo, print_json
-from phi3quant.draft import Judge
-from phi3quant.export import export_gguf, export_onnx
-from phi3quant.hub import locate
-from phi3quant.pipeline import Quantized
+from phi3quant.evaluation.evaluate import EvaluationText
 from phi3quant.progress import Progress
-from phi3quant.verification import EvaluationText, Verification
+from phi3quant.run.artifacts import Artifacts
+from phi3quant.run.draft import Judge
+from phi3quant.run.export import export_gguf, export_onnx
+from phi3quant.run.verification import Verification
+from phi3quant.source.locate import locate
 
 
 @click.group()
@@ -71,7 +72,7 @@ def gguf(model: str | None, kind: str | None, **given: Any) -> None:
     if given["tensor_types"] and not kind:
         raise click.UsageError("--tensor-type changes a --type; give one")
 
-    def make(model: str, output: Path, judge: Judge | None, progress: Progress) -> Quantized:
+    def make(model: str, output: Path, judge: Judge | None, progress: Progress) -> Artifacts:
         return export_gguf(
             model,
             output,
@@ -113,7 +114,7 @@ def onnx(model: str | None, **given: Any) -> None:
     """
     layout = OnnxOptions(**options.onnx_options(given))
 
-    def make(model: str, output: Path, judge: Judge | None, progress: Progress) -> Quantized:
+    def make(model: str, output: Path, judge: Judge | None, progress: Progress) -> Artifacts:
         return export_onnx(
             model,
             output,
@@ -130,7 +131,7 @@ def onnx(model: str | None, **given: Any) -> None:
 def _run(
     model: str | None,
     ending: str,
-    make: Callable[[str, Path, Judge | None, Progress], Quantized],
+    make: Callable[[str, Path, Judge | None, Progress], Artifacts],
     pattern: str,
     given: Mapping[str, Any],
 ) -> Path:

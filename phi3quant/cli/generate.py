@@ -12,9 +12,9 @@ from phi3quant.cli import options, terminal
 from phi3quant.cli.display import use_threads
 from phi3quant.cli.terminal import echo, note, print_json, stream_text
 from phi3quant.errors import InputError
-from phi3quant.generation import DEFAULT_NEW_TOKENS, Generated, TellText
-from phi3quant.generation import generate as generate_text
-from phi3quant.sampling import Sampling
+from phi3quant.generation.generate import DEFAULT_NEW_TOKENS, Generated, TellText
+from phi3quant.generation.generate import generate as generate_text
+from phi3quant.generation.sampling import Sampling
 
 _WIDTH = 110
 

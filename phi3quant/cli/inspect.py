@@ -5,11 +5,11 @@ from typing import Any
 
 import click
 
-from phi3quant import inspection
 from phi3quant.cli import options
 from phi3quant.cli.display import use_threads
 from phi3quant.cli.terminal import echo, print_json
-from phi3quant.config import Phi3Config
+from phi3quant.evaluation import inspection
+from phi3quant.model.config import Phi3Config
 from phi3quant.reporting import wording
 from phi3quant.reporting.stated import mapping, number
 

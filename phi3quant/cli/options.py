@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from converters.onnx_options import (
+from converters.onnx.options import (
     ACCURACY_LEVELS,
     DEFAULT_OPSET,
     FLOATS,
@@ -15,10 +15,10 @@ from converters.onnx_options import (
     PORTABLE_OPSET,
     STORAGES,
 )
-from phi3quant.bundled import BUNDLED
 from phi3quant.cli.terminal import note
-from phi3quant.output import clear_os_errors
-from phi3quant.scheme import WHOLE_ROW
+from phi3quant.disk.output import clear_os_errors
+from phi3quant.quant.scheme import WHOLE_ROW
+from phi3quant.source.bundled import BUNDLED
 
 EXIT_NOT_COMPARABLE = 3
 

@@ -7,7 +7,7 @@ import click
 from phi3quant.cli import options
 from phi3quant.cli.display import print_evaluation, progress_bars, use_threads
 from phi3quant.cli.terminal import print_json
-from phi3quant.verification import EvaluationText, evaluate
+from phi3quant.evaluation.evaluate import EvaluationText, evaluate
 
 
 @click.command()

@@ -7,8 +7,9 @@ from typing import Any
 
 import click
 
-from converters import FORMATS, to_gguf
-from converters.gguf_policy import FILE_TYPES
+from converters import FORMATS
+from converters.gguf import writer as gguf_writer
+from converters.gguf.type_policy import FILE_TYPES
 from phi3quant.cli import options
 from phi3quant.cli.display import (
     note_phones,
@@ -19,12 +20,15 @@ from phi3quant.cli.display import (
 )
 from phi3quant.cli.recipes import PRESET_OPTIONS, recipe_of
 from phi3quant.cli.terminal import echo, note, print_json
+from phi3quant.evaluation.evaluate import Evaluation, EvaluationText
 from phi3quant.gating.gate import Gate, Verdict
-from phi3quant.hub import locate
-from phi3quant.methods import METHODS
-from phi3quant.pipeline import Conduct, Quantized, Recipe, quantize
-from phi3quant.scheme import GROUP_SIZES, WHOLE_ROW
-from phi3quant.verification import Evaluation, EvaluationText, Verification
+from phi3quant.quant.methods import METHODS
+from phi3quant.quant.scheme import GROUP_SIZES, WHOLE_ROW
+from phi3quant.run.artifacts import Artifacts
+from phi3quant.run.pipeline import Conduct, quantize
+from phi3quant.run.recipe import Recipe
+from phi3quant.run.verification import Verification
+from phi3quant.source.locate import locate
 
 EXIT_MISSED = 1
 
@@ -266,7 +270,7 @@ def _ending(recipe: Recipe) -> str:
 
 
 def _report(
-    made: Quantized,
+    made: Artifacts,
     recipe: Recipe,
     seconds: float,
     evaluation: Evaluation | None,
@@ -291,8 +295,8 @@ def _report(
         print_evaluation(evaluation)
     for name, folder in made.folders.items():
         echo(f"{folder}: {METHODS[recipe.method].title} {recipe}, {name}")
-    if to_gguf.FORMAT.name in made.folders:
-        note_phones(made.folders[to_gguf.FORMAT.name], quiet=given["quiet"])
+    if gguf_writer.FORMAT.name in made.folders:
+        note_phones(made.folders[gguf_writer.FORMAT.name], quiet=given["quiet"])
     if made.calibration is not None:
         echo(_calibrated_on(made.calibration, recipe.calibration.samples))
     if fell_back:

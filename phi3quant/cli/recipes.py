@@ -7,10 +7,11 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from converters import to_gguf, to_onnx
+from converters.gguf import writer as gguf_writer
+from converters.onnx import writer as onnx_writer
 from phi3quant.cli import options
-from phi3quant.pipeline import Recipe
-from phi3quant.presets import PRESETS
+from phi3quant.run.presets import PRESETS
+from phi3quant.run.recipe import Recipe
 
 PRESET_OPTIONS = (
     click.option(
@@ -44,7 +45,7 @@ def recipe_of(method: str, given: Mapping[str, Any]) -> Recipe:
     """The preset, if there is one, changed by the options that were given.
 
     Args:
-        method: a key of phi3quant.methods.METHODS.
+        method: a key of phi3quant.quant.methods.METHODS.
         given: the options of ``phi3quant awq`` by name.
 
     Raises:
@@ -57,7 +58,7 @@ def recipe_of(method: str, given: Mapping[str, Any]) -> Recipe:
     changes = {name: counted[name] for name in _FIELDS if name in counted}
     if given["target_bpw"] is not None and not _was_given("formats"):
         # Bits are spent by choosing among GGUF's types.
-        changes["formats"] = (to_gguf.FORMAT.name,)
+        changes["formats"] = (gguf_writer.FORMAT.name,)
     elif "formats" in counted:
         names = (name.strip() for name in counted["formats"].split(","))
         changes["formats"] = tuple(name for name in names if name)
@@ -72,7 +73,7 @@ def recipe_of(method: str, given: Mapping[str, Any]) -> Recipe:
         onnx=replace(base.onnx, **layout),
         **changes,
     )
-    if layout and to_onnx.FORMAT.name not in recipe.formats:
+    if layout and onnx_writer.FORMAT.name not in recipe.formats:
         raise click.UsageError(
             "--accuracy-level, --embedding, --head, --opset, --io and --split-size go with onnx "
             "among the formats of --export"

@@ -10,13 +10,13 @@ from rich.table import Table as RichTable
 from phi3quant.cli import options, terminal
 from phi3quant.cli.display import progress_bars, use_threads
 from phi3quant.cli.terminal import note, print_json
+from phi3quant.evaluation.evaluate import EvaluationText
 from phi3quant.reporting import tables, wording
 from phi3quant.reporting.drawing import check_drawing
 from phi3quant.reporting.memory_tables import device_table, memory_table
 from phi3quant.reporting.page import check_page, write_page
 from phi3quant.reporting.report import Report, make_report
 from phi3quant.reporting.summary import summary
-from phi3quant.verification import EvaluationText
 from phi3quant.visible import one_line
 
 # Tables keep their width when piped into a file, where there is no terminal to measure.

@@ -4,9 +4,9 @@ import click
 
 from phi3quant.cli import options
 from phi3quant.cli.terminal import echo, note, print_json
-from phi3quant.hub import locate
-from phi3quant.integrity import check_hashes, check_source
-from phi3quant.provenance import read_provenance
+from phi3quant.provenance.integrity import check_hashes, check_source
+from phi3quant.provenance.sealing import read_provenance
+from phi3quant.source.locate import locate
 
 EXIT_CHANGED = 1
 

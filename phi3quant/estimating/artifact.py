@@ -6,20 +6,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from converters.gguf_names import outer_name
-from converters.gguf_policy import FILE_TYPES, FileType
-from converters.gguf_sizes import ALIGNMENT, manifest_room, tensor_bytes, tensor_types
-from converters.onnx_options import OnnxOptions
-from converters.onnx_sizes import check as check_onnx
-from converters.onnx_sizes import nbytes as onnx_bytes
-from converters.onnx_sizes import plan_matrices, stored_tensors
-from converters.packed_sizes import PACKED, packed_tensors
+from converters.gguf.names import outer_name
+from converters.gguf.sizes import ALIGNMENT, manifest_room, tensor_bytes, tensor_types
+from converters.gguf.type_policy import FILE_TYPES, FileType
+from converters.onnx.options import OnnxOptions
+from converters.onnx.sizes import check as check_onnx
+from converters.onnx.sizes import nbytes as onnx_bytes
+from converters.onnx.sizes import plan_matrices, stored_tensors
+from converters.packed.sizes import PACKED, packed_tensors
+from phi3quant.disk.tensor_plan import plan_shards, safetensors_header
+from phi3quant.disk.untrusted_json import read_json_if_there
 from phi3quant.errors import CheckpointError
 from phi3quant.estimating.members import Described
-from phi3quant.layout import EMBEDDING
-from phi3quant.scheme import QuantScheme
-from phi3quant.tensor_plan import plan_shards, safetensors_header
-from phi3quant.untrusted_json import read_json_if_there
+from phi3quant.model.architecture import EMBEDDING
+from phi3quant.quant.scheme import QuantScheme
 
 GGUF, ONNX = "gguf", "onnx"
 FORMATS = (GGUF, ONNX, *PACKED)
@@ -34,7 +34,7 @@ _METADATA_BYTES = 2_500
 
 
 @dataclass(frozen=True)
-class StoredTensor:
+class SizedTensor:
     """A tensor as it is stored: its type as the format names it, shape and bytes."""
 
     name: str
@@ -60,7 +60,7 @@ class Artifact:
 
     format: str
     kind: str
-    tensors: tuple[StoredTensor, ...]
+    tensors: tuple[SizedTensor, ...]
     file_bytes: int
     embedding: str | None
 
@@ -106,7 +106,7 @@ def gguf(model: Described, kind: FileType) -> Artifact:
     """
     config = model.config
     tensors = [
-        StoredTensor(name, size.name, shape, tensor_bytes(size, shape))
+        SizedTensor(name, size.name, shape, tensor_bytes(size, shape))
         for name, (size, shape) in tensor_types(kind, config).items()
     ]
     entries = sum(8 + len(t.name) + 4 + 8 * len(t.shape) + 4 + 8 for t in tensors)
@@ -127,7 +127,7 @@ def onnx(model: Described, scheme: QuantScheme | None, options: OnnxOptions) -> 
     check_onnx(scheme, config, options)
     matrices = plan_matrices(config, scheme, options)
     tensors = tuple(
-        StoredTensor(tensor.name, tensor.dtype, tensor.shape, tensor.nbytes)
+        SizedTensor(tensor.name, tensor.dtype, tensor.shape, tensor.nbytes)
         for tensor in stored_tensors(config, matrices)
     )
     settled = options.settled(config, scheme)
@@ -148,7 +148,7 @@ def packed(model: Described, scheme: QuantScheme, layout: str) -> Artifact:
     Args:
         model: of these sizes.
         scheme: of its codes.
-        layout: a key of converters.packed_sizes.PACKED.
+        layout: a key of converters.packed.sizes.PACKED.
 
     Raises:
         SchemeError: the layout can't hold it.
@@ -157,7 +157,7 @@ def packed(model: Described, scheme: QuantScheme, layout: str) -> Artifact:
     check(scheme, model.config)
     planned = packed_tensors(model.config, scheme, matrix)
     headers = sum(len(safetensors_header(shard)) for shard in plan_shards(planned))
-    tensors = tuple(StoredTensor(t.name, t.dtype, t.shape, t.nbytes) for t in planned)
+    tensors = tuple(SizedTensor(t.name, t.dtype, t.shape, t.nbytes) for t in planned)
     data = sum(tensor.nbytes for tensor in tensors)
     embedding = None if model.config.tie_word_embeddings else EMBEDDING
     return Artifact(layout, str(scheme), tensors, data + headers, embedding)

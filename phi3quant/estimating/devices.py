@@ -14,7 +14,7 @@ _GIB = 1 << 30
 _GB = 10**9
 
 
-class Verdict(Enum):
+class Fit(Enum):
     """Whether a model runs on a device."""
 
     FITS = "fits"
@@ -48,13 +48,13 @@ class Device:
     basis: str
     source: str
 
-    def verdict(self, needed: int) -> Verdict:
+    def verdict(self, needed: int) -> Fit:
         """Whether ``needed`` bytes are to be had."""
         if needed <= self.usable:
-            return Verdict.FITS
+            return Fit.FITS
         if self.entitled is not None and needed <= self.entitled:
-            return Verdict.ENTITLEMENT
-        return Verdict.NO
+            return Fit.ENTITLEMENT
+        return Fit.NO
 
 
 def known_devices() -> list[Device]:

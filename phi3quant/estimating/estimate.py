@@ -5,13 +5,13 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
-from converters.gguf_policy import FILE_TYPES, file_type
-from converters.gguf_sizes import type_name_for
-from converters.onnx_options import OnnxOptions
-from converters.packed_sizes import PACKED
+from converters.gguf.sizes import type_name_for
+from converters.gguf.type_policy import FILE_TYPES, file_type
+from converters.onnx.options import OnnxOptions
+from converters.packed.sizes import PACKED
 from phi3quant.errors import SchemeError
 from phi3quant.estimating.artifact import GGUF, ONNX, Artifact, gguf, onnx, packed
-from phi3quant.estimating.devices import Device, Verdict
+from phi3quant.estimating.devices import Device, Fit
 from phi3quant.estimating.members import Described
 from phi3quant.estimating.memory import (
     KV_TYPES,
@@ -23,7 +23,7 @@ from phi3quant.estimating.memory import (
     tokens_per_second,
 )
 from phi3quant.estimating.quantizing import QuantizingCost, quantizing_cost
-from phi3quant.scheme import QuantScheme
+from phi3quant.quant.scheme import QuantScheme
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Plan:
         scheme: of the codes.
         method: rtn, awq or gptq.
         format: a key of phi3quant.estimating.artifact.FORMATS: whose memory is told.
-        gguf_type: a key of converters.gguf_policy.FILE_TYPES, in any case; None: the type that
+        gguf_type: a key of converters.gguf.type_policy.FILE_TYPES, in any case; None: the type that
             holds the scheme's codes.
         onnx: the layout of ONNX.
         contexts: tokens, each of them; None: 1024, 2048 and 4096, as far as the model goes.
@@ -51,7 +51,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class DeviceVerdict:
+class DeviceFit:
     """What a device makes of an artifact.
 
     Attributes:
@@ -63,7 +63,7 @@ class DeviceVerdict:
     """
 
     device: Device
-    verdict: Verdict
+    verdict: Fit
     largest_context: int
     entitled_context: int | None
     ceiling: float | None
@@ -90,13 +90,13 @@ class Estimate:
     others: tuple[Artifact, ...]
     refused: tuple[tuple[str, str], ...]
     memory: tuple[RunMemory, ...]
-    verdicts: tuple[DeviceVerdict, ...]
+    verdicts: tuple[DeviceFit, ...]
     cost: QuantizingCost
 
     @property
     def fits(self) -> bool:
         """Whether all devices can run it, with an entitlement if need be."""
-        return all(found.verdict is not Verdict.NO for found in self.verdicts)
+        return all(found.verdict is not Fit.NO for found in self.verdicts)
 
     def as_json(self, *, tensors: bool = False) -> dict[str, Any]:
         """All of it as plain values.
@@ -205,14 +205,14 @@ def _all_formats(model: Described, plan: Plan) -> tuple[list[Artifact], list[tup
 
 def _judge(
     model: Described, plan: Plan, chosen: Artifact, memory: RunMemory, device: Device
-) -> DeviceVerdict:
+) -> DeviceFit:
     def longest(limit: int) -> int:
         return largest_context(model.config, chosen, limit, plan.kv_type, plan.onnx)
 
     ceiling = None
     if device.bandwidth is not None:
         ceiling = tokens_per_second(chosen, memory, device.bandwidth)
-    return DeviceVerdict(
+    return DeviceFit(
         device,
         device.verdict(memory.needed),
         longest(device.usable),
@@ -230,7 +230,7 @@ def _memory(entry: RunMemory) -> dict[str, Any]:
     }
 
 
-def _verdict(found: DeviceVerdict) -> dict[str, Any]:
+def _verdict(found: DeviceFit) -> dict[str, Any]:
     return {
         **asdict(found.device),
         "verdict": found.verdict.value,

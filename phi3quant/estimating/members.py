@@ -9,10 +9,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from phi3quant.bundled import BUNDLED, bundled_folder
-from phi3quant.config import Phi3Config, parse_config, read_config, read_config_file
 from phi3quant.errors import ModelNotFoundError
-from phi3quant.layout import tensor_shapes
+from phi3quant.model.architecture import tensor_shapes
+from phi3quant.model.config import Phi3Config, parse_config, read_config, read_config_file
+from phi3quant.source.bundled import BUNDLED, bundled_folder
 
 _EXPECTED_GQA = 8
 """Key-value heads that model cards of third parties give Phi-3-mini, wrongly."""

@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from converters.onnx_options import FLOATS, OnnxOptions
-from phi3quant.config import Phi3Config
+from converters.onnx.options import FLOATS, OnnxOptions
+from phi3quant.disk.tensor_plan import ITEM_BYTES
 from phi3quant.errors import ConfigError, SchemeError
 from phi3quant.estimating.artifact import GGUF, ONNX, Artifact
-from phi3quant.tensor_plan import ITEM_BYTES
+from phi3quant.model.config import Phi3Config
 
 KV_TYPES: Mapping[str, tuple[int, int]] = {
     "f32": (1, 4),

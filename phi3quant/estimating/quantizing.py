@@ -8,8 +8,8 @@ ONNX and a packed folder at once 1.49 GB.
 import math
 from dataclasses import dataclass
 
-from phi3quant.config import Phi3Config
-from phi3quant.layout import linear_shapes, tensor_shapes
+from phi3quant.model.architecture import linear_shapes, tensor_shapes
+from phi3quant.model.config import Phi3Config
 
 # Python with its libraries.
 _BASE = 380_000_000

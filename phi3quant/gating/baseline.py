@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from phi3quant.disk.output import write_bytes
 from phi3quant.errors import InputError, NotComparableError
+from phi3quant.evaluation.perplexity import Comparison
 from phi3quant.gating import baseline_file
 from phi3quant.gating.top_predictions import STEP, TopPredictions
-from phi3quant.output import write_bytes
-from phi3quant.perplexity import Comparison
 
 _LOSSES = ("reference_nll", "artifact_nll", "artifact_kl")
 _OBJECTS = ("text", "reference", "artifact", "facts", "tools")

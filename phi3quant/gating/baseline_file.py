@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 
+from phi3quant.disk.untrusted_json import parse_json
 from phi3quant.errors import NotComparableError
-from phi3quant.untrusted_json import parse_json
 
 SCHEMA_VERSION = 1
 _MAGIC = b"\x89P3Q\r\n\x1a\n"

@@ -7,19 +7,19 @@ from typing import Any
 
 import torch
 
-from phi3quant import manifest
 from phi3quant.errors import InputError, ModelNotFoundError, NotComparableError
+from phi3quant.evaluation.evaluate import EvaluationText, text_windows
+from phi3quant.evaluation.metrics import plain
+from phi3quant.evaluation.paired_statistics import PairedMean, paired_mean
+from phi3quant.evaluation.perplexity import Comparison
 from phi3quant.gating.baseline import Baseline, read_baseline, write_baseline
 from phi3quant.gating.check import baseline_windows
 from phi3quant.gating.opened import Opened, open_artifact, weights_of
 from phi3quant.gating.recorded import record, score_beside
-from phi3quant.hub import Located, locate
-from phi3quant.metrics import plain
-from phi3quant.paired import PairedMean, paired_mean
-from phi3quant.perplexity import Comparison
-from phi3quant.predictor import predictor
+from phi3quant.model.predictor import predictor
 from phi3quant.progress import Progress, silent
-from phi3quant.verification import EvaluationText, text_windows
+from phi3quant.provenance import manifest
+from phi3quant.source.locate import Located, locate
 from phi3quant.version import tool_version
 
 

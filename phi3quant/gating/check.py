@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from phi3quant import manifest
 from phi3quant.errors import (
     CheckpointError,
     ConfigError,
@@ -16,19 +15,20 @@ from phi3quant.errors import (
     SchemeError,
     TokenizerError,
 )
+from phi3quant.evaluation.evaluate import EvaluationText, text_windows
+from phi3quant.evaluation.metrics import WorstWindow, figures, perplexity_past, plain, worst_windows
+from phi3quant.evaluation.paired_statistics import paired_mean
+from phi3quant.evaluation.perplexity import Comparison, Score
 from phi3quant.gating import facts
 from phi3quant.gating.baseline import Baseline, read_baseline
 from phi3quant.gating.gate import DEFAULT_DRIFT, Gate, Verdict, default_budget
 from phi3quant.gating.opened import Opened, open_artifact, weights_of
 from phi3quant.gating.recorded import score_beside
-from phi3quant.hub import locate
-from phi3quant.integrity import check_hashes, has_hashes
-from phi3quant.metrics import WorstWindow, figures, perplexity_past, plain, worst_windows
-from phi3quant.paired import paired_mean
-from phi3quant.perplexity import Comparison, Score
-from phi3quant.predictor import predictor
+from phi3quant.model.predictor import predictor
 from phi3quant.progress import Progress, silent
-from phi3quant.verification import EvaluationText, text_windows
+from phi3quant.provenance import manifest
+from phi3quant.provenance.integrity import check_hashes, has_hashes
+from phi3quant.source.locate import locate
 
 SCHEMA_VERSION = 1
 """Of the report as JSON; docs/check.schema.json is its schema."""

@@ -7,15 +7,21 @@ from typing import Any
 
 import torch
 
-from phi3quant.checkpoint import ModelWeights
+from phi3quant.evaluation.evaluate import EvaluationText, text_windows
+from phi3quant.evaluation.metrics import WorstWindow, figures, plain, worst_windows
+from phi3quant.evaluation.perplexity import Comparison, score, steps
 from phi3quant.gating import facts
 from phi3quant.gating.opened import Opened, open_artifact
-from phi3quant.hub import locate
-from phi3quant.layout import BLOCK_TENSORS, EMBEDDING, FINAL_NORM, HEAD, block_tensor_name
-from phi3quant.metrics import WorstWindow, figures, plain, worst_windows
-from phi3quant.perplexity import Comparison, score, steps
+from phi3quant.model.architecture import (
+    BLOCK_TENSORS,
+    EMBEDDING,
+    FINAL_NORM,
+    HEAD,
+    block_tensor_name,
+)
+from phi3quant.model.weights import ModelWeights
 from phi3quant.progress import Progress, Step, silent
-from phi3quant.verification import EvaluationText, text_windows
+from phi3quant.source.locate import locate
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from converters.from_gguf import is_gguf, open_gguf
-from converters.onnx_file import is_onnx
-from converters.onnx_genai import CONFIG_FILE as GENAI_CONFIG
-from phi3quant.config import Phi3Config
+from converters.gguf.reader import is_gguf, open_gguf
+from converters.onnx.file import is_onnx
+from converters.onnx.genai import CONFIG_FILE as GENAI_CONFIG
+from phi3quant.disk.untrusted_json import read_json_if_there
 from phi3quant.errors import TokenizerError
-from phi3quant.tokenizer import TRIAL_CHATS, Message, Tokenizer
-from phi3quant.untrusted_json import read_json_if_there
+from phi3quant.model.config import Phi3Config
+from phi3quant.source.tokenizer import TRIAL_CHATS, Message, Tokenizer
 
 CHAT = "chat template"
 CHAT_TOKENS = "chat tokens"

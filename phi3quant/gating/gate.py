@@ -10,7 +10,7 @@ would not have noticed what it is there for doesn't pass but says so.
 from dataclasses import dataclass
 from enum import StrEnum
 
-from phi3quant.paired import PairedMean
+from phi3quant.evaluation.paired_statistics import PairedMean
 
 DEFAULT_DRIFT = 0.005
 """How much worse than the baseline is allowed by default; and what every gate must be able to see.

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from converters import open_model, open_tokenizer
-from converters.from_onnx import OnnxModel
-from phi3quant.checkpoint import StoredWeights, sha256
+from converters.onnx.reader import OnnxModel
+from phi3quant.disk.hashed_file import sha256
+from phi3quant.evaluation.inspection import linear_bits
 from phi3quant.gating import facts
-from phi3quant.hub import Located
-from phi3quant.inspection import linear_bits
-from phi3quant.provenance import read_provenance
-from phi3quant.tokenizer import Tokenizer
+from phi3quant.provenance.sealing import read_provenance
+from phi3quant.source.locate import Located
+from phi3quant.source.stored_model import StoredWeights
+from phi3quant.source.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,15 @@
 
 import torch
 
-from phi3quant.checkpoint import ModelWeights
 from phi3quant.errors import NotComparableError
+from phi3quant.evaluation.perplexity import Comparison, Score
 from phi3quant.gating.top_predictions import TopPredictions, concatenate, top_predictions
-from phi3quant.perplexity import Comparison, Score
-from phi3quant.predictor import PIECE_ROWS, Predictor, Progress, predictor
+from phi3quant.model.predictor import PIECE_ROWS, CountSteps, Predictor, predictor
+from phi3quant.model.weights import ModelWeights
 
 
 def record(
-    model: ModelWeights | Predictor, windows: torch.Tensor, tell: Progress
+    model: ModelWeights | Predictor, windows: torch.Tensor, tell: CountSteps
 ) -> tuple[torch.Tensor, TopPredictions]:
     """What a model says of a text, small enough to keep.
 
@@ -35,7 +35,7 @@ def score_beside(
     recorded_top: TopPredictions,
     model: ModelWeights | Predictor,
     windows: torch.Tensor,
-    tell: Progress,
+    tell: CountSteps,
 ) -> Comparison:
     """Score a model against a recorded reference on the same windows.
 

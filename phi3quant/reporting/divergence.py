@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from phi3quant.metrics import plain, quantile
+from phi3quant.evaluation.metrics import plain, quantile
 
 THRESHOLDS: Sequence[float] = tuple(10 ** (step / 4) for step in range(-24, 9))
 """From 1e-6 to 100 nats, four a decade: where the tokens above are counted."""
@@ -51,7 +51,7 @@ def divergence(kl: torch.Tensor) -> Divergence:
     """
     flat = kl.flatten()
     finite = torch.nan_to_num(flat, nan=torch.inf)
-    # Median and largest as phi3quant.metrics has them, so that a page says each in one way.
+    # Median and largest as evaluation.metrics has them, so that a page says each in one way.
     middle = [quantile(flat, share) for share in QUANTILES[1:-1]]
     return Divergence(
         plain(float(flat.mean())),

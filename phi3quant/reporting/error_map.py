@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from phi3quant.layout import LINEARS
+from phi3quant.model.architecture import LINEARS
 from phi3quant.reporting.stated import listed, mapping, number
 from phi3quant.reporting.variant import Variant
 

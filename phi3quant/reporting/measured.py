@@ -4,16 +4,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from phi3quant import manifest
 from phi3quant.errors import InputError, Phi3QuantError
+from phi3quant.evaluation.evaluate import EvaluationText, evaluate, text_windows
+from phi3quant.evaluation.metrics import WorstWindow, figures, worst_windows
 from phi3quant.gating.opened import open_artifact, weights_of
-from phi3quant.hub import Located, locate
-from phi3quant.metrics import WorstWindow, figures, worst_windows
 from phi3quant.progress import Progress, silent
+from phi3quant.provenance import manifest
 from phi3quant.reporting.divergence import Divergence, divergence
 from phi3quant.reporting.stated import mapping, number
 from phi3quant.reporting.variant import Variant
-from phi3quant.verification import EvaluationText, evaluate, text_windows
+from phi3quant.source.locate import Located, locate
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Measured:
     Attributes:
         name: the variant's; with the accuracy level where there are several.
         variant: which of the report's variants.
-        figures: as phi3quant.metrics.figures gives them, or a manifest has them; may be empty.
+        figures: from evaluation.metrics.figures or a manifest; may be empty.
         divergence: over the tokens; None if it wasn't scored here.
         worst: windows of text in which it lost most, likewise.
         windows: windows of text that the figures are of; None if that isn't known.

@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from converters.from_onnx import OnnxModel
-from converters.onnx_options import FLOATS, OnnxOptions
-from phi3quant.config import Phi3Config
-from phi3quant.estimating.artifact import GGUF, ONNX, Artifact, StoredTensor
-from phi3quant.estimating.devices import Device, Verdict, known_devices
+from converters.onnx.options import FLOATS, OnnxOptions
+from converters.onnx.reader import OnnxModel
+from phi3quant.estimating.artifact import GGUF, ONNX, Artifact, SizedTensor
+from phi3quant.estimating.devices import Device, Fit, known_devices
 from phi3quant.estimating.memory import (
     KV_TYPES,
     LLAMA_KV,
@@ -17,6 +16,7 @@ from phi3quant.estimating.memory import (
     run_memory,
 )
 from phi3quant.gating import facts
+from phi3quant.model.config import Phi3Config
 from phi3quant.reporting.stated import mapping
 from phi3quant.reporting.variant import Variant
 
@@ -37,7 +37,7 @@ class DeviceOutlook:
     """
 
     device: Device
-    verdict: Verdict
+    verdict: Fit
     largest_context: int
 
 
@@ -103,7 +103,7 @@ def _outlook(variant: Variant) -> Outlook:
 def _artifact(variant: Variant) -> Artifact:
     """The variant as the estimates of memory take it: of its tensors only their bytes count."""
     found = variant.inspection
-    weights = StoredTensor("weights", found.format, (1,), found.weight_bytes)
+    weights = SizedTensor("weights", found.format, (1,), found.weight_bytes)
     return Artifact(_runs(variant), found.format, (weights,), found.weight_bytes, None)
 
 

@@ -6,11 +6,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from phi3quant.disk.output import clear_os_errors, write_bytes
 from phi3quant.errors import OutputError
-from phi3quant.output import clear_os_errors, write_bytes
 from phi3quant.reporting import tables
-from phi3quant.reporting.figures import draw_divergence, draw_errors, draw_quality
 from phi3quant.reporting.memory_tables import device_table, memory_table
+from phi3quant.reporting.plots import draw_divergence, draw_errors, draw_quality
 from phi3quant.reporting.provenance_table import provenance_table
 from phi3quant.reporting.report import Report
 from phi3quant.reporting.summary import summary

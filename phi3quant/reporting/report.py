@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from phi3quant.evaluation.evaluate import EvaluationText
 from phi3quant.progress import Progress, silent
 from phi3quant.reporting.error_map import ErrorMap, error_maps
 from phi3quant.reporting.measured import Measurement, from_manifests, measure
 from phi3quant.reporting.outlook import Outlook, outlooks
 from phi3quant.reporting.variant import Variant, open_variants
-from phi3quant.verification import EvaluationText
 from phi3quant.version import tool_version
 
 SCHEMA_VERSION = 1

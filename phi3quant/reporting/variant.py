@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from phi3quant.config import Phi3Config
+from phi3quant.disk.output import MANIFEST
 from phi3quant.errors import InputError
+from phi3quant.evaluation.inspection import Inspection, inspect
 from phi3quant.gating.opened import Opened, open_artifact
-from phi3quant.hub import Located, locate
-from phi3quant.inspection import Inspection, inspect
-from phi3quant.methods import METHODS
-from phi3quant.output import MANIFEST
+from phi3quant.model.config import Phi3Config
+from phi3quant.quant.methods import METHODS
+from phi3quant.source.locate import Located, locate
 
 
 @dataclass(frozen=True)

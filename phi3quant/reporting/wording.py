@@ -1,6 +1,6 @@
 """Figures in words, the same on the page and in the terminal."""
 
-from phi3quant.paired import FEW_WINDOWS
+from phi3quant.evaluation.paired_statistics import FEW_WINDOWS
 from phi3quant.reporting.stated import interval, number
 
 UNKNOWN = "\N{EN DASH}"

@@ -12,7 +12,7 @@ from typing import Any
 from google.protobuf.descriptor import FieldDescriptor
 from onnx import ModelProto
 
-from converters.gguf_file import read_gguf
+from converters.gguf.file import read_gguf
 
 Spoil = Callable[[Random, Path], None]
 """Changes a valid file in place."""

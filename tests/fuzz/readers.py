@@ -9,8 +9,8 @@ from unittest import mock
 
 from click.testing import CliRunner
 
-from phi3quant import block_record
 from phi3quant.cli.main import main
+from phi3quant.run import block_record
 from tests.fuzz.mutations import (
     Spoil,
     spoil_baseline,
@@ -151,5 +151,5 @@ def _run_until_a_block(*words: str) -> None:
             raise KeyboardInterrupt
         block_record.write_record(path, *given)  # type: ignore[arg-type]
 
-    with mock.patch("phi3quant.journal.write_record", write):
+    with mock.patch("phi3quant.run.journal.write_record", write):
         CliRunner().invoke(main, words)

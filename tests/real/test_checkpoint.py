@@ -6,8 +6,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from calib.corpus import load_corpus, render
-from phi3quant.checkpoint import open_checkpoint
-from phi3quant.tokenizer import load_tokenizer
+from phi3quant.source.checkpoint import open_checkpoint
+from phi3quant.source.tokenizer import load_tokenizer
 from tests.models import own_logits
 
 

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from phi3quant.evaluation.evaluate import EvaluationText
 from phi3quant.gating.baseline import read_baseline
 from phi3quant.gating.baselines import create_baseline
 from phi3quant.gating.check import check
 from phi3quant.gating.gate import Verdict
-from phi3quant.pipeline import Calibration, Recipe, quantize
-from phi3quant.scheme import QuantScheme
-from phi3quant.verification import EvaluationText
+from phi3quant.quant.scheme import QuantScheme
+from phi3quant.run.pipeline import quantize
+from phi3quant.run.recipe import Calibration, Recipe
 from tests.faults import FAULTS, Plant, with_config
 
 REAL_FAULTS: Mapping[str, Plant] = {

@@ -16,14 +16,15 @@ from gguf import GGUFReader, TokenType
 from llama_cpp import Llama
 from torch.nn import functional
 
-from converters import gguf_agreement, open_tokenizer, open_weights
-from converters.gguf_file import read_gguf
-from converters.gguf_policy import file_type
-from converters.gguf_tokenizer import build_tokenizer
-from converters.gguf_vocabulary import read_vocabulary
-from phi3quant.export import export_gguf
-from phi3quant.hub import bundled_folder
-from phi3quant.tokenizer import load_tokenizer
+from converters import open_tokenizer, open_weights
+from converters.gguf import tokenizer_agreement as gguf_tokenizer_agreement
+from converters.gguf.file import read_gguf
+from converters.gguf.tokenizer import build_tokenizer
+from converters.gguf.type_policy import file_type
+from converters.gguf.vocabulary import read_vocabulary
+from phi3quant.run.export import export_gguf
+from phi3quant.source.locate import bundled_folder
+from phi3quant.source.tokenizer import load_tokenizer
 from tests.models import own_logits
 
 SDIST = Path(__file__).resolve().parents[2] / "build" / "llama-cpp-python"
@@ -201,9 +202,11 @@ def probes(folder: Path) -> list[str]:
     fast = load_tokenizer(folder)
     described = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     marks = [str(token["content"]) for token in described["added_tokens"]]
-    around = [form.replace("{}", mark) for mark in marks for form in gguf_agreement._AROUND]
+    around = [
+        form.replace("{}", mark) for mark in marks for form in gguf_tokenizer_agreement._AROUND
+    ]
     chat = fast.render_chat([{"role": "user", "content": "Hi  you"}], add_generation_prompt=True)
-    return [*gguf_agreement.PLAIN, *around, chat]
+    return [*gguf_tokenizer_agreement.PLAIN, *around, chat]
 
 
 def test_llama_cpp_encodes_as_the_rebuilt_tokenizer_does(

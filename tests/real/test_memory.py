@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from converters.gguf_policy import file_type
-from converters.onnx_options import OnnxOptions
+from converters.gguf.type_policy import file_type
+from converters.onnx.options import OnnxOptions
 from phi3quant.estimating.artifact import Artifact, gguf, onnx
 from phi3quant.estimating.members import describe
 from phi3quant.estimating.memory import run_memory
-from phi3quant.export import export_gguf
-from phi3quant.pipeline import Recipe, quantize
-from phi3quant.scheme import QuantScheme
+from phi3quant.quant.scheme import QuantScheme
+from phi3quant.run.export import export_gguf
+from phi3quant.run.pipeline import quantize
+from phi3quant.run.recipe import Recipe
 
 # Resident bytes before a runtime has anything and after it has read a text, all and without files.
 _MEASURE = """
@@ -44,7 +45,7 @@ import torch
 torch.set_num_threads(1)
 import onnxruntime
 from converters import open_model
-from converters.onnx_decoder import OnnxDecoder
+from converters.onnx.decoder import OnnxDecoder
 opened = open_model(Path(sys.argv[1]))
 before = resident()
 # Kept, so that its cache is there when it is measured.

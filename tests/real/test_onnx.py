@@ -13,11 +13,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from converters.gguf_policy import file_type
-from converters.onnx_options import OnnxOptions
-from phi3quant.export import export_gguf, export_onnx
-from phi3quant.tokenizer import load_tokenizer
-from phi3quant.verification import EvaluationText, evaluate
+from converters.gguf.type_policy import file_type
+from converters.onnx.options import OnnxOptions
+from phi3quant.evaluation.evaluate import EvaluationText, evaluate
+from phi3quant.run.export import export_gguf, export_onnx
+from phi3quant.source.tokenizer import load_tokenizer
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 QUESTIONS = ("What is the capital of France?", "Write one sentence about rivers.")

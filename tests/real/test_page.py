@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from phi3quant.pipeline import Calibration, Recipe, quantize
+from phi3quant.evaluation.evaluate import EvaluationText
 from phi3quant.reporting.page import write_page
 from phi3quant.reporting.report import make_report
-from phi3quant.verification import EvaluationText
+from phi3quant.run.pipeline import quantize
+from phi3quant.run.recipe import Calibration, Recipe
 
 REQUIRED = "PHI3QUANT_REQUIRE_BROWSER"
 """Set where a missing browser is a failure: not every machine can have one."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from phi3quant.verification import EvaluationText, evaluate
+from phi3quant.evaluation.evaluate import EvaluationText, evaluate
 
 _DEFAULT = "compressed-tensors"
 

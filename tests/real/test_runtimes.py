@@ -13,10 +13,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from converters import open_weights
-from phi3quant.checkpoint import ModelWeights
-from phi3quant.model import embed, rms_norm
-from phi3quant.predictor import final_states
-from phi3quant.tokenizer import load_tokenizer
+from phi3quant.model.decoder_block import embed, rms_norm
+from phi3quant.model.predictor import final_states
+from phi3quant.model.weights import ModelWeights
+from phi3quant.source.tokenizer import load_tokenizer
 from tests.models import own_logits
 
 # Level 1 keeps activations in FP32; embedding and head, which the builder would quantize, stay out.

@@ -1,0 +1,27 @@
+"""llama.cpp's names of Phi-3's tensors."""
+
+from collections.abc import Mapping
+
+from phi3quant.model.architecture import EMBEDDING, FINAL_NORM, HEAD
+
+ROPE_LONG, ROPE_SHORT = "rope_factors_long.weight", "rope_factors_short.weight"
+
+_OUTER: Mapping[str, str] = {EMBEDDING: "token_embd", FINAL_NORM: "output_norm", HEAD: "output"}
+_IN_BLOCK: Mapping[str, str] = {
+    "input_layernorm": "attn_norm",
+    "qkv_proj": "attn_qkv",
+    "o_proj": "attn_output",
+    "post_attention_layernorm": "ffn_norm",
+    "gate_up_proj": "ffn_up",
+    "down_proj": "ffn_down",
+}
+
+
+def outer_name(name: str) -> str:
+    """The name of layout.EMBEDDING, FINAL_NORM or HEAD."""
+    return f"{_OUTER[name]}.weight"
+
+
+def block_name(index: int, key: str) -> str:
+    """The name of block ``index``'s tensor ``key`` (layout.BLOCK_TENSORS)."""
+    return f"blk.{index}.{_IN_BLOCK[key]}.weight"

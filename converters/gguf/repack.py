@@ -1,0 +1,52 @@
+"""Codes that a method chose, as GGUF blocks: repacked, never quantized again."""
+
+import numpy as np
+import torch
+
+from converters.gguf.sizes import BLOCK, type_name_for
+from phi3quant.quant.codecs.ggml_blocks import TYPES, BlockType
+from phi3quant.quant.scheme import QuantScheme
+from phi3quant.quant.tensor import QuantizedTensor
+
+
+def type_for(scheme: QuantScheme) -> BlockType:
+    """The block type that holds a scheme's codes as they are.
+
+    Raises:
+        SchemeError: there is none.
+    """
+    return TYPES[type_name_for(scheme)]
+
+
+def repack(tensor: QuantizedTensor) -> np.ndarray:
+    """Codes, scales and zero points as blocks: uint8 [rows, row_bytes].
+
+    Q4_0 and Q8_0 hold the very same weights; Q4_1 stores a minimum of -zero_point * scale in place
+    of the zero point, which rounds it to FP16 once.
+
+    Raises:
+        SchemeError: as type_for.
+    """
+    kind = type_for(tensor.scheme)
+    rows, columns = tensor.shape
+    repeats = tensor.scheme.group_width(columns) // BLOCK
+    scales = tensor.scales.repeat_interleave(repeats, dim=1)
+    codes = tensor.codes.view(rows, -1, BLOCK)
+    parts = [_bytes(scales)]
+    if tensor.zero_points is not None:
+        zeros = tensor.zero_points.repeat_interleave(repeats, dim=1)
+        parts.append(_bytes((-zeros.float() * scales.float()).half()))
+    if tensor.scheme.bits == 8:
+        parts.append(
+            (codes.to(torch.int16) - tensor.scheme.middle).to(torch.int8).view(torch.uint8)
+        )
+    else:
+        low, high = codes[..., : BLOCK // 2], codes[..., BLOCK // 2 :]
+        parts.append(low | (high << 4))
+    blocks = torch.cat(parts, dim=-1)
+    return blocks.view(rows, kind.row_bytes(columns)).numpy()
+
+
+def _bytes(halves: torch.Tensor) -> torch.Tensor:
+    """FP16 [rows, blocks] as uint8 [rows, blocks, 2]."""
+    return halves.contiguous().view(torch.uint8).view(*halves.shape, 2)

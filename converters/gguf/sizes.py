@@ -1,0 +1,126 @@
+"""What a GGUF file holds, as names, types and shapes: sizes without loading torch."""
+
+import math
+from collections import Counter
+
+from gguf import LlamaFileType
+
+from converters.gguf.names import ROPE_LONG, ROPE_SHORT, block_name, outer_name
+from converters.gguf.type_policy import (
+    FILE_TYPES,
+    MIXED,
+    FileType,
+    check_overrides,
+    file_type,
+    linear_type,
+    matrix_type,
+)
+from phi3quant.errors import SchemeError
+from phi3quant.model.architecture import BLOCK_TENSORS, EMBEDDING, FINAL_NORM, HEAD, LINEARS, Shape
+from phi3quant.model.config import Phi3Config
+from phi3quant.quant.ggml_types import BLOCK_SIZES, BlockSize
+from phi3quant.quant.scheme import QuantScheme
+
+BLOCK = 32
+"""Weights in a block of the legacy quantized types."""
+
+ALIGNMENT = 32
+"""Where each tensor begins, in bytes."""
+
+_MIXES = {"Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
+"""Recipes that are called after their most frequent type."""
+
+_ROOM, _ROOM_PER_BLOCK = 24_576, 1024
+
+
+def type_name_for(scheme: QuantScheme) -> str:
+    """Name of the block type that holds a scheme's codes as they are.
+
+    Raises:
+        SchemeError: there is none.
+    """
+    kinds = {(4, True): "Q4_0", (4, False): "Q4_1", (8, True): "Q8_0"}
+    kind = kinds.get((scheme.bits, scheme.symmetric))
+    if kind is None:
+        raise SchemeError(
+            f"GGUF has no type for {scheme}; choose --sym for 8 bits, or compressed-tensors"
+        )
+    if scheme.group_size is not None and scheme.group_size % BLOCK:
+        raise SchemeError(
+            f"GGUF's blocks hold {BLOCK} weights, so that groups of {scheme.group_size} don't fit; "
+            f"choose a group size of {BLOCK} or more"
+        )
+    return kind
+
+
+def natural_type(scheme: QuantScheme) -> FileType:
+    """The recipe that keeps a scheme's codes as they are.
+
+    Raises:
+        SchemeError: GGUF has no type for them.
+    """
+    return file_type(type_name_for(scheme))
+
+
+def tensor_types(kind: FileType, config: Phi3Config) -> dict[str, tuple[BlockSize, Shape]]:
+    """Type and shape of every tensor, in the order of writing.
+
+    Raises:
+        SchemeError: a type doesn't fit the model's rows, or llama.cpp's graph not its heads.
+    """
+    if config.query_rows != config.hidden_size:
+        raise SchemeError(
+            f"llama.cpp computes {config.num_attention_heads} heads of "
+            f"{config.hidden_size // config.num_attention_heads} values for Phi-3 models of "
+            f"hidden_size {config.hidden_size}, not of head_dim {config.head_dim}; "
+            "choose another format than GGUF"
+        )
+    full = BLOCK_SIZES["F32"]
+    types: dict[str, tuple[BlockSize, Shape]] = {}
+    if config.long_rope is not None:
+        for name in (ROPE_LONG, ROPE_SHORT):
+            types[name] = (full, (config.rotary_dim // 2,))
+    wide = (config.vocab_size, config.hidden_size)
+    types[outer_name(EMBEDDING)] = (matrix_type(kind, EMBEDDING, config), wide)
+    for index in range(config.num_hidden_layers):
+        for key, role in BLOCK_TENSORS.items():
+            shape = role.shape(config)
+            chosen = linear_type(kind, key, index, config, shape[-1]) if key in LINEARS else full
+            types[block_name(index, key)] = (chosen, shape)
+    types[outer_name(FINAL_NORM)] = (full, (config.hidden_size,))
+    if not config.tie_word_embeddings:
+        types[outer_name(HEAD)] = (matrix_type(kind, HEAD, config), wide)
+    check_overrides(kind, types)
+    return types
+
+
+def file_number(kind: FileType, config: Phi3Config) -> LlamaFileType:
+    """general.file_type of a file; of a mixture it is that of the type with the most bytes.
+
+    Runtimes only display it; the tensors carry their own types.
+    """
+    if kind.name != MIXED.name:
+        return kind.number
+    sizes: Counter[str] = Counter()
+    for entry, shape in tensor_types(kind, config).values():
+        sizes[entry.name] += tensor_bytes(entry, shape)
+    name = sizes.most_common(1)[0][0]
+    return FILE_TYPES[_MIXES.get(name, name)].number
+
+
+def tensor_bytes(entry: BlockSize, shape: Shape) -> int:
+    """Bytes of a tensor of a type and shape."""
+    return entry.row_bytes(shape[-1]) * math.prod(shape[:-1])
+
+
+def nbytes(kind: FileType, config: Phi3Config) -> int:
+    """Bytes of all tensors of a file of this kind."""
+    return sum(tensor_bytes(entry, shape) for entry, shape in tensor_types(kind, config).values())
+
+
+def manifest_room(config: Phi3Config) -> int:
+    """Bytes that a file keeps free for its manifest.
+
+    Most of a manifest are the errors of each block's linears; the rest is hashes of source files.
+    """
+    return _ROOM + _ROOM_PER_BLOCK * config.num_hidden_layers

@@ -1,0 +1,179 @@
+"""The tokenizer of a GGUF file, built with the tokenizers library from its metadata."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from gguf import TokenType
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
+from tokenizers import Tokenizer as FastTokenizer
+
+from converters.gguf.vocabulary import BYTE_LEVEL_SPLITS, filler
+from phi3quant.errors import TokenizerError
+from phi3quant.source.fast_tokenizer import library_errors
+from phi3quant.source.tokenizer import Tokenizer, from_fast
+
+_SPACE = "▁"
+_MARKS = (TokenType.CONTROL, TokenType.USER_DEFINED)
+_MAX_SPLITS = 1 << 27
+
+
+def build_tokenizer(fields: Mapping[str, Any], where: str) -> Tokenizer:
+    """Rebuild the tokenizer, such that it encodes as llama.cpp does.
+
+    Args:
+        fields: the file's metadata.
+        where: the file, for messages.
+
+    Raises:
+        TokenizerError: it has none, a broken one, or one of a kind that can't be rebuilt.
+    """
+    tokens = _list(fields, "tokens", str, where)
+    types = _list(fields, "token_type", int, where)
+    if len(tokens) != len(types):
+        raise TokenizerError(f"{where} has {len(tokens)} tokens, but {len(types)} token types")
+    kind = fields.get("tokenizer.ggml.model")
+    if not isinstance(kind, str) or kind not in _BUILDERS:
+        raise TokenizerError(
+            f"{where} has a tokenizer of kind {_short(kind)}; known are {', '.join(_BUILDERS)}"
+        )
+    vocabulary = {
+        token: number
+        for number, (token, kind_) in enumerate(zip(tokens, types, strict=True))
+        # Older files don't mark fillers as unused, but name them in the same way.
+        if kind_ != TokenType.UNUSED and token != filler(number)
+    }
+    # llama.cpp goes by the name, and strips after all marks but these.
+    strips = _says_phi3(fields)
+    marks = [
+        AddedToken(
+            token,
+            special=types[number] == TokenType.CONTROL,
+            normalized=False,
+            rstrip=strips and token not in ("<unk>", "<s>", "<|endoftext|>"),
+        )
+        for token, number in vocabulary.items()
+        if types[number] in _MARKS and token
+    ]
+    with library_errors(f"{where} has a broken tokenizer"):
+        fast = _BUILDERS[kind](fields, vocabulary, where)
+        fast.add_tokens(marks)
+    template = fields.get("tokenizer.chat_template")
+    named = {}
+    for role in ("bos", "eos", "unk", "pad"):
+        key = "unknown" if role == "unk" else "padding" if role == "pad" else role
+        number = fields.get(f"tokenizer.ggml.{key}_token_id")
+        if isinstance(number, int) and 0 <= number < len(tokens):
+            named[f"{role}_token"] = str(tokens[number])
+    return from_fast(fast, template if isinstance(template, str) else None, named)
+
+
+def _list(fields: Mapping[str, Any], key: str, kind: Any, where: str) -> list[Any]:
+    """An array of the tokenizer's section, with elements of one kind."""
+    values = fields.get(f"tokenizer.ggml.{key}")
+    if not isinstance(values, list):
+        raise TokenizerError(f"{where} has no complete tokenizer: {key} is {_short(values)}")
+    wrong = next((value for value in values if not isinstance(value, kind)), None)
+    if wrong is not None:
+        raise TokenizerError(f"{where} has a broken tokenizer: {key} holds {_short(wrong)}")
+    return values
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _sentencepiece(
+    fields: Mapping[str, Any], vocabulary: Mapping[str, int], where: str
+) -> FastTokenizer:
+    """BPE whose merges are every way to split a piece in two, the best scored pieces first."""
+    tokens: Sequence[str] = fields["tokenizer.ggml.tokens"]
+    types: Sequence[int] = fields["tokenizer.ggml.token_type"]
+    scores = _list(fields, "scores", int | float, where)
+    if len(scores) != len(tokens):
+        raise TokenizerError(f"{where} has {len(tokens)} tokens, but {len(scores)} scores")
+    if any(math.isnan(score) for score in scores):
+        raise TokenizerError(f"{where} has a broken tokenizer: a score is NaN")
+    # Every split of a piece is tried, which takes the square of its length.
+    if sum(len(piece) ** 2 for piece in vocabulary) > _MAX_SPLITS:
+        longest = max(vocabulary, key=len)
+        raise TokenizerError(
+            f"{where} has tokens that are too long: token {vocabulary[longest]} has "
+            f"{len(longest):,} characters"
+        )
+    unknown = fields.get("tokenizer.ggml.unknown_token_id", 0)
+    if not isinstance(unknown, int) or not 0 <= unknown < len(tokens):
+        raise TokenizerError(
+            f"{where} has a broken tokenizer: unknown_token_id is {_short(unknown)}, "
+            f"but there are {len(tokens)} tokens"
+        )
+    merges: list[tuple[float, tuple[str, str]]] = []
+    for piece, number in vocabulary.items():
+        if types[number] != TokenType.NORMAL:
+            continue
+        halves = (
+            (piece[:cut], piece[cut:])
+            for cut in range(1, len(piece))
+            if piece[:cut] in vocabulary and piece[cut:] in vocabulary
+        )
+        pairs = sorted(halves, key=lambda pair: (vocabulary[pair[0]], vocabulary[pair[1]]))
+        merges.extend((-scores[number], pair) for pair in pairs)
+    merges.sort(key=lambda entry: entry[0])
+    model = models.BPE(
+        dict(vocabulary),
+        [pair for _, pair in merges],
+        unk_token=tokens[unknown],
+        fuse_unk=True,
+        byte_fallback=True,
+    )
+    fast = FastTokenizer(model)
+    steps: list[normalizers.Normalizer] = [normalizers.Replace(" ", _SPACE)]
+    decoding = [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    if fields.get("tokenizer.ggml.add_space_prefix", True):
+        steps.insert(0, normalizers.Prepend(_SPACE))
+        decoding.append(decoders.Strip(" ", 1, 0))
+    fast.normalizer = normalizers.Sequence(steps)
+    fast.decoder = decoders.Sequence(decoding)
+    return fast
+
+
+def _byte_level(
+    fields: Mapping[str, Any], vocabulary: Mapping[str, int], where: str
+) -> FastTokenizer:
+    merges = _list(fields, "merges", str, where)
+    pairs = [merge.partition(" ")[::2] for merge in merges]
+    fast = FastTokenizer(models.BPE(dict(vocabulary), pairs))
+    fast.pre_tokenizer = _split(fields.get("tokenizer.ggml.pre"), where)
+    fast.decoder = decoders.ByteLevel()
+    return fast
+
+
+def _split(name: Any, where: str) -> pre_tokenizers.PreTokenizer:
+    if not isinstance(name, str):
+        name = _short(name)
+    if name in ("gpt-2", "default"):
+        return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    if name == "smollm":
+        digits = pre_tokenizers.Digits(individual_digits=True)
+        bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+        return pre_tokenizers.Sequence([digits, bytes_])
+    if name in BYTE_LEVEL_SPLITS:
+        split = pre_tokenizers.Split(Regex(BYTE_LEVEL_SPLITS[name]), "isolated")
+        bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        return pre_tokenizers.Sequence([split, bytes_])
+    raise TokenizerError(
+        f"{where} splits text in a way called {_short(name)}, which is not known here"
+    )
+
+
+_BUILDERS: Mapping[str, Callable[[Mapping[str, Any], Mapping[str, int], str], FastTokenizer]] = {
+    "llama": _sentencepiece,
+    "gpt2": _byte_level,
+}
+"""How to rebuild a tokenizer, by llama.cpp's name of its kind."""
+
+
+def _says_phi3(fields: Mapping[str, Any]) -> bool:
+    name = str(fields.get("general.name", "")).lower()
+    return "phi-3" in name or "phi3" in name

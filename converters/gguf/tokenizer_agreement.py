@@ -1,0 +1,106 @@
+"""Whether llama.cpp encodes texts with a GGUF vocabulary as the source's tokenizer does.
+
+llama.cpp has no equal of some settings of tokenizer.json, such as spaces that only some tokens take
+with them. So texts are encoded both ways before a file is written: plain text and the model's own
+chats must give the same tokens; differences around other added tokens are reported.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from gguf import TokenType
+
+from converters.gguf.tokenizer import build_tokenizer
+from converters.gguf.vocabulary import GgufVocabulary
+from phi3quant.errors import TokenizerError
+from phi3quant.notices import notify
+from phi3quant.source.tokenizer import TRIAL_CHATS, Tokenizer
+
+PLAIN = (
+    "Hello, world! It's 1234567 o'clock; I'LL see  you.",
+    "  def area(x):\n\tif x >= 10**3:\n        return x*x  # naïve\n\n\n",
+    " leading, trailing ",
+    "Zürich, Łódź, Ελλάδα, Москва, ﬁne ①, e\u0301 and é",
+    "東京と北京。서울 ภาษาไทย हिन्दी עברית العربية",
+    "🙂🙂🏽👩‍👩‍👧 \u200b\u00a0\ufeff end",
+    '{"a": [1, 2.5e-3, null], "b": "<tag/>"}\r\n|---|---|\n',
+    "x" * 40 + " " * 20 + "\n" * 5 + "UPPERCASE camelCase snake_case",
+)
+"""Code, digits, spaces and several scripts."""
+
+_AROUND = ("{}", "a{}b", "a {} b", "a\n{}\nb", "{}{}", " {}")
+_MAX_MARKS = 500
+# Added tokens that a note names before it only counts them.
+_SHOWN = 8
+
+
+def agreeing(vocabulary: GgufVocabulary, source: Tokenizer, where: str) -> GgufVocabulary:
+    """The vocabulary, such that it agrees with the source's tokenizer on most texts.
+
+    Args:
+        vocabulary: what would be written.
+        source: the model's tokenizer.
+        where: its folder, for messages.
+
+    Returns:
+        The same, or with the other choice about spaces after special tokens.
+
+    Raises:
+        TokenizerError: plain text or the model's chats would be encoded in another way.
+    """
+    texts = [*PLAIN, *_chats(source)]
+    marks = [
+        token
+        for token, kind in zip(vocabulary.tokens, vocabulary.types, strict=True)
+        if kind in (TokenType.CONTROL, TokenType.USER_DEFINED)
+    ][:_MAX_MARKS]
+    differing = _differing(vocabulary, source, texts, marks)
+    if any(differing) and vocabulary.can_strip:
+        other = replace(vocabulary, strips_right=not vocabulary.strips_right)
+        others = _differing(other, source, texts, marks)
+        if tuple(map(len, others)) < tuple(map(len, differing)):
+            vocabulary, differing = other, others
+    wrong, around = differing
+    if wrong:
+        raise TokenizerError(
+            f"{where}: llama.cpp would encode text in another way than this tokenizer, such as "
+            f"{wrong[0][:60]!r}; it has no equal of it"
+        )
+    if around:
+        more = f" and {len(around) - _SHOWN} more" if len(around) > _SHOWN else ""
+        note = (
+            f"{where}: llama.cpp encodes text next to added tokens in another way than the "
+            f"source's tokenizer: {', '.join(around[:_SHOWN])}{more}"
+        )
+        notify([note])
+    return vocabulary
+
+
+def _differing(
+    vocabulary: GgufVocabulary, source: Tokenizer, texts: Sequence[str], marks: Sequence[str]
+) -> tuple[list[str], list[str]]:
+    """Texts, and added tokens with text around them, that are encoded in another way."""
+    rebuilt = build_tokenizer(vocabulary.fields(), "the GGUF vocabulary")
+
+    def differs(text: str) -> bool:
+        return rebuilt.encode(text) != source.encode(text)
+
+    return (
+        [text for text in texts if differs(text)],
+        [
+            mark
+            for mark in marks
+            if any(differs(pattern.replace("{}", mark)) for pattern in _AROUND)
+        ],
+    )
+
+
+def _chats(tokenizer: Tokenizer) -> list[str]:
+    """Chats by the model's template, those that it takes."""
+    rendered = []
+    for chat in TRIAL_CHATS:
+        try:
+            rendered.append(tokenizer.render_chat(chat, add_generation_prompt=True))
+        except TokenizerError:
+            continue
+    return rendered

@@ -1,0 +1,212 @@
+"""Which tensor gets which block type: what ``Q4_K_M`` and the like mean, as a table.
+
+The rules are llama.cpp's (llama-quant.cpp), as far as they touch Phi-3: norms stay F32, the head
+(or a tied embedding) gets more bits than the rest, and the K mixes spend more on some layers.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from gguf import LlamaFileType
+
+from converters.gguf.names import block_name, outer_name
+from phi3quant.errors import SchemeError
+from phi3quant.model.architecture import EMBEDDING, HEAD
+from phi3quant.model.config import Phi3Config
+from phi3quant.quant.ggml_types import BLOCK_SIZES, BlockSize
+
+_FALLBACK: Mapping[str, str] = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
+"""What takes a K-quant's place in rows that aren't a whole number of superblocks."""
+
+_FAST_ON_PHONES = ("Q4_0", "Q8_0", "Q4_K", "Q5_K", "Q6_K")
+"""What llama.cpp rearranges for ARM's dot products when it loads a file."""
+
+LayerRule = Callable[[int, int], bool]
+"""Whether block ``index`` of ``count`` gets the exceptional type."""
+
+
+@dataclass(frozen=True)
+class FileType:
+    """A recipe for a whole file.
+
+    Attributes:
+        name: as in the file's name.
+        number: general.file_type.
+        base: the type of all matrices without a rule, the embedding among them.
+        head: of the output matrix, or of a tied embedding.
+        exceptions: per linear (layout.LINEARS), in which blocks it gets another type, and which.
+        overrides: patterns of tensor names (gguf_names) with the types that they get instead; the
+            first that matches counts.
+    """
+
+    name: str
+    number: LlamaFileType
+    base: str
+    head: str
+    exceptions: Mapping[str, tuple[LayerRule, str]]
+    overrides: tuple[tuple[re.Pattern[str], str], ...] = ()
+
+
+def _first_four(index: int, _count: int) -> bool:
+    return index < 4
+
+
+def _first_eighth(index: int, count: int) -> bool:
+    return index < count // 8
+
+
+def _outer_and_every_third(index: int, count: int) -> bool:
+    eighth = count // 8
+    return index < eighth or index >= 7 * count // 8 or (index - eighth) % 3 == 2
+
+
+def _plain(number: LlamaFileType, base: str, head: str | None = None) -> FileType:
+    return FileType(base, number, base, head or base, {})
+
+
+_Files = LlamaFileType
+FILE_TYPES: Mapping[str, FileType] = {
+    kind.name: kind
+    for kind in (
+        _plain(_Files.ALL_F32, "F32"),
+        _plain(_Files.MOSTLY_F16, "F16"),
+        _plain(_Files.MOSTLY_BF16, "BF16"),
+        _plain(_Files.MOSTLY_Q8_0, "Q8_0"),
+        _plain(_Files.MOSTLY_Q4_0, "Q4_0", "Q6_K"),
+        _plain(_Files.MOSTLY_Q4_1, "Q4_1", "Q6_K"),
+        _plain(_Files.MOSTLY_Q5_0, "Q5_0", "Q6_K"),
+        _plain(_Files.MOSTLY_Q5_1, "Q5_1", "Q6_K"),
+        FileType(
+            "Q4_K_S",
+            _Files.MOSTLY_Q4_K_S,
+            "Q4_K",
+            "Q6_K",
+            {"qkv_proj": (_first_four, "Q5_K"), "down_proj": (_first_eighth, "Q5_K")},
+        ),
+        FileType(
+            "Q4_K_M",
+            _Files.MOSTLY_Q4_K_M,
+            "Q4_K",
+            "Q6_K",
+            dict.fromkeys(("qkv_proj", "down_proj"), (_outer_and_every_third, "Q6_K")),
+        ),
+        FileType(
+            "Q5_K_M",
+            _Files.MOSTLY_Q5_K_M,
+            "Q5_K",
+            "Q6_K",
+            dict.fromkeys(("qkv_proj", "down_proj"), (_outer_and_every_third, "Q6_K")),
+        ),
+        _plain(_Files.MOSTLY_Q6_K, "Q6_K"),
+    )
+}
+"""Recipes by the name that ``--type`` takes, in any case."""
+
+
+MIXED = FileType("MIXED", _Files.MOSTLY_Q4_0, "Q4_0", "Q6_K", {})
+"""For files whose overrides set every type (run/mixed_types.py); see sizes.file_number."""
+
+
+def file_type(name: str, overrides: Sequence[str] = ()) -> FileType:
+    """Look a recipe up, and change the types of some tensors.
+
+    Args:
+        name: a key of FILE_TYPES, in any case.
+        overrides: as ``PATTERN=TYPE``, where the regular expression is searched in llama.cpp's
+            names of the matrices, such as ``blk.3.ffn_down.weight``.
+
+    Raises:
+        SchemeError: there is none of that name, or an override can't be read.
+    """
+    found = MIXED if name.upper() == MIXED.name else FILE_TYPES.get(name.upper())
+    if found is None:
+        known = ", ".join(FILE_TYPES)
+        raise SchemeError(f"there is no GGUF type {name!r}; choose from {known}")
+    return replace(found, overrides=tuple(_override(text) for text in overrides))
+
+
+def _override(text: str) -> tuple[re.Pattern[str], str]:
+    pattern, _, kind = text.rpartition("=")
+    if not pattern or kind.upper() not in BLOCK_SIZES:
+        raise SchemeError(
+            f"{text!r} is no PATTERN=TYPE such as ffn_down=q8_0; types are {', '.join(BLOCK_SIZES)}"
+        )
+    try:
+        return re.compile(pattern), kind.upper()
+    except re.error as error:
+        raise SchemeError(f"{pattern!r} is no regular expression: {error}") from None
+
+
+def check_overrides(kind: FileType, names: Iterable[str]) -> None:
+    """Refuse patterns that match nothing.
+
+    Raises:
+        SchemeError: one does.
+    """
+    known = list(names)
+    for pattern, _ in kind.overrides:
+        if not any(pattern.search(name) for name in known):
+            raise SchemeError(
+                f"no tensor's name matches {pattern.pattern!r}; names look like "
+                "blk.0.attn_qkv.weight, blk.0.ffn_down.weight and token_embd.weight"
+            )
+
+
+def phone_note(name: str) -> str | None:
+    """What to tell who makes a file of this kind for a phone; None if it is a good choice.
+
+    Raises:
+        SchemeError: as file_type.
+    """
+    base = file_type(name).base
+    if base in _FAST_ON_PHONES:
+        return None
+    return f"{base} has no fast path on ARM phones; Q4_0, Q4_K_M and Q8_0 have one"
+
+
+def linear_type(
+    kind: FileType, name: str, index: int, config: Phi3Config, columns: int
+) -> BlockSize:
+    """The type of linear ``name`` (layout.LINEARS) in block ``index``, with rows of ``columns``.
+
+    Raises:
+        SchemeError: no type fits the rows.
+    """
+    rule = kind.exceptions.get(name)
+    chosen = kind.base
+    if rule is not None and rule[0](index, config.num_hidden_layers):
+        chosen = rule[1]
+    return fitting_type(_overridden(kind, block_name(index, name), chosen), columns)
+
+
+def matrix_type(kind: FileType, name: str, config: Phi3Config) -> BlockSize:
+    """The type of layout.EMBEDDING or layout.HEAD.
+
+    Raises:
+        SchemeError: no type fits the rows.
+    """
+    is_head = name == HEAD or (name == EMBEDDING and config.tie_word_embeddings)
+    chosen = kind.head if is_head else kind.base
+    return fitting_type(_overridden(kind, outer_name(name), chosen), config.hidden_size)
+
+
+def _overridden(kind: FileType, name: str, chosen: str) -> str:
+    return next((other for pattern, other in kind.overrides if pattern.search(name)), chosen)
+
+
+def fitting_type(name: str, columns: int) -> BlockSize:
+    """The type ``name`` for rows of ``columns``, or what llama.cpp puts in its place.
+
+    Raises:
+        SchemeError: no type fits the rows.
+    """
+    kind = BLOCK_SIZES[name]
+    if columns % kind.block:
+        kind = BLOCK_SIZES[_FALLBACK.get(name, name)]
+    if columns % kind.block:
+        raise SchemeError(
+            f"rows of {columns} weights are not a whole number of {kind.name}'s blocks of "
+            f"{kind.block}; choose F16 or BF16"
+        )
+    return kind

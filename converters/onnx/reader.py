@@ -1,0 +1,246 @@
+"""Read ONNX folders, ours or the stock builder's, as models that onnxruntime itself scores."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from onnx import AttributeProto, ModelProto, NodeProto, TensorProto
+from torch.nn import functional
+
+from converters.onnx.data import all_tensors, check_hashes, check_sizes, external_ends, place_of
+from converters.onnx.file import MODEL_FILE, read_graph
+from converters.onnx.graph import (
+    IDS,
+    LOGITS,
+    MASK,
+    PAST_KEY,
+    PAST_VALUE,
+    PRESENT_KEY,
+    PRESENT_VALUE,
+)
+from converters.onnx.session import Session, to_tensor
+from converters.onnx.surgery import (
+    always_take_long_factors,
+    cut,
+    set_accuracy_level,
+    tensor_type,
+)
+from phi3quant.errors import CheckpointError, InputError
+from phi3quant.model.config import Phi3Config, read_config
+from phi3quant.model.predictor import PIECE_ROWS, CountSteps, Predictions
+
+# Tokens that are run at once: of several windows, or a piece of one.
+_RUN_TOKENS = 2048
+
+
+@dataclass(frozen=True)
+class OnnxModel:
+    """A folder with a graph and its weights; implements StoredModel and Predictor.
+
+    Attributes:
+        folder: of the model.
+        config: from its config.json.
+        graph: without weights.
+        accuracy_level: to score at; None: as the graph says.
+    """
+
+    folder: Path
+    config: Phi3Config
+    graph: ModelProto
+    accuracy_level: int | None = None
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """See StoredModel; the runtime reads everything that the graph holds."""
+        return ()
+
+    @property
+    def format(self) -> str:
+        """See StoredModel."""
+        product = _first_product(self.graph)
+        if product is None:
+            return f"ONNX {'F16' if _cache_type(self.graph) == torch.float16 else 'F32'}"
+        settings = _integers(product)
+        kind = "asym" if len(product.input) > 3 and product.input[3] else "sym"
+        return f"ONNX int{settings.get('bits', 4)} {kind} g{settings['block_size']}"
+
+    @property
+    def stored_level(self) -> int | None:
+        """The accuracy level that the graph asks for; None if nothing is quantized."""
+        product = _first_product(self.graph)
+        return None if product is None else _integers(product).get("accuracy_level", 0)
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """See StoredModel."""
+        return (self.folder / "config.json", self.folder / MODEL_FILE, *self._data_files())
+
+    @property
+    def weight_bytes(self) -> int:
+        """See StoredModel; bytes that several tensors share count once."""
+        return self._nbytes(self.graph.graph.initializer)
+
+    @property
+    def linear_bytes(self) -> int:
+        """See StoredModel."""
+        return self._nbytes(
+            tensor
+            for tensor in self.graph.graph.initializer
+            if "layers." in tensor.name and "norm" not in tensor.name
+        )
+
+    @property
+    def steps(self) -> int:
+        """See Predictor: as many as the model has blocks, each a share of the text."""
+        return self.config.num_hidden_layers
+
+    def prepare(self, windows: torch.Tensor, tell: CountSteps) -> Predictions:
+        """See Predictor; the hidden states FP32 [windows, length, hidden] are kept.
+
+        Raises:
+            CheckpointError: the data files don't hold what was written, or the runtime refuses
+                the model.
+            InputError: windows are longer than the model's context.
+            RuntimeTooOldError: onnxruntime is.
+        """
+        length, config = windows.shape[1], self.config
+        if length > config.max_position_embeddings:
+            raise InputError(
+                f"windows of {length} tokens are longer than the context of {self.folder}, "
+                f"{config.max_position_embeddings} tokens"
+            )
+        check_hashes(self.folder, [path.name for path in self._data_files()])
+        graph = ModelProto()
+        graph.CopyFrom(self.graph)
+        if self.accuracy_level is not None:
+            set_accuracy_level(graph, self.accuracy_level)
+        piece = _RUN_TOKENS
+        is_long = config.long_rope and length > config.original_max_position_embeddings
+        if is_long and not always_take_long_factors(graph):
+            piece = length
+        body, head, seam = cut(graph, config.hidden_size)
+        run = _Run(Session(body, self.folder), config, seam, _cache_type(graph))
+        parts = []
+        for batch, step in _shares(windows, max(1, piece // length), self.steps):
+            parts.append(run.states(batch, piece))
+            tell(step)
+        rows = torch.cat(parts)[:, :-1].flatten(0, 1)
+        return lambda: _log_probabilities(head, self.folder, seam, rows)
+
+    def _data_files(self) -> list[Path]:
+        return [self.folder / name for name in _ends(self.folder, self.graph)]
+
+    def _nbytes(self, tensors: Iterable[TensorProto]) -> int:
+        where = self.folder / MODEL_FILE
+        places = {
+            place_of(tensor, where)
+            for tensor in tensors
+            if tensor.data_location == TensorProto.EXTERNAL
+        }
+        return sum(place.nbytes for place in places)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A body that computes hidden states."""
+
+    session: Session
+    config: Phi3Config
+    seam: str
+    cache_type: torch.dtype
+
+    def states(self, windows: torch.Tensor, piece: int) -> torch.Tensor:
+        """Of windows [batch, length], ``piece`` tokens at a time: FP32 [batch, length, hidden].
+
+        Windows in several pieces must come alone: the operator takes a cache and more than one
+        token a text for a single text only.
+        """
+        shape = (len(windows), self.config.num_key_value_heads, 0, self.config.head_dim)
+        empty = torch.zeros(shape, dtype=self.cache_type)
+        caches: dict[str, Any] = dict.fromkeys(self._names(PAST_KEY, PAST_VALUE), empty)
+        made, seen = [], 0
+        for ids in torch.split(windows, piece, dim=1):
+            seen += ids.shape[1]
+            mask = torch.ones(len(windows), seen, dtype=torch.int64)
+            more = seen < windows.shape[1]
+            wanted = self._names(PRESENT_KEY, PRESENT_VALUE) if more else []
+            feeds = {IDS: ids.contiguous(), MASK: mask, **caches}
+            hidden, *present = self.session.run([self.seam, *wanted], feeds)
+            caches = dict(zip(caches, present, strict=False))
+            made.append(to_tensor(hidden))
+        return torch.cat(made, dim=1)
+
+    def _names(self, *patterns: str) -> list[str]:
+        return [
+            pattern % index
+            for index in range(self.config.num_hidden_layers)
+            for pattern in patterns
+        ]
+
+
+def open_onnx(folder: Path) -> OnnxModel:
+    """Open a folder with a graph; its data files are measured, no weights are read.
+
+    Raises:
+        ConfigError: config.json is missing or not Phi-3.
+        CheckpointError: the graph can't be read, or a data file is missing or cut short.
+    """
+    config = read_config(folder)
+    graph = read_graph(folder)
+    if not any(value.name == LOGITS for value in graph.graph.output):
+        raise CheckpointError(
+            f"{folder / MODEL_FILE} is no language model: it has no output {LOGITS}"
+        )
+    product = _first_product(graph)
+    if product is not None and _integers(product).get("block_size", 0) < 1:
+        raise CheckpointError(
+            f"{folder / MODEL_FILE}: node {product.name!r} (MatMulNBits) has no block_size"
+        )
+    check_sizes(folder, _ends(folder, graph))
+    return OnnxModel(folder, config, graph)
+
+
+def at_levels(model: OnnxModel) -> dict[int, OnnxModel]:
+    """The model as its graph says, and with activations left alone (level 0), by level."""
+    stored = model.stored_level
+    if not stored:
+        return {0: model}
+    return {stored: model, 0: replace(model, accuracy_level=0)}
+
+
+def _shares(windows: torch.Tensor, size: int, steps: int) -> Iterator[tuple[torch.Tensor, int]]:
+    """Batches of windows, each with the steps that it is worth; they add up to ``steps``."""
+    batches = torch.split(windows, size)
+    marks = [steps * done // len(batches) for done in range(len(batches) + 1)]
+    for batch, (before, after) in zip(batches, pairwise(marks), strict=True):
+        yield batch, after - before
+
+
+def _log_probabilities(
+    head: ModelProto, folder: Path, seam: str, states: torch.Tensor
+) -> Iterator[torch.Tensor]:
+    session = Session(head, folder)
+    dtype = tensor_type(head, seam)
+    for rows in torch.split(states, PIECE_ROWS):
+        (logits,) = session.run([LOGITS], {seam: rows[None].to(dtype)})
+        yield functional.log_softmax(to_tensor(logits)[0], dim=-1)
+
+
+def _cache_type(graph: ModelProto) -> torch.dtype:
+    return tensor_type(graph, PAST_KEY % 0)
+
+
+def _ends(folder: Path, graph: ModelProto) -> dict[str, int]:
+    return external_ends(all_tensors(graph), folder / MODEL_FILE)
+
+
+def _first_product(graph: ModelProto) -> NodeProto | None:
+    return next((node for node in graph.graph.node if node.op_type == "MatMulNBits"), None)
+
+
+def _integers(node: NodeProto) -> dict[str, int]:
+    """A node's attributes that are integers."""
+    return {entry.name: entry.i for entry in node.attribute if entry.type == AttributeProto.INT}

@@ -1,0 +1,74 @@
+"""Codes as MatMulNBits takes them, and back: the same codes, scales and zero points.
+
+The operator's B is uint8 [rows, groups, group * bits / 8], the lower nibble first; its zero points
+are packed in the same way along a row, and without them it takes the middle of the range. An
+embedding's operator, GatherBlockQuantized, reads the same bytes.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional
+
+from converters.onnx.sizes import check_scheme
+from phi3quant.quant.scheme import QuantScheme
+from phi3quant.quant.tensor import QuantizedTensor
+
+
+@dataclass(frozen=True)
+class NBits:
+    """A quantized matrix as MatMulNBits' inputs.
+
+    Attributes:
+        weight: uint8 [rows, groups, bytes of a group].
+        scales: float16 [rows, groups].
+        zero_points: uint8 [rows, bytes of a row's]; None in a symmetric scheme.
+    """
+
+    weight: torch.Tensor
+    scales: torch.Tensor
+    zero_points: torch.Tensor | None
+
+
+def to_nbits(tensor: QuantizedTensor) -> NBits:
+    """Pack a matrix.
+
+    Raises:
+        SchemeError: as check_scheme.
+    """
+    check_scheme(tensor.scheme)
+    rows, columns = tensor.shape
+    width = tensor.scheme.group_width(columns)
+    bits = tensor.scheme.bits
+    packed = _pack(tensor.codes, bits).view(rows, columns // width, width * bits // 8)
+    zeros = None if tensor.zero_points is None else _pack(tensor.zero_points, bits)
+    return NBits(packed, tensor.scales, zeros)
+
+
+def from_nbits(stored: NBits, scheme: QuantScheme) -> QuantizedTensor:
+    """Unpack a matrix.
+
+    Args:
+        stored: the operator's inputs.
+        scheme: what they hold.
+    """
+    rows, groups, _ = stored.weight.shape
+    codes = _unpack(stored.weight.reshape(rows, -1), scheme.bits)
+    zeros = stored.zero_points
+    if zeros is not None:
+        zeros = _unpack(zeros, scheme.bits)[:, :groups].contiguous()
+    return QuantizedTensor(scheme, codes, stored.scales, zeros)
+
+
+def _pack(values: torch.Tensor, bits: int) -> torch.Tensor:
+    """Uint8 [rows, count] below 2**bits as uint8 [rows, bytes]; an odd nibble is filled with 0."""
+    if bits == 8:
+        return values.contiguous()
+    padded = functional.pad(values, (0, values.shape[1] % 2))
+    return padded[:, 0::2] | (padded[:, 1::2] << 4)
+
+
+def _unpack(packed: torch.Tensor, bits: int) -> torch.Tensor:
+    if bits == 8:
+        return packed
+    return torch.stack((packed & 15, packed >> 4), dim=-1).flatten(1)

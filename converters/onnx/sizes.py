@@ -1,0 +1,250 @@
+"""What an ONNX folder holds, as names, types, shapes and places: sizes without loading torch."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from converters.onnx.options import FLOATS, OnnxOptions, storage
+from phi3quant.disk.tensor_plan import PlannedTensor
+from phi3quant.errors import SchemeError
+from phi3quant.model.architecture import (
+    EMBEDDING,
+    FINAL_NORM,
+    HEAD,
+    block_tensor_name,
+    linear_shapes,
+)
+from phi3quant.model.config import Phi3Config
+from phi3quant.quant.scheme import GROUP_SIZES, QuantScheme, check_groups
+
+DATA_FILE = "model.onnx.data"
+
+# What mapping a file into memory takes at a time on every system; smaller tensors are copied.
+_PAGE, _SMALL_PAGE = 64 << 10, 64
+_LARGE = 1 << 20
+_HEAD_MULTIPLE = 16
+_HALVES = ("gate_proj", "up_proj")
+"""What gate_up_proj is cut into: one product for both would be cut again at every step."""
+
+
+class Announced(Protocol):
+    """A tensor's name and size."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    @property
+    def nbytes(self) -> int:
+        """Its bytes."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tensor's bytes lie."""
+
+    file: str
+    offset: int
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class PlannedMatrix:
+    """How a matrix is stored.
+
+    Attributes:
+        name: of its tensors, without their endings.
+        rows, columns: outputs and inputs.
+        storage: the scheme of its codes, or the type of its floats.
+        io: the type that is computed with, and that scales are stored in.
+    """
+
+    name: str
+    rows: int
+    columns: int
+    storage: QuantScheme | str
+    io: str
+
+    def tensors(self) -> list[PlannedTensor]:
+        """Its tensors, in the order of writing."""
+        scheme = self.storage
+        if isinstance(scheme, str):
+            return [PlannedTensor(f"{self.name}.weight", scheme, (self.rows, self.columns))]
+        bits, width = scheme.bits, scheme.group_width(self.columns)
+        groups = self.columns // width
+        blocks = (self.rows, groups, width * bits // 8)
+        planned = [
+            PlannedTensor(f"{self.name}.qweight", "U8", blocks),
+            PlannedTensor(f"{self.name}.scales", self.io, (self.rows, groups)),
+        ]
+        if not scheme.symmetric:
+            zeros = (self.rows, zero_point_bytes(groups, bits))
+            planned.append(PlannedTensor(f"{self.name}.qzeros", "U8", zeros))
+        return planned
+
+
+@dataclass(frozen=True)
+class PlannedMatrices:
+    """All matrices of a model.
+
+    Attributes:
+        embedding, head: the same name if they share their tensors.
+        blocks: of each block: qkv_proj, o_proj, gate_proj, up_proj and down_proj.
+        io: the type that is computed with.
+    """
+
+    embedding: PlannedMatrix
+    head: PlannedMatrix
+    blocks: tuple[Mapping[str, PlannedMatrix], ...]
+    io: str
+
+
+def plan_matrices(
+    config: Phi3Config, scheme: QuantScheme | None, options: OnnxOptions
+) -> PlannedMatrices:
+    """How every matrix of a model is stored.
+
+    Args:
+        config: the model's sizes.
+        scheme: of the blocks' codes; None: they are plain, in the io type.
+        options: for the rest.
+
+    Raises:
+        SchemeError: the operators can't hold this.
+    """
+    io = FLOATS[options.io]
+    shapes = {}
+    for name, (rows, columns) in linear_shapes(config).items():
+        halves = dict.fromkeys(_HALVES, (rows // 2, columns))
+        shapes.update(halves if name == "gate_up_proj" else {name: (rows, columns)})
+
+    def matrix(name: str, shape: tuple[int, int], kind: QuantScheme | str) -> PlannedMatrix:
+        if isinstance(kind, QuantScheme):
+            check_scheme(kind)
+        return PlannedMatrix(name, *shape, kind, io)
+
+    homes = dict.fromkeys(shapes, "mlp") | dict.fromkeys(("qkv_proj", "o_proj"), "self_attn")
+    blocks = tuple(
+        {
+            name: matrix(f"model.layers.{index}.{homes[name]}.{name}", shape, scheme or io)
+            for name, shape in shapes.items()
+        }
+        for index in range(config.num_hidden_layers)
+    )
+    wide = (config.vocab_size, config.hidden_size)
+    embedding, head = (name.removesuffix(".weight") for name in (EMBEDDING, HEAD))
+    settled = options.settled(config, scheme)
+    if config.tie_word_embeddings and settled.embedding == settled.head:
+        head = embedding
+    return PlannedMatrices(
+        matrix(embedding, wide, storage(settled.embedding)),
+        matrix(head, wide, storage(settled.head)),
+        blocks,
+        io,
+    )
+
+
+def stored_tensors(config: Phi3Config, matrices: PlannedMatrices) -> list[PlannedTensor]:
+    """Every tensor of a data file, in the order of writing, which is that of computation."""
+    tied = config.tie_word_embeddings
+    apart = matrices.head.name != matrices.embedding.name
+    planned = matrices.embedding.tensors()
+    if tied and apart:
+        # A head that is stored in another way is made of the embedding while that is in memory.
+        planned += matrices.head.tensors()
+    planned += [
+        PlannedTensor(f"{table}_cache{ending}", matrices.io, (length, config.rotary_dim // 2))
+        for ending, length in rotary_lengths(config).items()
+        for table in ("cos", "sin")
+    ]
+    for index, linears in enumerate(matrices.blocks):
+        before, after = (
+            PlannedTensor(block_tensor_name(index, key), matrices.io, (config.hidden_size,))
+            for key in ("input_layernorm", "post_attention_layernorm")
+        )
+        planned += [before, *linears["qkv_proj"].tensors(), *linears["o_proj"].tensors(), after]
+        for name in (*_HALVES, "down_proj"):
+            planned += linears[name].tensors()
+    planned.append(PlannedTensor(FINAL_NORM, matrices.io, (config.hidden_size,)))
+    return planned if tied else planned + matrices.head.tensors()
+
+
+def rotary_lengths(config: Phi3Config) -> dict[str, int]:
+    """Positions of each pair of tables: LongRoPE has two, unless no text gets to the long one."""
+    original, longest = config.original_max_position_embeddings, config.max_position_embeddings
+    if config.long_rope is None or longest <= original:
+        return {"": longest}
+    return {"_short": original, "_long": longest}
+
+
+def place_tensors(specs: Sequence[Announced], split_bytes: int | None) -> dict[str, Place]:
+    """Decide where every tensor goes, in the order given.
+
+    Args:
+        specs: name and size of each.
+        split_bytes: start another file before one grows past this; a larger tensor stands alone.
+    """
+    places: dict[str, Place] = {}
+    number, end = 0, 0
+    for spec in specs:
+        page = _PAGE if spec.nbytes >= _LARGE else _SMALL_PAGE
+        offset = -(-end // page) * page
+        if split_bytes is not None and offset and offset + spec.nbytes > split_bytes:
+            number, offset = number + 1, 0
+        file = f"{DATA_FILE}_{number}" if number else DATA_FILE
+        places[spec.name] = Place(file, offset, spec.nbytes)
+        end = offset + spec.nbytes
+    return places
+
+
+def nbytes(config: Phi3Config, scheme: QuantScheme | None, options: OnnxOptions) -> int:
+    """Bytes of all tensors, with what alignment adds.
+
+    Raises:
+        SchemeError: as plan_matrices.
+    """
+    places = place_tensors(
+        stored_tensors(config, plan_matrices(config, scheme, options)), split_bytes=None
+    )
+    return max(place.offset + place.nbytes for place in places.values())
+
+
+def check(scheme: QuantScheme | None, config: Phi3Config, options: OnnxOptions) -> None:
+    """Refuse what can't be written, before any work.
+
+    Raises:
+        SchemeError: the operators can't hold this scheme, these options or a model of these sizes.
+    """
+    _check_heads(config)
+    if scheme is not None:
+        check_scheme(scheme)
+        check_groups(scheme, config)
+    nbytes(config, scheme, options)
+
+
+def check_scheme(scheme: QuantScheme) -> None:
+    """Refuse what MatMulNBits can't hold.
+
+    Raises:
+        SchemeError: whole rows share a scale.
+    """
+    if scheme.group_size is None:
+        raise SchemeError(
+            "ONNX's MatMulNBits has no scale for whole rows; it holds 4 and 8 bits, symmetric or "
+            f"asymmetric, in groups of {', '.join(map(str, GROUP_SIZES))}: choose a --group-size"
+        )
+
+
+def zero_point_bytes(groups: int, bits: int) -> int:
+    """Bytes that hold a row's zero points."""
+    return -(-groups * bits // 8)
+
+
+def _check_heads(config: Phi3Config) -> None:
+    """The sizes that GroupQueryAttention takes on a CPU."""
+    if config.head_dim % _HEAD_MULTIPLE or config.rotary_dim % _HEAD_MULTIPLE:
+        raise SchemeError(
+            f"ONNX's GroupQueryAttention takes heads, and the part of them that rotates, in "
+            f"multiples of {_HEAD_MULTIPLE} values; this model's have {config.head_dim}, of which "
+            f"{config.rotary_dim} rotate. Export gguf instead"
+        )

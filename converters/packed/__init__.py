@@ -1,0 +1,1 @@
+"""Packed checkpoints: safetensors folders with quantized matrices."""

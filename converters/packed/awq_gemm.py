@@ -1,0 +1,171 @@
+"""AWQ-GEMM: AutoAWQ's layout, read by transformers (with gptqmodel), vLLM and others.
+
+``qweight`` int32 [in, out/8] and ``qzeros`` int32 [in/group, out/8] hold eight columns a word in
+the order below, ``scales`` float16 [in/group, out]. Readers expect zero points even of symmetric
+codes.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from converters.packed import bits
+from converters.packed.layout import Keys, PackedLayout, Stated, shown
+from converters.packed.sizes import awq_gemm, check_awq_gemm
+from phi3quant.errors import SchemeError
+from phi3quant.quant.scheme import GROUP_SIZES, QuantScheme
+from phi3quant.quant.tensor import QuantizedTensor
+
+_BITS = 4
+# Place i of a word holds this one of its eight columns.
+_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
+
+_HOW_IT_WAS_MADE = (
+    "act_data_type",
+    "act_dynamic",
+    "act_group_aware",
+    "act_group_size",
+    "act_sym",
+    "amp",
+    "autoround_version",
+    "batch_size",
+    "block_name_to_quantize",
+    "cache_block_outputs",
+    "damp_auto_increment",
+    "damp_percent",
+    "dataset",
+    "enable_minmax_tuning",
+    "enable_norm_bias_tuning",
+    "enable_quanted_input",
+    "enable_torch_compile",
+    "gradient_accumulate_steps",
+    "iters",
+    "low_gpu_mem_usage",
+    "lr",
+    "max_input_length",
+    "method",
+    "minmax_lr",
+    "model_seqlen",
+    "module_name_preceding_first_block",
+    "modules_in_block_to_quantize",
+    "mse",
+    "nsamples",
+    "pad_token_id",
+    "provider",
+    "quant_block_list",
+    "scale_dtype",
+    "seqlen",
+    "static_groups",
+    "supported_types",
+    "to_quant_block_names",
+    "tokenizer",
+    "true_sequential",
+)
+_HOW_IT_IS_RUN = (
+    "backend",
+    "do_fuse",
+    "exllama_config",
+    "fuse_max_seq_len",
+    "modules_to_fuse",
+)
+_KEYS = Keys(
+    section="the quantization_config for AWQ",
+    free=(
+        "quant_method",
+        "bits",
+        "group_size",
+        "modules_to_not_convert",
+        "sym",
+        "meta",
+        *_HOW_IT_WAS_MADE,
+        *_HOW_IT_IS_RUN,
+    ),
+    fixed={
+        "version": ("gemm", "GEMM"),
+        "format": ("gemm",),
+        "checkpoint_format": ("gemm",),
+        # False of symmetric codes, whose zero points are stored all the same.
+        "zero_point": (True, False),
+        "act_bits": (16, None),
+        "desc_act": (False, None),
+        "lm_head": (False, None),
+        "pack_dtype": ("int32", None),
+        "data_type": ("int", None),
+        "dynamic": (None, {}),
+        "extra_config": (None, {}),
+        "regex_config": (None, {}),
+        "rotation_configs": (None, []),
+        "static_attention_dtype": (None,),
+        "static_kv_dtype": (None,),
+        "super_bits": (None,),
+        "super_group_size": (None,),
+        "adapter": (None,),
+    },
+)
+"""Keys of AWQ by AutoAWQ, GPTQModel, AutoRound and transformers."""
+
+
+def _pack(tensor: QuantizedTensor) -> Mapping[str, torch.Tensor]:
+    zeros = tensor.zero_points
+    if zeros is None:
+        zeros = torch.full(tensor.scales.shape, tensor.scheme.middle, dtype=torch.uint8)
+    return {
+        "qweight": bits.pack(tensor.codes.T, _BITS, _ORDER),
+        "qzeros": bits.pack(zeros.T, _BITS, _ORDER),
+        "scales": tensor.scales.T.contiguous(),
+    }
+
+
+def _unpack(
+    stored: Mapping[str, torch.Tensor], shape: tuple[int, int], scheme: QuantScheme
+) -> QuantizedTensor:
+    rows, _ = shape
+    return QuantizedTensor(
+        scheme,
+        bits.unpack(stored["qweight"], _BITS, rows, _ORDER).T.contiguous(),
+        stored["scales"].T.contiguous(),
+        bits.unpack(stored["qzeros"], _BITS, rows, _ORDER).T.contiguous(),
+    )
+
+
+def _describe(scheme: QuantScheme) -> dict[str, Any]:
+    return {
+        "quant_method": "awq",
+        "version": "gemm",
+        "bits": scheme.bits,
+        "group_size": -1 if scheme.group_size is None else scheme.group_size,
+        "zero_point": True,
+        "modules_to_not_convert": ["lm_head"],
+    }
+
+
+def _recognise(described: Mapping[str, Any]) -> Stated | None:
+    if described.get("quant_method") != "awq":
+        return None
+    width, size = described.get("bits"), described.get("group_size")
+    if type(width) is not int or width != _BITS:
+        raise SchemeError(f"AWQ with {shown(width)} bits can't be read; only with {_BITS}")
+    if type(size) is not int or (size != -1 and size not in GROUP_SIZES):
+        raise SchemeError(
+            f"AWQ group_size {shown(size)} can't be read; known are {GROUP_SIZES} and -1"
+        )
+    _KEYS.check(described)
+    plain = described.get("modules_to_not_convert") or []
+    if not isinstance(plain, list):
+        raise SchemeError(f"AWQ's modules_to_not_convert is {shown(plain)}; it must be a list")
+    # The zero points are always stored, so that what is read counts as asymmetric.
+    scheme = QuantScheme(_BITS, None if size == -1 else size, symmetric=False)
+    return Stated(scheme, tuple(map(str, plain)))
+
+
+LAYOUT = PackedLayout(
+    name="awq-gemm",
+    title="AWQ-GEMM",
+    check=check_awq_gemm,
+    specify=awq_gemm,
+    pack=_pack,
+    unpack=_unpack,
+    describe=_describe,
+    recognise=_recognise,
+)

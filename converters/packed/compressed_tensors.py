@@ -1,0 +1,199 @@
+"""compressed-tensors, format pack-quantized: read by transformers and vLLM.
+
+``weight_packed`` int32 [out, in*bits/32] in sequence along the row, ``weight_scale`` float16
+[out, in/group], ``weight_zero_point`` int32 [out*bits/32, in/group] packed along the rows (only
+asymmetric), ``weight_shape`` int64 [2]. The library calls the codes signed and stores them plus
+2**(bits-1), which are this project's codes as they are.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from converters.packed import bits
+from converters.packed.layout import Keys, PackedLayout, Stated, shown
+from converters.packed.sizes import compressed_tensors
+from phi3quant.errors import CheckpointError, SchemeError
+from phi3quant.quant.scheme import QuantScheme, check_groups
+from phi3quant.quant.tensor import QuantizedTensor
+
+_METHOD = "compressed-tensors"
+_FORMAT = "pack-quantized"
+
+_KEYS = Keys(
+    section="the quantization_config",
+    free=(
+        "quant_method",
+        "format",
+        "config_groups",
+        "ignore",
+        "version",
+        "sparsity_config",
+        "quantization_status",
+        "global_compression_ratio",
+        "run_compressed",
+        "dequantize",
+    ),
+    fixed={
+        "kv_cache_scheme": (None, {}),
+        "transform_config": (None, {}, {"config_groups": {}}),
+    },
+)
+_GROUP_KEYS = Keys(
+    section="the group of the quantization_config",
+    free=("targets", "weights"),
+    fixed={
+        "input_activations": (None, {}),
+        "output_activations": (None, {}),
+        "format": (None, _FORMAT),
+    },
+)
+_WEIGHT_KEYS = Keys(
+    section="the weights of the quantization_config",
+    free=(
+        "num_bits",
+        "type",
+        "symmetric",
+        "strategy",
+        "group_size",
+        "observer",
+        "observer_kwargs",
+        # Types that the library converts to while it quantizes; stored tensors have their own.
+        "scale_dtype",
+        "zp_dtype",
+    ),
+    fixed={
+        "dynamic": (False, None),
+        "block_structure": (None,),
+        "actorder": (None, False, "weight", "static", "group", "dynamic"),
+    },
+)
+_BY_INDEX = ("group", "dynamic")
+"""Orders of activations that leave groups of columns which don't follow one another."""
+_ADVICE = (
+    "; load it with transformers (CompressedTensorsConfig(run_compressed=False)) and save it as "
+    "BF16, or take the original checkpoint"
+)
+
+
+def _pack(tensor: QuantizedTensor) -> Mapping[str, torch.Tensor]:
+    width = tensor.scheme.bits
+    stored = {
+        "weight_packed": bits.pack(tensor.codes, width),
+        "weight_scale": tensor.scales,
+        "weight_shape": torch.tensor(tensor.shape, dtype=torch.int64),
+    }
+    if tensor.zero_points is not None:
+        stored["weight_zero_point"] = bits.pack(tensor.zero_points.T, width).T.contiguous()
+    return stored
+
+
+def _unpack(
+    stored: Mapping[str, torch.Tensor], shape: tuple[int, int], scheme: QuantScheme
+) -> QuantizedTensor:
+    rows, columns = shape
+    announced = stored["weight_shape"].tolist()
+    if announced != [rows, columns]:
+        raise CheckpointError(f"weight_shape is {announced}, where the model has {[rows, columns]}")
+    zeros = None
+    if not scheme.symmetric:
+        packed = stored["weight_zero_point"].T
+        zeros = bits.unpack(packed, scheme.bits, rows).T.contiguous()
+    codes = bits.unpack(stored["weight_packed"], scheme.bits, columns)
+    return QuantizedTensor(scheme, codes, stored["weight_scale"], zeros)
+
+
+def _describe(scheme: QuantScheme) -> dict[str, Any]:
+    whole_row = scheme.group_size is None
+    weights: dict[str, Any] = {
+        "num_bits": scheme.bits,
+        "type": "int",
+        "symmetric": scheme.symmetric,
+        "strategy": "channel" if whole_row else "group",
+        "dynamic": False,
+    }
+    if not whole_row:
+        weights["group_size"] = scheme.group_size
+    return {
+        "quant_method": _METHOD,
+        "format": _FORMAT,
+        "quantization_status": "compressed",
+        "ignore": ["lm_head"],
+        "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}},
+    }
+
+
+def _recognise(described: Mapping[str, Any]) -> Stated | None:
+    if described.get("quant_method") != _METHOD:
+        return None
+    groups = described.get("config_groups")
+    if described.get("format") != _FORMAT or not isinstance(groups, Mapping) or len(groups) != 1:
+        raise SchemeError(
+            f"compressed-tensors of format {shown(described.get('format'))} with "
+            f"{len(groups) if isinstance(groups, Mapping) else 'no'} groups can't be read; "
+            f"only {_FORMAT!r} with one{_ADVICE}"
+        )
+    (group,) = groups.values()
+    weights = group.get("weights") if isinstance(group, Mapping) else None
+    if not isinstance(weights, Mapping):
+        raise SchemeError(
+            "the group in config_groups of the quantization_config must be an object with weights"
+        )
+    if weights.get("type") != "int" or weights.get("strategy") not in ("group", "channel"):
+        raise SchemeError(
+            f"compressed-tensors weights of type {shown(weights.get('type'))} and strategy "
+            f"{shown(weights.get('strategy'))} can't be read; only 'int' with 'group' or 'channel'"
+        )
+    for keys, section in ((_KEYS, described), (_GROUP_KEYS, group), (_WEIGHT_KEYS, weights)):
+        keys.check(section)
+    if group.get("targets") != ["Linear"]:
+        raise SchemeError(
+            f"compressed-tensors with targets {shown(group.get('targets'))} can't be read; only "
+            f"with ['Linear']{_ADVICE}"
+        )
+    _check_sparsity(described.get("sparsity_config"))
+    size, symmetric = weights.get("group_size"), weights.get("symmetric", True)
+    grouped = weights["strategy"] == "group"
+    if type(weights.get("num_bits")) is not int or type(symmetric) is not bool:
+        raise SchemeError("compressed-tensors weights need an integer num_bits and symmetric")
+    fits = type(size) is int if grouped else size in (None, -1)
+    if not fits:
+        raise SchemeError(
+            f"compressed-tensors weights of strategy {weights['strategy']!r} have group_size "
+            f"{shown(size)}"
+        )
+    plain = described.get("ignore") or []
+    if not isinstance(plain, list) or not all(isinstance(name, str) for name in plain):
+        raise SchemeError(
+            f"the quantization_config has ignore {shown(plain)}; it must be a list of names"
+        )
+    scheme = QuantScheme(weights["num_bits"], size if grouped else None, symmetric)
+    by_index = grouped and weights.get("actorder") in _BY_INDEX
+    return Stated(scheme, tuple(plain), by_index)
+
+
+def _check_sparsity(described: Any) -> None:
+    """Refuse weights that are stored without their zeros; of ``dense`` ones, all are stored.
+
+    Raises:
+        SchemeError: it is another format.
+    """
+    stored_whole = isinstance(described, Mapping) and described.get("format", "dense") == "dense"
+    if described is not None and not stored_whole:
+        raise SchemeError(
+            f"the quantization_config has sparsity_config {shown(described)}, which can't be read; "
+            "only of format 'dense'"
+        )
+
+
+LAYOUT = PackedLayout(
+    name=_METHOD,
+    title=_METHOD,
+    check=check_groups,
+    specify=compressed_tensors,
+    pack=_pack,
+    unpack=_unpack,
+    describe=_describe,
+    recognise=_recognise,
+)

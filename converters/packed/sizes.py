@@ -1,0 +1,97 @@
+"""What packed checkpoints hold, as names, types and shapes: sizes without loading torch."""
+
+from collections.abc import Callable, Mapping
+
+from phi3quant.disk.tensor_plan import PlannedTensor
+from phi3quant.errors import SchemeError
+from phi3quant.model.architecture import block_tensor_name, linear_shapes, tensor_shapes
+from phi3quant.model.config import Phi3Config
+from phi3quant.quant.scheme import QuantScheme, check_groups
+
+_AWQ_BITS = 4
+_AWQ_PER_WORD = 8
+
+MatrixPlan = Callable[[int, int, QuantScheme], list[PlannedTensor]]
+"""The tensors of a matrix of so many rows and columns; their names are endings."""
+
+
+def words_for(count: int, bits: int) -> int:
+    """32-bit words that hold ``count`` values of ``bits`` bits."""
+    return -(-count * bits // 32)
+
+
+def compressed_tensors(rows: int, columns: int, scheme: QuantScheme) -> list[PlannedTensor]:
+    """A matrix in the layout of to_compressed_tensors."""
+    groups = columns // scheme.group_width(columns)
+    planned = [
+        PlannedTensor("weight_packed", "I32", (rows, words_for(columns, scheme.bits))),
+        PlannedTensor("weight_scale", "F16", (rows, groups)),
+        PlannedTensor("weight_shape", "I64", (2,)),
+    ]
+    if not scheme.symmetric:
+        words = words_for(rows, scheme.bits)
+        planned.append(PlannedTensor("weight_zero_point", "I32", (words, groups)))
+    return planned
+
+
+def awq_gemm(rows: int, columns: int, scheme: QuantScheme) -> list[PlannedTensor]:
+    """A matrix in the layout of to_awq_gemm."""
+    groups = columns // scheme.group_width(columns)
+    return [
+        PlannedTensor("qweight", "I32", (columns, rows // _AWQ_PER_WORD)),
+        PlannedTensor("qzeros", "I32", (groups, rows // _AWQ_PER_WORD)),
+        PlannedTensor("scales", "F16", (groups, rows)),
+    ]
+
+
+def check_awq_gemm(scheme: QuantScheme, config: Phi3Config) -> None:
+    """Refuse what AWQ-GEMM can't hold.
+
+    Raises:
+        SchemeError: other bits than 4, groups that don't fill rows, or rows that don't fill words.
+    """
+    if scheme.bits != _AWQ_BITS:
+        raise SchemeError(
+            f"AWQ-GEMM holds {_AWQ_BITS} bits, not {scheme.bits}; export compressed-tensors instead"
+        )
+    check_groups(scheme, config)
+    for name, (rows, _) in linear_shapes(config).items():
+        if rows % _AWQ_PER_WORD:
+            raise SchemeError(
+                f"AWQ-GEMM packs {_AWQ_PER_WORD} output rows a word, and {name} has {rows}; "
+                "export compressed-tensors instead"
+            )
+
+
+PACKED: Mapping[str, tuple[MatrixPlan, Callable[[QuantScheme, Phi3Config], None]]] = {
+    "compressed-tensors": (compressed_tensors, check_groups),
+    "awq-gemm": (awq_gemm, check_awq_gemm),
+}
+"""The plan and the check of each packed layout by its name."""
+
+
+def packed_tensors(
+    config: Phi3Config, scheme: QuantScheme, matrix: MatrixPlan
+) -> list[PlannedTensor]:
+    """Every tensor of a packed checkpoint, in the order of writing; what isn't packed is FP16."""
+    packed = {
+        block_tensor_name(index, key): shape
+        for index in range(config.num_hidden_layers)
+        for key, shape in linear_shapes(config).items()
+    }
+    planned = []
+    for name, shape in tensor_shapes(config).items():
+        if name not in packed:
+            planned.append(PlannedTensor(name, "F16", shape))
+            continue
+        rows, columns = packed[name]
+        planned.extend(
+            PlannedTensor(packed_name(name, part.name), part.dtype, part.shape)
+            for part in matrix(rows, columns, scheme)
+        )
+    return planned
+
+
+def packed_name(name: str, ending: str) -> str:
+    """The name of one of the tensors that a matrix ``name`` is stored in."""
+    return f"{name.removesuffix('weight')}{ending}"

@@ -1,0 +1,1 @@
+"""Files: bounded readers of untrusted ones, atomic and hashed writers."""

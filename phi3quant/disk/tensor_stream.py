@@ -1,0 +1,158 @@
+"""Stream safetensors out: the header first, then the tensors as they come.
+
+The safetensors library writes a file from a dict of tensors that are all in memory; here only
+the tensor at hand is. The format: https://huggingface.co/docs/safetensors
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+
+from phi3quant.disk.hashed_file import HashedFile
+from phi3quant.disk.tensor_plan import (
+    SHARD_BYTES,
+    PlannedTensor,
+    plan_shards,
+    safetensors_header,
+)
+from phi3quant.disk.write_behind import WriteBehind
+
+DTYPE_NAMES: Mapping[torch.dtype, str] = {
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+}
+DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
+"""Torch's types by the names of safetensors."""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name, dtype and shape of a tensor that is going to be written."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the data in bytes."""
+        return self.planned.nbytes
+
+    @property
+    def planned(self) -> PlannedTensor:
+        """The same without torch's types."""
+        return PlannedTensor(self.name, DTYPE_NAMES[self.dtype], self.shape)
+
+
+def spec_of(planned: PlannedTensor) -> TensorSpec:
+    """A planned tensor with torch's type."""
+    return TensorSpec(planned.name, DTYPES[planned.dtype], planned.shape)
+
+
+class SafetensorsStream:
+    """Writes shards of safetensors into a folder, one tensor at a time.
+
+    Files are named as Hugging Face does: ``model.safetensors``, or ``model-00001-of-00002`` and
+    so on with an index. Tensors must come in the order of ``specs``.
+
+    Attributes:
+        hashed: size and SHA-256 of each shard by its name, taken on the way; complete once the
+            stream is closed.
+
+    Examples:
+        >>> import tempfile
+        >>> specs = [TensorSpec("w", torch.float32, (2, 2))]
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with SafetensorsStream(Path(folder), specs) as out:
+        ...         out.write("w", torch.eye(2))
+        ...     sorted(path.name for path in Path(folder).iterdir())
+        ['model.safetensors']
+    """
+
+    def __init__(
+        self, folder: Path, specs: Sequence[TensorSpec], shard_bytes: int = SHARD_BYTES
+    ) -> None:
+        self._folder = folder
+        self._shards = plan_shards([spec.planned for spec in specs], shard_bytes)
+        self._queue = [
+            (number, spec) for number, shard in enumerate(self._shards) for spec in shard
+        ]
+        self._next = 0
+        self._file: HashedFile | None = None
+        self._disk = WriteBehind()
+        self.hashed: dict[str, dict[str, Any]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            self._disk.finish(whole=kind is None)
+        finally:
+            self._close_shard()
+        if kind is not None:
+            return
+        if self._next != len(self._queue):
+            raise ValueError(f"tensor {self._queue[self._next][1].name} was never written")
+        if len(self._shards) > 1:
+            self._write_index()
+
+    def write(self, name: str, tensor: torch.Tensor) -> None:
+        """Append the next tensor; it must not be changed afterwards.
+
+        Raises:
+            ValueError: it is not the tensor announced for this place, in name, dtype or shape.
+        """
+        if self._next >= len(self._queue):
+            raise ValueError(f"tensor {name} was not announced")
+        number, spec = self._queue[self._next]
+        found = PlannedTensor(
+            name, DTYPE_NAMES.get(tensor.dtype, str(tensor.dtype)), tuple(tensor.shape)
+        )
+        if found != spec:
+            raise ValueError(f"expected {spec}, got {found}")
+        data = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+        self._disk.submit(partial(self._append, number, spec, data.numpy().data), spec.nbytes)
+        self._next += 1
+
+    def _append(self, number: int, spec: PlannedTensor, data: memoryview) -> None:
+        if spec is self._shards[number][0]:
+            self._close_shard()
+            self._file = HashedFile(self._folder / self._shard_name(number))
+            self._file.write(safetensors_header(self._shards[number]))
+        assert self._file is not None
+        self._file.write(data)
+
+    def _close_shard(self) -> None:
+        if self._file is not None:
+            self.hashed[self._file.path.name] = self._file.close()
+            self._file = None
+
+    def _shard_name(self, number: int) -> str:
+        count = len(self._shards)
+        if count == 1:
+            return "model.safetensors"
+        return f"model-{number + 1:05d}-of-{count:05d}.safetensors"
+
+    def _write_index(self) -> None:
+        weight_map = {spec.name: self._shard_name(number) for number, spec in self._queue}
+        total = sum(spec.nbytes for _, spec in self._queue)
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        path = self._folder / "model.safetensors.index.json"
+        path.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,1 @@
+"""Perplexity, divergence and paired statistics of models as read back from disk."""

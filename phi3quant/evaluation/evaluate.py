@@ -1,0 +1,158 @@
+"""Perplexity and divergence of models as read back from disk."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from calib import windows
+from calib.corpus import load_corpus, render, suitable
+from converters import as_run, open_model, open_tokenizer
+from phi3quant.errors import InputError
+from phi3quant.evaluation.metrics import figures
+from phi3quant.evaluation.perplexity import Comparison, score, steps
+from phi3quant.model.config import Phi3Config
+from phi3quant.progress import Progress, silent
+from phi3quant.source.locate import Located, locate
+from phi3quant.source.tokenizer import Tokenizer, require_rows
+
+
+@dataclass(frozen=True)
+class EvaluationText:
+    """What text models are scored on.
+
+    Attributes:
+        source: as calib.corpus.load_corpus takes it; None: the bundled text that suits the model.
+        field: the field of each record that holds the text.
+        length: tokens in a window; None: 512, or less if the model's context is shorter.
+        max_tokens: how much of the text is scored; None: all of it.
+    """
+
+    source: str | Path | None = None
+    field: str | None = None
+    length: int | None = None
+    max_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Models scored on the same windows.
+
+    Attributes:
+        names: of the models as they were given, the reference first. One that is run in several
+            ways (converters.as_run) has a name for each.
+        sizes: bytes of weights on disk.
+        comparisons: each with the reference, in the order of names.
+        text: where the windows came from, with hashes.
+        origins: for each name, which of the models that were given it is.
+    """
+
+    names: Sequence[str]
+    sizes: Sequence[int]
+    comparisons: Sequence[Comparison]
+    text: Mapping[str, Any]
+    origins: Sequence[int]
+
+    def as_json(self) -> dict[str, Any]:
+        """All figures as plain values."""
+        rows = zip(self.names, self.sizes, self.comparisons, strict=True)
+        return {
+            "text": dict(self.text),
+            "models": [
+                {"name": name, "bytes": size, **figures(comparison, reference=number == 0)}
+                for number, (name, size, comparison) in enumerate(rows)
+            ],
+        }
+
+
+def evaluate(
+    models: Sequence[str | Path | None],
+    text: EvaluationText | None = None,
+    *,
+    revision: str | None = None,
+    progress: Progress = silent,
+) -> Evaluation:
+    """Score one or more models; further ones are compared with the first, token by token.
+
+    Args:
+        models: folders, hub ids or None for the bundled model, plain or quantized.
+        text: what to score on.
+        revision: of hub ids.
+        progress: is told of the blocks done.
+
+    Raises:
+        Phi3QuantError: see phi3quant.errors; InputError if the models' tokenizers differ, so that
+            their perplexities don't compare.
+
+    Examples:
+        >>> scored = evaluate(["phi3-tiny"], EvaluationText(max_tokens=2048))
+        >>> scored.comparisons[0].candidate.tokens
+        2044
+    """
+    found = [locate(model, revision) for model in models]
+    # Two folders may share their last name, so that a table needs the path as it was given.
+    named = [
+        Located(item.path, str(model)) if model and Path(model).exists() else item
+        for item, model in zip(found, models, strict=True)
+    ]
+    return evaluate_located(named, text or EvaluationText(), progress)
+
+
+def evaluate_located(
+    located: Sequence[Located], text: EvaluationText, progress: Progress
+) -> Evaluation:
+    """As ``evaluate``, of models that have been located; tables show their names.
+
+    Raises:
+        Phi3QuantError: as evaluate.
+    """
+    ways = [as_run(item.name, open_model(item.path)) for item in located]
+    named = [way for several in ways for way in several]
+    models = [model for _, model in named]
+    tokenizers = [open_tokenizer(item.path) for item in located]
+    for item, tokenizer in zip(located, tokenizers, strict=True):
+        if tokenizer.digest != tokenizers[0].digest:
+            raise InputError(
+                f"{item.name} has another tokenizer than {located[0].name}; perplexities over "
+                "different tokens don't compare. Score them one at a time"
+            )
+    cut, description = text_windows(text, tokenizers[0], models[0].config)
+    with torch.inference_mode(), progress("scoring", steps(models)) as step:
+        comparisons = score(models, cut, step)
+    return Evaluation(
+        [name for name, _ in named],
+        [model.weight_bytes for model in models],
+        comparisons,
+        description,
+        [index for index, several in enumerate(ways) for _ in several],
+    )
+
+
+def text_windows(
+    text: EvaluationText, tokenizer: Tokenizer, config: Phi3Config
+) -> tuple[torch.Tensor, dict[str, Any]]:
+    """The windows of a text that are scored, and what a report says of them.
+
+    Returns:
+        int64 token ids [windows, length]; names and hashes.
+
+    Raises:
+        CorpusError: the text can't be used.
+    """
+    source = suitable(tokenizer) if text.source is None else text.source
+    corpus = load_corpus(source, "evaluation", text.field)
+    length = text.length or min(512, config.max_position_embeddings)
+    ids = tokenizer.encode_long(render(corpus, tokenizer), text.max_tokens)
+    cut = windows.cut_windows(ids, length, f"the evaluation text {source}")
+    require_rows(tokenizer, cut.numpy(), config.vocab_size)
+    return cut, {
+        **corpus.as_json(),
+        "vocabulary_sha256": tokenizer.digest,
+        "tokens_sha256": windows.digest(cut),
+        "windows": len(cut),
+        "window_tokens": length,
+        "bos": "none added",
+        "protocol": "non-overlapping windows, every target after the first of a window",
+    }

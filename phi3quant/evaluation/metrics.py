@@ -1,0 +1,126 @@
+"""A comparison of two models in figures, and where in the text it went worst."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from phi3quant.evaluation.paired_statistics import exponential
+from phi3quant.evaluation.perplexity import Comparison, Score
+
+# Tokens of text that are shown of a window: before its worst token, and from there on.
+_SHOWN_BEFORE, _SHOWN_AFTER = 40, 8
+
+
+def figures(comparison: Comparison, *, reference: bool) -> dict[str, Any]:
+    """A comparison as plain values; a reference has no figures beside its own."""
+    candidate = comparison.candidate
+    own = {
+        "perplexity": plain(candidate.perplexity),
+        "standard_error": plain(candidate.standard_error),
+        "tokens": candidate.tokens,
+        "not_finite": candidate.not_finite,
+    }
+    if reference:
+        return own
+    kl = comparison.kl.flatten()
+    low, high = comparison.interval
+    return {
+        **own,
+        "ratio": plain(comparison.ratio),
+        "ratio_95": [plain(low), plain(high)],
+        "kl_mean": plain(float(kl.mean())),
+        "kl_median": plain(float(kl.median())),
+        "kl_p999": plain(quantile(kl, 0.999)),
+        "kl_max": plain(float(kl.max())),
+        "same_top": comparison.same_top,
+        "target_rms": plain(target_rms(comparison)),
+    }
+
+
+def target_rms(comparison: Comparison) -> float:
+    """Root mean square of the change of the target's probability."""
+    change = (-comparison.candidate.nll).exp() - (-comparison.reference.nll).exp()
+    return math.sqrt(float(change.square().mean()))
+
+
+def perplexity_past(score: Score, sliding_window: int | None) -> float | None:
+    """Perplexity of the targets whose context no longer fits into the sliding window.
+
+    None if the model has no such window, or the scored windows are not longer than it.
+    """
+    if sliding_window is None or score.nll.shape[1] <= sliding_window:
+        return None
+    return exponential(float(score.nll[:, sliding_window:].mean()))
+
+
+@dataclass(frozen=True)
+class WorstWindow:
+    """A window of text in which the candidate lost more than elsewhere.
+
+    Attributes:
+        number: of the window, from 0.
+        ratio: the candidate's perplexity over the reference's, in it.
+        text: around the token that suffered most.
+        token: that token.
+    """
+
+    number: int
+    ratio: float
+    text: str
+    token: str
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "window": self.number,
+            "ratio": plain(self.ratio),
+            "text": self.text,
+            "token": self.token,
+        }
+
+
+def worst_windows(
+    comparison: Comparison,
+    windows: torch.Tensor,
+    decode: Callable[[Sequence[int]], str],
+    count: int = 3,
+) -> list[WorstWindow]:
+    """The windows with the highest ratio, the worst first.
+
+    Args:
+        comparison: of the models.
+        windows: int64 token ids [windows, length].
+        decode: the tokenizer's.
+        count: how many.
+    """
+    lost = torch.nan_to_num(comparison.candidate.nll - comparison.reference.nll, nan=math.inf)
+    means = lost.mean(dim=1)
+    found = []
+    for number in means.argsort(descending=True)[:count].tolist():
+        # Target t is the token at t + 1.
+        at = int(lost[number].argmax()) + 1
+        ids = windows[number].tolist()
+        shown = decode(ids[max(0, at - _SHOWN_BEFORE) : at + _SHOWN_AFTER])
+        found.append(
+            WorstWindow(number, exponential(float(means[number])), shown, decode([ids[at]]))
+        )
+    return found
+
+
+def quantile(values: torch.Tensor, share: float) -> float:
+    """What ``share`` of some values [n] don't exceed; of very many, of every n-th."""
+    return float(torch.quantile(_thinned(values), share))
+
+
+def plain(value: float) -> float | None:
+    """JSON knows no NaN or infinity."""
+    return value if math.isfinite(value) else None
+
+
+def _thinned(values: torch.Tensor) -> torch.Tensor:
+    """At most as many values as torch.quantile takes: every n-th of them."""
+    most = 1 << 24
+    return values[:: max(1, -(-len(values) // most))]

@@ -1,0 +1,222 @@
+"""Let a model of any format answer a prompt."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from converters import open_model, open_tokenizer
+from converters.gguf.decoder import LlamaDecoder, has_llama
+from converters.gguf.reader import GgufCheckpoint
+from converters.onnx.decoder import OnnxDecoder
+from converters.onnx.reader import OnnxModel
+from converters.stop_tokens import stop_tokens
+from phi3quant.errors import InputError
+from phi3quant.generation.decoder import BlockwiseDecoder, Decoder
+from phi3quant.generation.sampling import Sampling, choose
+from phi3quant.source.locate import Located, locate
+from phi3quant.source.tokenizer import Tokenizer, require_rows
+
+DEFAULT_NEW_TOKENS = 256
+
+TellText = Callable[[str], None]
+"""Called with each piece of text as it comes."""
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What a model wrote.
+
+    Attributes:
+        name: of the model.
+        format: that it is stored in.
+        runtime: what computed.
+        prompt_tokens: of the prompt, as the model read it.
+        ids: of what was written, without the token that ended it.
+        text: of the ids.
+        stopped: whether a stop token ended it; else its limit did.
+        prompt_seconds: until the first token was known.
+        decode_seconds: for all the others.
+    """
+
+    name: str
+    format: str
+    runtime: str
+    prompt_tokens: int
+    ids: tuple[int, ...]
+    text: str
+    stopped: bool
+    prompt_seconds: float
+    decode_seconds: float
+
+    @property
+    def prompt_rate(self) -> float:
+        """Tokens of the prompt a second."""
+        return self.prompt_tokens / max(self.prompt_seconds, 1e-9)
+
+    @property
+    def decode_rate(self) -> float | None:
+        """Tokens written a second after the first; None if there was no other."""
+        # A token that ends the text costs as much as one that goes on.
+        steps = len(self.ids) - (not self.stopped)
+        return steps / self.decode_seconds if steps > 0 and self.decode_seconds > 0 else None
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it as plain values."""
+        return {
+            **asdict(self),
+            "prompt_tokens_per_second": self.prompt_rate,
+            "tokens_per_second": self.decode_rate,
+        }
+
+
+def generate(
+    artifact: str | Path | None,
+    prompt: str,
+    *,
+    raw: bool = False,
+    max_new_tokens: int | None = None,
+    sampling: Sampling | None = None,
+    revision: str | None = None,
+    tell: TellText = lambda _text: None,
+) -> Generated:
+    """Write what comes after a prompt.
+
+    ONNX folders run in onnxruntime, GGUF files in llama.cpp where llama-cpp-python is installed;
+    all else is computed here, see phi3quant.generation.decoder.BlockwiseDecoder.
+
+    Args:
+        artifact: a model of any format, a hub id, or None for the bundled phi3-tiny.
+        prompt: text; a user's turn of a chat.
+        raw: take the prompt as it is, without the chat template.
+        max_new_tokens: at most so many; None: 256, or what the context has room for.
+        sampling: how tokens are chosen; None: always the best.
+        revision: of a hub id.
+        tell: is given the text while it comes.
+
+    Raises:
+        Phi3QuantError: see phi3quant.errors.
+
+    Example:
+        >>> generate("phi3-tiny", "What is the opposite of hot?").text
+        'The opposite of hot is cold.'
+    """
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"the prompt is not UTF-8 (character {error.start})") from None
+    located = locate(artifact, revision)
+    tokenizer = open_tokenizer(located.path)
+    text = prompt
+    if not raw:
+        turn = {"role": "user", "content": prompt}
+        text = tokenizer.render_chat([turn], add_generation_prompt=True)
+    ids = tokenizer.encode(text)
+    opened = open_model(located.path)
+    require_rows(tokenizer, ids, opened.config.vocab_size)
+    room = _room(ids, opened.config.max_position_embeddings, max_new_tokens)
+    stops = stop_tokens(located.path, opened.config, tokenizer)
+    with torch.inference_mode():
+        decoder = open_decoder(located, len(ids) + room)
+        run = _Answer(decoder, tokenizer, stops, sampling or Sampling(), tell)
+        return run.write(located.name, opened.format, ids, room)
+
+
+def open_decoder(located: Located, context: int) -> Decoder:
+    """What writes with a model.
+
+    Args:
+        located: the model.
+        context: tokens that there must be room for.
+
+    Raises:
+        Phi3QuantError: it can't be opened.
+    """
+    opened = open_model(located.path)
+    if isinstance(opened, OnnxModel):
+        return OnnxDecoder(opened)
+    if isinstance(opened, GgufCheckpoint) and has_llama():
+        return LlamaDecoder(opened, context)
+    return BlockwiseDecoder(opened)
+
+
+@dataclass(frozen=True)
+class _Answer:
+    decoder: Decoder
+    tokenizer: Tokenizer
+    stops: frozenset[int]
+    sampling: Sampling
+    tell: TellText
+
+    def write(self, name: str, kind: str, prompt: Sequence[int], room: int) -> Generated:
+        """Until a stop token, or ``room`` tokens."""
+        generator = self.sampling.generator()
+        started = time.perf_counter()
+        number = choose(self.decoder.feed(prompt), self.sampling, generator)
+        first = time.perf_counter()
+        stream = _TextStream(self.tokenizer, self.tell)
+        while number not in self.stops:
+            stream.add(number)
+            if len(stream.ids) == room:
+                break
+            number = choose(self.decoder.feed([number]), self.sampling, generator)
+        stream.finish()
+        return Generated(
+            name=name,
+            format=kind,
+            runtime=self.decoder.runtime,
+            prompt_tokens=len(prompt),
+            ids=tuple(stream.ids),
+            text=stream.text,
+            stopped=number in self.stops,
+            prompt_seconds=first - started,
+            decode_seconds=time.perf_counter() - first,
+        )
+
+
+class _TextStream:
+    """Text of tokens as they come; a character whose bytes are not all there yet waits."""
+
+    def __init__(self, tokenizer: Tokenizer, tell: TellText) -> None:
+        self._tokenizer, self._tell = tokenizer, tell
+        self.ids: list[int] = []
+        self.text = ""
+
+    def add(self, number: int) -> None:
+        self.ids.append(number)
+        whole = self._tokenizer.decode(self.ids)
+        if not whole.endswith("\ufffd"):
+            self._advance(whole)
+
+    def finish(self) -> None:
+        self._advance(self._tokenizer.decode(self.ids))
+
+    def _advance(self, whole: str) -> None:
+        if len(whole) > len(self.text):
+            self._tell(whole[len(self.text) :])
+        self.text = whole
+
+
+def _room(prompt: Sequence[int], context: int, asked: int | None) -> int:
+    """Tokens that may be written.
+
+    Raises:
+        InputError: the prompt is empty, or the context has no room for it and what was asked for.
+    """
+    if not prompt:
+        raise InputError("the prompt is empty; give some text")
+    left = context - len(prompt)
+    if left < 1:
+        raise InputError(
+            f"the prompt has {len(prompt)} tokens, and the model's context {context}: there is no "
+            "room for an answer; shorten it"
+        )
+    if asked is not None and asked > left:
+        raise InputError(
+            f"the prompt has {len(prompt)} tokens, and the model's context {context}: there is "
+            f"room for {left} new ones, not {asked}; give --max-new-tokens {left} or less"
+        )
+    return min(left, DEFAULT_NEW_TOKENS) if asked is None else asked

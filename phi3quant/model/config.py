@@ -1,0 +1,290 @@
+"""The configuration of a Phi-3-family model, read from any dialect of its config.json."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from phi3quant.disk.untrusted_json import read_json
+from phi3quant.errors import ConfigError, InputError
+
+_REQUIRED_SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+)
+# The April 2024 files say "su"; transformers treats "yarn" in a Phi-3 config as the same thing.
+_LONGROPE_NAMES = ("longrope", "su", "yarn")
+# A size no member of the family comes near; it stops absurd allocations before they are made.
+_MAX_SIZE = 1 << 24
+# Layers are counted through before any weights are seen; the deepest published models have 126.
+_MAX_LAYERS = 1024
+# Formats store windows as 32-bit integers and other numbers as FP32.
+_MAX_WINDOW = (1 << 31) - 1
+_SHOWN = 80
+_MIN_FLOAT, _MAX_FLOAT = 2.0**-126, 2.0**127
+
+
+@dataclass(frozen=True)
+class LongRope:
+    """LongRoPE's divisors of the inverse frequencies, one per rotated pair.
+
+    ``short_factor`` holds for sequences up to ``original_max_position_embeddings``,
+    ``long_factor`` past it; cos and sin are multiplied by ``attention_factor`` on both branches.
+    """
+
+    short_factor: tuple[float, ...]
+    long_factor: tuple[float, ...]
+    attention_factor: float
+
+
+@dataclass(frozen=True)
+class Phi3Config:
+    """What the computation needs to know about a Phi-3 model; ``raw`` keeps the file as it was."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    max_position_embeddings: int
+    original_max_position_embeddings: int
+    rope_theta: float
+    rotary_dim: int
+    long_rope: LongRope | None
+    sliding_window: int | None
+    rms_norm_eps: float
+    tie_word_embeddings: bool
+    raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def query_rows(self) -> int:
+        """Rows of qkv_proj that make queries; also the width of o_proj's input."""
+        return self.num_attention_heads * self.head_dim
+
+    @property
+    def key_value_rows(self) -> int:
+        """Rows of qkv_proj that make keys; as many make values."""
+        return self.num_key_value_heads * self.head_dim
+
+    @property
+    def queries_per_key_value(self) -> int:
+        """Query heads that share one key-value head: 1 is MHA, more is GQA."""
+        return self.num_attention_heads // self.num_key_value_heads
+
+
+def read_config(folder: Path) -> Phi3Config:
+    """Read ``folder``/config.json.
+
+    Raises:
+        ConfigError: the file is missing, is not a JSON object, or is not a Phi-3 configuration.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ConfigError(adapter_hint(folder) or f"{folder} has no config.json{_hint(folder)}")
+    return read_config_file(path)
+
+
+def adapter_hint(folder: Path) -> str | None:
+    """A message for the folder of an adapter; None for other folders."""
+    path = folder / "adapter_config.json"
+    if not path.is_file():
+        return None
+    try:
+        described = read_json(path, raises=ConfigError)
+    except InputError:
+        described = {}
+    base, kind = described.get("base_model_name_or_path"), described.get("peft_type")
+    base = base if isinstance(base, str) and base else "its base model"
+    kind = kind if isinstance(kind, str) and kind else "LoRA"
+    return (
+        f"{folder} is a {kind} adapter of {base}, not a model; merge it into {base} first "
+        "(PEFT: merge_and_unload) and give the merged folder"
+    )
+
+
+def _hint(folder: Path) -> str:
+    if (folder / "genai_config.json").is_file():
+        return "; put the config.json of the original model next to its genai_config.json"
+    return "; it is not a model folder"
+
+
+def read_config_file(path: Path) -> Phi3Config:
+    """Read a configuration of any name.
+
+    Raises:
+        ConfigError: as read_config.
+    """
+    raw = read_json(path, raises=ConfigError)
+    try:
+        return parse_config(raw)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def parse_config(raw: Mapping[str, Any]) -> Phi3Config:
+    """Interpret the keys of a config.json, with the family's defaults for those left out.
+
+    A missing ``num_key_value_heads`` means as many as attention heads (MHA), as in transformers.
+
+    Raises:
+        ConfigError: another architecture, a missing size, or sizes that contradict one another.
+    """
+    if raw.get("model_type") != "phi3":
+        raise ConfigError(
+            f"model_type is {_shown(raw.get('model_type'))}, not 'phi3'; "
+            "phi3quant handles models of the Phi-3 architecture only"
+        )
+    sizes = {key: _size(raw, key) for key in _REQUIRED_SIZES}
+    if sizes["num_hidden_layers"] > _MAX_LAYERS:
+        raise ConfigError(
+            f"num_hidden_layers is {sizes['num_hidden_layers']}; at most {_MAX_LAYERS} can be read"
+        )
+    hidden, heads = sizes["hidden_size"], sizes["num_attention_heads"]
+    kv_heads = _size(raw, "num_key_value_heads", default=heads)
+    head_dim = _size(raw, "head_dim", default=hidden // heads)
+    if "head_dim" not in raw and hidden % heads:
+        raise ConfigError(f"hidden_size {hidden} is not a multiple of num_attention_heads {heads}")
+    if heads % kv_heads:
+        raise ConfigError(
+            f"num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}"
+        )
+    if raw.get("hidden_act", "silu") not in ("silu", "swish"):
+        raise ConfigError(f"hidden_act is {_shown(raw['hidden_act'])}; Phi-3 models use 'silu'")
+    for key in ("attention_bias", "mlp_bias", "lm_head_bias"):
+        if raw.get(key):
+            raise ConfigError(f"{key} is true; models of the Phi-3 architecture have no biases")
+
+    rope = _rope_section(raw)
+    theta = _number(rope, raw, "rope_theta", default=10000.0)
+    partial = _number(rope, raw, "partial_rotary_factor", default=1.0)
+    rotary_dim = int(head_dim * partial)
+    if not 0 < partial <= 1 or rotary_dim < 2 or rotary_dim % 2:
+        raise ConfigError(
+            f"partial_rotary_factor {partial} of head size {head_dim} rotates {rotary_dim} values; "
+            "it must be an even number from 2 to the head size"
+        )
+    max_positions = _size(raw, "max_position_embeddings", default=4096)
+    # As in transformers, whose default for the key at the top overrides the one in the section.
+    original_key = "original_max_position_embeddings"
+    stated = raw if original_key not in raw or raw[original_key] is not None else rope
+    original = _size(stated, original_key, default=min(4096, max_positions))
+    eps = _number(raw, raw, "rms_norm_eps", default=1e-5)
+    return Phi3Config(
+        **sizes,
+        num_key_value_heads=kv_heads,
+        head_dim=head_dim,
+        max_position_embeddings=max_positions,
+        original_max_position_embeddings=original,
+        rope_theta=theta,
+        rotary_dim=rotary_dim,
+        long_rope=_long_rope(rope, rotary_dim, max_positions, original),
+        sliding_window=_window(raw),
+        rms_norm_eps=eps,
+        tie_word_embeddings=_flag(raw, "tie_word_embeddings"),
+        raw=dict(raw),
+    )
+
+
+def _window(raw: Mapping[str, Any]) -> int | None:
+    window = raw.get("sliding_window")
+    if window is None or (type(window) is int and 0 < window <= _MAX_WINDOW):
+        return window
+    raise ConfigError(
+        f"sliding_window is {_shown(window)}; it must be null or an integer from 1 to {_MAX_WINDOW}"
+    )
+
+
+def _flag(raw: Mapping[str, Any], key: str) -> bool:
+    value = raw.get(key)
+    if not isinstance(value, bool | None):
+        raise ConfigError(f"{key} is {_shown(value)}; it must be true or false")
+    return bool(value)
+
+
+def _rope_section(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+    """``rope_parameters`` (transformers 5) or ``rope_scaling`` (before it); empty when absent."""
+    for key in ("rope_parameters", "rope_scaling"):
+        section = raw.get(key)
+        if section is None:
+            continue
+        if not isinstance(section, Mapping):
+            raise ConfigError(f"{key} is {_shown(section)}; it must be null or an object")
+        return section
+    return {}
+
+
+def _long_rope(
+    rope: Mapping[str, Any], rotary_dim: int, max_positions: int, original: int
+) -> LongRope | None:
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind == "default":
+        return None
+    if kind not in _LONGROPE_NAMES:
+        raise ConfigError(
+            f"rope scaling of type {_shown(kind)} is not used by Phi-3; expected 'longrope'"
+        )
+    factors = {}
+    for key in ("short_factor", "long_factor"):
+        values = rope.get(key)
+        if not isinstance(values, list) or len(values) != rotary_dim // 2:
+            found = f"{len(values)} values" if isinstance(values, list) else type(values).__name__
+            raise ConfigError(
+                f"rope {key} must be a list of {rotary_dim // 2} numbers, and is {found}"
+            )
+        if not all(map(_is_positive, values)):
+            raise ConfigError(f"rope {key} holds something other than positive numbers")
+        factors[key] = tuple(float(value) for value in values)
+    scale = _number(rope, {}, "factor", default=max_positions / original)
+    # LongRoPE's magnitude correction, as transformers' modeling_rope_utils computes it.
+    computed = 1.0
+    if scale > 1.0 and rope.get("attention_factor") is None:
+        if original == 1:
+            raise ConfigError("original_max_position_embeddings is 1; LongRoPE needs 2 or more")
+        computed = math.sqrt(1 + math.log(scale) / math.log(original))
+    attention = _number(rope, {}, "attention_factor", default=computed)
+    return LongRope(factors["short_factor"], factors["long_factor"], attention)
+
+
+def _size(raw: Mapping[str, Any], key: str, default: int | None = None) -> int:
+    value = raw.get(key)
+    if value is None:
+        value = default
+    if value is None:
+        raise ConfigError(f"the key {key} is missing")
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < _MAX_SIZE:
+        raise ConfigError(
+            f"{key} is {_shown(value)}; it must be an integer from 1 to {_MAX_SIZE - 1}"
+        )
+    return value
+
+
+def _number(
+    section: Mapping[str, Any], raw: Mapping[str, Any], key: str, *, default: float
+) -> float:
+    value = section.get(key, raw.get(key))
+    if value is None:
+        return default
+    if not _is_positive(value):
+        raise ConfigError(f"{key} is {_shown(value)}; it must be a positive number that FP32 holds")
+    return float(value)
+
+
+def _is_positive(value: object) -> bool:
+    """Whether a value is a positive number in the range of FP32."""
+    return (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and _MIN_FLOAT <= value <= _MAX_FLOAT
+    )
+
+
+def _shown(value: object) -> str:
+    """A value for messages, shortened."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

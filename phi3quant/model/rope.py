@@ -1,0 +1,47 @@
+"""Rotary position embeddings of Phi-3: plain, partial and LongRoPE."""
+
+from dataclasses import dataclass
+
+import torch
+
+from phi3quant.model.config import Phi3Config
+
+
+@dataclass(frozen=True)
+class RopeTables:
+    """cos and sin of every position, FP32, each [positions, rotary_dim] (the halves repeat)."""
+
+    cos: torch.Tensor
+    sin: torch.Tensor
+
+
+def rope_tables(config: Phi3Config, length: int) -> RopeTables:
+    """Tables for a sequence of ``length`` tokens.
+
+    LongRoPE chooses its factors by the length of the whole sequence (Phi-3 and transformers:
+    long ones once it exceeds ``original_max_position_embeddings``), for all of its positions.
+    """
+    exponents = torch.arange(0, config.rotary_dim, 2, dtype=torch.float32) / config.rotary_dim
+    frequencies = 1.0 / (config.rope_theta**exponents)
+    magnitude = 1.0
+    if config.long_rope is not None:
+        is_long = length > config.original_max_position_embeddings
+        rope = config.long_rope
+        factors = torch.tensor(rope.long_factor if is_long else rope.short_factor)
+        frequencies = 1.0 / (factors * config.rope_theta**exponents)
+        magnitude = rope.attention_factor
+    angles = torch.outer(torch.arange(length, dtype=torch.float32), frequencies)
+    angles = torch.cat((angles, angles), dim=-1)
+    return RopeTables(angles.cos() * magnitude, angles.sin() * magnitude)
+
+
+def rotate(x: torch.Tensor, tables: RopeTables) -> torch.Tensor:
+    """Rotate heads [..., positions, head_dim]; values past rotary_dim pass unchanged.
+
+    The NeoX form: value i turns with value i + rotary_dim/2.
+    """
+    rotary_dim = tables.cos.shape[-1]
+    turning, still = x[..., :rotary_dim], x[..., rotary_dim:]
+    first, second = turning.chunk(2, dim=-1)
+    turned = turning * tables.cos + torch.cat((-second, first), dim=-1) * tables.sin
+    return torch.cat((turned, still), dim=-1) if still.shape[-1] else turned

@@ -1,0 +1,135 @@
+"""Whether an artifact's bytes are still those that its manifest speaks of."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+
+from converters.gguf.embedded_manifest import TENSORS_SHA256, tensors_sha256
+from converters.gguf.reader import is_gguf, open_gguf
+from converters.onnx.data import FILE_LIST, read_file_list
+from phi3quant.disk.hashed_file import sha256
+from phi3quant.disk.output import MANIFEST
+from phi3quant.disk.untrusted_json import read_json_if_there
+from phi3quant.errors import NotComparableError
+
+
+@dataclass(frozen=True)
+class FileCheck:
+    """One thing that a manifest promises.
+
+    Attributes:
+        name: the file, or what of it was hashed.
+        problem: how it differs; empty if it doesn't.
+    """
+
+    name: str
+    problem: str
+
+
+def check_hashes(path: Path) -> list[FileCheck]:
+    """Compare every file of an artifact with its manifest; folders within are artifacts too.
+
+    A GGUF file by itself is held against the hash of its tensors that it carries, and an ONNX
+    folder without a manifest against its list of files.
+
+    Raises:
+        NotComparableError: the artifact has no manifest with hashes, or one that can't be read as
+            such.
+        CheckpointError: a list of files can't be read.
+    """
+    if path.is_file():
+        return [_check_tensors(path)]
+    found = [
+        FileCheck(f"{inner.parent.name}/{check.name}", check.problem)
+        for inner in sorted(path.glob(f"*/{MANIFEST}"))
+        for check in check_hashes(inner.parent)
+    ]
+    files = _stated(path)
+    if files is None:
+        raise NotComparableError(
+            f"{path} has no {MANIFEST} with hashes of its files; nothing says what they should be"
+        )
+    return [_check_file(path, name, entry) for name, entry in files.items()] + found
+
+
+def check_source(manifest: Mapping[str, Any], folder: Path) -> list[FileCheck]:
+    """Compare the files of a folder with those that an artifact was made from.
+
+    Args:
+        manifest: the artifact's.
+        folder: of the model that is said to be its source.
+
+    Raises:
+        NotComparableError: the manifest names no files of a source.
+    """
+    source = manifest.get("source")
+    hashes = source.get("sha256") if isinstance(source, Mapping) else None
+    if not isinstance(hashes, Mapping) or not hashes:
+        raise NotComparableError("the manifest names no files of a source")
+    files = {name: {"sha256": digest} for name, digest in hashes.items()}
+    entries = _entries(files, Path(MANIFEST))
+    return [_check_file(folder, name, entry) for name, entry in entries.items()]
+
+
+def has_hashes(path: Path) -> bool:
+    """Whether there is anything for ``check_hashes`` to hold an artifact against."""
+    if path.is_dir():
+        return _stated(path) is not None
+    return is_gguf(path) and TENSORS_SHA256 in open_gguf(path).model.fields
+
+
+class _Entry(msgspec.Struct):
+    """Size and hash of a file, as a manifest has them."""
+
+    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+    bytes: Annotated[int, msgspec.Meta(ge=0)] | None = None
+
+
+def _stated(folder: Path) -> Mapping[str, _Entry] | None:
+    """Expected sizes and hashes of files, from the manifest or an ONNX folder's list of files."""
+    if not (folder / MANIFEST).is_file():
+        return _entries(read_file_list(folder), folder / FILE_LIST) or None
+    files = read_json_if_there(folder / MANIFEST).get("files")
+    return None if files is None else _entries(files, folder / MANIFEST)
+
+
+def _entries(files: Any, where: Path) -> dict[str, _Entry]:
+    try:
+        return msgspec.convert(files, dict[str, _Entry])
+    except msgspec.ValidationError as error:
+        raise NotComparableError(
+            f"{where} has no usable hashes of the files (files: {error})"
+        ) from None
+
+
+def _check_file(folder: Path, name: str, entry: _Entry) -> FileCheck:
+    file = folder / name
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise NotComparableError(f"the {MANIFEST} of {folder} speaks of {name}, outside of it")
+    try:
+        if not file.is_file():
+            return FileCheck(name, "is missing")
+        size = file.stat().st_size
+        if entry.bytes is not None and size != entry.bytes:
+            return FileCheck(name, f"has {size:,} bytes; the manifest says {entry.bytes:,}")
+        digest = sha256(file)
+    except OSError as error:
+        return FileCheck(name, f"can't be read: {error.strerror}")
+    if digest != entry.sha256:
+        return FileCheck(name, f"has SHA-256 {digest}; the manifest says {entry.sha256}")
+    return FileCheck(name, "")
+
+
+def _check_tensors(path: Path) -> FileCheck:
+    model = open_gguf(path).model if is_gguf(path) else None
+    expected = model.fields.get(TENSORS_SHA256) if model else None
+    if model is None or not isinstance(expected, str):
+        raise NotComparableError(f"{path} carries no hash of its tensors ({TENSORS_SHA256})")
+    digest = tensors_sha256(model)
+    name = f"{path.name} (tensors)"
+    if digest != expected:
+        return FileCheck(name, f"have SHA-256 {digest}; the file's metadata says {expected}")
+    return FileCheck(name, "")

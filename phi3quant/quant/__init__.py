@@ -1,0 +1,1 @@
+"""Quantization: schemes, codes, codecs, and the methods that choose codes."""

@@ -1,0 +1,278 @@
+"""The affine integer codec: groups of weights as codes with one scale and zero point.
+
+Scales are rounded to FP16 *before* codes are chosen, so that the codes are the nearest ones for
+the scale that a reader will see.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from phi3quant.errors import CheckpointError, SchemeError
+from phi3quant.parallel import over_rows
+from phi3quant.quant.codecs import affine_rounding, affine_search
+from phi3quant.quant.codecs.compensation import DAMPING, Strip, Walk, compensated_codes, corrected
+from phi3quant.quant.codecs.lanes import LANES
+from phi3quant.quant.gram import Gram
+from phi3quant.quant.scheme import QuantScheme
+from phi3quant.quant.tensor import QuantizedTensor
+
+_ZERO_GROUP_SCALE = float(affine_search.ZERO_GROUP_SCALE)
+# FP16's smallest subnormal number: a scale that would round to zero becomes this.
+_SMALLEST_SCALE = 2.0**-24
+_LARGEST_SCALE = 65504.0
+# Rows are handled in chunks of about this many weights, which stay in a core's cache.
+_CHUNK_WEIGHTS = 1 << 20
+
+SHRINKS: Sequence[float] = tuple(1.15 - 0.05 * step for step in range(13))
+"""Multiples of the plain scale that search tries, from 1.15 down to 0.55.
+
+Above 1 pays in symmetric groups, whose plain scale leaves one side an eighth short."""
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """Scale and zero point per group: FP32 [rows, groups], both already as a reader sees them."""
+
+    scales: torch.Tensor
+    zeros: torch.Tensor
+
+
+@dataclass(frozen=True)
+class AffineCodec:
+    """A scheme as a method uses it; see codecs.Codec."""
+
+    scheme: QuantScheme
+
+    def group_width(self, columns: int) -> int:
+        """See Codec."""
+        return self.scheme.group_width(columns)
+
+    def quantize(self, weight: torch.Tensor) -> QuantizedTensor:
+        """See Codec."""
+        return quantize(weight, self.scheme)
+
+    def quantize_fitted(self, weight: torch.Tensor, gram: Gram) -> QuantizedTensor:
+        """See Codec."""
+        return quantize_clipped(weight, self.scheme, gram)
+
+    def quantize_compensated(
+        self, weight: torch.Tensor, gram: Gram, shortfall: torch.Tensor | None = None
+    ) -> QuantizedTensor:
+        """See Codec."""
+        return quantize_compensated(weight, self.scheme, gram, shortfall)
+
+    def round_trip(self, weight: torch.Tensor) -> torch.Tensor:
+        """See Codec."""
+        return round_trip(weight, self.scheme)
+
+
+def quantize(weight: torch.Tensor, scheme: QuantScheme) -> QuantizedTensor:
+    """Round to nearest with the plain scale of each group: RTN.
+
+    Symmetric: the value of largest magnitude, signed, maps to code 0 (as in a Q4_0 block and in
+    onnxruntime's MatMulNBits). Asymmetric: the range of the group, widened to hold zero, maps to
+    all codes.
+
+    Args:
+        weight: floats of any type [rows, columns].
+        scheme: bits, group size, symmetry.
+
+    Raises:
+        SchemeError: the groups don't fill the rows, or a scale doesn't fit FP16.
+        CheckpointError: a weight is NaN or infinite.
+    """
+    rows, columns = weight.shape
+    groups = columns // scheme.group_width(columns)
+    codes = np.empty((rows, columns), np.uint8)
+    scales = torch.empty(rows, groups, dtype=torch.float16)
+    zeros = None if scheme.symmetric else torch.empty(rows, groups, dtype=torch.uint8)
+    share = -1 / scheme.middle if scheme.symmetric else 1 / scheme.max_code
+    limits = (np.float32(scheme.max_code), np.float32(share), scheme.symmetric)
+
+    # All is converted and checked here, where a part fits a core's cache.
+    def round_part(part: slice) -> None:
+        some = weight[part].contiguous()
+        grids = _empty_grids(len(some), groups)
+        if some.dtype == torch.bfloat16:
+            bits = some.view(torch.uint16).numpy()
+            finite = affine_rounding.round_bfloat16_rows(bits, limits, grids, codes[part])
+        else:
+            finite = affine_rounding.round_rows(some.float().numpy(), limits, grids, codes[part])
+        if not finite:
+            raise CheckpointError("it holds NaN or infinity")
+        grid = _checked_grid(grids)
+        scales[part] = grid.scales
+        if zeros is not None:
+            zeros[part] = grid.zeros
+
+    over_rows(rows, columns, round_part)
+    return QuantizedTensor(scheme, torch.from_numpy(codes), scales, zeros)
+
+
+def round_trip(weight: torch.Tensor, scheme: QuantScheme) -> torch.Tensor:
+    """What remains of ``weight`` after ``quantize``: FP32 [rows, columns], without making codes."""
+    groups = _grouped(weight, scheme)
+    grid = _plain_grid(groups, scheme)
+    return _dequantized(groups, grid, scheme).view_as(weight)
+
+
+def quantize_clipped(
+    weight: torch.Tensor,
+    scheme: QuantScheme,
+    gram: Gram,
+    shrinks: Sequence[float] = SHRINKS,
+) -> QuantizedTensor:
+    """Round to nearest with the scale of each group that loses least output.
+
+    Each group tries the plain scale times every one of ``shrinks`` and keeps the one with the
+    smallest error E G E^T, where G is the group's own block of the Gram matrix: AWQ's clipping
+    search, without running the layer. Then the scale is fitted to the codes by least squares.
+
+    Args:
+        weight: FP32 [rows, columns].
+        scheme: bits, group size, symmetry.
+        gram: of the input.
+        shrinks: the multiples to try.
+
+    Raises:
+        SchemeError: as quantize.
+    """
+    rows, columns = weight.shape
+    metrics = gram.blocks(scheme.group_width(columns)).numpy()
+    grids = _empty_grids(rows, len(metrics))
+    search = (np.array(shrinks, np.float32), scheme.max_code, scheme.symmetric)
+    flat = weight.contiguous().numpy()
+
+    def fit(part: slice) -> None:
+        affine_search.fit(flat[part], metrics, search, (grids[0][part], grids[1][part]))
+
+    over_rows(rows, columns, fit, multiple=LANES)
+    grid = _checked_grid(grids)
+    groups = _grouped(weight, scheme)
+    parts = []
+    step = _rows_per_chunk(weight)
+    for start in range(0, rows, step):
+        part = slice(start, start + step)
+        own = _Grid(grid.scales[part], grid.zeros[part])
+        parts.append((_codes(groups[part], own, scheme), own))
+    return _assemble(weight, scheme, parts)
+
+
+def quantize_compensated(
+    weight: torch.Tensor,
+    scheme: QuantScheme,
+    gram: Gram,
+    shortfall: torch.Tensor | None = None,
+    damping: float = DAMPING,
+) -> QuantizedTensor:
+    """Codes of which the later ones of a row make up for the errors of the earlier ones (GPTQ).
+
+    As compensation.compensated_codes does; a group's scale is searched when its turn comes, as
+    quantize_clipped does, but by what its errors will cost after the best of compensations.
+
+    Args:
+        weight: FP32 [rows, columns].
+        scheme: bits, group size, symmetry.
+        gram: of the input.
+        shortfall: FP32 [rows, columns], see Codec.
+        damping: added to the diagonal of ``gram``, relative to its mean.
+
+    Raises:
+        SchemeError: as quantize.
+    """
+    rows, columns = weight.shape
+    width = scheme.group_width(columns)
+    search = (np.array(SHRINKS, np.float32), scheme.max_code, scheme.symmetric)
+    scales, zeros = _empty_grids(rows, columns // width)
+
+    def choose(strip: Strip) -> None:
+        found = _empty_grids(len(strip.weights), len(strip.groups))
+        affine_search.compensate(
+            strip.weights, strip.factor, strip.metrics, search, found, strip.codes, strip.errors
+        )
+        scales[strip.rows, strip.groups], zeros[strip.rows, strip.groups] = found
+
+    if shortfall is not None:
+        weight = corrected(weight, gram, shortfall)
+    codes = compensated_codes(weight, Walk.of(gram, width, damping), choose)
+    return _assemble(weight, scheme, [(codes, _checked_grid((scales, zeros)))])
+
+
+def _empty_grids(rows: int, groups: int) -> affine_search.Grids:
+    return np.empty((rows, groups), np.float32), np.empty((rows, groups), np.float32)
+
+
+def _checked_grid(grids: affine_search.Grids) -> _Grid:
+    scales, zeros = (torch.from_numpy(part) for part in grids)
+    if not torch.isfinite(scales).all():
+        raise SchemeError(
+            f"a group needs a scale past {_LARGEST_SCALE:g}, which doesn't fit FP16; "
+            "the weights are too large to quantize"
+        )
+    return _Grid(scales, zeros)
+
+
+def _plain_grid(groups: torch.Tensor, scheme: QuantScheme) -> _Grid:
+    """The plain scale of groups [rows, groups, width]."""
+    lowest, highest = torch.aminmax(groups, dim=-1)
+    if scheme.symmetric:
+        extreme = torch.where(-lowest >= highest, lowest, highest)
+        scales = _to_fp16(extreme * (-1 / scheme.middle))
+        return _Grid(scales, torch.full_like(scales, scheme.middle))
+    lowest, highest = lowest.clamp(max=0), highest.clamp(min=0)
+    scales = _to_fp16((highest - lowest) * (1 / scheme.max_code))
+    zeros = torch.round(-lowest / scales).clamp_(0, scheme.max_code)
+    return _Grid(scales, zeros)
+
+
+def _to_fp16(scales: torch.Tensor) -> torch.Tensor:
+    """Round scales to FP16 (kept as FP32), away from zero where they would vanish."""
+    largest = scales.abs().amax()
+    if not largest <= _LARGEST_SCALE:
+        raise SchemeError(
+            f"a group needs a scale of {float(largest):g}, which doesn't fit FP16 "
+            f"(at most {_LARGEST_SCALE:g}); the weights are too large to quantize"
+        )
+    rounded = scales.half().float()
+    vanished = torch.copysign(torch.full_like(rounded, _SMALLEST_SCALE), scales)
+    rounded = torch.where(rounded == 0, vanished, rounded)
+    return torch.where(scales == 0, _ZERO_GROUP_SCALE, rounded)
+
+
+def _levels(groups: torch.Tensor, grid: _Grid, scheme: QuantScheme) -> torch.Tensor:
+    """The codes as FP32, [rows, groups, width]."""
+    levels = groups / grid.scales.unsqueeze(-1)
+    levels += grid.zeros.unsqueeze(-1)
+    return levels.round_().clamp_(0, scheme.max_code)
+
+
+def _dequantized(groups: torch.Tensor, grid: _Grid, scheme: QuantScheme) -> torch.Tensor:
+    levels = _levels(groups, grid, scheme)
+    return levels.sub_(grid.zeros.unsqueeze(-1)).mul_(grid.scales.unsqueeze(-1))
+
+
+def _codes(groups: torch.Tensor, grid: _Grid, scheme: QuantScheme) -> torch.Tensor:
+    return _levels(groups, grid, scheme).to(torch.uint8)
+
+
+def _assemble(
+    weight: torch.Tensor, scheme: QuantScheme, parts: list[tuple[torch.Tensor, _Grid]]
+) -> QuantizedTensor:
+    codes = torch.cat([codes for codes, _ in parts]).view(weight.shape)
+    scales = torch.cat([grid.scales for _, grid in parts]).half()
+    zeros = None
+    if not scheme.symmetric:
+        zeros = torch.cat([grid.zeros for _, grid in parts]).to(torch.uint8)
+    return QuantizedTensor(scheme, codes, scales, zeros)
+
+
+def _grouped(weight: torch.Tensor, scheme: QuantScheme) -> torch.Tensor:
+    rows, columns = weight.shape
+    return weight.reshape(rows, -1, scheme.group_width(columns))
+
+
+def _rows_per_chunk(weight: torch.Tensor) -> int:
+    return max(1, _CHUNK_WEIGHTS // weight.shape[1])

@@ -1,0 +1,42 @@
+"""llama.cpp's block types as sizes alone; phi3quant.quant.codecs.ggml_blocks has the codes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
+
+@dataclass(frozen=True)
+class BlockSize:
+    """A block type.
+
+    Attributes:
+        type: the gguf library's number for it.
+    """
+
+    type: GGMLQuantizationType
+
+    @property
+    def name(self) -> str:
+        """As llama.cpp writes it, such as ``Q4_0``."""
+        return str(self.type.name)
+
+    @property
+    def block(self) -> int:
+        """Weights in a block; rows hold a whole number of blocks."""
+        return int(GGML_QUANT_SIZES[self.type][0])
+
+    def row_bytes(self, columns: int) -> int:
+        """Bytes of a row of ``columns`` weights."""
+        weights, size = GGML_QUANT_SIZES[self.type]
+        return columns // int(weights) * int(size)
+
+
+BLOCK_SIZES: Mapping[str, BlockSize] = {
+    name: BlockSize(GGMLQuantizationType[name])
+    for name in (
+        *("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"),
+        *("Q4_K", "Q5_K", "Q6_K"),
+    )
+}
+"""Block types that can be written, by name."""

@@ -1,0 +1,74 @@
+"""How weights are quantized: bits, group size and symmetry."""
+
+from dataclasses import dataclass
+
+from phi3quant.errors import SchemeError
+from phi3quant.model.architecture import linear_shapes
+from phi3quant.model.config import Phi3Config
+
+BITS = (4, 8)
+GROUP_SIZES = (16, 32, 64, 128, 256)
+WHOLE_ROW = "row"
+
+
+@dataclass(frozen=True)
+class QuantScheme:
+    """Integer codes of ``bits`` bits; one scale (and zero point) for ``group_size`` weights.
+
+    A weight is ``(code - zero_point) * scale``. In a symmetric scheme the zero point is the middle
+    of the range, ``2 ** (bits - 1)``, and is not stored. ``group_size`` None means a whole row.
+    """
+
+    bits: int = 4
+    group_size: int | None = 32
+    symmetric: bool = True
+
+    def __post_init__(self) -> None:
+        if self.bits not in BITS:
+            raise SchemeError(f"{self.bits} bits are not supported; choose from {BITS}")
+        if self.group_size is not None and self.group_size not in GROUP_SIZES:
+            raise SchemeError(
+                f"group size {self.group_size} is not supported; "
+                f"choose from {GROUP_SIZES} or {WHOLE_ROW!r}"
+            )
+
+    @property
+    def max_code(self) -> int:
+        """The largest code; the smallest is 0."""
+        return (1 << self.bits) - 1
+
+    @property
+    def middle(self) -> int:
+        """The zero point of a symmetric scheme."""
+        return 1 << (self.bits - 1)
+
+    def group_width(self, columns: int) -> int:
+        """Weights per group in a row of ``columns``.
+
+        Raises:
+            SchemeError: the groups don't fill the row evenly.
+        """
+        if self.group_size is None:
+            return columns
+        if columns % self.group_size:
+            fitting = [size for size in GROUP_SIZES if columns % size == 0]
+            raise SchemeError(
+                f"group size {self.group_size} doesn't divide rows of {columns} weights; "
+                f"choose from {[*fitting, WHOLE_ROW]}"
+            )
+        return self.group_size
+
+    def bits_per_weight(self, columns: int) -> float:
+        """Stored bits for each weight of a row of ``columns``, FP16 scales and zeros included."""
+        overhead = 16 if self.symmetric else 16 + self.bits
+        return self.bits + overhead / self.group_width(columns)
+
+    def __str__(self) -> str:
+        group = "row" if self.group_size is None else f"g{self.group_size}"
+        return f"int{self.bits} {'sym' if self.symmetric else 'asym'} {group}"
+
+
+def check_groups(scheme: QuantScheme, config: Phi3Config) -> None:
+    """Raises SchemeError if a linear's rows aren't a whole number of groups."""
+    for _, columns in linear_shapes(config).values():
+        scheme.group_width(columns)

@@ -1,0 +1,80 @@
+"""A quantized matrix as plain numbers: what every method makes and every writer takes."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from phi3quant.quant.scheme import QuantScheme
+
+_CHUNK_WEIGHTS = 1 << 18
+
+
+class Quantized(Protocol):
+    """A quantized matrix of any codec."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+
+    def dequantize(self) -> torch.Tensor:
+        """The weights that are stored, FP32 [rows, columns]."""
+
+
+@dataclass(frozen=True)
+class QuantizedTensor:
+    """Codes with scales and zero points; packing into bits is the writers' business.
+
+    Attributes:
+        scheme: bits, group size and symmetry.
+        codes: uint8 [rows, columns], each from 0 to ``scheme.max_code``.
+        scales: float16 [rows, groups]; finite and never zero.
+        zero_points: uint8 [rows, groups]; None in a symmetric scheme.
+    """
+
+    scheme: QuantScheme
+    codes: torch.Tensor
+    scales: torch.Tensor
+    zero_points: torch.Tensor | None
+
+    def __post_init__(self) -> None:
+        rows, columns = self.codes.shape
+        groups = (rows, columns // self.scheme.group_width(columns))
+        if self.codes.dtype != torch.uint8:
+            raise ValueError(f"codes are {self.codes.dtype}; they must be uint8")
+        if self.scales.dtype != torch.float16 or tuple(self.scales.shape) != groups:
+            raise ValueError(
+                f"scales are {self.scales.dtype} {list(self.scales.shape)}; "
+                f"they must be float16 {list(groups)}"
+            )
+        if (self.zero_points is None) != self.scheme.symmetric:
+            raise ValueError("zero points go with asymmetric schemes, and only with them")
+        if self.zero_points is not None and (
+            self.zero_points.dtype != torch.uint8 or tuple(self.zero_points.shape) != groups
+        ):
+            raise ValueError(
+                f"zero points are {self.zero_points.dtype} {list(self.zero_points.shape)}; "
+                f"they must be uint8 {list(groups)}"
+            )
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        rows, columns = self.codes.shape
+        return rows, columns
+
+    def dequantize(self) -> torch.Tensor:
+        """The weights that the codes stand for, FP32 [rows, columns]."""
+        rows, columns = self.shape
+        width = self.scheme.group_width(columns)
+        weights = torch.empty(rows, columns // width, width)
+        # By parts that stay in a core's cache, and without more memory than the result's.
+        step = max(1, _CHUNK_WEIGHTS // columns)
+        for start in range(0, rows, step):
+            part = slice(start, start + step)
+            zeros: torch.Tensor | int = self.scheme.middle
+            if self.zero_points is not None:
+                zeros = self.zero_points[part].float().unsqueeze(-1)
+            some = weights[part].copy_(self.codes[part].view(-1, columns // width, width))
+            some.sub_(zeros).mul_(self.scales[part].float().unsqueeze(-1))
+        return weights.view(rows, columns)

@@ -1,0 +1,1 @@
+"""Runs: recipe, preflight, the walk over all blocks, resuming, publishing."""

@@ -1,0 +1,25 @@
+"""The finished output of a run."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from phi3quant.source.locate import Located
+
+
+@dataclass(frozen=True)
+class Artifacts:
+    """Folders that a run has made.
+
+    Attributes:
+        source: the model they were made from.
+        folders: one for each format, by the format's name.
+        calibration: text, hashes and number of windows; None without calibration.
+        blocks: output errors of each block, and whether it fell back to RTN.
+    """
+
+    source: Located
+    folders: Mapping[str, Path]
+    calibration: Mapping[str, Any] | None
+    blocks: Sequence[Mapping[str, Any]]

@@ -1,0 +1,167 @@
+"""Every block of a checkpoint through calibration, method and writers, one in memory at a time."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from calib.activations import Shelf
+from converters.format import ModelWriter
+from phi3quant.errors import CheckpointError, SchemeError
+from phi3quant.model.architecture import EMBEDDING, HEAD
+from phi3quant.progress import Progress, Step
+from phi3quant.quant.block import QuantizedBlock
+from phi3quant.quant.codecs import Codecs
+from phi3quant.quant.methods import Method
+from phi3quant.run import one_block
+from phi3quant.run.block_record import BlockRecord
+from phi3quant.run.journal import Journal
+from phi3quant.source.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is done with each block.
+
+    Attributes:
+        method: what chooses codes.
+        codecs: how the linears of a block are stored, by its number.
+        compensate: see phi3quant.run.one_block.start.
+        ids: calibration windows, int64 [windows, length]; None for a method without.
+        states_in_memory: whether the windows' hidden states stay there, or in the journal's folder.
+    """
+
+    method: Method
+    codecs: Callable[[int], Codecs]
+    compensate: bool
+    ids: torch.Tensor | None
+    states_in_memory: bool = True
+
+
+def quantize_blocks(
+    checkpoint: Checkpoint,
+    work: Work,
+    writers: Sequence[ModelWriter],
+    progress: Progress,
+    journal: Journal | None = None,
+) -> list[dict[str, Any]]:
+    """Take a checkpoint through ``work`` into writers.
+
+    Args:
+        checkpoint: the source.
+        work: what is done with each block.
+        writers: take the parts, in order.
+        progress: is told of the blocks.
+        journal: has the blocks that are finished already, and keeps further ones.
+
+    Returns:
+        A report of errors for each block; empty ones without calibration.
+
+    Raises:
+        Phi3QuantError: see phi3quant.errors.
+    """
+    # In their stored dtype, since in FP32 they are larger than a block; writers check them.
+    embedding = checkpoint.store.load(EMBEDDING)
+    for writer in writers:
+        writer.embedding(embedding)
+    states = None
+    if work.ids is not None:
+        folder = None if journal is None or work.states_in_memory else journal.folder
+        states = one_block.start(
+            checkpoint.config, embedding, work.ids, Shelf(folder), compensate=work.compensate
+        )
+    del embedding
+    run = _BlockRun(checkpoint, work, writers, states, journal)
+    count = checkpoint.config.num_hidden_layers
+    reports: list[dict[str, Any]] = []
+    if journal is not None and journal.finished:
+        with progress("taking up finished blocks", journal.finished) as step:
+            reports = run.take_up(step)
+    title = f"quantizing ({work.method.title})"
+    with progress(title, count - len(reports)) as step:
+        for index in range(len(reports), count):
+            report = run.quantize(index)
+            reports.append(report)
+            ratio = report.get("error_ratio")
+            step(1, "" if ratio is None else f"{ratio:.3f} of RTN's error")
+    norm = checkpoint.final_norm()
+    head = None if checkpoint.config.tie_word_embeddings else checkpoint.store.load(HEAD)
+    for writer in writers:
+        writer.final(norm, head)
+    return reports
+
+
+@dataclass(frozen=True)
+class _BlockRun:
+    """A run's parts; ``states`` change from block to block."""
+
+    checkpoint: Checkpoint
+    work: Work
+    writers: Sequence[ModelWriter]
+    states: one_block.States | None
+    journal: Journal | None
+
+    def take_up(self, step: Step) -> list[dict[str, Any]]:
+        """Write the finished blocks as they were kept, and bring the states behind them.
+
+        Where all blocks are finished, nobody needs the states.
+        """
+        assert self.journal is not None
+        count = self.checkpoint.config.num_hidden_layers
+        all_there = self.journal.finished == count
+        reports: list[dict[str, Any]] = []
+        for index in range(self.journal.finished):
+            record = self._record(index)
+            if record is None:
+                break
+            if not all_there:
+                self._advance(index, record)
+            for writer in self.writers:
+                writer.block(index, record.block)
+            reports.append(dict(record.report))
+            step()
+        if all_there and len(reports) < count:
+            # One of them was damaged: the states are needed after all.
+            for index in range(len(reports)):
+                record = self._record(index)
+                assert record is not None
+                self._advance(index, record)
+        return reports
+
+    def _record(self, index: int) -> BlockRecord | None:
+        assert self.journal is not None
+        return self.journal.take(index, self.checkpoint.config, self.work.codecs(index))
+
+    def _advance(self, index: int, record: BlockRecord) -> None:
+        assert self.states is not None
+        one_block.advance_through(self.checkpoint.block(index), record.block, self.states)
+
+    def quantize(self, index: int) -> dict[str, Any]:
+        """Quantize the next block, write it and keep it."""
+        result, report = self._coded(index)
+        for writer in self.writers:
+            writer.block(index, result)
+        if self.journal is not None:
+            self.journal.keep(index, result, report)
+        return report
+
+    def _coded(self, index: int) -> tuple[QuantizedBlock, dict[str, Any]]:
+        codecs = self.work.codecs(index)
+        if self.states is None:
+            return self._round(index, codecs), {}
+        block = self.checkpoint.block(index)
+        try:
+            return one_block.quantize_block(block, self.states, self.work.method, codecs)
+        except (CheckpointError, SchemeError) as error:
+            raise type(error)(f"a matrix of block {index} can't be quantized: {error}") from None
+
+    def _round(self, index: int, codecs: Codecs) -> QuantizedBlock:
+        """A block without calibration, from weights as they are stored."""
+        block = self.checkpoint.stored_block(index)
+        try:
+            return self.work.method.quantize_block(block, {}, self.checkpoint.config, codecs)
+        except CheckpointError:
+            # Says which tensor of which file it is, and where.
+            self.checkpoint.block(index)
+            raise

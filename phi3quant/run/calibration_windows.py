@@ -1,0 +1,61 @@
+"""Calibration windows of a model: its text, tokenized, cut and drawn."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from calib import windows
+from calib.corpus import load_corpus, render, suitable
+from phi3quant.errors import CorpusError
+from phi3quant.run.recipe import Calibration
+from phi3quant.source.tokenizer import Tokenizer, require_rows
+
+
+@dataclass(frozen=True)
+class CalibrationWindows:
+    """Windows of calibration text.
+
+    Attributes:
+        ids: int64 [windows, length].
+        description: text, hashes and number of windows, for manifests.
+    """
+
+    ids: torch.Tensor
+    description: Mapping[str, Any]
+
+
+def calibration_windows(
+    tokenizer: Tokenizer, vocab_size: int, calibration: Calibration
+) -> CalibrationWindows:
+    """Draw the windows that a method calibrates on.
+
+    Args:
+        tokenizer: of the model.
+        vocab_size: rows of its embedding.
+        calibration: text, number and length of the windows, seed.
+
+    Raises:
+        CorpusError: the text can't be used.
+        TokenizerError: the text has tokens that the embedding has no row for.
+    """
+    if calibration.samples < 1:
+        raise CorpusError(f"{calibration.samples} calibration windows are too few; at least 1")
+    source = suitable(tokenizer) if calibration.source is None else calibration.source
+    corpus = load_corpus(source, "calibration", calibration.field)
+    stream = tokenizer.encode_long(render(corpus, tokenizer))
+    cut = windows.cut_windows(stream, calibration.length, f"the calibration text {source}")
+    sample = windows.sample_windows(cut, calibration.samples, calibration.seed)
+    ids = windows.shuffled_by_content(sample)
+    require_rows(tokenizer, ids.numpy(), vocab_size)
+    return CalibrationWindows(
+        ids,
+        {
+            **corpus.as_json(),
+            "windows": len(ids),
+            "window_tokens": calibration.length,
+            "seed": calibration.seed,
+            "tokens_sha256": windows.digest(ids),
+        },
+    )

@@ -1,0 +1,257 @@
+"""Write a model that exists, plain or quantized, in another format."""
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from converters import open_weights
+from converters.companions import check_companions
+from converters.format import Source, TensorWriter
+from converters.gguf import sizes as gguf_sizes
+from converters.gguf import writer as gguf_writer
+from converters.gguf.type_policy import FileType, file_type
+from converters.onnx import sizes as onnx_sizes
+from converters.onnx import writer as onnx_writer
+from converters.onnx.options import OnnxOptions
+from converters.packed.checkpoint import PackedCheckpoint
+from phi3quant.disk.output import (
+    MANIFEST,
+    check_not_inside,
+    check_space,
+)
+from phi3quant.disk.untrusted_json import read_json_if_there
+from phi3quant.disk.workspace import check_output, open_workspace
+from phi3quant.errors import CheckpointError, ResumeError
+from phi3quant.model.architecture import BLOCK_TENSORS, EMBEDDING, HEAD, LINEARS, block_tensor_name
+from phi3quant.progress import Progress, silent
+from phi3quant.provenance import manifest
+from phi3quant.quant.tensor import QuantizedTensor
+from phi3quant.run.artifacts import Artifacts
+from phi3quant.run.draft import Judge, draft_of, publish
+from phi3quant.source.checkpoint import Checkpoint
+from phi3quant.source.locate import Located, locate
+
+_Exportable = Checkpoint | PackedCheckpoint
+
+PLAIN_TYPE = "F16"
+"""What a checkpoint that is not quantized becomes by default."""
+
+
+def export_gguf(  # noqa: PLR0913 - options by name, each of them documented
+    model: str | Path | None,
+    output: Path,
+    *,
+    kind: FileType | None = None,
+    split_bytes: int | None = None,
+    revision: str | None = None,
+    overwrite: bool = False,
+    progress: Progress = silent,
+    judge: Judge | None = None,
+) -> Artifacts:
+    """Write a model as GGUF, one tensor in memory at a time.
+
+    Args:
+        model: a plain or packed folder, a hub id, or None for the bundled phi3-tiny.
+        output: the folder to make, with the file (or its parts) and a manifest.
+        kind: from converters.gguf.type_policy.file_type. By default the one that holds the
+            model's codes as they are, and F16 for a plain checkpoint.
+        split_bytes: start another part before a file's tensors grow past this.
+        revision: of a hub id.
+        overwrite: replace ``output`` if phi3quant made it.
+        progress: is told of the blocks.
+        judge: scores the result before it takes its place; None: it is not verified.
+
+    Raises:
+        Phi3QuantError: see phi3quant.errors; nothing is left at ``output``.
+
+    Examples:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     made = export_gguf("phi3-tiny", Path(folder) / "out", kind=file_type("q8_0"))
+        ...     [path.name for path in made.folders["gguf"].glob("*.gguf")]
+        ['phi3-tiny-Q8_0.gguf']
+    """
+    located, opened = _open(model, revision)
+    recipe = kind or _default_type(opened)
+    target = _Target(
+        gguf_writer.FORMAT.name,
+        recipe.name,
+        gguf_sizes.nbytes(recipe, opened.config),
+        lambda folder, source: gguf_writer.GgufWriter(folder, source, recipe, split_bytes),
+        {
+            "type": recipe.name,
+            "tensor_types": [f"{pattern.pattern}={name}" for pattern, name in recipe.overrides],
+        },
+    )
+    return _export(located, opened, target, output, overwrite, progress, judge)
+
+
+def export_onnx(
+    model: str | Path | None,
+    output: Path,
+    *,
+    options: OnnxOptions | None = None,
+    revision: str | None = None,
+    overwrite: bool = False,
+    progress: Progress = silent,
+    judge: Judge | None = None,
+) -> Artifacts:
+    """Write a model as an ONNX folder, one block in memory at a time.
+
+    A packed model keeps its codes; of a plain one, only embedding and head are quantized, and only
+    if the options say so.
+
+    Args:
+        model: a plain or packed folder, a hub id, or None for the bundled phi3-tiny.
+        output: the folder to make, with the graph, its weights, what onnxruntime-genai needs, and a
+            manifest.
+        options: how to lay it out.
+        revision: of a hub id.
+        overwrite: replace ``output`` if phi3quant made it.
+        progress: is told of the blocks.
+        judge: scores the result before it takes its place; None: it is not verified.
+
+    Raises:
+        Phi3QuantError: see phi3quant.errors; nothing is left at ``output``.
+
+    Examples:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     made = export_onnx("phi3-tiny", Path(folder) / "out")
+        ...     (made.folders["onnx"] / "model.onnx").is_file()
+        True
+    """
+    options = options or OnnxOptions()
+    located, opened = _open(model, revision)
+    scheme = opened.scheme if isinstance(opened, PackedCheckpoint) else None
+    onnx_sizes.check(scheme, opened.config, options)
+    target = _Target(
+        onnx_writer.FORMAT.name,
+        onnx_writer.FORMAT.title,
+        onnx_sizes.nbytes(opened.config, scheme, options),
+        lambda folder, source: onnx_writer.OnnxWriter(folder, source, scheme, options),
+        options.settled(opened.config, scheme).as_json(),
+    )
+    return _export(located, opened, target, output, overwrite, progress, judge)
+
+
+@dataclass(frozen=True)
+class _Target:
+    """What a model is exported to.
+
+    Attributes:
+        format: a key of converters.FORMATS.
+        title: what it becomes, for the progress.
+        nbytes: size of its weights.
+        open: a writer into a folder.
+        recipe: its choices, for the manifest.
+    """
+
+    format: str
+    title: str
+    nbytes: int
+    open: Callable[[Path, Source], AbstractContextManager[TensorWriter]]
+    recipe: Mapping[str, Any]
+
+
+def _open(model: str | Path | None, revision: str | None) -> tuple[Located, _Exportable]:
+    located = locate(model, revision)
+    opened = open_weights(located.path)
+    if not isinstance(opened, Checkpoint | PackedCheckpoint):
+        raise CheckpointError(
+            f"{located.path} is {opened.format} already; give what it was made from"
+        )
+    return located, opened
+
+
+def _export(
+    located: Located,
+    opened: _Exportable,
+    target: _Target,
+    output: Path,
+    overwrite: bool,  # noqa: FBT001 - handed on
+    progress: Progress,
+    judge: Judge | None,
+) -> Artifacts:
+    """Take a model through a writer, block by block."""
+    config = opened.config
+    check_output(output, overwrite=overwrite)
+    check_not_inside(output, located.folder)
+    check_companions(located.folder)
+    check_space(output, target.nbytes)
+    if judge is not None:
+        judge.prepare(located, config)
+    before = read_json_if_there(located.folder / MANIFEST)
+    made_from = before.get("source")
+    original = made_from.get("name") if isinstance(made_from, Mapping) else None
+    source = Source(located.folder, str(original or located.name), config)
+    weights = [path for path in opened.files if path.suffix == ".safetensors"]
+    files = manifest.source_files(located, weights)
+    stamps = manifest.stamps(files)
+    with (
+        open_workspace(output, overwrite=overwrite) as workspace,
+        ThreadPoolExecutor(1) as aside,
+    ):
+        if workspace.has_blocks:
+            raise ResumeError(
+                f"an unfinished run for {output} is there; finish it with --resume, or delete "
+                f"{workspace.folder}"
+            )
+        draft = draft_of(workspace, located, [target.format])
+        # Hashing reads what the writer reads, and keeps to one thread.
+        described = aside.submit(manifest.describe_source, located, files)
+        with (
+            target.open(draft.folders[target.format], source) as writer,
+            progress(f"exporting ({target.title})", config.num_hidden_layers) as step,
+        ):
+            writer.embedding(opened.store.load(EMBEDDING))
+            for index in range(config.num_hidden_layers):
+                writer.tensors(index, _tensors(opened, index))
+                step()
+            head = None if config.tie_word_embeddings else opened.store.load(HEAD)
+            writer.final(opened.final_norm(), head)
+        manifest.check_unchanged(stamps)
+        manifests = {target.format: _describe(target, described.result(), before)}
+        publish(workspace, draft, manifests, {target.format: writer.hashed}, judge)
+    return Artifacts(located, draft.places, None, [])
+
+
+def _describe(
+    target: _Target, source: Mapping[str, Any], before: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The manifest of an export; ``before`` is that of what was exported, empty if it has none."""
+    recipe = {"method": "export", "format": target.format, **target.recipe}
+    # What was quantized before keeps its history: recipe, calibration, errors, first source.
+    if isinstance(before.get("recipe"), Mapping):
+        recipe |= {"quantized_by": before["recipe"], "quantized_from": before.get("source")}
+    return manifest.describe(
+        target.format, source, recipe, before.get("calibration"), before.get("blocks") or []
+    )
+
+
+def _default_type(model: _Exportable) -> FileType:
+    if isinstance(model, PackedCheckpoint):
+        # What a zero-point layout holds may be symmetric in truth, but its bits don't say so.
+        return gguf_sizes.natural_type(model.scheme)
+    return file_type(PLAIN_TYPE)
+
+
+def _tensors(model: _Exportable, index: int) -> Mapping[str, torch.Tensor | QuantizedTensor]:
+    """A block's tensors as they are stored: codes where there are any, else any float type.
+
+    Writers make sure that plain matrices are finite, while they convert them.
+    """
+    block: dict[str, torch.Tensor | QuantizedTensor] = {}
+    for key in BLOCK_TENSORS:
+        if key not in LINEARS:
+            block[key] = model.store.load_finite(block_tensor_name(index, key))
+        elif isinstance(model, PackedCheckpoint):
+            block[key] = model.quantized(index, key)
+        else:
+            block[key] = model.store.load(block_tensor_name(index, key))
+    return block

@@ -1,0 +1,319 @@
+"""From a checkpoint to quantized folders: plan, run, seal."""
+
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from converters import open_weights
+from converters.companions import check_companions
+from converters.format import Format, Source
+from phi3quant.disk.output import check_not_inside
+from phi3quant.disk.workspace import Workspace, check_output
+from phi3quant.errors import CheckpointError
+from phi3quant.model.precision import product_dtype
+from phi3quant.progress import Progress, silent
+from phi3quant.provenance import manifest
+from phi3quant.quant.methods import METHODS, Method
+from phi3quant.run import mixed_types, preflight
+from phi3quant.run.artifacts import Artifacts
+from phi3quant.run.blocks import Work, quantize_blocks
+from phi3quant.run.calibration_windows import CalibrationWindows, calibration_windows
+from phi3quant.run.draft import Draft, Judge, draft_of, publish
+from phi3quant.run.journal import Journal, open_journal
+from phi3quant.run.memory_budget import Calibrated
+from phi3quant.run.recipe import Recipe
+from phi3quant.source.checkpoint import Checkpoint
+from phi3quant.source.locate import Located, locate
+from phi3quant.source.tokenizer import load_tokenizer
+
+
+@dataclass(frozen=True)
+class Conduct:
+    """How a run is carried out; nothing here changes a weight.
+
+    Attributes:
+        resume: go on after the blocks that an earlier run for the same output finished.
+        max_memory: limit on resident bytes; None: the memory that is available.
+        say: receives lines for the user.
+        judge: scores the result before it is published; None: it is not verified.
+    """
+
+    resume: bool = False
+    max_memory: int | None = None
+    say: Callable[[str], None] = lambda _line: None
+    judge: Judge | None = None
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A run that has passed all checks.
+
+    Attributes:
+        located: the model.
+        checkpoint: its weights.
+        recipe: its types are still open if it has a target size.
+        formats: to write; the first is the output folder itself.
+        output: the folder to make.
+        conduct: how to run.
+        progress: of the stages.
+        states_in_memory: whether hidden states fit there.
+        files: of the source, to be hashed.
+        stamps: sizes and times of these files.
+    """
+
+    located: Located
+    checkpoint: Checkpoint
+    recipe: Recipe
+    formats: Sequence[Format]
+    output: Path
+    conduct: Conduct
+    progress: Progress
+    states_in_memory: bool
+    files: Sequence[Path]
+    stamps: Mapping[Path, tuple[int, int]]
+
+    @property
+    def method(self) -> Method:
+        return METHODS[self.recipe.method]
+
+    @property
+    def resumes(self) -> bool:
+        return self.conduct.resume and self.method.calibrated
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """A draft whose weights are written.
+
+    Attributes:
+        draft: complete but for its manifests.
+        recipe: with all types decided.
+        blocks: reports of their errors.
+        hashed: by format, entries of the files that were hashed while they were written.
+    """
+
+    draft: Draft
+    recipe: Recipe
+    blocks: Sequence[Mapping[str, Any]]
+    hashed: Mapping[str, Mapping[str, Mapping[str, Any]]]
+
+
+def quantize(
+    model: str | Path | None,
+    output: str | Path,
+    recipe: Recipe | None = None,
+    *,
+    revision: str | None = None,
+    overwrite: bool = False,
+    progress: Progress = silent,
+    conduct: Conduct | None = None,
+) -> Artifacts:
+    """Quantize a checkpoint into a new folder, one block in memory at a time.
+
+    With a method that calibrates, finished blocks are kept next to ``output`` until it is complete,
+    and an exception that ends the run says how to resume after them.
+
+    Args:
+        model: a folder, a hub id, or None for the bundled phi3-tiny.
+        output: the folder to make; it appears when everything in it is complete.
+        recipe: method, scheme, formats and calibration; None: AWQ with its defaults.
+        revision: of a hub id.
+        overwrite: replace ``output`` if phi3quant made it.
+        progress: receives the stages.
+        conduct: resuming, memory limit and verification.
+
+    Raises:
+        Phi3QuantError: see phi3quant.errors; nothing is left at ``output``.
+
+    Examples:
+        >>> import tempfile
+        >>> recipe = Recipe("rtn", QuantScheme(bits=4, group_size=64))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     artifacts = quantize("phi3-tiny", Path(folder) / "out", recipe)
+        ...     (artifacts.folders["compressed-tensors"] / "model.safetensors").is_file()
+        True
+    """
+    plan = _plan(
+        locate(model, revision),
+        Path(output),
+        recipe or Recipe(),
+        conduct or Conduct(),
+        progress,
+        overwrite=overwrite,
+    )
+    with (
+        open_journal(plan.output, overwrite=overwrite) as (workspace, journal),
+        ThreadPoolExecutor(1) as aside,
+    ):
+        if not (plan.resumes or overwrite):
+            journal.refuse_to_forget()
+        text = _calibration(plan)
+        # Hashing reads what is quantized meanwhile, and keeps to one thread.
+        source = aside.submit(manifest.describe_source, plan.located, plan.files)
+        outcome = _run(plan, text, source, workspace, journal)
+        calibration = text.description if text else None
+        _seal(plan, outcome, calibration, source.result(), workspace)
+    return Artifacts(plan.located, outcome.draft.places, calibration, outcome.blocks)
+
+
+def _plan(
+    located: Located,
+    output: Path,
+    recipe: Recipe,
+    conduct: Conduct,
+    progress: Progress,
+    *,
+    overwrite: bool,
+) -> _Plan:
+    """Check everything that can be checked before work starts."""
+    checkpoint = _open_plain(located.path)
+    config = checkpoint.config
+    formats = recipe.open_formats()
+    recipe.check_target()
+    if recipe.target_bpw is not None:
+        mixed_types.check_target(config, recipe.target_bpw)
+    for entry in formats:
+        entry.check(recipe.scheme, config)
+    check_output(output, overwrite=overwrite)
+    check_not_inside(output, located.folder)
+    check_companions(located.folder)
+    if conduct.judge is not None:
+        conduct.judge.prepare(located, config)
+    size = sum(entry.nbytes(config, recipe.scheme) for entry in formats)
+    text = recipe.calibration
+    calibrated = (
+        Calibrated(text.samples, text.length, recipe.compensate)
+        if METHODS[recipe.method].calibrated
+        else None
+    )
+    states_in_memory = preflight.check(
+        config, calibrated, (output, size), conduct.max_memory, conduct.say
+    )
+    files = manifest.source_files(located, checkpoint.store.files)
+    return _Plan(
+        located,
+        checkpoint,
+        recipe,
+        formats,
+        output,
+        conduct,
+        progress,
+        states_in_memory,
+        files,
+        manifest.stamps(files),
+    )
+
+
+def _calibration(plan: _Plan) -> CalibrationWindows | None:
+    if not plan.method.calibrated:
+        return None
+    tokenizer = load_tokenizer(plan.located.folder)
+    vocab_size = plan.checkpoint.config.vocab_size
+    return calibration_windows(tokenizer, vocab_size, plan.recipe.calibration)
+
+
+def _run(
+    plan: _Plan,
+    text: CalibrationWindows | None,
+    source: Future[dict[str, Any]],
+    workspace: Workspace,
+    journal: Journal,
+) -> _Outcome:
+    """Take all blocks through the method and into the writers."""
+    plan = _with_types(plan, text)
+    config, recipe = plan.checkpoint.config, plan.recipe
+    if text is not None:
+        with plan.progress("hashing the source", 1) as step:
+            described = source.result()
+            step()
+        calibration = {"recipe": recipe.as_json(config), "calibration": text.description}
+        _settle(journal, plan.conduct, {**calibration, **described})
+    elif plan.conduct.resume:
+        plan.conduct.say(f"{plan.method.title} is too quick to keep blocks; starting at the first")
+    work = Work(
+        plan.method,
+        lambda index: recipe.codecs(config, index),
+        recipe.compensate,
+        text.ids if text else None,
+        plan.states_in_memory,
+    )
+    draft = draft_of(workspace, plan.located, [entry.name for entry in plan.formats])
+    original = Source(plan.located.folder, plan.located.name, config)
+    with ExitStack() as open_writers:
+        writers = {
+            entry.name: open_writers.enter_context(
+                entry.open(draft.folders[entry.name], original, recipe.scheme)
+            )
+            for entry in plan.formats
+        }
+        blocks = quantize_blocks(
+            plan.checkpoint,
+            work,
+            list(writers.values()),
+            plan.progress,
+            journal if text else None,
+        )
+    return _Outcome(draft, recipe, blocks, {name: w.hashed for name, w in writers.items()})
+
+
+def _with_types(plan: _Plan, text: CalibrationWindows | None) -> _Plan:
+    """Decide every matrix' type by measured loss, if the recipe has a target size."""
+    target = plan.recipe.target_bpw
+    if target is None:
+        return plan
+    assert text is not None
+    types = mixed_types.mixed_types(
+        plan.checkpoint, text.ids, target, plan.progress, compensate=plan.recipe.compensate
+    )
+    recipe = plan.recipe.with_types(types)
+    return replace(plan, recipe=recipe, formats=recipe.open_formats())
+
+
+def _seal(
+    plan: _Plan,
+    outcome: _Outcome,
+    calibration: Mapping[str, Any] | None,
+    source: Mapping[str, Any],
+    workspace: Workspace,
+) -> None:
+    """Describe a finished draft, have it judged, and give it its place."""
+    stated = outcome.recipe.as_json(plan.checkpoint.config)
+    described = {
+        name: manifest.describe(name, source, stated, calibration, outcome.blocks)
+        for name in outcome.draft.folders
+    }
+    manifest.check_unchanged(plan.stamps)
+    publish(workspace, outcome.draft, described, outcome.hashed, plan.conduct.judge)
+
+
+def _settle(journal: Journal, conduct: Conduct, made_from: Mapping[str, Any]) -> None:
+    """Make a journal ready for a run: with the finished blocks of the same run, or empty."""
+    identity = {
+        **made_from,
+        "tools": manifest.describe_tools(),
+        "threads": torch.get_num_threads(),
+        "products": str(product_dtype()),
+        "cpu": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+    }
+    if conduct.resume and journal.finished:
+        journal.check(identity)
+        conduct.say(f"resuming after {journal.finished} finished blocks")
+        return
+    if conduct.resume:
+        conduct.say(f"there are no finished blocks for {journal.output}; starting at the first")
+    journal.begin(identity)
+
+
+def _open_plain(folder: Path) -> Checkpoint:
+    opened = open_weights(folder)
+    if not isinstance(opened, Checkpoint):
+        raise CheckpointError(
+            f"{folder} is quantized already ({opened.format}); give the original checkpoint"
+        )
+    return opened

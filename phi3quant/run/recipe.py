@@ -1,0 +1,158 @@
+"""Recipes: everything that decides the weights of an artifact."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from converters import FORMATS
+from converters.format import Format
+from converters.gguf import writer as gguf_writer
+from converters.gguf.type_policy import MIXED, file_type
+from converters.onnx import writer as onnx_writer
+from converters.onnx.options import OnnxOptions
+from phi3quant.errors import SchemeError
+from phi3quant.model.architecture import LINEARS
+from phi3quant.model.config import Phi3Config
+from phi3quant.quant.codecs import Codecs
+from phi3quant.quant.codecs.affine import AffineCodec
+from phi3quant.quant.methods import METHODS
+from phi3quant.quant.scheme import QuantScheme
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What text a method learns from.
+
+    Attributes:
+        source: as calib.corpus.load_corpus takes it; None: the bundled corpus that suits the model.
+        field: the field of each record that holds the text.
+        samples: windows at most.
+        length: tokens in a window.
+        seed: of the choice of windows.
+    """
+
+    source: str | Path | None = None
+    field: str | None = None
+    samples: int = 64
+    length: int = 512
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides what comes out.
+
+    Attributes:
+        method: a key of phi3quant.quant.methods.METHODS.
+        scheme: bits, group size, symmetry.
+        formats: keys of converters.FORMATS; the first is the output folder itself, further ones
+            are folders in it.
+        calibration: for methods that calibrate.
+        compensate: whether later codes make up for the errors of earlier ones, and for what the
+            blocks before have lost, where that pays.
+        gguf_type: a key of gguf.type_policy.FILE_TYPES, in any case: codes are chosen for the types
+            that it gives each matrix, in place of the scheme. Only with ``gguf`` alone.
+        tensor_types: changes to gguf_type, as gguf.type_policy.file_type takes them.
+        target_bpw: bits a weight that a GGUF file may take, all of it counted: types are chosen
+            matrix by matrix, by measured loss. In place of gguf_type and tensor_types.
+        onnx: how ``onnx`` among the formats is laid out.
+    """
+
+    method: str = "awq"
+    scheme: QuantScheme = field(default_factory=QuantScheme)
+    formats: tuple[str, ...] = (next(iter(FORMATS)),)
+    calibration: Calibration = field(default_factory=Calibration)
+    compensate: bool = True
+    gguf_type: str | None = None
+    tensor_types: tuple[str, ...] = ()
+    target_bpw: float | None = None
+    onnx: OnnxOptions = field(default_factory=OnnxOptions)
+
+    def codecs(self, config: Phi3Config, index: int) -> Codecs:
+        """How each linear of block ``index`` is stored.
+
+        Raises:
+            SchemeError: the types don't fit the model's rows.
+        """
+        if self.gguf_type is None:
+            return dict.fromkeys(LINEARS, AffineCodec(self.scheme))
+        return gguf_writer.codecs(file_type(self.gguf_type, self.tensor_types), config, index)
+
+    def open_formats(self) -> list[Format]:
+        """The formats to write, set up for this recipe.
+
+        Raises:
+            SchemeError: an unknown method or format, or options that exclude each other.
+        """
+        if self.method not in METHODS:
+            raise SchemeError(f"there is no method {self.method!r}; choose from {list(METHODS)}")
+        unknown = [name for name in self.formats if name not in FORMATS]
+        if unknown or not self.formats:
+            raise SchemeError(
+                f"there is no format {', '.join(unknown) or '(none given)'}; "
+                f"choose from {', '.join(FORMATS)}"
+            )
+        if self.gguf_type is None:
+            if self.tensor_types:
+                raise SchemeError("types of single tensors go with a GGUF type, and none is given")
+            formats = {**FORMATS, onnx_writer.FORMAT.name: onnx_writer.onnx_format(self.onnx)}
+            return [formats[name] for name in dict.fromkeys(self.formats)]
+        if self.formats != (gguf_writer.FORMAT.name,):
+            raise SchemeError(
+                f"GGUF types go with the format {gguf_writer.FORMAT.name} alone, "
+                f"not with {', '.join(self.formats)}"
+            )
+        return [gguf_writer.typed_format(file_type(self.gguf_type, self.tensor_types))]
+
+    def check_target(self) -> None:
+        """Refuse a target for the bits a weight next to what excludes it.
+
+        Raises:
+            SchemeError: names it.
+        """
+        if self.target_bpw is None:
+            return
+        if self.formats != (gguf_writer.FORMAT.name,):
+            raise SchemeError(
+                "a target for the bits a weight chooses among GGUF's types; it goes with the "
+                f"format {gguf_writer.FORMAT.name} alone, not with {', '.join(self.formats)}"
+            )
+        if self.gguf_type is not None or self.tensor_types:
+            raise SchemeError("give either a target for the bits a weight or GGUF types, not both")
+        if not METHODS[self.method].calibrated:
+            raise SchemeError(
+                "a target for the bits a weight is measured on calibration text, which "
+                f"{self.method} doesn't read; use awq or gptq"
+            )
+
+    def with_types(self, tensor_types: tuple[str, ...]) -> "Recipe":
+        """This recipe with a GGUF type for every matrix, as a target for the bits a weight asks."""
+        return replace(self, gguf_type=MIXED.name, tensor_types=tensor_types)
+
+    def as_json(self, config: Phi3Config) -> dict[str, Any]:
+        """The recipe as manifests record it."""
+        described: dict[str, Any] = {
+            "method": self.method,
+            "compensate": self.compensate and METHODS[self.method].calibrated,
+        }
+        if self.gguf_type is not None:
+            described |= {
+                "gguf_type": self.gguf_type.upper(),
+                "tensor_types": list(self.tensor_types),
+                **({} if self.target_bpw is None else {"target_bpw": self.target_bpw}),
+            }
+        else:
+            described |= {
+                "bits": self.scheme.bits,
+                "group_size": self.scheme.group_size,
+                "symmetric": self.scheme.symmetric,
+            }
+        described["formats"] = list(self.formats)
+        if self.gguf_type is None and onnx_writer.FORMAT.name in self.formats:
+            described["onnx"] = self.onnx.settled(config, self.scheme).as_json()
+        return described
+
+    def __str__(self) -> str:
+        if self.target_bpw is not None:
+            return f"{self.target_bpw:g} bits a weight"
+        return self.gguf_type.upper() if self.gguf_type else str(self.scheme)

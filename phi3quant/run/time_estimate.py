@@ -1,0 +1,119 @@
+"""How long a calibrated run will take: its operations counted, and this machine tried for a moment.
+
+What is counted is what takes long at a large model's sizes. It tells minutes from hours; progress
+knows better after a few blocks.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from phi3quant.model.architecture import LINEARS, linear_shapes
+from phi3quant.model.config import Phi3Config
+from phi3quant.model.precision import product_dtype
+from phi3quant.run.memory_budget import Calibrated
+from phi3quant.run.one_block import SEARCH_TOKENS, held_back_windows
+
+# Rows of a matrix whose output errors the search of scales computes, all candidates together.
+_SEARCHED_ROWS = 8000
+# These and the next were fitted to three measured blocks (docs/performance.md).
+# Times that all weights of a block are rounded or put back, each about as long as copying them so
+# often.
+_ROUNDINGS, _COPIES = 8, 16
+# Numbers that a token's pass through a block reads and writes beside its products, by the widths of
+# the residual stream and of the MLP.
+_PASSED = (28, 16)
+# Width of the matrices that are tried, and seconds for it.
+_TRIED, TRIAL = 1024, 0.1
+# Rows of a sum of products that are computed at once, up to the diagonal and beyond it.
+_TILE = 1024
+# FP64 is at half the rate of FP32.
+_DOUBLE = 2
+# Factoring and solving triangles take so many times as long as products of as many operations:
+# what was lacking from blocks of Phi-3-mini's width and half of it, with 8 to 32 windows.
+_TRIANGULAR = 2.5
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What this machine does in a second, on the threads that it was given.
+
+    Attributes:
+        fast: operations of products in precision.product_dtype.
+        full: operations of products in FP32.
+        copied: FP32 numbers copied.
+    """
+
+    fast: float
+    full: float
+    copied: float
+
+
+def measured(clock: Callable[[], float] = time.perf_counter) -> Pace:
+    """Try this machine; takes a third of a second.
+
+    Args:
+        clock: the time in seconds.
+    """
+    matrix = torch.ones(_TRIED, _TRIED)
+    ready = matrix.to(product_dtype())
+    numbers = torch.ones(4, _TRIED, _TRIED)
+    room = torch.empty_like(numbers)
+    operations = 2.0 * _TRIED**3
+    return Pace(
+        operations * times_a_second(lambda: ready @ ready, clock),
+        operations * times_a_second(lambda: matrix @ matrix, clock),
+        numbers.numel() * times_a_second(lambda: room.copy_(numbers), clock),
+    )
+
+
+def seconds(config: Phi3Config, run: Calibrated, pace: Pace) -> float:
+    """About how long all blocks take; not the scoring after them, nor what a target size measures.
+
+    Args:
+        config: the model's.
+        run: what is done to it, with the windows that were asked for (the text may have fewer);
+            AWQ's search is taken to be part of it.
+        pace: of the machine.
+    """
+    held_back = held_back_windows(run.windows) * run.length
+    seen = max(run.windows * run.length - held_back, run.length)
+    shapes = [linear_shapes(config)[name] for name in LINEARS]
+    weights = sum(rows * columns for rows, columns in shapes)
+    squares = sum(columns**2 for _, columns in shapes)
+    tiles = sum(columns * (columns + min(columns, _TILE)) for _, columns in shapes)
+    searched = min(seen, SEARCH_TOKENS) if run.compensate else seen
+    passing = 2 * seen + 8 * held_back if run.compensate else seen + 4 * held_back
+    # Without the last linear.
+    passes = passing + searched * (1 - shapes[-1][0] * shapes[-1][1] / weights)
+    fast = 2.0 * weights * passes + 2.0 * _SEARCHED_ROWS * squares
+    full = float(tiles * searched) + 4.0 * run.length * config.query_rows * passes
+    if run.compensate:
+        products = sum(rows * columns**2 for rows, columns in shapes)
+        residuals = config.hidden_size * (config.query_rows + config.intermediate_size)
+        fast += 2.0 * (squares + residuals) * seen + 2.0 * products
+        # Two factors; one is inverted, with the other two triangles are solved for all rows.
+        cubes = sum(columns**3 for _, columns in shapes)
+        triangles = 3.0 * products + (2 * _DOUBLE + 1) * cubes / 3
+        full += tiles * seen + _TRIANGULAR * triangles
+    numbers = _PASSED[0] * config.hidden_size + _PASSED[1] * config.intermediate_size
+    copied = numbers * passes + _ROUNDINGS * _COPIES * weights
+    block = fast / pace.fast + full / pace.full + copied / pace.copied
+    return config.num_hidden_layers * block
+
+
+def times_a_second(work: Callable[[], object], clock: Callable[[], float]) -> float:
+    """How often ``work`` can be done in a second, once it has been done for a first time.
+
+    Args:
+        work: what is tried, for TRIAL seconds.
+        clock: the time in seconds.
+    """
+    work()
+    count, start = 0, clock()
+    while (spent := clock() - start) < TRIAL:
+        work()
+        count += 1
+    return count / spent

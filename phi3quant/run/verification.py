@@ -1,0 +1,90 @@
+"""Verification of a run's artifacts, recorded in their manifests."""
+
+from typing import Any
+
+from converters import open_tokenizer
+from phi3quant.disk.workspace import check_output
+from phi3quant.evaluation.evaluate import (
+    Evaluation,
+    EvaluationText,
+    evaluate_located,
+    text_windows,
+)
+from phi3quant.evaluation.metrics import figures
+from phi3quant.model.config import Phi3Config
+from phi3quant.progress import Progress, silent
+from phi3quant.provenance import sealing
+from phi3quant.run.artifacts import Artifacts
+from phi3quant.run.draft import Draft
+from phi3quant.source.locate import Located
+
+
+def verify(
+    artifacts: Artifacts,
+    text: EvaluationText | None = None,
+    *,
+    progress: Progress = silent,
+) -> Evaluation:
+    """Score what ``quantize`` wrote, as read back from disk, against its source.
+
+    The figures are also recorded in each folder's manifest. ``Verification`` does the same before
+    an output takes its place.
+
+    Raises:
+        Phi3QuantError: an artifact or its source can't be read back, or the text can't be used.
+    """
+    places = artifacts.folders
+    # Before the scoring, since the manifests go in as a whole new folder.
+    check_output(next(iter(places.values())), overwrite=True)
+    located = [Located(folder, str(folder)) for folder in places.values()]
+    result = evaluate_located([artifacts.source, *located], text or EvaluationText(), progress)
+    records = zip(places.values(), _records(result, len(places)), strict=True)
+    sealing.record_verifications(next(iter(places.values())), dict(records))
+    return result
+
+
+class Verification:
+    """Scores a draft against its source; implements phi3quant.run.draft.Judge.
+
+    Attributes:
+        evaluation: the figures; None until a draft was scored.
+    """
+
+    def __init__(self, text: EvaluationText | None = None, progress: Progress = silent) -> None:
+        self.evaluation: Evaluation | None = None
+        self._text = text or EvaluationText()
+        self._progress = progress
+
+    def prepare(self, source: Located, config: Phi3Config) -> None:
+        """See Judge."""
+        text_windows(self._text, open_tokenizer(source.path), config)
+
+    def __call__(self, draft: Draft) -> dict[str, dict[str, Any]]:
+        """See Judge."""
+        artifacts = [
+            Located(folder, str(draft.places[name])) for name, folder in draft.folders.items()
+        ]
+        self.evaluation = evaluate_located([draft.source, *artifacts], self._text, self._progress)
+        records = _records(self.evaluation, len(artifacts))
+        return dict(zip(draft.folders, records, strict=True))
+
+
+def _records(result: Evaluation, count: int) -> list[dict[str, Any]]:
+    """A manifest's ``verification`` for each of ``count`` artifacts, scored after their source."""
+    records = []
+    for number in range(1, count + 1):
+        first, *others = (
+            figures(comparison, reference=False)
+            for origin, comparison in zip(result.origins, result.comparisons, strict=True)
+            if origin == number
+        )
+        record = {
+            "text": dict(result.text),
+            "reference": figures(result.comparisons[0], reference=True),
+            "artifact": first,
+        }
+        # The only other way there is; see converters.as_run.
+        if others:
+            record["at_accuracy_level_0"] = others[0]
+        records.append(record)
+    return records

@@ -1,0 +1,1 @@
+"""Models and tokenizers as people bring them: located, opened, checked."""

@@ -1,0 +1,144 @@
+"""The one renderer of chat templates: whatever a template does, it ends in text or an error.
+
+Templates run in a process of their own (template_worker.py), started at the first use and kept for
+all chats, so that limits on time and memory hold even where jinja's sandbox has none:
+powers, repeated strings, nested loops.
+"""
+
+import atexit
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from phi3quant.errors import TokenizerError
+from phi3quant.source.template_worker import SECONDS
+
+_SCRIPT = Path(__file__).with_name("template_worker.py")
+# For interpreters that find jinja2 only through a path that was set for this process.
+_START = (
+    "import runpy, sys; sys.path.append(sys.argv.pop(1)); sys.argv.pop(0); "
+    "runpy.run_path(sys.argv[0], run_name='__main__')"
+)
+
+
+class _Worker:
+    """The process, and the one exchange that it does at a time."""
+
+    def __init__(self, seconds: int = SECONDS) -> None:
+        self._seconds = seconds
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._too_much: dict[str, str] = {}
+
+    def render(self, template: str, request: bytes) -> dict[str, str]:
+        """Send a request; a template that once went past a limit isn't tried again."""
+        if template in self._too_much:
+            return {"error": self._too_much[template]}
+        answer, ended = self._ask(request)
+        if ended:
+            self._too_much[template] = answer["error"]
+        return answer
+
+    def _ask(self, request: bytes) -> tuple[dict[str, str], bool]:
+        """The answer to a request, and whether the process died of it."""
+        with self._lock:
+            process = self._running()
+            assert process.stdin is not None
+            assert process.stdout is not None
+            try:
+                process.stdin.write(request + b"\n")
+                process.stdin.flush()
+                line = process.stdout.readline()
+            except BrokenPipeError:
+                line = b""
+            except BaseException:
+                # Interrupted: the answer that is still to come would be taken for the next one's.
+                self._close()
+                raise
+            if line.endswith(b"\n"):
+                answer: dict[str, str] = json.loads(line)
+                return answer, False
+            code = process.wait()
+            self._close()
+        if code == -signal.SIGPROF:
+            return {"error": f"it needs more than {self._seconds} s"}, True
+        return {"error": f"it ends the process that renders it (code {code})"}, True
+
+    def close(self) -> None:
+        """End the process."""
+        with self._lock:
+            self._close()
+
+    def forget(self) -> None:
+        """Leave the process to the one that started it; for use after a fork."""
+        process, self._process, self._lock = self._process, None, threading.Lock()
+        if process is not None:
+            process.returncode = 0  # not this process' child
+            _close_pipes(process)
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is None or self._process.poll() is not None:
+            self._close()
+            arguments = (str(Path(jinja2.__file__).parents[1]), str(_SCRIPT), str(self._seconds))
+            try:
+                self._process = subprocess.Popen(  # noqa: S603 - its own interpreter and script
+                    [sys.executable, "-I", "-c", _START, *arguments],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                    # Ctrl-C is for this process, which then ends the other.
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise TokenizerError(
+                    f"the process that renders chat templates can't be started: {error}"
+                ) from None
+        return self._process
+
+    def _close(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            _close_pipes(process)
+            process.wait()
+
+
+def _close_pipes(process: subprocess.Popen[bytes]) -> None:
+    for pipe in (process.stdin, process.stdout):
+        with contextlib.suppress(OSError):
+            if pipe is not None:
+                pipe.close()
+
+
+_WORKER = _Worker()
+atexit.register(_WORKER.close)
+os.register_at_fork(after_in_child=_WORKER.forget)
+
+
+def render_template(template: str, variables: Mapping[str, Any]) -> str:
+    """Render a chat template in transformers' environment; ``strftime_now`` is at a fixed date.
+
+    Args:
+        template: jinja.
+        variables: plain values by name; ``messages`` at least.
+
+    Raises:
+        TokenizerError: the template fails on these messages, or exceeds a limit.
+    """
+    try:
+        request = json.dumps({"template": template, "variables": dict(variables)}).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise TokenizerError(f"a chat isn't made of plain values: {error}") from None
+    answer = _WORKER.render(template, request)
+    if "error" in answer:
+        raise TokenizerError(f"the model's chat template failed: {answer['error']}")
+    return answer["text"]

@@ -1,0 +1,125 @@
+"""Tokenizers of the tokenizers library: tokenizer.json, read as transformers reads it."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from tokenizers import Tokenizer as FastTokenizer
+
+from phi3quant.disk.untrusted_json import read_json
+from phi3quant.errors import Phi3QuantError, TokenizerError
+from phi3quant.source.hushed import hushed
+from phi3quant.source.pieces_of_text import Spans
+
+_MAX_GROWTH = 64
+"""Characters that the replacements of a tokenizer may make of one; Llama's make two."""
+
+
+class _Described(msgspec.Struct):
+    """The parts of tokenizer.json that are checked before the library reads it."""
+
+    normalizer: dict[str, Any] | None = None
+    decoder: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class FastEncoder:
+    """Text to ids and back; nothing is added, cut off or filled up."""
+
+    inner: FastTokenizer
+
+    def spans(self, text: str) -> Spans:
+        """Tokens of ``text`` and their places in it."""
+        with library_errors("a text can't be encoded"):
+            encoding = self.inner.encode(text, add_special_tokens=False)
+        ids = np.array(encoding.ids, dtype=np.int32)
+        return Spans(ids, np.array(encoding.offsets, dtype=np.int32).reshape(-1, 2))
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of ``text``."""
+        with library_errors("a text can't be encoded"):
+            return list(self.inner.encode(text, add_special_tokens=False).ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ``ids``, special tokens included."""
+        with library_errors("token ids can't be decoded"):
+            return str(self.inner.decode(list(ids), skip_special_tokens=False))
+
+
+def read_fast(file: Path) -> FastTokenizer:
+    """Read tokenizer.json.
+
+    Raises:
+        TokenizerError: it can't be read, or would make too much of a text.
+    """
+    described: _Described = read_json(file, _Described, raises=TokenizerError)
+    for name, part in (("normalizer", described.normalizer), ("decoder", described.decoder)):
+        growth = _growth(part)
+        if growth > _MAX_GROWTH:
+            raise TokenizerError(
+                f"{file}: its {name} makes {growth:.0f} characters of one; "
+                f"at most {_MAX_GROWTH} are allowed"
+            )
+    with library_errors(f"{file} can't be read"):
+        return FastTokenizer.from_file(str(file))
+
+
+def whole_texts(fast: FastTokenizer) -> FastEncoder:
+    """An encoder that takes texts as they are.
+
+    tokenizer.json may hold the truncation, padding and dropout of a training run. They aren't part
+    of the vocabulary: transformers switches them off, too.
+    """
+    fast.no_truncation()
+    fast.no_padding()
+    if getattr(fast.model, "dropout", None) is not None:
+        fast.model.dropout = None
+    return FastEncoder(fast)
+
+
+def _growth(part: Any) -> float:
+    """Upper bound of the characters that replacements make of one character."""
+    if not isinstance(part, Mapping):
+        return 1.0
+    steps = part.get("normalizers", part.get("decoders"))
+    if isinstance(steps, list):
+        total = 1.0
+        for step in steps:
+            total *= _growth(step)
+        return total
+    if part.get("type") == "Prepend":
+        return 1.0 + len(str(part.get("prepend", "")))
+    if part.get("type") != "Replace":
+        return 1.0
+    pattern, content = part.get("pattern"), str(part.get("content", ""))
+    fixed = pattern.get("String") if isinstance(pattern, Mapping) else None
+    if fixed:
+        return max(1.0, len(content) / len(fixed))
+    # A regular expression may match one character, or the place before each.
+    return 1.0 + len(content)
+
+
+@contextmanager
+def library_errors(problem: str) -> Iterator[None]:
+    """Turn whatever the library raises into a TokenizerError.
+
+    Args:
+        problem: beginning of the message.
+
+    A panic of its Rust code, such as for a regular expression that takes too long, is derived from
+    BaseException.
+    """
+    try:
+        with hushed():
+            yield
+    except (KeyboardInterrupt, SystemExit, GeneratorExit, Phi3QuantError):
+        raise
+    except BaseException as error:  # noqa: BLE001 - see above
+        reason = str(error)
+        if isinstance(error, TypeError) and "TextInputSequence" in reason:
+            reason = "it holds half of a surrogate pair"
+        raise TokenizerError(f"{problem}: {reason}") from None

@@ -1,0 +1,120 @@
+"""Find a model: a folder, a hub id, or the bundled phi3-tiny."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from phi3quant.disk.first_bytes import GGUF_MAGIC, lfs_hint, starts_with
+from phi3quant.disk.output import MANIFEST
+from phi3quant.disk.untrusted_json import read_json_if_there
+from phi3quant.errors import MissingExtraError, ModelNotFoundError
+from phi3quant.source.bundled import BUNDLED, bundled_folder
+
+__all__ = ["BUNDLED", "GGUF_SUFFIX", "Located", "bundled_folder", "locate"]
+
+GGUF_SUFFIX = ".gguf"
+# What a model needs; pickles are left out on purpose.
+_PATTERNS = ["*.json", "*.safetensors", "tokenizer.model", "*.jinja", "merges.txt", "LICENSE*"]
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+@dataclass(frozen=True)
+class Located:
+    """Where a model lies and what it was called.
+
+    Attributes:
+        path: its folder, or a GGUF file, on this machine.
+        name: for tables: the folder's name, the hub id, or ``phi3-tiny``.
+        revision: the hub's commit, where the model came from there.
+    """
+
+    path: Path
+    name: str
+    revision: str | None = None
+
+    @property
+    def folder(self) -> Path:
+        """The model's folder, or the one that its file lies in."""
+        return self.path if self.path.is_dir() else self.path.parent
+
+    @property
+    def bundled(self) -> bool:
+        """Whether it is the model that comes with phi3quant."""
+        return self.name == BUNDLED and self.folder == bundled_folder()
+
+
+def locate(model: str | Path | None, revision: str | None = None) -> Located:
+    """Find a model.
+
+    Args:
+        model: a folder (OUT/FORMAT names a format of an output OUT, even if OUT itself is of it); a
+            GGUF file of any name; a hub id such as ``microsoft/Phi-3-mini-4k-instruct``; or
+            None or ``phi3-tiny`` for the bundled one.
+        revision: branch, tag or commit, for a hub id.
+
+    Raises:
+        ModelNotFoundError: nothing of that name can be had.
+        MissingExtraError: it looks like a hub id and huggingface_hub isn't installed.
+    """
+    if model is None or (str(model) == BUNDLED and not Path(model).exists()):
+        return Located(bundled_folder(), BUNDLED)
+    path = _first_format(Path(model)) or Path(model)
+    if path.is_dir():
+        return Located(path, path.resolve().name)
+    if starts_with(path, GGUF_MAGIC) or (path.is_file() and path.suffix == GGUF_SUFFIX):
+        return Located(path, path.name)
+    if path.exists():
+        raise ModelNotFoundError(
+            lfs_hint(path)
+            or f"{model} is neither a folder nor a GGUF file; give the folder that holds "
+            "config.json and the safetensors, or a GGUF file"
+        )
+    if not _HUB_ID.fullmatch(str(model)):
+        raise ModelNotFoundError(
+            f"there is no folder {model}; give a folder, a GGUF file, a hub id like "
+            f"microsoft/Phi-3-mini-4k-instruct, or {BUNDLED} (bundled)"
+        )
+    return _from_hub(str(model), revision)
+
+
+def _first_format(path: Path) -> Path | None:
+    """OUT for OUT/FORMAT where OUT itself is of that format, so that the latter names any format.
+
+    The first format of several has no folder of its own; see docs/adr/0005.
+    """
+    if path.exists() or not path.parent.is_dir():
+        return None
+    recipe = read_json_if_there(path.parent / MANIFEST).get("recipe")
+    formats = recipe.get("formats") if isinstance(recipe, Mapping) else None
+    return path.parent if isinstance(formats, list) and formats[:1] == [path.name] else None
+
+
+def _from_hub(name: str, revision: str | None) -> Located:
+    try:
+        import huggingface_hub  # noqa: PLC0415 - an extra
+    except ImportError:
+        raise MissingExtraError(
+            f"there is no folder {name}; to fetch it from the hub", "hub"
+        ) from None
+    for local_only in (True, False):
+        try:
+            folder = huggingface_hub.snapshot_download(
+                name, revision=revision, allow_patterns=_PATTERNS, local_files_only=local_only
+            )
+        except Exception as error:  # noqa: BLE001 - the client raises its HTTP library's kinds too
+            reason = error
+            continue
+        if _is_complete(Path(folder)):
+            return Located(Path(folder), name, Path(folder).name)
+        reason = ModelNotFoundError("the local copy is incomplete")
+    detail = str(reason).strip().splitlines()[0] if str(reason).strip() else type(reason).__name__
+    raise ModelNotFoundError(
+        f"there is no folder {name}, and it can't be had from the hub either ({detail}); "
+        "download it elsewhere and give its folder"
+    )
+
+
+def _is_complete(folder: Path) -> bool:
+    """An interrupted download leaves a snapshot without some of its files."""
+    return (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))

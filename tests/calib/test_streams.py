@@ -1,0 +1,130 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from calib.activations import Shelf
+from calib.capture import advance, batches
+from calib.streams import Streams, walk
+from phi3quant.model.architecture import LINEARS, Block
+from phi3quant.model.decoder_block import SequenceContext, decoder_block, linear, sequence_context
+from phi3quant.quant.folds import FOLDS, folded
+from phi3quant.quant.gram import Gram
+from phi3quant.run.one_block import for_products
+from phi3quant.source.checkpoint import open_checkpoint
+from tests.models import VARIANTS
+
+LENGTH, WINDOWS = 40, 5
+
+
+class Case:
+    """A block, its folded self, damaged weights for the latter, and two streams."""
+
+    def __init__(self, folder: Path) -> None:
+        checkpoint = open_checkpoint(folder)
+        generator = torch.Generator().manual_seed(0)
+        self.config = checkpoint.config
+        self.context: SequenceContext = sequence_context(self.config, LENGTH)
+        self.block: Block = checkpoint.block(0)
+        self.scales = {
+            name: torch.rand(width, generator=generator) + 0.5 for name, width in self.widths()
+        }
+        self.moved = folded(self.block, self.scales, self.config)
+        self.damaged = {}
+        for name in LINEARS:
+            weight = self.moved[name]
+            noise = torch.randn(weight.shape, generator=generator)
+            self.damaged[name] = weight + 0.1 * weight.std() * noise
+        shape = (WINDOWS, LENGTH, self.config.hidden_size)
+        self.clean = torch.randn(shape, generator=generator)
+        self.actual = self.clean + 0.1 * torch.randn(shape, generator=generator)
+
+    def streams(self) -> Streams:
+        return Streams(self.clean.clone(), self.actual.clone())
+
+    def widths(self) -> list[tuple[str, int]]:
+        widths = []
+        for name, fold in FOLDS.items():
+            rows = len(self.block[fold.producer][fold.producer_rows(self.config)])
+            widths.append((name, rows))
+        return widths
+
+    def ready(self) -> Block:
+        return for_products({**self.moved, **self.damaged})
+
+
+@pytest.fixture(params=[*VARIANTS])
+def case(request: pytest.FixtureRequest, checkpoint_folder: Callable[[str], Path]) -> Case:
+    return Case(checkpoint_folder(request.param))
+
+
+@pytest.mark.parametrize("stored", [False, True], ids=["memory", "disk"])
+def test_both_streams_come_out_as_blocks_give_them(
+    case: Case, *, stored: bool, tmp_path: Path
+) -> None:
+    """To the bit: a resumed run takes the states through blocks."""
+    ready, original = case.ready(), for_products(case.block)
+    streams, shelf = case.streams(), Shelf(tmp_path if stored else None)
+    found = walk(
+        (original, case.moved),
+        case.scales,
+        case.context,
+        streams,
+        lambda name, _gram, _lacking: ready[name],
+        shelf,
+    )
+    advance(original, case.context, case.clean)
+    advance(ready, case.context, case.actual)
+    assert torch.equal(torch.cat(list(batches(streams.clean))), case.clean)
+    assert torch.equal(torch.cat(list(batches(found))), case.actual)
+
+
+def test_shortfalls_are_what_outputs_lack(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against both streams taken through blocks that are watched, in the original's units."""
+    monkeypatch.setattr("calib.streams.product_dtype", lambda: torch.float32)
+    found: dict[str, tuple[Gram, torch.Tensor]] = {}
+
+    def choose(name: str, gram: Gram, lacking: torch.Tensor) -> torch.Tensor:
+        found[name] = gram, lacking
+        return case.damaged[name]
+
+    walk((case.block, case.moved), case.scales, case.context, case.streams(), choose, Shelf())
+    wanted = watched(case, case.block, case.clean)
+    had = watched(case, {**case.moved, **case.damaged}, case.actual)
+    for name in LINEARS:
+        x, y = had[name].inputs, wanted[name].outputs
+        rows = torch.ones(len(case.block[name]), 1)
+        for consumer, scales in case.scales.items():
+            fold = FOLDS[consumer]
+            if fold.producer == name:
+                rows[fold.producer_rows(case.config), 0] = scales
+        lacking = y / rows.T - x @ case.moved[name].T
+        if name in ("o_proj", "down_proj"):
+            lacking += wanted[name].residual - had[name].residual
+        gram, shortfall = found[name]
+        expected = lacking.T @ x / len(x)
+        assert torch.allclose(gram.captured, x.T @ x / len(x), rtol=1e-3, atol=1e-4)
+        assert torch.allclose(shortfall, expected, atol=2e-3 * float(expected.abs().max()))
+
+
+class Seen:
+    """A linear's inputs, outputs and the residual stream that they are added to, by token."""
+
+    inputs: torch.Tensor
+    outputs: torch.Tensor
+    residual: torch.Tensor
+
+
+def watched(case: Case, block: Block, hidden: torch.Tensor) -> dict[str, Seen]:
+    seen = {name: Seen() for name in LINEARS}
+
+    def product(name: str, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        out = linear(x, weight)
+        seen[name].inputs, seen[name].outputs = x.flatten(0, 1), out.flatten(0, 1)
+        return out
+
+    final = decoder_block(block, case.context, hidden, product).flatten(0, 1)
+    seen["o_proj"].residual = hidden.flatten(0, 1)
+    seen["down_proj"].residual = final - seen["down_proj"].outputs
+    return seen

@@ -1,0 +1,324 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors import safe_open
+
+from converters.gguf.file import read_gguf
+from converters.gguf.type_policy import FILE_TYPES, file_type
+from converters.onnx.options import OnnxOptions
+from phi3quant import inspect
+from phi3quant.errors import ConfigError, InputError, ModelNotFoundError, SchemeError
+from phi3quant.estimating.artifact import Artifact, gguf, onnx, packed
+from phi3quant.estimating.devices import (
+    Fit,
+    choose_devices,
+    custom_device,
+    known_devices,
+)
+from phi3quant.estimating.estimate import Plan, estimate
+from phi3quant.estimating.members import Described, describe, family
+from phi3quant.estimating.memory import (
+    KV_TYPES,
+    check_context,
+    kv_bytes,
+    largest_context,
+    run_memory,
+    tokens_per_second,
+)
+from phi3quant.quant.scheme import QuantScheme
+from phi3quant.run.export import export_gguf, export_onnx
+from phi3quant.run.pipeline import quantize
+from phi3quant.run.recipe import Recipe
+
+MIB, GB = 1 << 20, 10**9
+SYM32 = QuantScheme(4, 32)
+MINI = describe("phi-3-mini-4k")
+
+
+# Sizes of files
+
+
+def folder_of(name: str, checkpoint_folder: Callable[[str], Path]) -> Described:
+    return describe(None if name == "phi3-tiny" else str(checkpoint_folder(name)))
+
+
+@pytest.mark.parametrize("scheme", [SYM32, QuantScheme(4, 16, symmetric=False), QuantScheme(8, 64)])
+@pytest.mark.parametrize("name", ["phi3-tiny", "mha", "tied", "longrope"])
+def test_packed_files_have_exactly_the_size_that_was_told(
+    name: str, scheme: QuantScheme, checkpoint_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    model = folder_of(name, checkpoint_folder)
+    # The small models' o_proj has rows of 64, their down_proj rows of 96.
+    if name != "phi3-tiny":
+        scheme = QuantScheme(scheme.bits, min(32, scheme.group_size or 32), scheme.symmetric)
+    layouts = ("compressed-tensors", "awq-gemm") if scheme.bits == 4 else ("compressed-tensors",)
+    made = quantize(model.folder, tmp_path / "out", Recipe("rtn", scheme, formats=layouts))
+    for layout in layouts:
+        told = packed(model, scheme, layout)
+        file = made.folders[layout] / "model.safetensors"
+        assert told.file_bytes == file.stat().st_size
+        with safe_open(file, framework="pt") as opened:
+            names = set(opened.keys())
+            shapes = {key: tuple(opened.get_slice(key).get_shape()) for key in names}
+        assert {tensor.name: tensor.shape for tensor in told.tensors} == shapes
+        assert told.nbytes == inspect(made.folders[layout]).weight_bytes
+
+
+@pytest.mark.parametrize("kind", ["q4_0", "q8_0", "f16", "q4_k_m"])
+@pytest.mark.parametrize("name", ["phi3-tiny", "tied", "longrope", "mha"])
+def test_gguf_tensors_are_exact_and_files_within_half_a_percent(
+    name: str, kind: str, checkpoint_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    model = folder_of(name, checkpoint_folder)
+    if kind == "q4_k_m" and name != "phi3-tiny":
+        # The fallback of narrow rows is what is of interest there.
+        assert any(tensor.type == "Q5_0" for tensor in gguf(model, file_type(kind)).tensors)
+    export_gguf(model.folder, tmp_path / "out", kind=file_type(kind))
+    (file,) = (tmp_path / "out").glob("*.gguf")
+    told = gguf(model, file_type(kind))
+    stored = read_gguf(file).tensors
+    assert {t.name: (t.type, t.shape, t.nbytes) for t in told.tensors} == {
+        key: (entry.type.name, entry.shape, entry.nbytes) for key, entry in stored.items()
+    }
+    # The small models are mostly metadata; the 0.5 % holds for weights of some megabytes.
+    allowed = max(0.005 * file.stat().st_size, 1500)
+    assert abs(told.file_bytes - file.stat().st_size) < allowed
+
+
+LAYOUTS = [
+    OnnxOptions(),
+    OnnxOptions(embedding="int4", head="int8"),
+    OnnxOptions(embedding="fp16", head="fp32"),
+    OnnxOptions(io="fp16", embedding="fp16", head="int4"),
+]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", ["phi3-tiny", "tied", "longrope"])
+def test_onnx_data_is_exact_and_folders_within_half_a_percent(
+    name: str,
+    layout: OnnxOptions,
+    checkpoint_folder: Callable[[str], Path],
+    tmp_path: Path,
+) -> None:
+    model = folder_of(name, checkpoint_folder)
+    recipe = Recipe("rtn", SYM32, formats=("onnx",), onnx=layout)
+    folder = quantize(model.folder, tmp_path / "out", recipe).folders["onnx"]
+    data, graph = (folder / file for file in ("model.onnx.data", "model.onnx"))
+    told = onnx(model, SYM32, layout)
+    padding = data.stat().st_size - told.nbytes
+    assert 0 <= padding < 64 * len(told.tensors) + (64 << 10) * 4
+    # Graphs of small models are of the size of their weights.
+    size = data.stat().st_size + graph.stat().st_size
+    assert abs(told.file_bytes - size) < max(0.005 * size, 3000)
+
+
+def test_a_plain_onnx_export_is_told_too(tmp_path: Path) -> None:
+    export_onnx("phi3-tiny", tmp_path / "out")
+    size = sum(
+        (tmp_path / "out" / file).stat().st_size for file in ("model.onnx", "model.onnx.data")
+    )
+    assert onnx(describe(None), None, OnnxOptions()).file_bytes == pytest.approx(size, rel=0.005)
+
+
+ASYM128 = QuantScheme(4, 128, symmetric=False)
+
+
+@pytest.mark.parametrize(
+    ("told", "published"),
+    [
+        (gguf(MINI, file_type("f16")), (7.64, 7.64)),
+        (gguf(MINI, file_type("q4_0")), (2.18, 2.18)),
+        (gguf(MINI, file_type("q4_k_s")), (2.19, 2.20)),
+        (gguf(MINI, file_type("q4_k_m")), (2.32, 2.40)),
+        (gguf(MINI, file_type("q8_0")), (4.06, 4.06)),
+        (onnx(MINI, SYM32, OnnxOptions(embedding="fp32", head="int4")), (2.72, 2.72)),
+        (packed(MINI, ASYM128, "awq-gemm"), (2.28, 2.28)),
+    ],
+    ids=lambda value: value.name if isinstance(value, Artifact) else "",
+)
+def test_published_sizes_of_phi_3_mini(told: Artifact, published: tuple[float, float]) -> None:
+    low, high = published
+    assert 0.995 * low <= told.file_bytes / GB <= 1.005 * high
+
+
+# The family
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "kv"),
+    [
+        ("phi-3-mini-4k", 3_821_079_552, 393_216),
+        ("phi-3.5-mini", 3_821_079_552, 393_216),
+        ("microsoft/Phi-3-mini-128k-instruct", 3_821_079_552, 393_216),
+        ("phi-3-medium", 13_960_238_080, 204_800),
+        ("Phi-4-mini-instruct", 3_836_021_760, 131_072),
+    ],
+)
+def test_members_have_their_published_parameters_and_cache(
+    name: str, parameters: int, kv: int
+) -> None:
+    model = describe(name)
+    assert model.parameters == parameters
+    assert kv_bytes(model.config, "f16", 1) == kv
+
+
+def test_a_cache_of_4096_tokens_as_published() -> None:
+    sizes = {kind: kv_bytes(MINI.config, kind, 4096) / MIB for kind in ("f16", "q8_0", "q4_0")}
+    assert sizes == {"f16": 1536, "q8_0": 816, "q4_0": 432}
+    assert kv_bytes(describe("phi-3-mini-128k").config, "f16", 131072) == 48 << 30
+
+
+def test_people_are_told_of_mha_where_they_expect_gqa() -> None:
+    assert any("32 key-value heads (MHA)" in note for note in MINI.warnings)
+    assert not any("MHA" in note for note in describe("phi-3-medium").warnings)
+    assert any("131,072 tokens" in note for note in describe("phi-3.5-mini").warnings)
+    assert any("last 2,047" in note for note in MINI.warnings)
+
+
+@pytest.mark.parametrize("name", [*family(), None])
+@pytest.mark.parametrize("kind", [*FILE_TYPES, "onnx", "compressed-tensors", "awq-gemm"])
+def test_every_member_is_estimated_in_every_format(name: str | None, kind: str) -> None:
+    plan = Plan(gguf_type=kind) if kind in FILE_TYPES else Plan(format=kind)
+    found = estimate(describe(name), plan, known_devices())
+    json.dumps(found.as_json(tensors=True))
+    assert found.chosen.nbytes < found.chosen.file_bytes
+    assert found.chosen.read_per_token <= found.chosen.nbytes
+    assert found.cost.memory[0] < found.cost.memory[1]
+
+
+# Memory
+
+
+def test_a_token_reads_one_row_of_the_embedding_and_all_of_a_tied_one() -> None:
+    kind = file_type("q4_0")
+    mini = gguf(MINI, kind)
+    (table,) = (tensor for tensor in mini.tensors if tensor.name == "token_embd.weight")
+    assert mini.read_per_token == mini.nbytes - table.nbytes + table.nbytes // 32064
+    tied = gguf(describe("phi-4-mini"), kind)
+    assert tied.read_per_token == tied.nbytes
+
+
+def test_a_window_bounds_what_is_read_but_not_what_is_kept() -> None:
+    found = run_memory(MINI.config, gguf(MINI, file_type("q4_0")), 4096, "f16", OnnxOptions())
+    assert found.kv_in_window == found.kv * 2047 // 4096
+    assert found.dirty[0] < found.needed - found.weights < found.dirty[1]
+
+
+def test_q4_0_of_mini_at_2048_tokens_is_about_3_gib() -> None:
+    found = run_memory(MINI.config, gguf(MINI, file_type("q4_0")), 2048, "f16", OnnxOptions())
+    assert found.needed / 2**30 == pytest.approx(3.1, rel=0.05)
+    assert choose_devices(["iphone-14"])[0].verdict(found.needed) in (
+        Fit.FITS,
+        Fit.ENTITLEMENT,
+    )
+
+
+@given(limit=st.integers(2 * GB, 6 * GB), kv_type=st.sampled_from(["f16", "q8_0", "q4_0"]))
+def test_the_largest_context_fits_and_the_next_one_does_not(limit: int, kv_type: str) -> None:
+    artifact, options = gguf(MINI, file_type("q4_0")), OnnxOptions()
+    longest = largest_context(MINI.config, artifact, limit, kv_type, options)
+
+    def needed(tokens: int) -> int:
+        return run_memory(MINI.config, artifact, tokens, kv_type, options).needed
+
+    assert longest == 0 or needed(longest) <= limit
+    assert longest == 4096 or needed(longest + 1) > limit
+
+
+def test_no_decoding_is_faster_than_memory() -> None:
+    artifact = gguf(MINI, file_type("q4_0"))
+    memory = run_memory(MINI.config, artifact, 1024, "f16", OnnxOptions())
+    read = artifact.read_per_token + 1024 * 393_216
+    assert tokens_per_second(artifact, memory, 51.2e9) == pytest.approx(51.2e9 / read)
+
+
+def test_onnx_keeps_its_cache_in_the_type_it_computes_with() -> None:
+    options = OnnxOptions(io="fp16")
+    found = run_memory(MINI.config, onnx(MINI, SYM32, options), 1024, "q4_0", options)
+    assert (found.kv_type, found.kv) == ("f16", 1024 * 393_216)
+
+
+# Devices
+
+
+def test_devices_have_sources_and_sense() -> None:
+    devices = known_devices()
+    assert len({device.name for device in devices}) == len(devices) > 10
+    for device in devices:
+        assert device.source
+        assert device.basis
+        assert device.usable < device.memory
+        assert device.entitled is None or device.usable < device.entitled < device.memory
+        assert device.bandwidth is not None
+        assert 1e10 < device.bandwidth < 1e12
+
+
+def test_limits_of_a_6_gb_iphone() -> None:
+    (phone,) = choose_devices(["iPhone 14"])
+    assert phone.usable / GB == pytest.approx(3.1, rel=0.05)
+    assert phone.entitled is not None
+    assert phone.entitled / GB == pytest.approx(4.2, rel=0.05)
+    sizes = (3.0 * GB, 4.0 * GB, 5.0 * GB)
+    verdicts = [phone.verdict(int(size)) for size in sizes]
+    assert verdicts == [Fit.FITS, Fit.ENTITLEMENT, Fit.NO]
+
+
+# Bad input
+
+
+def test_an_unknown_device_or_member_gets_the_nearest() -> None:
+    with pytest.raises(InputError, match="did you mean iphone-15-pro"):
+        choose_devices(["iphone15pro"])
+    with pytest.raises(ModelNotFoundError, match=r"did you mean phi-3\.5-mini"):
+        describe("phi-35-mini")
+    with pytest.raises(ModelNotFoundError, match="known are phi-3-mini-4k"):
+        describe("xyzzy")
+
+
+def test_an_impossible_context_is_refused() -> None:
+    with pytest.raises(ConfigError, match="4,096 at most"):
+        check_context(MINI.config, 5000)
+    with pytest.raises(ConfigError, match="impossible"):
+        estimate(MINI, Plan(contexts=(1024, 131072)), [])
+
+
+def test_a_config_that_contradicts_itself_is_refused(tmp_path: Path) -> None:
+    raw = {**family()["phi-3-mini-4k"]["config"], "num_key_value_heads": 5}
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    with pytest.raises(ConfigError, match="not a multiple of num_key_value_heads 5"):
+        describe(str(tmp_path))
+    other = tmp_path / "other.json"
+    other.write_text("[]")
+    with pytest.raises(ConfigError, match="Expected `object`"):
+        describe(str(other))
+
+
+def test_what_a_format_cannot_hold_is_refused_or_left_out() -> None:
+    with pytest.raises(SchemeError, match="holds 4 bits"):
+        packed(MINI, QuantScheme(8, 32), "awq-gemm")
+    rows = QuantScheme(4, None)
+    found = estimate(MINI, Plan(scheme=rows, format="compressed-tensors"), [])
+    assert [name for name, _ in found.refused] == [f"onnx {number}" for number in range(4)]
+
+
+def test_a_cache_whose_blocks_do_not_fit_the_heads_is_refused() -> None:
+    tiny = describe(None)
+    assert tiny.config.head_dim % KV_TYPES["q4_0"][0] == 0
+    narrow = {**family()["phi-3-mini-4k"]["config"], "num_attention_heads": 64}
+    narrow["num_key_value_heads"] = 64
+    from phi3quant.model.config import parse_config
+
+    with pytest.raises(SchemeError, match="blocks of 32 values, and heads have 48"):
+        kv_bytes(parse_config(narrow), "q4_0", 1)
+
+
+def test_a_given_memory_is_all_usable() -> None:
+    device = custom_device(4 << 30, None)
+    assert device.verdict(4 << 30) is Fit.FITS
+    (found,) = estimate(MINI, Plan(contexts=(1024,)), [device]).verdicts
+    assert found.ceiling is None

@@ -1,0 +1,70 @@
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from converters.onnx.genai import generation_ids
+from phi3quant.errors import TokenizerError
+from phi3quant.gating import facts
+from phi3quant.model.config import read_config
+from phi3quant.source.tokenizer import load_tokenizer
+
+GOOD = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
+
+
+@pytest.fixture
+def folder(checkpoint_folder: Callable[[str], Path], tmp_path: Path) -> Path:
+    copied = tmp_path / "model"
+    shutil.copytree(checkpoint_folder("gqa"), copied)
+    return copied
+
+
+def changed(folder: Path, before: str, after: str) -> list[str]:
+    """Facts that differ between two templates."""
+    stated = []
+    for template in (before, after):
+        (folder / "chat_template.jinja").write_text(template)
+        stated.append(facts.facts(folder, read_config(folder), load_tokenizer(folder)))
+    return [name for name in stated[0] if facts.differences(stated[0][name], stated[1][name])]
+
+
+def test_templates_that_render_alike_are_the_same(folder: Path) -> None:
+    assert changed(folder, GOOD, GOOD + "{# a comment #}") == []
+    assert facts.CHAT in changed(folder, GOOD, GOOD.replace("<|end|>", ""))
+
+
+@pytest.mark.parametrize(
+    "broken",
+    ["{% nowhere %}", "{{ raise_exception('no') }}", "{{ nowhere() }}", "{{ 1 / 0 }}"],
+)
+def test_templates_that_fail_alike_are_compared_by_their_text(folder: Path, broken: str) -> None:
+    assert changed(folder, GOOD + broken, GOOD + broken) == []
+    assert facts.CHAT in changed(folder, GOOD + broken, GOOD.replace("<|end|>", "") + broken)
+
+
+def test_further_special_tokens_are_no_facts(folder: Path) -> None:
+    (folder / "tokenizer_config.json").write_text('{"bos_token": "<s>", "pad_token": "<unk>"}')
+    stated = facts.facts(folder, read_config(folder), load_tokenizer(folder))
+    assert stated[facts.SPECIAL_TOKENS] == {"bos_token": [1]}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ('{"bos_token_id": 320}', "bos_token_id is 320, but the model's embedding has 320 rows"),
+        ('{"bos_token_id": "one"}', "bos_token_id is 'one'"),
+        ('{"eos_token_id": [1, [2]]}', "eos_token_id is"),
+        ('{"eos_token_id": NaN}', "not readable as JSON"),
+        ("[]", "Expected `object`"),
+    ],
+)
+def test_ids_that_cannot_be_are_refused(folder: Path, settings: str, message: str) -> None:
+    (folder / "generation_config.json").write_text(settings)
+    with pytest.raises(TokenizerError, match=message):
+        generation_ids(folder, read_config(folder))
+
+
+def test_a_pad_token_without_a_row_gives_way_to_one_that_has_one(folder: Path) -> None:
+    (folder / "generation_config.json").write_text('{"pad_token_id": 320}')
+    assert generation_ids(folder, read_config(folder)).pad == 0

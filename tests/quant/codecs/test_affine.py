@@ -1,0 +1,268 @@
+import math
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from gguf.quants import quantize as gguf_quantize
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from phi3quant.errors import CheckpointError, SchemeError
+from phi3quant.quant.codecs import affine
+from phi3quant.quant.gram import Gram, grouped_output_error, output_error
+from phi3quant.quant.scheme import BITS, GROUP_SIZES, QuantScheme
+from phi3quant.quant.tensor import QuantizedTensor
+
+SCHEMES = st.builds(
+    QuantScheme,
+    bits=st.sampled_from(BITS),
+    group_size=st.sampled_from([*GROUP_SIZES, None]),
+    symmetric=st.booleans(),
+)
+
+
+@st.composite
+def matrices(draw: st.DrawFn, columns: int) -> torch.Tensor:
+    """Rows of every temper: normal, tiny, constant, one-sided, zero, with an outlier."""
+    rows = draw(st.integers(1, 3))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 10_000)))
+    weight = torch.randn(rows, columns, generator=generator)
+    for number in range(rows):
+        row = weight[number]  # a view: changes go into the matrix
+        kind = draw(st.sampled_from(["normal", "tiny", "constant", "one-sided", "zero", "outlier"]))
+        match kind:
+            case "tiny":
+                row.mul_(1e-9)
+            case "constant":
+                row.fill_(draw(st.floats(-3, 3, width=16)))
+            case "one-sided":
+                row.abs_()
+            case "zero":
+                row.zero_()
+            case "outlier":
+                row[draw(st.integers(0, columns - 1))] = 1000.0
+    return weight
+
+
+@st.composite
+def problems(draw: st.DrawFn) -> tuple[torch.Tensor, QuantScheme]:
+    scheme = draw(SCHEMES)
+    columns = draw(st.integers(1, 3)) * (scheme.group_size or 24)
+    return draw(matrices(columns)), scheme
+
+
+def grouped(tensor: QuantizedTensor, values: torch.Tensor) -> torch.Tensor:
+    return values.view(values.shape[0], tensor.scales.shape[1], -1)
+
+
+@settings(max_examples=150, deadline=None)
+@given(problems())
+def test_codes_and_scales_stay_in_range(problem: tuple[torch.Tensor, QuantScheme]) -> None:
+    weight, scheme = problem
+    tensor = affine.quantize(weight, scheme)
+    assert int(tensor.codes.max()) <= scheme.max_code
+    assert torch.isfinite(tensor.scales).all()
+    assert (tensor.scales != 0).all()
+    if tensor.zero_points is not None:
+        assert int(tensor.zero_points.max()) <= scheme.max_code
+
+
+@settings(max_examples=200, deadline=None)
+@given(problems(), st.sampled_from([torch.float32, torch.bfloat16, torch.float16]))
+def test_one_pass_gives_the_bits_of_the_tensor_operations(
+    problem: tuple[torch.Tensor, QuantScheme], dtype: torch.dtype
+) -> None:
+    weight, scheme = problem[0].to(dtype), problem[1]
+    tensor = affine.quantize(weight, scheme)
+    groups = affine._grouped(weight.float(), scheme)
+    grid = affine._plain_grid(groups, scheme)
+    assert torch.equal(tensor.scales, grid.scales.half())
+    assert torch.equal(tensor.codes, affine._codes(groups, grid, scheme).view(weight.shape))
+    if tensor.zero_points is not None:
+        assert torch.equal(tensor.zero_points, grid.zeros.to(torch.uint8))
+
+
+def test_codes_halfway_between_two_go_to_the_even_one() -> None:
+    weight = torch.tensor([[-8.0, 0.5, 1.5, 2.5, -0.5, -1.5, 7.0, 6.5] * 4])
+    tensor = affine.quantize(weight, QuantScheme(4, 32))
+    assert float(tensor.scales) == 1.0
+    assert tensor.codes[0, :8].tolist() == [0, 8, 10, 10, 8, 6, 15, 14]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("bad", [math.nan, -math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(
+    "scheme", [QuantScheme(4, 32), QuantScheme(4, 32, symmetric=False)], ids=str
+)
+def test_a_weight_that_is_not_finite_is_refused(
+    bad: float, dtype: torch.dtype, scheme: QuantScheme
+) -> None:
+    weight = torch.ones(3, 64)
+    weight[1, 40] = bad
+    with pytest.raises(CheckpointError, match="NaN or infinity"):
+        affine.quantize(weight.to(dtype), scheme)
+
+
+@settings(max_examples=150, deadline=None)
+@given(problems())
+def test_rounding_errs_by_half_a_step(problem: tuple[torch.Tensor, QuantScheme]) -> None:
+    weight, scheme = problem
+    tensor = affine.quantize(weight, scheme)
+    step = tensor.scales.float().abs().unsqueeze(-1)
+    error = grouped(tensor, tensor.dequantize() - weight).abs()
+    inside = torch.ones_like(error, dtype=torch.bool)
+    if scheme.symmetric:
+        # One side reaches only to max_code - middle steps.
+        levels = grouped(tensor, weight) / tensor.scales.float().unsqueeze(-1)
+        inside = levels <= scheme.max_code - scheme.middle
+    # The scale's rounding to FP16 moves the far end by up to 2^-11 of the range, or by 2^-25 for
+    # each code where scales are subnormal, and the asymmetric zero point by up to half a step.
+    slack = 0.5 + scheme.max_code * 2.0**-11 + (0 if scheme.symmetric else 0.5)
+    assert (error <= step * slack + scheme.max_code * 2.0**-25)[inside].all()
+
+
+@settings(max_examples=100, deadline=None)
+@given(problems())
+def test_round_trip_is_quantize_and_dequantize(problem: tuple[torch.Tensor, QuantScheme]) -> None:
+    weight, scheme = problem
+    assert torch.equal(
+        affine.round_trip(weight, scheme), affine.quantize(weight, scheme).dequantize()
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(problems(), st.integers(0, 1000))
+def test_searching_scales_never_errs_more_than_plain_ones(
+    problem: tuple[torch.Tensor, QuantScheme], seed: int
+) -> None:
+    weight, scheme = problem
+    x = torch.randn(40, weight.shape[1], generator=torch.Generator().manual_seed(seed))
+    gram = Gram.of(x)
+    width = scheme.group_width(weight.shape[1])
+    plain, searched = (
+        grouped_output_error(tensor.dequantize() - weight, gram.captured, width)
+        for tensor in (
+            affine.quantize(weight, scheme),
+            affine.quantize_clipped(weight, scheme, gram),
+        )
+    )
+    assert (searched <= plain * (1 + 1e-4) + 1e-12).all()
+
+
+def correlated(columns: int, seed: int = 0) -> Gram:
+    """Inputs that have much to do with one another."""
+    generator = torch.Generator().manual_seed(seed)
+    mixing = torch.randn(columns, columns, generator=generator) / columns**0.5
+    return Gram.of(torch.randn(3 * columns, columns, generator=generator) @ mixing)
+
+
+@settings(max_examples=60, deadline=None)
+@given(problems(), st.integers(0, 1000))
+def test_compensated_codes_and_scales_stay_in_range(
+    problem: tuple[torch.Tensor, QuantScheme], seed: int
+) -> None:
+    weight, scheme = problem
+    tensor = affine.quantize_compensated(weight, scheme, correlated(weight.shape[1], seed))
+    assert int(tensor.codes.max()) <= scheme.max_code
+    assert torch.isfinite(tensor.scales).all()
+    assert (tensor.scales != 0).all()
+
+
+@pytest.mark.parametrize(
+    "scheme",
+    [QuantScheme(), QuantScheme(4, 128), QuantScheme(4, 64, symmetric=False), QuantScheme(4, None)],
+    ids=str,
+)
+def test_compensation_pays_where_inputs_are_correlated(scheme: QuantScheme) -> None:
+    weight = torch.randn(70, 256, generator=torch.Generator().manual_seed(0))
+    gram = correlated(256)
+    searched, compensated = (
+        float(
+            output_error(function(weight, scheme, gram).dequantize() - weight, gram.captured).sum()
+        )
+        for function in (affine.quantize_clipped, affine.quantize_compensated)
+    )
+    assert compensated < 0.7 * searched
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.0], ids=["white", "dead"])
+def test_without_correlations_compensation_is_rounding_to_nearest(strength: float) -> None:
+    weight = torch.randn(20, 128, generator=torch.Generator().manual_seed(1))
+    for scheme in (QuantScheme(), QuantScheme(4, 64, symmetric=False)):
+        plain = affine.quantize_clipped(weight, scheme, Gram.of(torch.eye(128)))
+        found = affine.quantize_compensated(weight, scheme, Gram.of(strength * torch.eye(128)))
+        assert torch.equal(found.codes, plain.codes)
+        assert torch.equal(found.scales, plain.scales)
+
+
+def test_compensation_follows_the_brain_surgeon() -> None:
+    """Against the method that GPTQ computes faster: invert what is left, after every column."""
+    scheme, damping = QuantScheme(4, 16), 0.01
+    weight = torch.randn(5, 64, generator=torch.Generator().manual_seed(2))
+    gram = correlated(64, seed=4).captured
+    # In falling order already, so that columns keep their places.
+    strength = torch.linspace(3, 0.5, 64)
+    gram *= strength[:, None] * strength / gram.diagonal().sqrt()[:, None] / gram.diagonal().sqrt()
+    found = affine.quantize_compensated(weight, scheme, Gram(gram, strength, 1), damping=damping)
+    damped = gram.double() + damping * gram.diagonal().mean().double() * torch.eye(64)
+    left = weight.double()
+    for column in range(64):
+        scale = found.scales[:, column // 16].double()
+        codes = (left[:, column] / scale + 8).round().clamp(0, 15)
+        assert torch.equal(codes.to(torch.uint8), found.codes[:, column])
+        off = left[:, column] - (codes - 8) * scale
+        inverse = torch.linalg.inv(damped[column:, column:])
+        left[:, column:] -= off[:, None] * inverse[0] / inverse[0, 0]
+
+
+def test_searching_scales_pays_on_normal_weights() -> None:
+    weight = torch.randn(64, 256, generator=torch.Generator().manual_seed(0))
+    scheme = QuantScheme()
+    gram = Gram.of(torch.eye(256))
+    plain = (affine.quantize(weight, scheme).dequantize() - weight).square().sum()
+    searched = (affine.quantize_clipped(weight, scheme, gram).dequantize() - weight).square().sum()
+    assert searched < 0.9 * plain
+
+
+def test_a_group_of_zeros_stays_zero_with_a_normal_scale() -> None:
+    for symmetric in (True, False):
+        tensor = affine.quantize(torch.zeros(2, 64), QuantScheme(symmetric=symmetric))
+        assert torch.equal(tensor.dequantize(), torch.zeros(2, 64))
+        assert float(tensor.scales.min()) == 2.0**-14
+
+
+def test_symmetric_group_of_32_has_the_scale_of_a_q4_0_block() -> None:
+    weight = torch.randn(16, 128, generator=torch.Generator().manual_seed(3))
+    tensor = affine.quantize(weight, QuantScheme())
+    blocks = gguf_quantize(weight.numpy(), gguf.GGMLQuantizationType.Q4_0).reshape(16, 4, 18)
+    scales = blocks[:, :, :2].copy().view(np.float16)[..., 0]
+    assert np.array_equal(tensor.scales.numpy(), scales)
+    codes = np.concatenate([blocks[:, :, 2:] & 15, blocks[:, :, 2:] >> 4], axis=-1)
+    off = np.abs(codes.reshape(16, 128).astype(int) - tensor.codes.numpy())
+    # gguf rounds with the scale before it became FP16, so codes at an edge may differ by one.
+    assert off.max() <= 1
+    assert off.mean() < 0.01
+
+
+def test_weights_too_large_for_fp16_scales_are_refused() -> None:
+    with pytest.raises(SchemeError, match="doesn't fit FP16"):
+        affine.quantize(torch.full((1, 32), 1e6), QuantScheme())
+
+
+def test_a_group_size_that_does_not_divide_a_row_is_refused_with_what_would() -> None:
+    with pytest.raises(SchemeError, match=r"rows of 96 weights; choose from \[16, 32, 'row'\]"):
+        affine.quantize(torch.zeros(1, 96), QuantScheme(group_size=64))
+
+
+@pytest.mark.parametrize("bad", [{"bits": 3}, {"group_size": 48}, {"group_size": 0}])
+def test_schemes_that_nobody_reads_are_refused(bad: dict[str, Any]) -> None:
+    with pytest.raises(SchemeError, match="not supported"):
+        QuantScheme(**bad)
+
+
+def test_bits_per_weight_count_scales_and_zero_points() -> None:
+    assert QuantScheme().bits_per_weight(128) == 4.5
+    assert QuantScheme(group_size=64, symmetric=False).bits_per_weight(128) == 4 + 20 / 64
+    assert QuantScheme(bits=8, group_size=None).bits_per_weight(128) == 8 + 16 / 128

@@ -1,0 +1,98 @@
+"""Compiled kernels are kept by all that went into them, or not at all."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from phi3quant.quant.codecs import kernel_cache
+
+PACKAGES = Path(kernel_cache.__file__).parents[3]
+TRY = (
+    "import numpy as np\n"
+    "from phi3quant.quant.codecs import kernel_cache, lanes\n"
+    "print(kernel_cache.folder())\n"
+    "print(lanes.put_half(np.zeros(2, np.uint8), 0, np.float32(1.5)))\n"
+    "print(sum(lanes.put_half.stats.cache_hits.values()))\n"
+)
+
+
+def compiled(**environment: str) -> list[str]:
+    """The folder, a kernel's result and the kernels that were found in the folder."""
+    kept = {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"}
+    command = [sys.executable, "-c", TRY]
+    done = subprocess.run(
+        command, env={**kept, **environment}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def test_every_file_with_a_kernel_is_in_the_key() -> None:
+    files = [*PACKAGES.glob("phi3quant/**/*.py"), *PACKAGES.glob("converters/**/*.py")]
+    with_kernels = {
+        path for path in files if re.search(r"^@kernel", path.read_text("utf-8"), re.MULTILINE)
+    }
+    assert with_kernels <= set(kernel_cache.sources())
+    assert len(with_kernels) > 5
+
+
+@pytest.mark.parametrize("name", ["lanes.py", "bits.py"])
+def test_a_change_of_a_callee_changes_the_key(name: str, tmp_path: Path) -> None:
+    copies = [Path(shutil.copy(path, tmp_path)) for path in kernel_cache.sources()]
+    before = kernel_cache.key(copies)
+    assert before == kernel_cache.key(kernel_cache.sources())
+    changed = tmp_path / name
+    stamp = changed.stat().st_mtime_ns
+    changed.write_bytes(changed.read_bytes().replace(b"0", b"1", 1))
+    os.utime(changed, ns=(stamp, stamp))
+    assert kernel_cache.key(copies) != before
+
+
+@pytest.mark.parametrize("library", ["numba", "np", "llvmlite"])
+def test_another_compiler_changes_the_key(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = kernel_cache.key([])
+    monkeypatch.setattr(f"phi3quant.quant.codecs.kernel_cache.{library}.__version__", "0.0")
+    assert kernel_cache.key([]) != before
+
+
+def test_kernels_are_kept_in_the_users_cache_and_found_again(tmp_path: Path) -> None:
+    first, again = (compiled(XDG_CACHE_HOME=str(tmp_path)) for _ in range(2))
+    assert Path(first[0]).parent == tmp_path / "phi3quant"
+    assert first[1:] == ["1.5", "0"]
+    assert again == [first[0], "1.5", "1"]
+
+
+def test_damaged_machine_code_is_compiled_again(tmp_path: Path) -> None:
+    folder = Path(compiled(XDG_CACHE_HOME=str(tmp_path))[0])
+    for path in folder.rglob("*.nb*"):
+        path.write_bytes(path.read_bytes()[:20])
+    assert compiled(XDG_CACHE_HOME=str(tmp_path))[1] == "1.5"
+
+
+def test_without_a_place_to_write_kernels_are_compiled_all_the_same(tmp_path: Path) -> None:
+    # A file in the way stops root too, unlike permissions.
+    (tmp_path / "phi3quant").write_text("")
+    assert compiled(XDG_CACHE_HOME=str(tmp_path)) == ["None", "1.5", "0"]
+
+
+def test_a_users_choice_of_the_folder_is_kept(tmp_path: Path) -> None:
+    assert Path(compiled(NUMBA_CACHE_DIR=str(tmp_path))[0]).parent == tmp_path
+
+
+def test_folders_that_nothing_used_for_a_month_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    old, recent, foreign = "kernels-0123456789abcdef", "kernels-0123456789abcde0", "letters"
+    for name, days in ((old, 31), (recent, 29), (foreign, 99)):
+        (tmp_path / name).mkdir()
+        os.utime(tmp_path / name, (0, time.time() - days * 86400))
+    made = kernel_cache.folder.__wrapped__()
+    assert made is not None
+    assert {path.name for path in tmp_path.iterdir()} == {recent, foreign, made.name}

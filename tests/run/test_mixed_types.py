@@ -1,0 +1,208 @@
+"""Bits for single matrices by measured loss, and recipes with names."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from calib.sensitivity import Costs, measure
+from converters.gguf.reader import open_gguf
+from converters.gguf.type_policy import fitting_type
+from phi3quant.cli.main import main
+from phi3quant.errors import SchemeError
+from phi3quant.evaluation.evaluate import evaluate
+from phi3quant.model.architecture import EMBEDDING, HEAD, LINEARS, block_tensor_name
+from phi3quant.progress import silent
+from phi3quant.run.mixed_types import mixed_types
+from phi3quant.run.pipeline import quantize
+from phi3quant.run.presets import PRESETS
+from phi3quant.run.recipe import Calibration, Recipe
+from phi3quant.source.checkpoint import open_checkpoint
+from phi3quant.source.locate import bundled_folder
+from tests.models import VOCABULARY, own_logits
+
+FEW = Calibration(samples=8, length=128)
+
+
+def noise(weight: torch.Tensor, _inputs: torch.Tensor | None) -> list[tuple[str, torch.Tensor]]:
+    """An error that is small, so that the second order says it all; the same in every call."""
+    generator = torch.Generator().manual_seed(weight.numel())
+    return [("noise", 1e-4 * weight.std() * torch.randn(weight.shape, generator=generator))]
+
+
+class Changed:
+    """A model with one of its matrices changed."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._model, self._name = open_checkpoint(folder), name
+        self.config = self._model.config
+
+    def _with_noise(self, name: str, weight: torch.Tensor) -> torch.Tensor:
+        return weight + noise(weight, None)[0][1] if name == self._name else weight
+
+    def embedding(self) -> torch.Tensor:
+        return self._with_noise(EMBEDDING, self._model.embedding())
+
+    def block(self, index: int) -> Mapping[str, torch.Tensor]:
+        return {
+            key: self._with_noise(block_tensor_name(index, key), tensor)
+            for key, tensor in self._model.block(index).items()
+        }
+
+    def final_norm(self) -> torch.Tensor:
+        return self._model.final_norm()
+
+    def head(self) -> torch.Tensor:
+        name = EMBEDDING if self.config.tie_word_embeddings else HEAD
+        return self._with_noise(name, self._model.head())
+
+
+@pytest.mark.parametrize("variant", ["gqa", "tied", "window"])
+def test_costs_are_the_divergences_that_errors_really_cause(
+    variant: str, checkpoint_folder: Callable[[str], Path]
+) -> None:
+    folder = checkpoint_folder(variant)
+    model = open_checkpoint(folder)
+    ids = torch.randint(0, VOCABULARY, (48, 24), generator=torch.Generator().manual_seed(1))
+    costs: Costs = measure(model, ids, noise, lambda _blocks: None)
+    tied = model.config.tie_word_embeddings
+    assert len(costs) == 2 * len(LINEARS) + (1 if tied else 2)
+    with torch.inference_mode():
+        reference = own_logits(model, ids).double().log_softmax(-1)
+        ratios = {}
+        for name, found in costs.items():
+            other = own_logits(Changed(folder, name), ids).double().log_softmax(-1)
+            true = float((reference.exp() * (reference - other)).sum(-1).mean())
+            ratios[name] = found["noise"] / true
+    # Few tokens carry most of what an untrained model's embedding does, so that draws scatter.
+    assert 0.1 < ratios.pop(EMBEDDING) < 10
+    assert all(0.5 < ratio < 2 for ratio in ratios.values()), ratios
+
+
+def test_a_target_is_met_and_loses_less_than_a_type_of_that_size(tmp_path: Path) -> None:
+    def make(name: str, **fields: Any) -> Path:
+        recipe = Recipe("awq", formats=("gguf",), calibration=FEW, **fields)
+        quantize("phi3-tiny", tmp_path / name, recipe)
+        return tmp_path / name
+
+    plain = make("plain", gguf_type="q4_k_m")
+    size = open_gguf(plain).weight_bytes
+    bits = 8 * size / 3_410_176
+    mixed = make("mixed", target_bpw=bits)
+    assert 0.98 * size < open_gguf(mixed).weight_bytes <= size
+    told = json.loads((mixed / "phi3quant.json").read_text())["recipe"]
+    assert told["target_bpw"] == bits
+    assert len(told["tensor_types"]) == 18
+    again = make("again", gguf_type="mixed", tensor_types=tuple(told["tensor_types"]))
+    ours, same, other = (
+        float(each.kl.mean())
+        for each in evaluate(["phi3-tiny", mixed, again, plain]).comparisons[1:]
+    )
+    assert ours == same
+    assert ours < other
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"formats": ("compressed-tensors",)}, "goes with the format gguf alone"),
+        ({"gguf_type": "q4_k_m"}, "not both"),
+        ({"method": "rtn"}, "rtn doesn't read; use awq or gptq"),
+        ({"target_bpw": 3.0}, r"3 bits a weight are too few; .* takes 4\.5"),
+    ],
+)
+def test_targets_that_can_not_be_met_are_refused(
+    changes: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    fields = {"formats": ("gguf",), "target_bpw": 5.0, "calibration": FEW, **changes}
+    with pytest.raises(SchemeError, match=message):
+        quantize("phi3-tiny", tmp_path / "out", Recipe(**fields))  # type: ignore[arg-type]
+    assert not (tmp_path / "out").exists()
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(
+        main, [*arguments, "--no-verify", "--samples", "4", "--seq-len", "64"]
+    )
+
+
+EXPECTED: Mapping[str, tuple[str, Mapping[str, object]]] = {
+    "phone-fast": ("phi3-tiny-Q4_0.gguf", {"bits": 4, "group_size": 32, "symmetric": True}),
+    "phone-quality": ("phi3-tiny-Q4_K_M.gguf", {"gguf_type": "Q4_K_M"}),
+    "small": ("model.onnx", {"bits": 4, "group_size": 128, "symmetric": True}),
+}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_make_what_they_say(name: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = run("awq", "--preset", name, "-o", str(out))
+    assert result.exit_code == 0, result.output
+    manifest = json.loads((out / "phi3quant.json").read_text())
+    assert manifest["calibration"]["windows"] == 4
+    recipe = manifest["recipe"]
+    assert recipe["formats"] == list(PRESETS[name].formats)
+    file, stated = EXPECTED[name]
+    assert (out / file).is_file()
+    assert stated.items() <= recipe.items()
+    if name == "small":
+        assert recipe["onnx"]["embedding"] == "int4"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ((), Calibration()),
+        (("--preset", "small"), Calibration(samples=128)),
+        (("--preset", "small", "--seed", "1"), Calibration(samples=128, seed=1)),
+        (("--preset", "small", "--samples", "64"), Calibration(samples=64)),
+        (("--calib", "tiny", "--seq-len", "9"), Calibration("tiny", length=9)),
+    ],
+)
+def test_presets_calibrate_on_more_unless_told_otherwise(
+    arguments: tuple[str, ...],
+    expected: Calibration,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun = Mock(side_effect=SchemeError("far enough"))
+    monkeypatch.setattr("phi3quant.cli.quantize.quantize", begun)
+    result = CliRunner().invoke(main, ["awq", *arguments, "-o", str(tmp_path / "out")])
+    assert result.exit_code == 2, result.output
+    (recipe,) = (given for given in begun.call_args.args if isinstance(given, Recipe))
+    assert recipe.calibration == expected
+
+
+def test_a_target_by_itself_makes_a_gguf_file(tmp_path: Path) -> None:
+    result = run("awq", "--target-bpw", "8.1", "-o", str(tmp_path / "out"))
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "out" / "phi3-tiny-MIXED.gguf").is_file()
+
+
+def test_what_is_given_beside_a_preset_counts_more(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = run(
+        "awq", "--preset", "small", "--asym", "--export", "compressed-tensors", "-o", str(out)
+    )
+    assert result.exit_code == 0, result.output
+    recipe = json.loads((out / "phi3quant.json").read_text())["recipe"]
+    assert recipe["formats"] == ["compressed-tensors"]
+    assert (recipe["group_size"], recipe["symmetric"]) == (128, False)
+
+
+def test_embedding_and_head_get_more_where_the_blocks_are_compensated() -> None:
+    model = open_checkpoint(bundled_folder())
+    width, vocabulary = model.config.hidden_size, model.config.vocab_size
+    ids = torch.randint(0, vocabulary, (2, 64), generator=torch.Generator().manual_seed(1))
+    outside = []
+    for compensate in (False, True):
+        types = mixed_types(model, ids, 5.6, silent, compensate=compensate)
+        kinds = [kind.rpartition("=")[2] for kind in types if "blk" not in kind]
+        assert len(kinds) == 2
+        outside.append(sum(fitting_type(kind, width).row_bytes(width) for kind in kinds))
+    assert outside[0] < outside[1]

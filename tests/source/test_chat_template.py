@@ -1,0 +1,190 @@
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from phi3quant.errors import TokenizerError
+from phi3quant.source import chat_template
+from phi3quant.source.chat_template import render_template
+from phi3quant.source.tokenizer import load_tokenizer
+from tests.models import make_tokenizer
+
+CHAT = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]
+TOOL = {"name": "weather", "parameters": {"city": "Żory"}}
+
+RENDERED = {
+    "plain": "{% for m in messages %}\n{{ m.role }}\n{% endfor %}",
+    "generation": "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}!"
+    "{% endfor %}",
+    "loop controls": "{% for m in messages %}{% if loop.index0 %}{% break %}{% endif %}{{ m.role }}"
+    "{% endfor %}",
+    "tools and documents": "{{ tools is none }} {{ documents is none }}",
+    "prompt": "{{ add_generation_prompt }}",
+    "tojson": "{{ messages[0].tool | tojson }} {{ messages[0].tool | tojson(indent=2) }} "
+    "{{ messages[0].tool | tojson(ensure_ascii=true, separators=(',', ':'), sort_keys=true) }}",
+    "namespace": "{% set n = namespace(a=1) %}{% for m in messages %}{% set n.a = n.a + 1 %}"
+    "{% endfor %}{{ n.a }} {{ dict(a=1) }} {{ dict.fromkeys([1], 2) }}",
+    "reasoning": "{{ messages[1].reasoning_content }} {{ messages[1].thinking }}",
+    "undefined": "{{ nowhere }}{% if nowhere %}x{% endif %}",
+    "macro": "{% macro say(x) %}<{{ x }}>{% endmacro %}{{ say(messages[0].content) }}",
+}
+
+
+@pytest.mark.parametrize("name", RENDERED)
+def test_a_template_is_rendered_as_by_transformers(name: str) -> None:
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    chat: list[dict[str, Any]] = [
+        {**CHAT[0], "tool": TOOL},
+        {**CHAT[1], "reasoning": "greet back"},
+    ]
+    (expected,), _ = render_jinja_template(
+        [chat], chat_template=RENDERED[name], add_generation_prompt=True
+    )
+    variables = {"messages": chat, "tools": None, "documents": None, "add_generation_prompt": True}
+    assert render_template(RENDERED[name], variables) == expected
+
+
+REFUSED = {
+    "zero": ("{{ 1/0 }}", "division by zero"),
+    "modulo": ("{{ 5 % (3 - 3) }}", "division by zero"),
+    "range": ("{% for i in range(10**9) %}{% endfor %}", "Range too big"),
+    "recursion": ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "nested too deeply"),
+    "parentheses": ("{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}", "nested too deeply"),
+    "open parentheses": ("{{ " + "(" * 5000, "nested too deeply"),
+    "lists": ("{{ " + "[" * 150 + "1" + "]" * 150 + " }}", "failed"),
+    "surrogate": ("{{ '\\ud800' }}", "half of a surrogate pair"),
+    "loops": (
+        "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+        "more than 1 s",
+    ),
+    "power": ("{{ (10**8) ** (10**8) }}", "more than 1 s"),
+    "repeat": ("{{ 'a' * 3000000000 }}", "512 MiB of memory"),
+    "repeat a list": ("{{ ([1] * 3000000000) | length }}", "512 MiB of memory"),
+    "pad": ("{{ 'a'.center(3000000000) }}", "512 MiB of memory"),
+    "long output": ("{% for i in range(99999) %}{{ 'a' * 1000 }}{% endfor %}", "characters"),
+    "digits": ("{{ 10**5000 }}", "4300 digits"),
+    "class": ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "unsafe"),
+    "append": ("{{ messages.append(1) }}", "unsafe"),
+    "namespace": ("{{ namespace(__class__=1) }}", "__class__"),
+    "syntax": ("\n{% for", "line 2"),
+    "unknown tag": ("{% nowhere %}", "unknown tag 'nowhere'"),
+    "unknown filter": ("{{ 1 | nowhere }}", "nowhere"),
+    "undefined function": ("{{ nowhere() }}", "'nowhere' is undefined"),
+    "include": ("{% include 'x' %}", "no loader"),
+    "own error": ("{{ raise_exception('only one turn') }}", "only one turn"),
+    "own error without text": ("{{ raise_exception() }}", "failed"),
+    "type": ("{{ messages + 1 }}", "can only concatenate"),
+    "key": ("{{ 'a' % {} }}{{ '%(x)s' % {} }}", "x"),
+}
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A limit of one second."""
+    worker = chat_template._Worker(seconds=1)
+    monkeypatch.setattr(chat_template, "_WORKER", worker)
+    yield
+    worker.close()
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("name", REFUSED)
+def test_whatever_a_template_does_is_an_error_of_the_template(name: str) -> None:
+    template, reason = REFUSED[name]
+    with pytest.raises(TokenizerError, match=r"chat template failed: ") as caught:
+        render_template(template, {"messages": CHAT})
+    assert reason in str(caught.value)
+    assert len(str(caught.value)) < 700
+    assert render_template("{{ messages[0].role }}", {"messages": CHAT}) == "user"
+
+
+def test_the_date_is_fixed() -> None:
+    assert render_template("{{ strftime_now('%Y-%m-%d') }}", {"messages": []}) == "2025-01-01"
+
+
+def test_a_process_that_was_killed_is_replaced() -> None:
+    render_template("x", {"messages": []})
+    process = chat_template._WORKER._process
+    assert process is not None
+    process.kill()
+    process.wait()
+    assert render_template("y", {"messages": []}) == "y"
+
+
+def test_a_fork_has_a_process_of_its_own() -> None:
+    render_template("x", {"messages": []})
+    assert chat_template._WORKER._process is not None
+    before = chat_template._WORKER._process.pid
+    child = os.fork()
+    if child == 0:  # pragma: no cover - in the child
+        own = chat_template._WORKER
+        rendered = render_template("y", {"messages": []})
+        other = own._process is not None and own._process.pid != before
+        own.close()
+        os._exit(0 if rendered == "y" and other else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert render_template("z", {"messages": []}) == "z"
+    assert chat_template._WORKER._process.pid == before
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    make_tokenizer(tmp_path)
+    return tmp_path
+
+
+def test_special_tokens_have_their_names(folder: Path) -> None:
+    (folder / "special_tokens_map.json").write_text(
+        json.dumps({"pad_token": "<p>", "bos_token": "old"})
+    )
+    settings = {
+        "bos_token": {"content": "<s>"},
+        "eos_token": "</s>",
+        "add_bos_token": True,
+        "extra_special_tokens": {"image_token": "<i>"},
+        "chat_template": "{{ bos_token }}{{ eos_token }}{{ pad_token }}{{ image_token }}"
+        "{{ add_bos_token }}",
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    assert load_tokenizer(folder).render_chat(CHAT) == "<s></s><p><i>"
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        (["{{ 1 }}"], "not a name and a template"),
+        ([{"name": ["default"], "template": ""}], "not a name and a template"),
+        ([{"name": "tool_use", "template": "x"}], "no template named default"),
+        ([{"name": "default", "template": 5}], "no template named default"),
+        ({"tool_use": "x"}, "no template named default"),
+        (5, "no template named default"),
+    ],
+)
+def test_templates_of_another_form_are_refused(folder: Path, template: Any, reason: str) -> None:
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
+    with pytest.raises(TokenizerError, match=reason):
+        load_tokenizer(folder)
+
+
+def test_a_template_that_is_not_utf8_is_refused(folder: Path) -> None:
+    (folder / "chat_template.jinja").write_bytes(b"{{ 1 }}\xff")
+    with pytest.raises(TokenizerError, match=r"chat_template\.jinja can't be read"):
+        load_tokenizer(folder)
+
+
+@pytest.mark.parametrize(
+    "turn",
+    [
+        {"role": "assistant", "content": None, "tool_calls": []},
+        {"role": "user", "content": [{"type": "text", "text": "Hi"}]},
+    ],
+)
+def test_a_turn_without_text_needs_a_template(folder: Path, turn: dict[str, Any]) -> None:
+    with pytest.raises(TokenizerError, match="no place for a turn without text"):
+        load_tokenizer(folder).render_chat([turn])
+    (folder / "chat_template.jinja").write_text("{{ messages[0] | tojson }}")
+    assert json.loads(load_tokenizer(folder).render_chat([turn])) == turn
