@@ -12,12 +12,23 @@ if TYPE_CHECKING:
         FORMATS,
         LAYOUTS,
         as_run,
+        open_located,
         open_model,
         open_tokenizer,
         open_weights,
+        tokenizer_of,
     )
 
-__all__ = ["FORMATS", "LAYOUTS", "as_run", "open_model", "open_tokenizer", "open_weights"]
+__all__ = [
+    "FORMATS",
+    "LAYOUTS",
+    "as_run",
+    "open_located",
+    "open_model",
+    "open_tokenizer",
+    "open_weights",
+    "tokenizer_of",
+]
 
 
 def __getattr__(name: str) -> Any:

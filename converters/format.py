@@ -1,11 +1,10 @@
 """What a format is: a check, a size, and a writer that takes a model block by block."""
 
-import re
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import torch
 
@@ -13,34 +12,14 @@ from phi3quant.model.config import Phi3Config
 from phi3quant.quant.block import QuantizedBlock
 from phi3quant.quant.scheme import QuantScheme
 from phi3quant.quant.tensor import Quantized
+from phi3quant.source.opened_model import OpenedModel
+from phi3quant.source.stored_model import StoredModel
 
-# Control characters, and what separates folders on some system.
-_UNFIT = re.compile(r"[\x00-\x1f\x7f-\x9f\\]")
-_LONGEST = 100
+Source: TypeAlias = OpenedModel[StoredModel]
+"""The model that an artifact is made from."""
 
 MANIFEST_PREFIX = "phi3quant."
 """Start of the keys under which files carry a manifest inside."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """The model that something is made from.
-
-    Attributes:
-        folder: with its tokenizer and generation files.
-        name: for people, such as a hub id or the folder's last part.
-        config: its sizes.
-    """
-
-    folder: Path
-    name: str
-    config: Phi3Config
-
-    @property
-    def stem(self) -> str:
-        """Last part of the name, fit to be a part of file names; it may come from a manifest."""
-        last = _UNFIT.sub("_", self.name.split("/")[-1])[:_LONGEST]
-        return last if last.strip(".") else "model"
 
 
 class ModelWriter(Protocol):

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from converters.format import Format
 from converters.gguf import writer as gguf_writer
-from converters.gguf.reader import is_gguf, open_gguf
+from converters.gguf.reader import GgufCheckpoint, is_gguf, open_gguf
 from converters.gguf.tokenizer import build_tokenizer
 from converters.onnx import writer as onnx_writer
 from converters.onnx.file import is_onnx
@@ -20,7 +21,9 @@ from phi3quant.model.architecture import LINEARS, block_tensor_name
 from phi3quant.model.config import Phi3Config, read_config
 from phi3quant.notices import notify
 from phi3quant.source.checkpoint import open_checkpoint
-from phi3quant.source.stored_model import StoredWeights
+from phi3quant.source.locate import Located
+from phi3quant.source.opened_model import OpenedModel
+from phi3quant.source.stored_model import StoredModel, StoredWeights
 from phi3quant.source.tensor_folder import FLOAT_DTYPES, TensorFolder, open_tensors
 from phi3quant.source.tokenizer import Tokenizer, load_tokenizer
 
@@ -155,6 +158,32 @@ def as_run(
     if len(levels) < 2:
         return [(name, model)]
     return [(f"{name} (level {level})", way) for level, way in levels.items()]
+
+
+def open_located(located: Located) -> OpenedModel[StoredWeights | OnnxModel]:
+    """Open a model of any format for reading; its manifest is left out.
+
+    Raises:
+        Phi3QuantError: as open_model.
+    """
+    model = open_model(located.path)
+    return OpenedModel(located, model, {}, partial(tokenizer_of, model, located.path))
+
+
+def tokenizer_of(model: StoredModel, path: Path) -> Tokenizer:
+    """The tokenizer of an opened model.
+
+    Args:
+        model: from open_model.
+        path: of the model.
+
+    Raises:
+        TokenizerError: there is none that can be read.
+        MissingExtraError: as load_tokenizer.
+    """
+    if isinstance(model, GgufCheckpoint):
+        return build_tokenizer(model.model.fields, str(path))
+    return load_tokenizer(path)
 
 
 def open_tokenizer(path: Path) -> Tokenizer:

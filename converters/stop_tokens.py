@@ -1,43 +1,39 @@
-"""Which tokens end a generation: what a model's files say, and the ends of turns."""
+"""Tokens that end a generation: those that a model's files name, and the ends of turns."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from converters.gguf.reader import is_gguf, open_gguf
+from converters.gguf.reader import GgufCheckpoint
 from phi3quant.disk.untrusted_json import read_json_if_there
 from phi3quant.errors import TokenizerError
-from phi3quant.model.config import Phi3Config
+from phi3quant.source.opened_model import OpenedModel
+from phi3quant.source.stored_model import StoredModel
 from phi3quant.source.tokenizer import END_OF_TURN, Tokenizer
 
 END_OF_TEXT = "<|endoftext|>"
 
 
-def stop_tokens(path: Path, config: Phi3Config, tokenizer: Tokenizer) -> frozenset[int]:
-    """Any of these ends a generation.
+def stop_tokens(opened: OpenedModel[StoredModel]) -> frozenset[int]:
+    """Ids any of which ends a generation.
 
     config.json and generation_config.json may name the end of a text alone, so that a chat would
     never stop; ends of turns count whatever they say.
 
-    Args:
-        path: a model's folder or GGUF file.
-        config: its configuration.
-        tokenizer: its own.
-
     Raises:
         TokenizerError: an id is none.
     """
-    if is_gguf(path):
-        fields = open_gguf(path).model.fields
+    config = opened.config
+    if isinstance(opened.model, GgufCheckpoint):
+        fields = opened.model.model.fields
         stated = [
             number
             for role in ("eos", "eot")
             for number in token_ids(fields, f"tokenizer.ggml.{role}_token_id")
         ]
     else:
-        settings = read_json_if_there(path / "generation_config.json", raises=TokenizerError)
+        settings = read_json_if_there(opened.path / "generation_config.json", raises=TokenizerError)
         stated = [*token_ids(settings, "eos_token_id"), *token_ids(config.raw, "eos_token_id")]
-    stated += known_tokens(tokenizer, *END_OF_TURN, END_OF_TEXT)
+    stated += known_tokens(opened.tokenizer, *END_OF_TURN, END_OF_TEXT)
     return frozenset(number for number in stated if number < config.vocab_size)
 
 

@@ -13,7 +13,12 @@ from gguf import TokenType
 
 from phi3quant.disk.untrusted_json import read_json, read_json_if_there
 from phi3quant.errors import TokenizerError
-from phi3quant.source.tokenizer import END_OF_TURN, load_tokenizer, require_tokenizer_json
+from phi3quant.source.tokenizer import (
+    END_OF_TURN,
+    Tokenizer,
+    load_tokenizer,
+    require_tokenizer_json,
+)
 
 _FILLER_SCORE, _ADDED_SCORE, _LOWEST_SCORE = -10000.0, -1000.0, -1e9
 _SPACE = "▁"
@@ -95,18 +100,21 @@ class GgufVocabulary:
         )
 
 
-def read_vocabulary(folder: Path, vocab_size: int) -> GgufVocabulary:
+def read_vocabulary(
+    folder: Path, vocab_size: int, tokenizer: Tokenizer | None = None
+) -> GgufVocabulary:
     """Derive the metadata from a model folder's tokenizer files.
 
     Args:
         folder: with tokenizer.json, and tokenizer_config.json and generation_config.json if any.
         vocab_size: rows of the embedding; ids without a token become fillers.
+        tokenizer: of the model; None: read from the folder.
 
     Raises:
         TokenizerError: there is no tokenizer.json, or llama.cpp has no equal of its tokenizer.
     """
     file = require_tokenizer_json(folder, "a GGUF file")
-    loaded = load_tokenizer(folder)
+    loaded = tokenizer or load_tokenizer(folder)
     described = read_json(file, raises=TokenizerError)
     settings = read_json_if_there(folder / "tokenizer_config.json", raises=TokenizerError)
     model = described.get("model") or {}

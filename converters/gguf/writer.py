@@ -49,7 +49,6 @@ from phi3quant.quant.codecs.ggml_blocks import TYPES, BlockCodec, BlockTensor
 from phi3quant.quant.ggml_types import BlockSize
 from phi3quant.quant.scheme import QuantScheme, check_groups
 from phi3quant.quant.tensor import Quantized, QuantizedTensor
-from phi3quant.source.tokenizer import load_tokenizer
 
 _AFFINE: Mapping[str, QuantScheme] = {
     "Q4_0": QuantScheme(4, 32),
@@ -70,8 +69,8 @@ class GgufWriter:
     ) -> None:
         config = source.config
         vocabulary = agreeing(
-            read_vocabulary(source.folder, config.vocab_size),
-            load_tokenizer(source.folder),
+            read_vocabulary(source.folder, config.vocab_size, source.tokenizer),
+            source.tokenizer,
             str(source.folder),
         )
         folder.mkdir(parents=True, exist_ok=True)

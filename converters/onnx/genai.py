@@ -21,7 +21,12 @@ from phi3quant.disk.output import write_json
 from phi3quant.disk.untrusted_json import read_json_if_there
 from phi3quant.errors import TokenizerError
 from phi3quant.model.config import Phi3Config
-from phi3quant.source.tokenizer import END_OF_TURN, load_tokenizer, require_tokenizer_json
+from phi3quant.source.tokenizer import (
+    END_OF_TURN,
+    Tokenizer,
+    load_tokenizer,
+    require_tokenizer_json,
+)
 
 CONFIG_FILE = "genai_config.json"
 
@@ -44,7 +49,9 @@ class GenerationIds:
     pad: int
 
 
-def generation_ids(folder: Path, config: Phi3Config) -> GenerationIds:
+def generation_ids(
+    folder: Path, config: Phi3Config, tokenizer: Tokenizer | None = None
+) -> GenerationIds:
     """Read the ids from generation_config.json and config.json, with ends of turns added.
 
     Both files may name the end of a text alone, so that a chat would never stop.
@@ -52,12 +59,13 @@ def generation_ids(folder: Path, config: Phi3Config) -> GenerationIds:
     Args:
         folder: of the model.
         config: of the model.
+        tokenizer: of the model; None: read from the folder.
 
     Raises:
         TokenizerError: there is no tokenizer.json, an id is none, or nothing ends a text.
     """
     require_tokenizer_json(folder, "onnxruntime-genai")
-    tokenizer = load_tokenizer(folder)
+    tokenizer = tokenizer or load_tokenizer(folder)
     settings = read_json_if_there(folder / "generation_config.json", raises=TokenizerError)
     found = [
         *token_ids(settings, "eos_token_id"),
@@ -149,7 +157,7 @@ def _tokenizer_config(source: Source) -> dict[str, Any]:
     # Transformers writes 10**30 where it knows none, which runtimes can't read.
     if not isinstance(length, int) or not 0 < length <= 1 << 30:
         length = longest
-    template = load_tokenizer(source.folder).chat_template
+    template = source.tokenizer.chat_template
     return {
         **settings,
         "model_max_length": length,

@@ -56,7 +56,7 @@ class OnnxWriter:
         config = source.config
         self._folder, self._source, self._config = folder, source, config
         self._coded = scheme is not None
-        stops = generation_ids(source.folder, config)
+        stops = generation_ids(source.folder, config, source.tokenizer)
         self._settings = genai_config(config, stops, MODEL_FILE)
         plan = plan_matrices(config, scheme, options)
         self._matrices = _matrices(plan)

@@ -3,20 +3,26 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
 from calib import windows
 from calib.corpus import load_corpus, render, suitable
-from converters import as_run, open_model, open_tokenizer
+from converters import as_run, open_located
+from converters.onnx.reader import OnnxModel
 from phi3quant.errors import InputError
 from phi3quant.evaluation.metrics import figures
 from phi3quant.evaluation.perplexity import Comparison, score, steps
 from phi3quant.model.config import Phi3Config
 from phi3quant.progress import Progress, silent
 from phi3quant.source.locate import Located, locate
+from phi3quant.source.opened_model import OpenedModel
+from phi3quant.source.stored_model import StoredWeights
 from phi3quant.source.tokenizer import Tokenizer, require_rows
+
+Artifact: TypeAlias = OpenedModel[StoredWeights | OnnxModel]
+"""A model that can be scored: plain, packed, GGUF or ONNX."""
 
 
 @dataclass(frozen=True)
@@ -91,34 +97,35 @@ def evaluate(
         >>> scored.comparisons[0].candidate.tokens
         2044
     """
-    found = [locate(model, revision) for model in models]
-    # Two folders may share their last name, so that a table needs the path as it was given.
-    named = [
-        Located(item.path, str(model)) if model and Path(model).exists() else item
-        for item, model in zip(found, models, strict=True)
-    ]
-    return evaluate_located(named, text or EvaluationText(), progress)
+    opened = [open_located(_named(model, revision)) for model in models]
+    return evaluate_opened(opened, text or EvaluationText(), progress)
 
 
-def evaluate_located(
-    located: Sequence[Located], text: EvaluationText, progress: Progress
+def _named(model: str | Path | None, revision: str | None) -> Located:
+    """Two folders may share their last name, so that a table needs the path as it was given."""
+    located = locate(model, revision)
+    return Located(located.path, str(model)) if model and Path(model).exists() else located
+
+
+def evaluate_opened(
+    opened: Sequence[Artifact], text: EvaluationText, progress: Progress
 ) -> Evaluation:
-    """As ``evaluate``, of models that have been located; tables show their names.
+    """As ``evaluate``, of models that are open; tables show their names.
 
     Raises:
         Phi3QuantError: as evaluate.
     """
-    ways = [as_run(item.name, open_model(item.path)) for item in located]
+    ways = [as_run(each.name, each.model) for each in opened]
     named = [way for several in ways for way in several]
     models = [model for _, model in named]
-    tokenizers = [open_tokenizer(item.path) for item in located]
-    for item, tokenizer in zip(located, tokenizers, strict=True):
-        if tokenizer.digest != tokenizers[0].digest:
+    reference = opened[0]
+    for each in opened:
+        if each.tokenizer.digest != reference.tokenizer.digest:
             raise InputError(
-                f"{item.name} has another tokenizer than {located[0].name}; perplexities over "
+                f"{each.name} has another tokenizer than {reference.name}; perplexities over "
                 "different tokens don't compare. Score them one at a time"
             )
-    cut, description = text_windows(text, tokenizers[0], models[0].config)
+    cut, description = text_windows(text, reference.tokenizer, reference.config)
     with torch.inference_mode(), progress("scoring", steps(models)) as step:
         comparisons = score(models, cut, step)
     return Evaluation(

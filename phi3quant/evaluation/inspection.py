@@ -1,16 +1,17 @@
 """What a model folder holds: architecture, parameters, sizes, hashes, provenance."""
 
 from dataclasses import asdict, dataclass
+from functools import cache
 from math import prod
 from pathlib import Path
 from typing import Any
 
-from converters import open_model
 from phi3quant.disk.hashed_file import sha256
 from phi3quant.model.architecture import LINEARS, block_tensor_name, tensor_shapes
 from phi3quant.model.config import Phi3Config
-from phi3quant.provenance.sealing import read_provenance
+from phi3quant.provenance.sealing import open_artifact
 from phi3quant.source.locate import locate
+from phi3quant.source.opened_model import OpenedModel
 from phi3quant.source.stored_model import StoredModel
 
 
@@ -75,22 +76,34 @@ def inspect(model: str | Path | None, revision: str | None = None) -> Inspection
         >>> inspect("phi3-tiny").config.num_hidden_layers
         4
     """
-    located = locate(model, revision)
-    opened = open_model(located.path)
-    config = opened.config
-    shapes = tensor_shapes(config)
+    return inspection_of(open_artifact(locate(model, revision)))
+
+
+def inspection_of(opened: OpenedModel[StoredModel]) -> Inspection:
+    """Facts of a model that has been opened."""
+    model, config = opened.model, opened.config
     return Inspection(
-        name=located.name,
-        path=located.path,
-        format=opened.format,
+        name=opened.name,
+        path=opened.path,
+        format=model.format,
         config=config,
-        parameters=sum(prod(shape) for shape in shapes.values()),
-        weight_bytes=opened.weight_bytes,
-        linear_bits_per_weight=linear_bits(opened),
-        sha256={path.name: sha256(path) for path in opened.files},
-        manifest=read_provenance(located.path),
-        notes=tuple(opened.notes),
+        parameters=sum(prod(shape) for shape in tensor_shapes(config).values()),
+        weight_bytes=model.weight_bytes,
+        linear_bits_per_weight=linear_bits(model),
+        sha256=hashes(model),
+        manifest=dict(opened.manifest),
+        notes=tuple(model.notes),
     )
+
+
+def hashes(model: StoredModel) -> dict[str, str]:
+    """SHA-256 of a model's weight files and config.json, by file name."""
+    return {path.name: _hash(path, path.stat().st_mtime_ns) for path in model.files}
+
+
+@cache
+def _hash(path: Path, _modified: int) -> str:
+    return sha256(path)
 
 
 def linear_bits(model: StoredModel) -> float:

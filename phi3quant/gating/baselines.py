@@ -8,17 +8,19 @@ from typing import Any
 import torch
 
 from phi3quant.errors import InputError, ModelNotFoundError, NotComparableError
-from phi3quant.evaluation.evaluate import EvaluationText, text_windows
+from phi3quant.evaluation.evaluate import Artifact, EvaluationText, text_windows
 from phi3quant.evaluation.metrics import plain
 from phi3quant.evaluation.paired_statistics import PairedMean, paired_mean
 from phi3quant.evaluation.perplexity import Comparison
+from phi3quant.gating import facts
 from phi3quant.gating.baseline import Baseline, read_baseline, write_baseline
 from phi3quant.gating.check import baseline_windows
-from phi3quant.gating.opened import Opened, open_artifact, weights_of
+from phi3quant.gating.description import describe, weights_of
 from phi3quant.gating.recorded import record, score_beside
 from phi3quant.model.predictor import predictor
 from phi3quant.progress import Progress, silent
 from phi3quant.provenance import manifest
+from phi3quant.provenance.sealing import open_artifact
 from phi3quant.source.locate import Located, locate
 from phi3quant.version import tool_version
 
@@ -91,8 +93,8 @@ def create_baseline(
     baseline = Baseline(
         text={**description, "field": wanted.field},
         reference=described,
-        artifact=opened.description(),
-        facts=opened.facts(),
+        artifact=describe(opened),
+        facts=facts.facts(opened),
         tools=manifest.describe_tools(),
         history=[_entry(reason, beside, None)],
         reference_nll=losses,
@@ -144,8 +146,8 @@ def update_baseline(
     _refuse_nan(beside, opened)
     drift = paired_mean(beside.candidate.nll - old.artifact_nll.double())
     new = old.updated(
-        opened.description(),
-        opened.facts(),
+        describe(opened),
+        facts.facts(opened),
         manifest.describe_tools(),
         beside,
         _entry(reason, beside, drift),
@@ -153,7 +155,7 @@ def update_baseline(
     return Recorded(path, write_baseline(path, new), new, beside, drift)
 
 
-def _reference(opened: Opened, given: str | Path | None) -> Opened:
+def _reference(opened: Artifact, given: str | Path | None) -> Artifact:
     """The model in full precision that an artifact was made from."""
     if given is not None:
         return open_artifact(locate(given))
@@ -186,6 +188,6 @@ def _entry(reason: str, beside: Comparison, drift: PairedMean | None) -> Mapping
     }
 
 
-def _refuse_nan(beside: Comparison, opened: Opened) -> None:
+def _refuse_nan(beside: Comparison, opened: Artifact) -> None:
     if beside.candidate.not_finite or beside.reference.not_finite:
         raise NotComparableError(f"{opened.name} or its original gives NaN; that is no baseline")

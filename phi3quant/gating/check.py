@@ -15,19 +15,21 @@ from phi3quant.errors import (
     SchemeError,
     TokenizerError,
 )
-from phi3quant.evaluation.evaluate import EvaluationText, text_windows
+from phi3quant.evaluation.evaluate import Artifact, EvaluationText, text_windows
+from phi3quant.evaluation.inspection import hashes
 from phi3quant.evaluation.metrics import WorstWindow, figures, perplexity_past, plain, worst_windows
 from phi3quant.evaluation.paired_statistics import paired_mean
 from phi3quant.evaluation.perplexity import Comparison, Score
 from phi3quant.gating import facts
 from phi3quant.gating.baseline import Baseline, read_baseline
+from phi3quant.gating.description import weights_of
 from phi3quant.gating.gate import DEFAULT_DRIFT, Gate, Verdict, default_budget
-from phi3quant.gating.opened import Opened, open_artifact, weights_of
 from phi3quant.gating.recorded import score_beside
 from phi3quant.model.predictor import predictor
 from phi3quant.progress import Progress, silent
 from phi3quant.provenance import manifest
 from phi3quant.provenance.integrity import check_hashes, has_hashes
+from phi3quant.provenance.sealing import open_artifact
 from phi3quant.source.locate import locate
 
 SCHEMA_VERSION = 1
@@ -166,7 +168,7 @@ def check(
     )
 
 
-def _notes(opened: Opened, baseline: Baseline) -> list[str]:
+def _notes(opened: Artifact, baseline: Baseline) -> list[str]:
     """Refuse what doesn't belong to the baseline; say what can't be known or is different."""
     notes = []
     if has_hashes(opened.path):
@@ -185,7 +187,7 @@ def _notes(opened: Opened, baseline: Baseline) -> list[str]:
     return notes
 
 
-def _check_origin(opened: Opened, baseline: Baseline) -> None:
+def _check_origin(opened: Artifact, baseline: Baseline) -> None:
     """Refuse an artifact of other weights or of another recipe than the baseline's."""
     source, expected = weights_of(opened.source), weights_of(baseline.reference)
     if source and expected and source != expected:
@@ -206,14 +208,14 @@ def _check_origin(opened: Opened, baseline: Baseline) -> None:
             )
 
 
-def _unlike(opened: Opened, baseline: Baseline) -> list[str]:
+def _unlike(opened: Artifact, baseline: Baseline) -> list[str]:
     """What differs and may: bytes, versions, format."""
     before, notes = baseline.artifact, []
     if not opened.recipe and before.get("recipe"):
         notes.append(f"{opened.name} doesn't say how it was made; its recipe is not compared")
     if opened.model.format != before.get("format"):
         notes.append(f"the format is {opened.model.format}, was {before.get('format')}")
-    elif weights_of({"sha256": opened.hashes()}) != weights_of(before):
+    elif weights_of({"sha256": hashes(opened.model)}) != weights_of(before):
         notes.append("the weights' bytes are not those of the baseline's artifact")
     notes += [
         f"tools: {line}" for line in facts.differences(baseline.tools, manifest.describe_tools())
@@ -221,7 +223,7 @@ def _unlike(opened: Opened, baseline: Baseline) -> list[str]:
     return notes
 
 
-def baseline_windows(opened: Opened, baseline: Baseline, text: str | Path | None) -> torch.Tensor:
+def baseline_windows(opened: Artifact, baseline: Baseline, text: str | Path | None) -> torch.Tensor:
     """The baseline's windows of text, made again; int64 [windows, length]."""
     expected = baseline.text
     if opened.tokenizer.digest != expected.get("vocabulary_sha256"):
@@ -248,10 +250,10 @@ def baseline_windows(opened: Opened, baseline: Baseline, text: str | Path | None
     return windows
 
 
-def _exact(opened: Opened, baseline: Baseline) -> list[Finding]:
+def _exact(opened: Artifact, baseline: Baseline) -> list[Finding]:
     """What must be equal, a finding for each."""
-    found = opened.facts()
-    same_kind = baseline.artifact.get("kind") == facts.kind(opened.path)
+    found = facts.facts(opened)
+    same_kind = baseline.artifact.get("kind") == facts.kind(opened.model)
     return [
         Finding(name, Verdict.FAIL if lines else Verdict.PASS, "; ".join(lines) or "as before")
         for name, value in found.items()
@@ -313,7 +315,7 @@ def _within(gate: Gate) -> str:
     )
 
 
-def _metrics(beside: Comparison, opened: Opened, baseline: Baseline) -> dict[str, Any]:
+def _metrics(beside: Comparison, opened: Artifact, baseline: Baseline) -> dict[str, Any]:
     window = opened.model.config.sliding_window
     past = {
         "perplexity_past_window": perplexity_past(beside.candidate, window),

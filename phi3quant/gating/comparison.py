@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from phi3quant.evaluation.evaluate import EvaluationText, text_windows
+from converters.onnx.reader import OnnxModel
+from phi3quant.evaluation.evaluate import Artifact, EvaluationText, text_windows
 from phi3quant.evaluation.metrics import WorstWindow, figures, plain, worst_windows
 from phi3quant.evaluation.perplexity import Comparison, score, steps
 from phi3quant.gating import facts
-from phi3quant.gating.opened import Opened, open_artifact
 from phi3quant.model.architecture import (
     BLOCK_TENSORS,
     EMBEDDING,
@@ -21,6 +21,7 @@ from phi3quant.model.architecture import (
 )
 from phi3quant.model.weights import ModelWeights
 from phi3quant.progress import Progress, Step, silent
+from phi3quant.provenance.sealing import open_artifact
 from phi3quant.source.locate import locate
 
 
@@ -115,11 +116,11 @@ def compare(
     pair = open_artifact(locate(first)), open_artifact(locate(second))
     one, other = pair
     blocks = max(each.model.config.num_hidden_layers for each in pair)
-    uncompared = ", ".join(each.name for each in pair if each.weights is None)
+    uncompared = ", ".join(each.name for each in pair if isinstance(each.model, OnnxModel))
     compared: list[TensorChange] = []
-    if one.weights is not None and other.weights is not None:
+    if not isinstance(one.model, OnnxModel) and not isinstance(other.model, OnnxModel):
         with progress("comparing tensors", blocks) as step:
-            compared = list(_tensor_changes(one.weights, other.weights, step))
+            compared = list(_tensor_changes(one.model, other.model, step))
     unscored = "" if scored else "not asked for"
     if one.tokenizer.digest != other.tokenizer.digest:
         unscored = "their tokenizers differ, so their predictions don't compare"
@@ -156,10 +157,10 @@ def _figures(comparisons: Sequence[Comparison] | None) -> list[dict[str, Any]] |
     return [figures(each, reference=number == 0) for number, each in enumerate(comparisons)]
 
 
-def _changes(one: Opened, other: Opened) -> dict[str, list[str]]:
+def _changes(one: Artifact, other: Artifact) -> dict[str, list[str]]:
     """Lines on everything that is stated, by subject."""
-    own, others = one.facts(), other.facts()
-    if facts.kind(one.path) != facts.kind(other.path):
+    own, others = facts.facts(one), facts.facts(other)
+    if facts.kind(one.model) != facts.kind(other.model):
         # A GGUF file names two stop tokens, an ONNX folder all that end a turn.
         del own[facts.STOP_TOKENS], others[facts.STOP_TOKENS]
     found = {name: facts.differences(own[name], others[name], name) for name in own}
@@ -167,7 +168,7 @@ def _changes(one: Opened, other: Opened) -> dict[str, list[str]]:
         one.tokenizer.digest, other.tokenizer.digest, "SHA-256 of the vocabulary"
     )
     for subject in ("recipe", "source", "calibration", "tools"):
-        before, after = one.provenance.get(subject), other.provenance.get(subject)
+        before, after = one.manifest.get(subject), other.manifest.get(subject)
         # What only one of them states is no list of differences.
         found[subject] = (
             facts.differences(before, after)

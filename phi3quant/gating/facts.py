@@ -3,15 +3,16 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from converters.gguf.reader import is_gguf, open_gguf
-from converters.onnx.file import is_onnx
+from converters.gguf.reader import GgufCheckpoint
 from converters.onnx.genai import CONFIG_FILE as GENAI_CONFIG
+from converters.onnx.reader import OnnxModel
 from phi3quant.disk.untrusted_json import read_json_if_there
 from phi3quant.errors import TokenizerError
 from phi3quant.model.config import Phi3Config
+from phi3quant.source.opened_model import OpenedModel
+from phi3quant.source.stored_model import StoredModel
 from phi3quant.source.tokenizer import TRIAL_CHATS, Message, Tokenizer
 
 CHAT = "chat template"
@@ -24,14 +25,13 @@ _NAMED = ("bos_token", "eos_token")
 """Special tokens that every format names."""
 
 
-def facts(path: Path, config: Phi3Config, tokenizer: Tokenizer) -> dict[str, Any]:
+def facts(opened: OpenedModel[StoredModel]) -> dict[str, Any]:
     """The exact facts of an artifact, as plain values by their name.
 
-    Args:
-        path: its folder or GGUF file.
-        config: its configuration.
-        tokenizer: its own.
+    Raises:
+        TokenizerError: its tokenizer can't be read.
     """
+    tokenizer = opened.tokenizer
     chats = [_rendered(tokenizer, chat) for chat in TRIAL_CHATS]
     return {
         CHAT: chats,
@@ -41,16 +41,16 @@ def facts(path: Path, config: Phi3Config, tokenizer: Tokenizer) -> dict[str, Any
             for name in _NAMED
             if name in tokenizer.special_tokens
         },
-        STOP_TOKENS: _stop_tokens(path, config),
-        ARCHITECTURE: _architecture(config),
+        STOP_TOKENS: _stop_tokens(opened),
+        ARCHITECTURE: _architecture(opened.config),
     }
 
 
-def kind(path: Path) -> str:
-    """``gguf``, ``onnx`` or ``folder``: each states stop tokens in its own way."""
-    if is_onnx(path):
+def kind(model: StoredModel) -> str:
+    """``gguf``, ``onnx`` or ``folder``: each records stop tokens in its own way."""
+    if isinstance(model, OnnxModel):
         return "onnx"
-    return "gguf" if is_gguf(path) else "folder"
+    return "gguf" if isinstance(model, GgufCheckpoint) else "folder"
 
 
 def differences(expected: Any, found: Any, name: str = "") -> list[str]:
@@ -89,17 +89,17 @@ def _rendered(tokenizer: Tokenizer, chat: Sequence[Message]) -> str:
         return f"{error} (SHA-256 of the template: {hashlib.sha256(text.encode()).hexdigest()})"
 
 
-def _stop_tokens(path: Path, config: Phi3Config) -> list[int]:
-    if is_gguf(path):
-        fields = open_gguf(path).model.fields
+def _stop_tokens(opened: OpenedModel[StoredModel]) -> list[int]:
+    if isinstance(opened.model, GgufCheckpoint):
+        fields = opened.model.model.fields
         found = [fields.get(f"tokenizer.ggml.{role}_token_id") for role in ("eos", "eot")]
     else:
         # onnxruntime-genai stops by its own settings, transformers by these.
-        settings = read_json_if_there(path / GENAI_CONFIG).get("model")
+        settings = read_json_if_there(opened.path / GENAI_CONFIG).get("model")
         stated = settings.get("eos_token_id") if isinstance(settings, Mapping) else None
         if stated is None:
-            stated = read_json_if_there(path / "generation_config.json").get("eos_token_id")
-        stated = config.raw.get("eos_token_id") if stated is None else stated
+            stated = read_json_if_there(opened.path / "generation_config.json").get("eos_token_id")
+        stated = opened.config.raw.get("eos_token_id") if stated is None else stated
         found = stated if isinstance(stated, list) else [stated]
     return sorted({number for number in found if isinstance(number, int)})
 

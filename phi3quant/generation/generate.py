@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from converters import open_model, open_tokenizer
+from converters import open_located
 from converters.gguf.decoder import LlamaDecoder, has_llama
 from converters.gguf.reader import GgufCheckpoint
 from converters.onnx.decoder import OnnxDecoder
@@ -17,7 +17,8 @@ from converters.stop_tokens import stop_tokens
 from phi3quant.errors import InputError
 from phi3quant.generation.decoder import BlockwiseDecoder, Decoder
 from phi3quant.generation.sampling import Sampling, choose
-from phi3quant.source.locate import Located, locate
+from phi3quant.source.locate import locate
+from phi3quant.source.stored_model import StoredWeights
 from phi3quant.source.tokenizer import Tokenizer, require_rows
 
 DEFAULT_NEW_TOKENS = 256
@@ -108,39 +109,37 @@ def generate(
         prompt.encode()
     except UnicodeEncodeError as error:
         raise InputError(f"the prompt is not UTF-8 (character {error.start})") from None
-    located = locate(artifact, revision)
-    tokenizer = open_tokenizer(located.path)
+    opened = open_located(locate(artifact, revision))
+    tokenizer = opened.tokenizer
     text = prompt
     if not raw:
         turn = {"role": "user", "content": prompt}
         text = tokenizer.render_chat([turn], add_generation_prompt=True)
     ids = tokenizer.encode(text)
-    opened = open_model(located.path)
     require_rows(tokenizer, ids, opened.config.vocab_size)
     room = _room(ids, opened.config.max_position_embeddings, max_new_tokens)
-    stops = stop_tokens(located.path, opened.config, tokenizer)
+    stops = stop_tokens(opened)
     with torch.inference_mode():
-        decoder = open_decoder(located, len(ids) + room)
+        decoder = open_decoder(opened.model, len(ids) + room)
         run = _Answer(decoder, tokenizer, stops, sampling or Sampling(), tell)
-        return run.write(located.name, opened.format, ids, room)
+        return run.write(opened.name, opened.model.format, ids, room)
 
 
-def open_decoder(located: Located, context: int) -> Decoder:
-    """What writes with a model.
+def open_decoder(model: StoredWeights | OnnxModel, context: int) -> Decoder:
+    """Open the fastest decoder for a model.
 
     Args:
-        located: the model.
-        context: tokens that there must be room for.
+        model: from converters.open_model.
+        context: tokens that it needs room for.
 
     Raises:
         Phi3QuantError: it can't be opened.
     """
-    opened = open_model(located.path)
-    if isinstance(opened, OnnxModel):
-        return OnnxDecoder(opened)
-    if isinstance(opened, GgufCheckpoint) and has_llama():
-        return LlamaDecoder(opened, context)
-    return BlockwiseDecoder(opened)
+    if isinstance(model, OnnxModel):
+        return OnnxDecoder(model)
+    if isinstance(model, GgufCheckpoint) and has_llama():
+        return LlamaDecoder(model, context)
+    return BlockwiseDecoder(model)
 
 
 @dataclass(frozen=True)

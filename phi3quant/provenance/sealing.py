@@ -3,18 +3,22 @@
 import os
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from converters import FORMATS
-from converters.gguf.reader import is_gguf, open_gguf
+from converters import FORMATS, open_located
+from converters.gguf.reader import GgufCheckpoint, is_gguf, open_gguf
 from converters.onnx.embedded_manifest import read_metadata
 from converters.onnx.file import is_onnx
+from converters.onnx.reader import OnnxModel
 from phi3quant.disk.output import MANIFEST, write_json
 from phi3quant.disk.untrusted_json import read_json_if_there
 from phi3quant.disk.workspace import open_workspace
 from phi3quant.provenance.manifest import describe_files, flat, unflat
-from phi3quant.source.locate import GGUF_SUFFIX
+from phi3quant.source.locate import GGUF_SUFFIX, Located
+from phi3quant.source.opened_model import OpenedModel
+from phi3quant.source.stored_model import StoredWeights
 
 
 def seal(
@@ -76,6 +80,18 @@ def _same_file(source: str, target: str) -> None:
         else:
             return
     shutil.copyfile(source, target)
+
+
+def open_artifact(located: Located) -> OpenedModel[StoredWeights | OnnxModel]:
+    """Open a model of any format, with its manifest.
+
+    Raises:
+        Phi3QuantError: as converters.open_model, or the manifest can't be read.
+    """
+    opened = open_located(located)
+    if isinstance(opened.model, GgufCheckpoint) and not located.path.is_dir():
+        return replace(opened, manifest=unflat(opened.model.model.fields))
+    return replace(opened, manifest=read_provenance(located.path))
 
 
 def read_provenance(path: Path) -> dict[str, Any]:

@@ -7,9 +7,10 @@ from typing import Any
 from phi3quant.errors import InputError, Phi3QuantError
 from phi3quant.evaluation.evaluate import EvaluationText, evaluate, text_windows
 from phi3quant.evaluation.metrics import WorstWindow, figures, worst_windows
-from phi3quant.gating.opened import open_artifact, weights_of
+from phi3quant.gating.description import weights_of
 from phi3quant.progress import Progress, silent
 from phi3quant.provenance import manifest
+from phi3quant.provenance.sealing import open_artifact
 from phi3quant.reporting.divergence import Divergence, divergence
 from phi3quant.reporting.stated import mapping, number
 from phi3quant.reporting.variant import Variant
@@ -187,7 +188,7 @@ def _scored(
     opened = open_artifact(original)
     models = [original.path, *(variant.path for variant in variants)]
     result = evaluate(models, text, progress=progress)
-    windows, _ = text_windows(text, opened.tokenizer, opened.model.config)
+    windows, _ = text_windows(text, opened.tokenizer, opened.config)
     rows = []
     for given, comparison, origin in zip(
         result.names, result.comparisons, result.origins, strict=True

@@ -108,7 +108,7 @@ def _artifact(variant: Variant) -> Artifact:
 
 
 def _runs(variant: Variant) -> str:
-    return str(facts.kind(variant.path))
+    return str(facts.kind(variant.opened.model))
 
 
 def _options(variant: Variant) -> OnnxOptions:

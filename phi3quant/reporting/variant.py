@@ -7,9 +7,10 @@ from typing import Any
 
 from phi3quant.disk.output import MANIFEST
 from phi3quant.errors import InputError
-from phi3quant.evaluation.inspection import Inspection, inspect
-from phi3quant.gating.opened import Opened, open_artifact
+from phi3quant.evaluation.evaluate import Artifact
+from phi3quant.evaluation.inspection import Inspection, inspection_of
 from phi3quant.model.config import Phi3Config
+from phi3quant.provenance.sealing import open_artifact
 from phi3quant.quant.methods import METHODS
 from phi3quant.source.locate import Located, locate
 
@@ -25,7 +26,7 @@ class Variant:
     """
 
     name: str
-    opened: Opened
+    opened: Artifact
     inspection: Inspection
 
     @property
@@ -36,12 +37,12 @@ class Variant:
     @property
     def config(self) -> Phi3Config:
         """Its sizes."""
-        return self.opened.model.config
+        return self.opened.config
 
     @property
     def manifest(self) -> Mapping[str, Any]:
         """What it says of itself; empty if it says nothing."""
-        return self.opened.provenance
+        return self.opened.manifest
 
     @property
     def method(self) -> str:
@@ -96,4 +97,5 @@ def _within(run: str | Path) -> Iterator[str]:
 def _open(name: str) -> Variant:
     located = locate(name)
     named = Located(located.path, name, located.revision)
-    return Variant(name, open_artifact(named), inspect(name))
+    opened = open_artifact(named)
+    return Variant(name, opened, inspection_of(opened))

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from converters.format import Source
 from phi3quant.disk.workspace import Workspace
 from phi3quant.errors import Phi3QuantError
-from phi3quant.model.config import Phi3Config
 from phi3quant.provenance import sealing
-from phi3quant.source.locate import Located
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,7 @@ class Draft:
         places: where each of them is going to be.
     """
 
-    source: Located
+    source: Source
     folders: Mapping[str, Path]
     places: Mapping[str, Path]
 
@@ -30,7 +29,7 @@ class Draft:
 class Judge(Protocol):
     """Scores drafts, so that an output has its verification in it from the first moment on."""
 
-    def prepare(self, source: Located, config: Phi3Config) -> None:
+    def prepare(self, source: Source) -> None:
         """Refuse before any work what can't be scored on.
 
         Raises:
@@ -45,7 +44,7 @@ class Judge(Protocol):
         """
 
 
-def draft_of(workspace: Workspace, source: Located, formats: list[str]) -> Draft:
+def draft_of(workspace: Workspace, source: Source, formats: list[str]) -> Draft:
     """An empty draft, ready to be written to.
 
     Args:

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
@@ -34,9 +34,11 @@ from phi3quant.quant.tensor import QuantizedTensor
 from phi3quant.run.artifacts import Artifacts
 from phi3quant.run.draft import Judge, draft_of, publish
 from phi3quant.source.checkpoint import Checkpoint
-from phi3quant.source.locate import Located, locate
+from phi3quant.source.locate import locate
+from phi3quant.source.opened_model import OpenedModel
+from phi3quant.source.tokenizer import load_tokenizer
 
-_Exportable = Checkpoint | PackedCheckpoint
+_Exportable: TypeAlias = Checkpoint | PackedCheckpoint
 
 PLAIN_TYPE = "F16"
 """What a checkpoint that is not quantized becomes by default."""
@@ -76,8 +78,8 @@ def export_gguf(  # noqa: PLR0913 - options by name, each of them documented
         ...     [path.name for path in made.folders["gguf"].glob("*.gguf")]
         ['phi3-tiny-Q8_0.gguf']
     """
-    located, opened = _open(model, revision)
-    recipe = kind or _default_type(opened)
+    opened = _open(model, revision)
+    recipe = kind or _default_type(opened.model)
     target = _Target(
         gguf_writer.FORMAT.name,
         recipe.name,
@@ -88,7 +90,7 @@ def export_gguf(  # noqa: PLR0913 - options by name, each of them documented
             "tensor_types": [f"{pattern.pattern}={name}" for pattern, name in recipe.overrides],
         },
     )
-    return _export(located, opened, target, output, overwrite, progress, judge)
+    return _export(opened, target, output, overwrite, progress, judge)
 
 
 def export_onnx(
@@ -127,8 +129,8 @@ def export_onnx(
         True
     """
     options = options or OnnxOptions()
-    located, opened = _open(model, revision)
-    scheme = opened.scheme if isinstance(opened, PackedCheckpoint) else None
+    opened = _open(model, revision)
+    scheme = opened.model.scheme if isinstance(opened.model, PackedCheckpoint) else None
     onnx_sizes.check(scheme, opened.config, options)
     target = _Target(
         onnx_writer.FORMAT.name,
@@ -137,7 +139,7 @@ def export_onnx(
         lambda folder, source: onnx_writer.OnnxWriter(folder, source, scheme, options),
         options.settled(opened.config, scheme).as_json(),
     )
-    return _export(located, opened, target, output, overwrite, progress, judge)
+    return _export(opened, target, output, overwrite, progress, judge)
 
 
 @dataclass(frozen=True)
@@ -159,19 +161,19 @@ class _Target:
     recipe: Mapping[str, Any]
 
 
-def _open(model: str | Path | None, revision: str | None) -> tuple[Located, _Exportable]:
+def _open(model: str | Path | None, revision: str | None) -> OpenedModel[_Exportable]:
     located = locate(model, revision)
     opened = open_weights(located.path)
     if not isinstance(opened, Checkpoint | PackedCheckpoint):
         raise CheckpointError(
             f"{located.path} is {opened.format} already; give what it was made from"
         )
-    return located, opened
+    manifest = read_json_if_there(located.folder / MANIFEST)
+    return OpenedModel(located, opened, manifest, lambda: load_tokenizer(located.folder))
 
 
 def _export(
-    located: Located,
-    opened: _Exportable,
+    opened: OpenedModel[_Exportable],
     target: _Target,
     output: Path,
     overwrite: bool,  # noqa: FBT001 - handed on
@@ -179,19 +181,15 @@ def _export(
     judge: Judge | None,
 ) -> Artifacts:
     """Take a model through a writer, block by block."""
-    config = opened.config
+    model, config = opened.model, opened.config
     check_output(output, overwrite=overwrite)
-    check_not_inside(output, located.folder)
-    check_companions(located.folder)
+    check_not_inside(output, opened.folder)
+    check_companions(opened.folder)
     check_space(output, target.nbytes)
     if judge is not None:
-        judge.prepare(located, config)
-    before = read_json_if_there(located.folder / MANIFEST)
-    made_from = before.get("source")
-    original = made_from.get("name") if isinstance(made_from, Mapping) else None
-    source = Source(located.folder, str(original or located.name), config)
-    weights = [path for path in opened.files if path.suffix == ".safetensors"]
-    files = manifest.source_files(located, weights)
+        judge.prepare(opened)
+    weights = [path for path in model.files if path.suffix == ".safetensors"]
+    files = manifest.source_files(opened.located, weights)
     stamps = manifest.stamps(files)
     with (
         open_workspace(output, overwrite=overwrite) as workspace,
@@ -202,23 +200,30 @@ def _export(
                 f"an unfinished run for {output} is there; finish it with --resume, or delete "
                 f"{workspace.folder}"
             )
-        draft = draft_of(workspace, located, [target.format])
+        draft = draft_of(workspace, opened, [target.format])
         # Hashing reads what the writer reads, and keeps to one thread.
-        described = aside.submit(manifest.describe_source, located, files)
+        described = aside.submit(manifest.describe_source, opened.located, files)
         with (
-            target.open(draft.folders[target.format], source) as writer,
+            target.open(draft.folders[target.format], _under_its_name(opened)) as writer,
             progress(f"exporting ({target.title})", config.num_hidden_layers) as step,
         ):
-            writer.embedding(opened.store.load(EMBEDDING))
+            writer.embedding(model.store.load(EMBEDDING))
             for index in range(config.num_hidden_layers):
-                writer.tensors(index, _tensors(opened, index))
+                writer.tensors(index, _tensors(model, index))
                 step()
-            head = None if config.tie_word_embeddings else opened.store.load(HEAD)
-            writer.final(opened.final_norm(), head)
+            head = None if config.tie_word_embeddings else model.store.load(HEAD)
+            writer.final(model.final_norm(), head)
         manifest.check_unchanged(stamps)
-        manifests = {target.format: _describe(target, described.result(), before)}
+        manifests = {target.format: _describe(target, described.result(), opened.manifest)}
         publish(workspace, draft, manifests, {target.format: writer.hashed}, judge)
-    return Artifacts(located, draft.places, None, [])
+    return Artifacts(opened.located, draft.places, None, [])
+
+
+def _under_its_name(opened: OpenedModel[_Exportable]) -> Source:
+    """The model under the name of the checkpoint that it was quantized from, if recorded."""
+    made_from = opened.manifest.get("source")
+    name = made_from.get("name") if isinstance(made_from, Mapping) else None
+    return replace(opened, located=replace(opened.located, name=str(name or opened.name)))
 
 
 def _describe(

@@ -43,6 +43,11 @@ class Journal:
             count += 1
         return count
 
+    @property
+    def counted(self) -> str:
+        """The finished blocks in words, such as ``3 finished blocks``."""
+        return _blocks(self.finished, "finished ")
+
     def begin(self, identity: Mapping[str, Any]) -> None:
         """Drop all finished blocks, and record what those to come depend on.
 
@@ -121,7 +126,7 @@ class Journal:
     def how_to_resume(self) -> str:
         """A note for whoever sees a run end early."""
         return (
-            f"{_blocks(self.finished, 'finished ')} {_are(self.finished)} kept in {self.folder}: "
+            f"{self.counted} {_are(self.finished)} kept in {self.folder}: "
             f"the same command with --resume goes on from there. To drop them, {self._start_anew()}"
         )
 

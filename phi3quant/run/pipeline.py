@@ -12,7 +12,7 @@ import torch
 
 from converters import open_weights
 from converters.companions import check_companions
-from converters.format import Format, Source
+from converters.format import Format
 from phi3quant.disk.output import check_not_inside
 from phi3quant.disk.workspace import Workspace, check_output
 from phi3quant.errors import CheckpointError
@@ -30,6 +30,7 @@ from phi3quant.run.memory_budget import Calibrated
 from phi3quant.run.recipe import Recipe
 from phi3quant.source.checkpoint import Checkpoint
 from phi3quant.source.locate import Located, locate
+from phi3quant.source.opened_model import OpenedModel
 from phi3quant.source.tokenizer import load_tokenizer
 
 
@@ -55,8 +56,7 @@ class _Plan:
     """A run that has passed all checks.
 
     Attributes:
-        located: the model.
-        checkpoint: its weights.
+        source: the model.
         recipe: its types are still open if it has a target size.
         formats: to write; the first is the output folder itself.
         output: the folder to make.
@@ -67,8 +67,7 @@ class _Plan:
         stamps: sizes and times of these files.
     """
 
-    located: Located
-    checkpoint: Checkpoint
+    source: OpenedModel[Checkpoint]
     recipe: Recipe
     formats: Sequence[Format]
     output: Path
@@ -133,6 +132,7 @@ def quantize(
 
     Examples:
         >>> import tempfile
+        >>> from phi3quant import QuantScheme
         >>> recipe = Recipe("rtn", QuantScheme(bits=4, group_size=64))
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     artifacts = quantize("phi3-tiny", Path(folder) / "out", recipe)
@@ -155,11 +155,11 @@ def quantize(
             journal.refuse_to_forget()
         text = _calibration(plan)
         # Hashing reads what is quantized meanwhile, and keeps to one thread.
-        source = aside.submit(manifest.describe_source, plan.located, plan.files)
+        source = aside.submit(manifest.describe_source, plan.source.located, plan.files)
         outcome = _run(plan, text, source, workspace, journal)
         calibration = text.description if text else None
         _seal(plan, outcome, calibration, source.result(), workspace)
-    return Artifacts(plan.located, outcome.draft.places, calibration, outcome.blocks)
+    return Artifacts(plan.source.located, outcome.draft.places, calibration, outcome.blocks)
 
 
 def _plan(
@@ -172,8 +172,8 @@ def _plan(
     overwrite: bool,
 ) -> _Plan:
     """Check everything that can be checked before work starts."""
-    checkpoint = _open_plain(located.path)
-    config = checkpoint.config
+    opened = _open_plain(located)
+    config = opened.config
     formats = recipe.open_formats()
     recipe.check_target()
     if recipe.target_bpw is not None:
@@ -184,7 +184,7 @@ def _plan(
     check_not_inside(output, located.folder)
     check_companions(located.folder)
     if conduct.judge is not None:
-        conduct.judge.prepare(located, config)
+        conduct.judge.prepare(opened)
     size = sum(entry.nbytes(config, recipe.scheme) for entry in formats)
     text = recipe.calibration
     calibrated = (
@@ -195,10 +195,9 @@ def _plan(
     states_in_memory = preflight.check(
         config, calibrated, (output, size), conduct.max_memory, conduct.say
     )
-    files = manifest.source_files(located, checkpoint.store.files)
+    files = manifest.source_files(located, opened.model.store.files)
     return _Plan(
-        located,
-        checkpoint,
+        opened,
         recipe,
         formats,
         output,
@@ -213,9 +212,8 @@ def _plan(
 def _calibration(plan: _Plan) -> CalibrationWindows | None:
     if not plan.method.calibrated:
         return None
-    tokenizer = load_tokenizer(plan.located.folder)
-    vocab_size = plan.checkpoint.config.vocab_size
-    return calibration_windows(tokenizer, vocab_size, plan.recipe.calibration)
+    source = plan.source
+    return calibration_windows(source.tokenizer, source.config.vocab_size, plan.recipe.calibration)
 
 
 def _run(
@@ -227,7 +225,7 @@ def _run(
 ) -> _Outcome:
     """Take all blocks through the method and into the writers."""
     plan = _with_types(plan, text)
-    config, recipe = plan.checkpoint.config, plan.recipe
+    config, recipe = plan.source.config, plan.recipe
     if text is not None:
         with plan.progress("hashing the source", 1) as step:
             described = source.result()
@@ -243,17 +241,16 @@ def _run(
         text.ids if text else None,
         plan.states_in_memory,
     )
-    draft = draft_of(workspace, plan.located, [entry.name for entry in plan.formats])
-    original = Source(plan.located.folder, plan.located.name, config)
+    draft = draft_of(workspace, plan.source, [entry.name for entry in plan.formats])
     with ExitStack() as open_writers:
         writers = {
             entry.name: open_writers.enter_context(
-                entry.open(draft.folders[entry.name], original, recipe.scheme)
+                entry.open(draft.folders[entry.name], plan.source, recipe.scheme)
             )
             for entry in plan.formats
         }
         blocks = quantize_blocks(
-            plan.checkpoint,
+            plan.source.model,
             work,
             list(writers.values()),
             plan.progress,
@@ -269,7 +266,7 @@ def _with_types(plan: _Plan, text: CalibrationWindows | None) -> _Plan:
         return plan
     assert text is not None
     types = mixed_types.mixed_types(
-        plan.checkpoint, text.ids, target, plan.progress, compensate=plan.recipe.compensate
+        plan.source.model, text.ids, target, plan.progress, compensate=plan.recipe.compensate
     )
     recipe = plan.recipe.with_types(types)
     return replace(plan, recipe=recipe, formats=recipe.open_formats())
@@ -283,7 +280,7 @@ def _seal(
     workspace: Workspace,
 ) -> None:
     """Describe a finished draft, have it judged, and give it its place."""
-    stated = outcome.recipe.as_json(plan.checkpoint.config)
+    stated = outcome.recipe.as_json(plan.source.config)
     described = {
         name: manifest.describe(name, source, stated, calibration, outcome.blocks)
         for name in outcome.draft.folders
@@ -303,17 +300,17 @@ def _settle(journal: Journal, conduct: Conduct, made_from: Mapping[str, Any]) ->
     }
     if conduct.resume and journal.finished:
         journal.check(identity)
-        conduct.say(f"resuming after {journal.finished} finished blocks")
+        conduct.say(f"resuming after {journal.counted}")
         return
     if conduct.resume:
         conduct.say(f"there are no finished blocks for {journal.output}; starting at the first")
     journal.begin(identity)
 
 
-def _open_plain(folder: Path) -> Checkpoint:
-    opened = open_weights(folder)
-    if not isinstance(opened, Checkpoint):
+def _open_plain(located: Located) -> OpenedModel[Checkpoint]:
+    model = open_weights(located.path)
+    if not isinstance(model, Checkpoint):
         raise CheckpointError(
-            f"{folder} is quantized already ({opened.format}); give the original checkpoint"
+            f"{located.path} is quantized already ({model.format}); give the original checkpoint"
         )
-    return opened
+    return OpenedModel(located, model, {}, lambda: load_tokenizer(located.folder))

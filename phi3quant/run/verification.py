@@ -2,16 +2,16 @@
 
 from typing import Any
 
-from converters import open_tokenizer
+from converters import open_located
+from converters.format import Source
 from phi3quant.disk.workspace import check_output
 from phi3quant.evaluation.evaluate import (
     Evaluation,
     EvaluationText,
-    evaluate_located,
+    evaluate_opened,
     text_windows,
 )
 from phi3quant.evaluation.metrics import figures
-from phi3quant.model.config import Phi3Config
 from phi3quant.progress import Progress, silent
 from phi3quant.provenance import sealing
 from phi3quant.run.artifacts import Artifacts
@@ -37,7 +37,8 @@ def verify(
     # Before the scoring, since the manifests go in as a whole new folder.
     check_output(next(iter(places.values())), overwrite=True)
     located = [Located(folder, str(folder)) for folder in places.values()]
-    result = evaluate_located([artifacts.source, *located], text or EvaluationText(), progress)
+    opened = [open_located(each) for each in (artifacts.source, *located)]
+    result = evaluate_opened(opened, text or EvaluationText(), progress)
     records = zip(places.values(), _records(result, len(places)), strict=True)
     sealing.record_verifications(next(iter(places.values())), dict(records))
     return result
@@ -55,17 +56,17 @@ class Verification:
         self._text = text or EvaluationText()
         self._progress = progress
 
-    def prepare(self, source: Located, config: Phi3Config) -> None:
+    def prepare(self, source: Source) -> None:
         """See Judge."""
-        text_windows(self._text, open_tokenizer(source.path), config)
+        text_windows(self._text, source.tokenizer, source.config)
 
     def __call__(self, draft: Draft) -> dict[str, dict[str, Any]]:
         """See Judge."""
-        artifacts = [
-            Located(folder, str(draft.places[name])) for name, folder in draft.folders.items()
-        ]
-        self.evaluation = evaluate_located([draft.source, *artifacts], self._text, self._progress)
-        records = _records(self.evaluation, len(artifacts))
+        located = [draft.source.located]
+        located += [Located(path, str(draft.places[name])) for name, path in draft.folders.items()]
+        opened = [open_located(each) for each in located]
+        self.evaluation = evaluate_opened(opened, self._text, self._progress)
+        records = _records(self.evaluation, len(draft.folders))
         return dict(zip(draft.folders, records, strict=True))
 
 

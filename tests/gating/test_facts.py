@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from converters import open_located
 from converters.onnx.genai import generation_ids
 from phi3quant.errors import TokenizerError
 from phi3quant.gating import facts
 from phi3quant.model.config import read_config
-from phi3quant.source.tokenizer import load_tokenizer
+from phi3quant.source.locate import Located
 
 GOOD = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
 
@@ -25,7 +26,7 @@ def changed(folder: Path, before: str, after: str) -> list[str]:
     stated = []
     for template in (before, after):
         (folder / "chat_template.jinja").write_text(template)
-        stated.append(facts.facts(folder, read_config(folder), load_tokenizer(folder)))
+        stated.append(facts.facts(open_located(Located(folder, "model"))))
     return [name for name in stated[0] if facts.differences(stated[0][name], stated[1][name])]
 
 
@@ -45,7 +46,7 @@ def test_templates_that_fail_alike_are_compared_by_their_text(folder: Path, brok
 
 def test_further_special_tokens_are_no_facts(folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text('{"bos_token": "<s>", "pad_token": "<unk>"}')
-    stated = facts.facts(folder, read_config(folder), load_tokenizer(folder))
+    stated = facts.facts(open_located(Located(folder, "model")))
     assert stated[facts.SPECIAL_TOKENS] == {"bos_token": [1]}
 
 

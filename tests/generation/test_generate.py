@@ -7,13 +7,13 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
+from converters import open_located
 from converters.stop_tokens import stop_tokens
 from phi3quant.cli.main import main
 from phi3quant.generation.generate import _TextStream, generate
-from phi3quant.model.config import read_config
 from phi3quant.run.pipeline import quantize
 from phi3quant.run.recipe import Recipe
-from phi3quant.source.locate import bundled_folder
+from phi3quant.source.locate import Located, bundled_folder
 from phi3quant.source.tokenizer import load_tokenizer
 
 QUESTION, ANSWER = "What is the opposite of hot?", "The opposite of hot is cold."
@@ -140,7 +140,6 @@ def test_ends_of_turns_stop_whatever_the_files_say(
     checkpoint_folder: Callable[[str], Path],
 ) -> None:
     folder = checkpoint_folder("gqa")
-    tokenizer = load_tokenizer(folder)
-    stops = stop_tokens(folder, read_config(folder), tokenizer)
+    opened = open_located(Located(folder, "model"))
     # config.json names 2 alone.
-    assert stops == {2, *tokenizer.encode("<|end|>")}
+    assert stop_tokens(opened) == {2, *opened.tokenizer.encode("<|end|>")}

@@ -19,9 +19,8 @@ from phi3quant.disk.output import MANIFEST
 from phi3quant.estimating.devices import known_devices
 from phi3quant.estimating.estimate import Plan, estimate
 from phi3quant.estimating.members import describe
-from phi3quant.evaluation.evaluate import EvaluationText, evaluate
+from phi3quant.evaluation.evaluate import Artifact, EvaluationText, evaluate
 from phi3quant.evaluation.metrics import WorstWindow, figures
-from phi3quant.gating.opened import Opened
 from phi3quant.reporting.divergence import QUANTILES, THRESHOLDS, divergence
 from phi3quant.reporting.error_map import error_maps
 from phi3quant.reporting.measured import from_manifests
@@ -210,7 +209,7 @@ Json = st.recursive(
     )
 )
 def test_any_manifest_can_be_reported_on(report: Report, manifest: dict[str, Any]) -> None:
-    opened: Opened = dataclasses.replace(report.variants[0].opened, provenance=manifest)
+    opened: Artifact = dataclasses.replace(report.variants[0].opened, manifest=manifest)
     variant: Variant = dataclasses.replace(report.variants[0], opened=opened)
     maps = error_maps([variant])
     told = Report([variant], from_manifests([variant], "not asked for"), maps, outlooks([variant]))
@@ -299,7 +298,7 @@ def test_blocks_that_the_model_does_not_have_are_not_drawn(report: Report) -> No
     assert len(error_maps([first])) == 1
     for wrong in (blocks * 10_000, blocks[1:], list[Any]()):
         opened = dataclasses.replace(
-            first.opened, provenance={**first.opened.provenance, "blocks": wrong}
+            first.opened, manifest={**first.opened.manifest, "blocks": wrong}
         )
         assert not error_maps([dataclasses.replace(first, opened=opened)])
 

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from phi3quant.cli.main import main
 from phi3quant.disk.output import MANIFEST
 from phi3quant.errors import CheckpointError
-from phi3quant.evaluation.evaluate import EvaluationText, evaluate_located
+from phi3quant.evaluation.evaluate import EvaluationText, evaluate_opened
 from phi3quant.provenance import manifest
 from phi3quant.provenance.integrity import check_hashes
 from phi3quant.run.block_record import write_record
@@ -43,13 +43,13 @@ def test_an_output_has_its_verification_from_the_first_moment_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, seen = tmp_path / "out", []
-    real = evaluate_located
+    real = evaluate_opened
 
     def watched(*given: object) -> object:
         seen.append(out.exists())
         return real(*given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("phi3quant.run.verification.evaluate_located", watched)
+    monkeypatch.setattr("phi3quant.run.verification.evaluate_opened", watched)
     assert run("rtn", "-o", out, "--export", "gguf,onnx", *SCORED).exit_code == 0
     assert seen == [False]
     for folder in (out, out / "onnx"):

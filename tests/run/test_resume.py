@@ -90,7 +90,7 @@ def test_k_quants_are_taken_up_as_they_were(
     assert invoke(*words, "-o", str(tmp_path / "whole")).exit_code == 0
     again = [*words, "-o", str(tmp_path / "again")]
     interrupted_after(1, monkeypatch, *again, error=KeyboardInterrupt)
-    assert "going on after 1 finished" in invoke(*again, "--resume").stderr
+    assert "resuming after 1 finished block" in invoke(*again, "--resume").stderr
     assert hashes(tmp_path / "whole") == hashes(tmp_path / "again")
 
 
