@@ -20,6 +20,7 @@ import click
 import torch
 
 from phi3quant.cli.display import progress_bars
+from phi3quant.disk.ordered_writer import completed
 from phi3quant.disk.tensor_stream import SafetensorsStream, TensorSpec
 from phi3quant.model.architecture import BLOCK_TENSORS, EMBEDDING, FINAL_NORM, HEAD, tensor_shapes
 from phi3quant.model.config import Phi3Config, parse_config
@@ -111,7 +112,7 @@ def write_checkpoint(folder: Path, shape: str, *, layers: int | None = None, see
     specs = [TensorSpec(name, torch.bfloat16, size) for name, size in shapes.items()]
     with (
         progress_bars(quiet=False)("writing", len(specs)) as step,
-        SafetensorsStream(folder, specs) as stream,
+        completed(SafetensorsStream(folder, specs)) as stream,
     ):
         for spec in specs:
             stream.write(spec.name, _tensor(spec, config, generator).bfloat16())

@@ -1,13 +1,13 @@
 """What a format is: a check, a size, and a writer that takes a model block by block."""
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 import torch
 
+from phi3quant.disk.ordered_writer import Completable
 from phi3quant.model.config import Phi3Config
 from phi3quant.quant.block import QuantizedBlock
 from phi3quant.quant.scheme import QuantScheme
@@ -22,14 +22,14 @@ MANIFEST_PREFIX = "phi3quant."
 """Start of the keys under which files carry a manifest inside."""
 
 
-class ModelWriter(Protocol):
+class ModelWriter(Completable, Protocol):
     """Takes a quantized model's parts in order."""
 
     @property
     def hashed(self) -> Mapping[str, Mapping[str, Any]]:
         """Entries of hashed_file.describe_file for files that were hashed while written.
 
-        Complete once the writer is closed.
+        All of them once the writer is completed.
         """
 
     def embedding(self, weight: torch.Tensor) -> None:
@@ -59,7 +59,7 @@ class Format:
         check: raises SchemeError if the format can't hold this scheme for this model; called
             before any work.
         nbytes: size of the weights on disk.
-        open: a writer into a folder; closing it without an error completes the artifact.
+        open: a writer into a folder.
         embed: puts a manifest's strings (provenance.manifest.flat) into the finished files of a
             folder, for formats whose files travel alone. Returns the entries of
             hashed_file.describe_file for files that needn't be read again.
@@ -69,5 +69,5 @@ class Format:
     title: str
     check: Callable[[QuantScheme, Phi3Config], None]
     nbytes: Callable[[Phi3Config, QuantScheme], int]
-    open: Callable[[Path, Source, QuantScheme], AbstractContextManager[ModelWriter]]
+    open: Callable[[Path, Source, QuantScheme], ModelWriter]
     embed: Callable[[Path, Mapping[str, str]], Mapping[str, Mapping[str, Any]]] | None = None

@@ -22,6 +22,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from calib.corpus import load_corpus
 from calib.windows import cut_windows
+from phi3quant.disk.ordered_writer import completed
 from phi3quant.disk.output import MANIFEST, write_json
 from phi3quant.disk.tensor_stream import SafetensorsStream, TensorSpec
 from phi3quant.disk.workspace import open_workspace
@@ -202,7 +203,7 @@ def _write_model(
     specs = [
         TensorSpec(name, torch.float16, shape) for name, shape in tensor_shapes(config).items()
     ]
-    with SafetensorsStream(folder, specs) as out:
+    with completed(SafetensorsStream(folder, specs)) as out:
         for spec in specs:
             out.write(spec.name, tensors[spec.name].half())
     write_json(folder / "config.json", dict(config.raw))

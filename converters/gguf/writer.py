@@ -4,8 +4,7 @@ import math
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +29,7 @@ from converters.gguf.type_policy import (
     linear_type,
 )
 from converters.gguf.vocabulary import read_vocabulary
-from phi3quant.disk.write_behind import WriteBehind
+from phi3quant.disk.ordered_writer import OrderedWriter
 from phi3quant.disk.writeback import Writeback
 from phi3quant.errors import CheckpointError, SchemeError
 from phi3quant.model.architecture import (
@@ -101,8 +100,7 @@ class GgufWriter:
         self._writer.write_header_to_file()
         self._writer.write_kv_data_to_file()
         self._writer.write_ti_data_to_file()
-        self._pending = list(self._types)
-        self._disk = WriteBehind()
+        self._order = OrderedWriter(self._types, self._writer.close)
         self._files = [(file, Writeback(file.fileno())) for file in self._writer.fout or ()]
         if config.long_rope is not None:
             for tensor, factors in (
@@ -111,21 +109,13 @@ class GgufWriter:
             ):
                 self._write(tensor, torch.tensor(factors))
 
-    def __enter__(self) -> Self:
-        return self
+    def complete(self) -> None:
+        """See Completable."""
+        self._order.complete()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        try:
-            self._disk.finish(whole=kind is None)
-        finally:
-            self._writer.close()
-        if kind is None and self._pending:
-            raise ValueError(f"{self._pending[0]} was never written")
+    def abandon(self) -> None:
+        """See Completable."""
+        self._order.abandon()
 
     @property
     def hashed(self) -> Mapping[str, Mapping[str, Any]]:
@@ -152,15 +142,14 @@ class GgufWriter:
             self._write(outer_name(HEAD), head)
 
     def _write(self, name: str, tensor: torch.Tensor | Quantized) -> None:
-        if self._pending.pop(0) != name:
-            raise ValueError(f"{name} comes out of order")
+        self._order.expect(name)
         try:
             size = self._types[name][0]
             data = _stored(size, tensor)
             check_scales(size, data)
         except CheckpointError as error:
             raise CheckpointError(f"tensor {name} can't be written: {error}") from None
-        self._disk.submit(partial(self._append, data), data.nbytes)
+        self._order.submit(partial(self._append, data), data.nbytes)
 
     def _append(self, data: np.ndarray) -> None:
         self._writer.write_tensor_data(data.view(_Written))

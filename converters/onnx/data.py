@@ -4,8 +4,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import torch
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
@@ -14,10 +13,10 @@ from converters.onnx.sizes import Place
 from phi3quant.disk.file_name import is_file_name
 from phi3quant.disk.first_bytes import lfs_hint
 from phi3quant.disk.hashed_file import HashedFile, describe_file, sha256
+from phi3quant.disk.ordered_writer import OrderedWriter
 from phi3quant.disk.output import write_json
 from phi3quant.disk.tensor_stream import TensorSpec
 from phi3quant.disk.untrusted_json import read_json_if_there
-from phi3quant.disk.write_behind import WriteBehind
 from phi3quant.errors import CheckpointError
 
 FILE_LIST = "files.json"
@@ -56,34 +55,26 @@ def tensor_proto(name: str, spec: TensorSpec, place: Place) -> TensorProto:
 class DataStream:
     """Writes tensors at their places, one piece in memory at a time.
 
-    Closing it without an error makes sure that all of them came.
+    Completing it checks that all of them came.
     """
 
     def __init__(
         self, folder: Path, specs: Sequence[TensorSpec], places: Mapping[str, Place]
     ) -> None:
         self._folder = folder
-        self._queue = list(specs)
+        self._specs = {spec.name: spec for spec in specs}
         self._places = places
         self._file: HashedFile | None = None
-        self._disk = WriteBehind()
+        self._order = OrderedWriter(self._specs, self._close)
         self.files: dict[str, dict[str, Any]] = {}
 
-    def __enter__(self) -> Self:
-        return self
+    def complete(self) -> None:
+        """See Completable."""
+        self._order.complete()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        try:
-            self._disk.finish(whole=kind is None)
-        finally:
-            self._close()
-        if kind is None and self._queue:
-            raise ValueError(f"tensor {self._queue[0].name} was never written")
+    def abandon(self) -> None:
+        """See Completable."""
+        self._order.abandon()
 
     def write(self, name: str, pieces: Iterable[torch.Tensor]) -> None:
         """Write the next tensor, in pieces along its first axis; they must not be changed later.
@@ -92,18 +83,17 @@ class DataStream:
             ValueError: it is not the one that was planned for this place, or of another type or
                 size.
         """
-        spec = self._queue.pop(0)
-        if spec.name != name:
-            raise ValueError(f"expected tensor {spec.name}, got {name}")
+        self._order.expect(name)
+        spec = self._specs[name]
         place = self._places[name]
-        self._disk.submit(partial(self._begin, place), 0)
+        self._order.submit(partial(self._begin, place), 0)
         written = 0
         for piece in pieces:
             if piece.dtype != spec.dtype:
                 raise ValueError(f"tensor {name} is {piece.dtype}; {spec.dtype} was planned")
             data = piece.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data
             written += len(data)
-            self._disk.submit(partial(self._append, data), len(data))
+            self._order.submit(partial(self._append, data), len(data))
         if written != place.nbytes:
             raise ValueError(f"tensor {name} has {written} bytes; {place.nbytes} were planned")
 

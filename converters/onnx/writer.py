@@ -2,8 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import torch
 
@@ -71,19 +70,15 @@ class OnnxWriter:
         (folder / MODEL_FILE).write_bytes(proto.SerializeToString())
         self._data = DataStream(folder, specs, places)
 
-    def __enter__(self) -> Self:
-        return self
+    def complete(self) -> None:
+        """See Completable."""
+        self._data.complete()
+        write_companions(self._folder, self._source, self._settings)
+        write_file_list(self._folder, self._data.files)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._data.__exit__(kind, error, trace)
-        if kind is None:
-            write_companions(self._folder, self._source, self._settings)
-            write_file_list(self._folder, self._data.files)
+    def abandon(self) -> None:
+        """See Completable."""
+        self._data.abandon()
 
     @property
     def hashed(self) -> Mapping[str, Mapping[str, Any]]:

@@ -3,8 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import torch
 
@@ -73,22 +72,18 @@ class PackedWriter:
         specs = [spec_of(planned) for planned in packed_plan(config, scheme, layout)]
         self._stream = SafetensorsStream(folder, specs, shard_bytes)
 
-    def __enter__(self) -> Self:
-        return self
+    def complete(self) -> None:
+        """See Completable."""
+        self._stream.complete()
+        described = self._layout.describe(self._scheme)
+        write_config(
+            self._folder, self._config, torch_dtype="float16", quantization_config=described
+        )
+        carry_along(self._source, self._folder)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stream.__exit__(kind, error, trace)
-        if kind is None:
-            described = self._layout.describe(self._scheme)
-            write_config(
-                self._folder, self._config, torch_dtype="float16", quantization_config=described
-            )
-            carry_along(self._source, self._folder)
+    def abandon(self) -> None:
+        """See Completable."""
+        self._stream.abandon()
 
     @property
     def hashed(self) -> Mapping[str, Mapping[str, Any]]:

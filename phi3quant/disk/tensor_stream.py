@@ -9,19 +9,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import torch
 
 from phi3quant.disk.hashed_file import HashedFile
+from phi3quant.disk.ordered_writer import OrderedWriter
 from phi3quant.disk.tensor_plan import (
     SHARD_BYTES,
     PlannedTensor,
     plan_shards,
     safetensors_header,
 )
-from phi3quant.disk.write_behind import WriteBehind
 
 DTYPE_NAMES: Mapping[torch.dtype, str] = {
     torch.float32: "F32",
@@ -67,14 +66,15 @@ class SafetensorsStream:
     so on with an index. Tensors must come in the order of ``specs``.
 
     Attributes:
-        hashed: size and SHA-256 of each shard by its name, taken on the way; complete once the
-            stream is closed.
+        hashed: size and SHA-256 of each shard by its name, taken while writing; all of them once
+            the stream is completed.
 
     Examples:
         >>> import tempfile
+        >>> from phi3quant.disk.ordered_writer import completed
         >>> specs = [TensorSpec("w", torch.float32, (2, 2))]
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     with SafetensorsStream(Path(folder), specs) as out:
+        ...     with completed(SafetensorsStream(Path(folder), specs)) as out:
         ...         out.write("w", torch.eye(2))
         ...     sorted(path.name for path in Path(folder).iterdir())
         ['model.safetensors']
@@ -85,33 +85,22 @@ class SafetensorsStream:
     ) -> None:
         self._folder = folder
         self._shards = plan_shards([spec.planned for spec in specs], shard_bytes)
-        self._queue = [
-            (number, spec) for number, shard in enumerate(self._shards) for spec in shard
-        ]
-        self._next = 0
+        self._places = {
+            spec.name: (number, spec) for number, shard in enumerate(self._shards) for spec in shard
+        }
         self._file: HashedFile | None = None
-        self._disk = WriteBehind()
+        self._order = OrderedWriter(self._places, self._close_shard)
         self.hashed: dict[str, dict[str, Any]] = {}
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        try:
-            self._disk.finish(whole=kind is None)
-        finally:
-            self._close_shard()
-        if kind is not None:
-            return
-        if self._next != len(self._queue):
-            raise ValueError(f"tensor {self._queue[self._next][1].name} was never written")
+    def complete(self) -> None:
+        """See Completable."""
+        self._order.complete()
         if len(self._shards) > 1:
             self._write_index()
+
+    def abandon(self) -> None:
+        """See Completable."""
+        self._order.abandon()
 
     def write(self, name: str, tensor: torch.Tensor) -> None:
         """Append the next tensor; it must not be changed afterwards.
@@ -119,17 +108,14 @@ class SafetensorsStream:
         Raises:
             ValueError: it is not the tensor announced for this place, in name, dtype or shape.
         """
-        if self._next >= len(self._queue):
-            raise ValueError(f"tensor {name} was not announced")
-        number, spec = self._queue[self._next]
-        found = PlannedTensor(
-            name, DTYPE_NAMES.get(tensor.dtype, str(tensor.dtype)), tuple(tensor.shape)
-        )
-        if found != spec:
-            raise ValueError(f"expected {spec}, got {found}")
+        self._order.expect(name)
+        number, spec = self._places[name]
+        dtype = DTYPE_NAMES.get(tensor.dtype, str(tensor.dtype))
+        actual = PlannedTensor(name, dtype, tuple(tensor.shape))
+        if actual != spec:
+            raise ValueError(f"expected {spec}, got {actual}")
         data = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
-        self._disk.submit(partial(self._append, number, spec, data.numpy().data), spec.nbytes)
-        self._next += 1
+        self._order.submit(partial(self._append, number, spec, data.numpy().data), spec.nbytes)
 
     def _append(self, number: int, spec: PlannedTensor, data: memoryview) -> None:
         if spec is self._shards[number][0]:
@@ -151,8 +137,8 @@ class SafetensorsStream:
         return f"model-{number + 1:05d}-of-{count:05d}.safetensors"
 
     def _write_index(self) -> None:
-        weight_map = {spec.name: self._shard_name(number) for number, spec in self._queue}
-        total = sum(spec.nbytes for _, spec in self._queue)
+        weight_map = {name: self._shard_name(number) for name, (number, _) in self._places.items()}
+        total = sum(spec.nbytes for _, spec in self._places.values())
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         path = self._folder / "model.safetensors.index.json"
         path.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -19,6 +18,7 @@ from converters.onnx import sizes as onnx_sizes
 from converters.onnx import writer as onnx_writer
 from converters.onnx.options import OnnxOptions
 from converters.packed.checkpoint import PackedCheckpoint
+from phi3quant.disk.ordered_writer import completed
 from phi3quant.disk.output import (
     MANIFEST,
     check_not_inside,
@@ -157,7 +157,7 @@ class _Target:
     format: str
     title: str
     nbytes: int
-    open: Callable[[Path, Source], AbstractContextManager[TensorWriter]]
+    open: Callable[[Path, Source], TensorWriter]
     recipe: Mapping[str, Any]
 
 
@@ -204,7 +204,7 @@ def _export(
         # Hashing reads what the writer reads, and keeps to one thread.
         described = aside.submit(manifest.describe_source, opened.located, files)
         with (
-            target.open(draft.folders[target.format], _under_its_name(opened)) as writer,
+            completed(target.open(draft.folders[target.format], _under_its_name(opened))) as writer,
             progress(f"exporting ({target.title})", config.num_hidden_layers) as step,
         ):
             writer.embedding(model.store.load(EMBEDDING))

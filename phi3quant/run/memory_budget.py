@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from calib.capture import BATCH_TOKENS
-from phi3quant.disk.write_behind import WAITING_BYTES
+from phi3quant.disk.ordered_writer import WAITING_BYTES
 from phi3quant.errors import MemoryLimitError
 from phi3quant.model.architecture import BLOCK_TENSORS, LINEARS
 from phi3quant.model.config import Phi3Config

@@ -13,6 +13,7 @@ import torch
 from converters import open_weights
 from converters.companions import check_companions
 from converters.format import Format
+from phi3quant.disk.ordered_writer import completed
 from phi3quant.disk.output import check_not_inside
 from phi3quant.disk.workspace import Workspace, check_output
 from phi3quant.errors import CheckpointError
@@ -245,7 +246,7 @@ def _run(
     with ExitStack() as open_writers:
         writers = {
             entry.name: open_writers.enter_context(
-                entry.open(draft.folders[entry.name], plan.source, recipe.scheme)
+                completed(entry.open(draft.folders[entry.name], plan.source, recipe.scheme))
             )
             for entry in plan.formats
         }

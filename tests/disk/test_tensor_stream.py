@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from phi3quant.disk.hashed_file import describe_file
+from phi3quant.disk.ordered_writer import completed
 from phi3quant.disk.tensor_stream import DTYPE_NAMES, SafetensorsStream, TensorSpec
 
 SPECS = st.lists(
@@ -35,7 +36,7 @@ def test_what_is_streamed_is_what_the_library_reads(
         )
         for i, spec in enumerate(specs)
     }
-    with SafetensorsStream(tmp_path, specs, shard_bytes=limit) as out:
+    with completed(SafetensorsStream(tmp_path, specs, shard_bytes=limit)) as out:
         for spec in specs:
             out.write(spec.name, tensors[spec.name])
     found: dict[str, torch.Tensor] = {}
@@ -51,7 +52,7 @@ def test_what_is_streamed_is_what_the_library_reads(
 
 def test_the_index_places_every_tensor_and_counts_bytes(tmp_path: Path) -> None:
     specs = [TensorSpec(name, torch.float16, (4, 4)) for name in "abc"]
-    with SafetensorsStream(tmp_path, specs, shard_bytes=64) as out:
+    with completed(SafetensorsStream(tmp_path, specs, shard_bytes=64)) as out:
         for spec in specs:
             out.write(spec.name, torch.zeros(4, 4, dtype=torch.float16))
     index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
@@ -73,11 +74,17 @@ def test_the_index_places_every_tensor_and_counts_bytes(tmp_path: Path) -> None:
 )
 def test_a_tensor_out_of_place_is_refused(tmp_path: Path, name: str, tensor: torch.Tensor) -> None:
     specs = [TensorSpec("a", torch.float32, (2, 2)), TensorSpec("b", torch.float32, (2, 2))]
-    with pytest.raises(ValueError, match="expected"), SafetensorsStream(tmp_path, specs) as out:
+    with (
+        pytest.raises(ValueError, match="expected"),
+        completed(SafetensorsStream(tmp_path, specs)) as out,
+    ):
         out.write(name, tensor)
 
 
 def test_a_tensor_that_never_came_is_an_error(tmp_path: Path) -> None:
     specs = [TensorSpec("a", torch.float32, (2, 2))]
-    with pytest.raises(ValueError, match="a was never written"), SafetensorsStream(tmp_path, specs):
+    with (
+        pytest.raises(ValueError, match="a was never written"),
+        completed(SafetensorsStream(tmp_path, specs)),
+    ):
         pass

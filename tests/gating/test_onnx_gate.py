@@ -21,7 +21,7 @@ from phi3quant.gating.check import DIVERGENCE, DRIFT, Limits, check
 from phi3quant.gating.comparison import compare
 from phi3quant.gating.facts import STOP_TOKENS
 from phi3quant.gating.gate import Verdict
-from phi3quant.provenance import manifest, sealing
+from phi3quant.provenance import sealing
 from phi3quant.provenance.integrity import check_hashes, has_hashes
 from phi3quant.provenance.sealing import read_provenance
 from phi3quant.run.export import export_onnx
@@ -104,7 +104,7 @@ def test_weights_are_hashed_while_they_are_written_and_not_again(
         hashed.append(path.name)
         return sha256(path)
 
-    monkeypatch.setattr(manifest, "sha256", watched)
+    monkeypatch.setattr("phi3quant.disk.hashed_file.sha256", watched)
     made = quantize("phi3-tiny", tmp_path / "out", Recipe("rtn", formats=("onnx",)))
     verify(made, SHORT)
     assert "model.onnx" in hashed

@@ -14,6 +14,7 @@ from converters.onnx.genai import generation_ids
 from converters.onnx.options import OnnxOptions
 from converters.onnx.repack import NBits, from_nbits, to_nbits
 from converters.onnx.sizes import check, nbytes, place_tensors
+from phi3quant.disk.ordered_writer import completed
 from phi3quant.disk.tensor_stream import TensorSpec
 from phi3quant.errors import CheckpointError, SchemeError, TokenizerError
 from phi3quant.model.config import parse_config
@@ -136,13 +137,13 @@ def test_a_stream_insists_on_what_was_planned(tmp_path: Path) -> None:
     places = place_tensors(specs, None)
 
     def write(*tensors: tuple[str, torch.Tensor]) -> None:
-        with DataStream(tmp_path, specs, places) as stream:
+        with completed(DataStream(tmp_path, specs, places)) as stream:
             for name, tensor in tensors:
                 stream.write(name, [tensor])
 
     whole = ("a", torch.eye(2))
     for tensors, message in (
-        ([("b", torch.eye(1))], "expected tensor a, got b"),
+        ([("b", torch.eye(1))], "expected a, got b"),
         ([("a", torch.eye(3))], "has 36 bytes; 16 were planned"),
         ([("a", torch.eye(2).half())], "float16; torch.float32 was planned"),
         ([whole], "b was never written"),
@@ -156,7 +157,7 @@ def test_a_stream_insists_on_what_was_planned(tmp_path: Path) -> None:
 
 def test_a_list_of_files_catches_what_sizes_do_not(tmp_path: Path) -> None:
     spec = TensorSpec("a", torch.uint8, (8,))
-    with DataStream(tmp_path, [spec], place_tensors([spec], None)) as stream:
+    with completed(DataStream(tmp_path, [spec], place_tensors([spec], None))) as stream:
         stream.write("a", [torch.arange(4).byte(), torch.arange(4).byte()])
     (tmp_path / "files.json").write_text(json.dumps(stream.files))
     data = tmp_path / "model.onnx.data"

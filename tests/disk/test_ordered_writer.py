@@ -2,17 +2,17 @@ import threading
 
 import pytest
 
-from phi3quant.disk.write_behind import WriteBehind
+from phi3quant.disk.ordered_writer import OrderedWriter, completed
 
 SMALL, LARGE = 1, 1 << 30
 
 
 def test_work_is_done_in_order_and_all_of_it() -> None:
     done: list[int] = []
-    disk = WriteBehind()
+    disk = OrderedWriter([], lambda: None)
     for number in range(100):
         disk.submit(lambda number=number: done.append(number), SMALL)  # type: ignore[misc]
-    disk.finish(whole=True)
+    disk.complete()
     assert done == list(range(100))
 
 
@@ -23,7 +23,7 @@ def test_small_work_waits_beside_other_work_and_large_work_for_room() -> None:
         begun.set()
         assert gate.wait(10)
 
-    disk = WriteBehind()
+    disk = OrderedWriter([], lambda: None)
     disk.submit(hold, SMALL)
     assert begun.wait(10)
     disk.submit(lambda: None, SMALL)
@@ -31,7 +31,7 @@ def test_small_work_waits_beside_other_work_and_large_work_for_room() -> None:
     threading.Timer(0.05, gate.set).start()
     disk.submit(lambda: None, LARGE)
     assert gate.is_set()
-    disk.finish(whole=True)
+    disk.complete()
 
 
 def fail() -> None:
@@ -39,27 +39,50 @@ def fail() -> None:
 
 
 def test_an_error_comes_at_the_end() -> None:
-    disk = WriteBehind()
+    disk = OrderedWriter([], lambda: None)
     disk.submit(fail, SMALL)
     with pytest.raises(OSError, match="no space"):
-        disk.finish(whole=True)
+        disk.complete()
 
 
 def test_an_error_comes_with_later_work() -> None:
-    disk = WriteBehind()
+    disk = OrderedWriter([], lambda: None)
     disk.submit(fail, SMALL)
     with pytest.raises(OSError, match="no space"):
         disk.submit(lambda: None, LARGE)
-    disk.finish(whole=False)
+    disk.abandon()
 
 
 def test_what_waits_is_dropped_unless_all_is_wanted() -> None:
     gate = threading.Event()
     done: list[str] = []
-    disk = WriteBehind()
+    disk = OrderedWriter([], lambda: None)
     disk.submit(lambda: done.append("first") if gate.wait(10) else None, SMALL)
     disk.submit(lambda: done.append("second"), SMALL)
     threading.Timer(0.05, gate.set).start()
-    disk.finish(whole=False)
+    disk.abandon()
     assert gate.is_set()
     assert "second" not in done
+
+
+def test_parts_come_in_the_announced_order_and_all_of_them() -> None:
+    closed: list[str] = []
+    with pytest.raises(ValueError, match="expected a, got b"):
+        OrderedWriter(["a", "b"], lambda: None).expect("b")
+    with pytest.raises(ValueError, match="c was not announced"):
+        OrderedWriter([], lambda: None).expect("c")
+    order = OrderedWriter(["a", "b"], lambda: closed.append("files"))
+    order.expect("a")
+    with pytest.raises(ValueError, match="b was never written"):
+        order.complete()
+    assert closed == ["files"]
+
+
+def test_an_error_in_the_block_abandons_the_writer_and_closes_its_files() -> None:
+    closed: list[str] = []
+    with (
+        pytest.raises(KeyboardInterrupt),
+        completed(OrderedWriter(["a"], lambda: closed.append("files"))),
+    ):
+        raise KeyboardInterrupt
+    assert closed == ["files"]
