@@ -9,12 +9,11 @@ from collections.abc import Iterable
 import torch
 
 from calib.activations import Hidden
+from calib.batches import BATCH_TOKENS
 from phi3quant.model.architecture import LINEARS, Block
 from phi3quant.model.decoder_block import SequenceContext, decoder_block, linear
 from phi3quant.quant.gram import Gram
 
-# Tokens that pass through a block at once: large enough for full speed, small enough for caches.
-BATCH_TOKENS = 4096
 # Rows of a sum of products that are computed at once.
 _TILE = 1024
 

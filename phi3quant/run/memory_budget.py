@@ -1,4 +1,4 @@
-"""What a run will take before it starts: memory, by its largest steps, and disk.
+"""Memory and disk that a run needs, known before it starts and without loading torch.
 
 The steps' needs are counted from the sizes of what they hold at once; tests hold them against
 measured peaks. A limit on memory decides where hidden states live and nothing else, so that it
@@ -9,14 +9,11 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-from calib.capture import BATCH_TOKENS
+from calib.batches import BATCH_TOKENS
 from phi3quant.disk.ordered_writer import WAITING_BYTES
 from phi3quant.errors import MemoryLimitError
 from phi3quant.model.architecture import BLOCK_TENSORS, LINEARS
 from phi3quant.model.config import Phi3Config
-from phi3quant.model.precision import product_dtype
 from phi3quant.run import control_groups
 
 _FULL = 4
@@ -56,12 +53,14 @@ class Needs:
     disk: int
 
 
-def needs(config: Phi3Config, run: Calibrated | None) -> Needs:
-    """Work out what a run takes.
+def needs(config: Phi3Config, run: Calibrated | None, product_bytes: int = 2) -> Needs:
+    """Memory and disk of a run.
 
     Args:
-        config: the model's.
+        config: of the model.
         run: None for a method without calibration.
+        product_bytes: of a number in products, see phi3quant.model.precision; most machines
+            multiply in BF16.
     """
     shapes = [BLOCK_TENSORS[name].shape(config) for name in LINEARS]
     sizes = [rows * columns for rows, columns in shapes]
@@ -77,7 +76,7 @@ def needs(config: Phi3Config, run: Calibrated | None) -> Needs:
     widest = max(columns for _, columns in shapes)
     activations = _FULL * BATCH_TOKENS * (4 * config.intermediate_size + 2 * config.hidden_size)
     # FP32 products use the block as it is.
-    products = 0 if product_dtype() == torch.float32 else product_dtype().itemsize * block
+    products = 0 if product_bytes == _FULL else product_bytes * block
     held = _FULL * block + grams
     steps = [
         outside,
@@ -98,7 +97,7 @@ def needs(config: Phi3Config, run: Calibrated | None) -> Needs:
     if run.compensate:
         # Of the original too, and inside a block: attention's, the middle, and the MLP's.
         inside = _FULL * (config.query_rows + width)
-        inside += product_dtype().itemsize * config.intermediate_size
+        inside += product_bytes * config.intermediate_size
         states += tokens * (_FULL * width + inside)
     journal = config.num_hidden_layers * (codes // 2 + block // 16)
     return Needs(int(_LIBRARIES + _CALIBRATING + max(steps)), states, int(journal))

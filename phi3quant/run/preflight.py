@@ -1,10 +1,11 @@
-"""What is looked at before a run starts: memory, disk and time, said and refused in time."""
+"""Preflight: memory, disk and time of a run, announced or refused before it starts."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 from phi3quant.disk.output import check_space
 from phi3quant.model.config import Phi3Config
+from phi3quant.model.precision import product_dtype
 from phi3quant.run import memory_budget, time_estimate
 
 # Bytes from which on a run is large enough to say what it takes.
@@ -36,7 +37,7 @@ def check(
         OutputError: disk doesn't.
     """
     folder, size = output
-    need = memory_budget.needs(config, run)
+    need = memory_budget.needs(config, run, product_dtype().itemsize)
     in_memory = memory_budget.in_memory(need, limit)
     disk = size + need.disk + (0 if in_memory else need.states)
     check_space(folder, disk)

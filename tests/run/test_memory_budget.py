@@ -14,6 +14,7 @@ from phi3quant.errors import MemoryLimitError
 from phi3quant.model.architecture import LINEARS
 from phi3quant.model.config import Phi3Config, read_config
 from phi3quant.model.decoder_block import sequence_context
+from phi3quant.model.precision import product_dtype
 from phi3quant.run import memory_budget
 from phi3quant.source.checkpoint import open_checkpoint
 from phi3quant.source.locate import bundled_folder
@@ -59,7 +60,9 @@ def test_states_on_disk_give_the_same_bytes(
     # Room for everything but the states.
     monkeypatch.setattr("phi3quant.run.memory_budget.available_memory", lambda: 10**12)
     need = memory_budget.needs(
-        read_config(checkpoint_folder("gqa")), memory_budget.Calibrated(6, 64, compensate=True)
+        read_config(checkpoint_folder("gqa")),
+        memory_budget.Calibrated(6, 64, compensate=True),
+        product_dtype().itemsize,
     )
     limit = ("--max-memory", str(need.memory + need.states - 1))
     assert CliRunner().invoke(main, [*words, *limit, "-o", str(tmp_path / "disk")]).exit_code == 0
