@@ -81,8 +81,11 @@ baseline: $(VENV)/.installed
 	$(BIN)/phi3quant awq phi3-tiny --samples 16 -o build/gate/artifact --overwrite --no-verify
 	$(BIN)/phi3quant baseline update build/gate/artifact --baseline docs/ci/phi3-tiny.baseline --reason '$(REASON)'
 
+# One process a core, each with one thread.
+TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --dist=worksteal
+
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest --ignore=tests/real
+	$(TEST) --ignore=tests/real
 
 # Spoiled files that end in anything but a result or a message are kept in build/fuzz.
 fuzz: $(VENV)/.installed-dev
@@ -111,7 +114,7 @@ models/real/config.json: scripts/make_real.py | $(VENV)/.installed-dev
 	$(BIN)/python scripts/make_real.py -o models/real --overwrite
 
 test-real: $(VENV)/.installed-real models/real/config.json
-	$(BIN)/python -m pytest tests/real -o timeout=3600
+	$(TEST) tests/real -o timeout=3600
 
 # OPTIONS='--only ours' and the like; both go on where they were interrupted.
 bench-quality: $(VENV)/.installed-bench models/real/config.json

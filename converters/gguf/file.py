@@ -40,7 +40,6 @@ _MAX_DIMENSIONS, _MAX_NAME = 4, 512
 _DEFAULT_ALIGNMENT = 32
 _ALIGNMENTS = [1 << power for power in range(21)]
 _PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
-_FLOATS = (GGMLQuantizationType.F32, GGMLQuantizationType.F16)
 
 
 @dataclass(frozen=True)

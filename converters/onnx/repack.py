@@ -11,7 +11,6 @@ import torch
 from torch.nn import functional
 
 from converters.onnx.sizes import check_scheme
-from phi3quant.quant.scheme import QuantScheme
 from phi3quant.quant.tensor import QuantizedTensor
 
 
@@ -45,30 +44,9 @@ def to_nbits(tensor: QuantizedTensor) -> NBits:
     return NBits(packed, tensor.scales, zeros)
 
 
-def from_nbits(stored: NBits, scheme: QuantScheme) -> QuantizedTensor:
-    """Unpack a matrix.
-
-    Args:
-        stored: the operator's inputs.
-        scheme: what they hold.
-    """
-    rows, groups, _ = stored.weight.shape
-    codes = _unpack(stored.weight.reshape(rows, -1), scheme.bits)
-    zeros = stored.zero_points
-    if zeros is not None:
-        zeros = _unpack(zeros, scheme.bits)[:, :groups].contiguous()
-    return QuantizedTensor(scheme, codes, stored.scales, zeros)
-
-
 def _pack(values: torch.Tensor, bits: int) -> torch.Tensor:
     """Uint8 [rows, count] below 2**bits as uint8 [rows, bytes]; an odd nibble is filled with 0."""
     if bits == 8:
         return values.contiguous()
     padded = functional.pad(values, (0, values.shape[1] % 2))
     return padded[:, 0::2] | (padded[:, 1::2] << 4)
-
-
-def _unpack(packed: torch.Tensor, bits: int) -> torch.Tensor:
-    if bits == 8:
-        return packed
-    return torch.stack((packed & 15, packed >> 4), dim=-1).flatten(1)

@@ -1,12 +1,12 @@
 """onnxruntime, with a graph in its hands."""
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from onnx import ModelProto
+from packaging.version import Version
 
 from phi3quant.errors import CheckpointError, RuntimeTooOldError
 
@@ -72,13 +72,9 @@ def _runtime() -> Any:
     """
     import onnxruntime  # noqa: PLC0415 - takes a while to load, and only scoring needs it
 
-    if _numbers(onnxruntime.__version__) < _numbers(NEEDED_RUNTIME):
+    if Version(onnxruntime.__version__) < Version(NEEDED_RUNTIME):
         raise RuntimeTooOldError("onnxruntime", onnxruntime.__version__, NEEDED_RUNTIME)
     return onnxruntime
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", version)[:2])
 
 
 def _first_line(error: Exception) -> str:

@@ -1,6 +1,6 @@
 """A model in a format, as the sizes of its tensors and files."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -8,7 +8,7 @@ from typing import Any
 
 from converters.gguf.names import outer_name
 from converters.gguf.sizes import ALIGNMENT, manifest_room, tensor_bytes, tensor_types
-from converters.gguf.type_policy import FILE_TYPES, FileType
+from converters.gguf.type_policy import FileType
 from converters.onnx.options import OnnxOptions
 from converters.onnx.sizes import check as check_onnx
 from converters.onnx.sizes import nbytes as onnx_bytes
@@ -161,11 +161,6 @@ def packed(model: Described, scheme: QuantScheme, layout: str) -> Artifact:
     data = sum(tensor.nbytes for tensor in tensors)
     embedding = None if model.config.tie_word_embeddings else EMBEDDING
     return Artifact(layout, str(scheme), tensors, data + headers, embedding)
-
-
-def all_gguf_types() -> Sequence[str]:
-    """Names of the GGUF types that can be written."""
-    return tuple(FILE_TYPES)
 
 
 def _vocabulary_bytes(model: Described) -> int:

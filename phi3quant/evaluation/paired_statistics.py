@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import torch
+from scipy.special import stdtrit
 
 CONFIDENCE = 0.95
 """Of intervals, two-sided."""
@@ -118,35 +119,10 @@ def student_quantile(share: float, freedom: int) -> float:
     """The value that Student's t stays below with a chance of ``share``.
 
     Args:
-        share: above one half and below 1.
+        share: between 0 and 1.
         freedom: degrees of freedom, at least 1.
     """
-    low, high = 0.0, math.pi / 2
-    # Over the angle atan(t / sqrt(freedom)) the search is on a bounded range; 60 halvings of it
-    # reach the limit of FP64.
-    for _ in range(60):
-        angle = (low + high) / 2
-        if _central_share(angle, freedom) < 2 * share - 1:
-            low = angle
-        else:
-            high = angle
-    return math.sqrt(freedom) * math.tan((low + high) / 2)
-
-
-def _central_share(angle: float, freedom: int) -> float:
-    """The chance that abs(t) is at most sqrt(freedom) * tan(angle).
-
-    The finite sums for whole degrees of freedom: Abramowitz and Stegun (1964), 26.7.3 and 26.7.4.
-    """
-    odd = freedom % 2
-    cosine = math.cos(angle)
-    total, term = 0.0, cosine if odd else 1.0
-    for step in range(freedom // 2):
-        total += term
-        term *= cosine * cosine * (2 * step + 1 + odd) / (2 * step + 2 + odd)
-    if odd:
-        return 2 / math.pi * (angle + math.sin(angle) * total)
-    return math.sin(angle) * total
+    return float(stdtrit(freedom, share))
 
 
 def exponential(value: float) -> float:

@@ -99,19 +99,6 @@ def output_error(error: torch.Tensor, gram: torch.Tensor) -> torch.Tensor:
     return ((error @ gram) * error).sum(dim=1)
 
 
-def grouped_output_error(error: torch.Tensor, gram: torch.Tensor, width: int) -> torch.Tensor:
-    """Output error of each group of ``width`` weights taken alone, FP32 [rows, in/width].
-
-    Uses the blocks on the diagonal of ``gram``: correlations inside a group count, those between
-    groups don't.
-    """
-    rows, columns = error.shape
-    groups = columns // width
-    blocks = diagonal_blocks(gram, width)
-    parts = error.view(rows, groups, width).transpose(0, 1)
-    return ((parts @ blocks) * parts).sum(dim=-1).T
-
-
 def diagonal_blocks(gram: torch.Tensor, width: int) -> torch.Tensor:
     """The blocks [in/width, width, width] on the diagonal of a Gram matrix [in, in]."""
     groups = gram.shape[0] // width

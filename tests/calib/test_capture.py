@@ -14,12 +14,12 @@ from phi3quant.quant.gram import (
     Damped,
     Gram,
     diagonal_blocks,
-    grouped_output_error,
     output_error,
     remaining_metrics,
 )
 from phi3quant.source.checkpoint import open_checkpoint
 from tests.models import VARIANTS, VOCABULARY
+from tests.quant.group_errors import grouped_output_error
 
 IDS = torch.randint(0, VOCABULARY, (6, 24), generator=torch.Generator().manual_seed(5))
 MODULES = {

@@ -16,13 +16,14 @@ from converters.onnx import reader as onnx_reader
 from converters.onnx.data import place_of
 from converters.onnx.options import OnnxOptions
 from converters.onnx.reader import OnnxModel, at_levels, open_onnx
-from converters.onnx.repack import NBits, from_nbits
+from converters.onnx.repack import NBits
 from phi3quant.evaluation.perplexity import score
 from phi3quant.quant.scheme import GROUP_SIZES, QuantScheme
 from phi3quant.quant.tensor import QuantizedTensor
 from phi3quant.run.export import export_onnx
 from phi3quant.run.pipeline import quantize
 from phi3quant.run.recipe import Recipe
+from tests.converters.onnx.nbits import from_nbits
 from tests.models import BASE, VARIANTS, VOCABULARY, make_model
 
 GENERATOR = torch.Generator().manual_seed(5)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from converters.onnx.data import DataStream, check_hashes, check_sizes
 from converters.onnx.genai import generation_ids
 from converters.onnx.options import OnnxOptions
-from converters.onnx.repack import NBits, from_nbits, to_nbits
+from converters.onnx.repack import NBits, to_nbits
 from converters.onnx.sizes import check, nbytes, place_tensors
 from phi3quant.disk.ordered_writer import completed
 from phi3quant.disk.tensor_stream import TensorSpec
@@ -20,6 +20,7 @@ from phi3quant.errors import CheckpointError, SchemeError, TokenizerError
 from phi3quant.model.config import parse_config
 from phi3quant.quant.scheme import BITS, GROUP_SIZES, QuantScheme
 from phi3quant.quant.tensor import QuantizedTensor
+from tests.converters.onnx.nbits import from_nbits
 from tests.models import BASE, make_tokenizer
 
 MINI = {

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from phi3quant.errors import CheckpointError, SchemeError
 from phi3quant.quant.codecs import affine
-from phi3quant.quant.gram import Gram, grouped_output_error, output_error
+from phi3quant.quant.gram import Gram, output_error
 from phi3quant.quant.scheme import BITS, GROUP_SIZES, QuantScheme
 from phi3quant.quant.tensor import QuantizedTensor
+from tests.quant.group_errors import grouped_output_error
 
 SCHEMES = st.builds(
     QuantScheme,
