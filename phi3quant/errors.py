@@ -19,9 +19,60 @@
 The command line prints the message alone and exits with code 2, or 3 if nothing could be compared.
 """
 
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+OPTIONS: Mapping[str, str] = {
+    "-o": "output",
+    "--bandwidth": "bandwidth",
+    "--calib-field": "Calibration(field=...)",
+    "--group-size": "group_size",
+    "--max-memory": "max_memory",
+    "--max-new-tokens": "max_new_tokens",
+    "--memory": "memory",
+    "--no-score": "scored=False",
+    "--overwrite": "overwrite=True",
+    "--reference": "reference",
+    "--resume": "Conduct(resume=True)",
+    "--sym": "symmetric=True",
+    "--text": "text",
+    "--text-field": "EvaluationText(field=...)",
+}
+"""Names in Python of the options that messages mention."""
+
+_OPTION = re.compile(r"(?<![\w-])(?:--[a-z][a-z-]*|-o)(?![\w-])")
+_COMMAND_LINE: ContextVar[bool] = ContextVar("command_line", default=False)
+
+
+@contextmanager
+def on_the_command_line() -> Iterator[None]:
+    """Leave options in messages as the command line spells them."""
+    token = _COMMAND_LINE.set(True)
+    try:
+        yield
+    finally:
+        _COMMAND_LINE.reset(token)
+
 
 class Phi3QuantError(Exception):
-    """Base of all errors with a message meant for the user: what is wrong, where, what to do."""
+    """Base of all errors with a message meant for the user: what is wrong, where, what to do.
+
+    Messages are written with the names of command-line options; in Python, those of arguments
+    stand in their place.
+    """
+
+    def __str__(self) -> str:
+        text = self.command_line_message
+        if _COMMAND_LINE.get():
+            return text
+        return _OPTION.sub(lambda match: OPTIONS.get(match.group(), match.group()), text)
+
+    @property
+    def command_line_message(self) -> str:
+        """The message with options as the command line spells them."""
+        return super().__str__()
 
 
 class InputError(Phi3QuantError):

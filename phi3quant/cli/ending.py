@@ -98,7 +98,10 @@ def _message(error: BaseException) -> tuple[int, str]:
         return error.exit_code, shown.getvalue().rstrip("\n")
     if isinstance(error, Phi3QuantError):
         comparable = not isinstance(error, NotComparableError)
-        return EXIT_BAD_INPUT if comparable else EXIT_NOT_COMPARABLE, f"Error: {error}"
+        return (
+            EXIT_BAD_INPUT if comparable else EXIT_NOT_COMPARABLE,
+            f"Error: {error.command_line_message}",
+        )
     if _lacks_memory(error):
         return EXIT_BAD_INPUT, (
             "Error: memory ran out; nothing was left half-written. Close other programs, raise the "

@@ -14,7 +14,7 @@ from phi3quant.cli.ending import StreamError, ended
 from phi3quant.cli.interruption import take_signals
 from phi3quant.cli.notices import show_notices
 from phi3quant.cli.terminal import prepare_streams
-from phi3quant.errors import InputError
+from phi3quant.errors import InputError, on_the_command_line
 from phi3quant.version import tool_version
 
 _HOMES: Mapping[str, tuple[str, str]] = {
@@ -78,7 +78,7 @@ class _Group(click.Group):
         sys.exit(ended(checked))
 
     def make_context(self, *given: Any, **named: Any) -> click.Context:
-        with _past_click():
+        with on_the_command_line(), _past_click():
             return super().make_context(*given, **named)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -96,7 +96,7 @@ class _Group(click.Group):
             formatter.write_dl([(name, _SUMMARIES[name]) for name in self.list_commands(ctx)])
 
     def invoke(self, ctx: click.Context) -> Any:
-        with _past_click():
+        with on_the_command_line(), _past_click():
             return super().invoke(ctx)
 
 
