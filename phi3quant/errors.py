@@ -138,3 +138,25 @@ class RuntimeTooOldError(Phi3QuantError):
             f"{name} {version} is too old; {needed} or newer is needed: "
             f"pip install -U '{name}>={needed}'"
         )
+
+
+def require(error: type[Phi3QuantError], name: str, value: object, *kinds: type | None) -> None:
+    """Refuse an argument of another type than those that are allowed.
+
+    Args:
+        error: class of the error.
+        name: of the argument.
+        value: that was passed.
+        kinds: types that are allowed; None allows None.
+
+    Raises:
+        Phi3QuantError: of the class ``error``.
+    """
+    types = tuple(kind for kind in kinds if kind is not None)
+    # True is an int to Python, and a mistake here.
+    if (isinstance(value, types) and not (isinstance(value, bool) and bool not in types)) or (
+        value is None and None in kinds
+    ):
+        return
+    allowed = " or ".join("None" if kind is None else kind.__name__ for kind in kinds)
+    raise error(f"{name} is {value!r}, of type {type(value).__name__}; it must be {allowed}")

@@ -11,11 +11,11 @@ from calib import windows
 from calib.corpus import load_corpus, render, suitable
 from converters import as_run, open_located
 from converters.onnx.reader import OnnxModel
-from phi3quant.errors import InputError
+from phi3quant.errors import CorpusError, InputError, require
 from phi3quant.evaluation.metrics import figures
 from phi3quant.evaluation.perplexity import Comparison, score, steps
 from phi3quant.model.config import Phi3Config
-from phi3quant.progress import Progress, silent
+from phi3quant.progress import Progress, bars
 from phi3quant.source.locate import Located, locate
 from phi3quant.source.opened_model import OpenedModel
 from phi3quant.source.stored_model import StoredWeights
@@ -27,13 +27,17 @@ Artifact: TypeAlias = OpenedModel[StoredWeights | OnnxModel]
 
 @dataclass(frozen=True)
 class EvaluationText:
-    """What text models are scored on.
+    """Text that models are scored on.
 
     Attributes:
-        source: as calib.corpus.load_corpus takes it; None: the bundled text that suits the model.
-        field: the field of each record that holds the text.
+        source: a file, a folder or a bundled corpus, as calib.corpus.load_corpus takes it; None:
+            the bundled text that suits the model.
+        field: name of the field that holds the text of a record.
         length: tokens in a window; None: 512, or less if the model's context is shorter.
-        max_tokens: how much of the text is scored; None: all of it.
+        max_tokens: limit on the tokens that are scored; None: all of the text.
+
+    Raises:
+        CorpusError: a value is of a wrong type.
     """
 
     source: str | Path | None = None
@@ -41,10 +45,18 @@ class EvaluationText:
     length: int | None = None
     max_tokens: int | None = None
 
+    def __post_init__(self) -> None:
+        require(CorpusError, "source", self.source, str, Path, None)
+        require(CorpusError, "field", self.field, str, None)
+        require(CorpusError, "length", self.length, int, None)
+        require(CorpusError, "max_tokens", self.max_tokens, int, None)
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Evaluation:
     """Models scored on the same windows.
+
+    ``evaluation["out"]`` is the comparison of the model that was given as ``out``.
 
     Attributes:
         names: of the models as they were given, the reference first. One that is run in several
@@ -60,6 +72,29 @@ class Evaluation:
     comparisons: Sequence[Comparison]
     text: Mapping[str, Any]
     origins: Sequence[int]
+
+    def __getitem__(self, name: str | Path) -> Comparison:
+        """The comparison of a model with the reference, by the name it was given by.
+
+        Raises:
+            KeyError: there is no such name; the message lists those there are.
+        """
+        for each, comparison in zip(self.names, self.comparisons, strict=True):
+            if each == str(name):
+                return comparison
+        raise KeyError(f"{name} was not scored; there are {', '.join(self.names)}")
+
+    def __repr__(self) -> str:
+        scored = [
+            f"{name}: {comparison.candidate.perplexity:.4g}"
+            + (f" ({comparison.ratio:.4f})" if number else "")
+            for number, (name, comparison) in enumerate(
+                zip(self.names, self.comparisons, strict=True)
+            )
+        ]
+        return (
+            f"<Evaluation of {self.comparisons[0].reference.tokens:,} tokens, {', '.join(scored)}>"
+        )
 
     def as_json(self) -> dict[str, Any]:
         """All figures as plain values."""
@@ -78,7 +113,7 @@ def evaluate(
     text: EvaluationText | None = None,
     *,
     revision: str | None = None,
-    progress: Progress = silent,
+    progress: Progress = bars,
 ) -> Evaluation:
     """Score one or more models; further ones are compared with the first, token by token.
 

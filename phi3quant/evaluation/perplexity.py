@@ -18,7 +18,7 @@ from phi3quant.model.predictor import PIECE_ROWS, CountSteps, Predictions, Predi
 from phi3quant.model.weights import ModelWeights
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Score:
     """How well one model predicts a text.
 
@@ -27,6 +27,9 @@ class Score:
     """
 
     nll: torch.Tensor
+
+    def __repr__(self) -> str:
+        return f"<Score: perplexity {self.perplexity:.4g} over {self.tokens:,} tokens>"
 
     @property
     def tokens(self) -> int:
@@ -49,9 +52,9 @@ class Score:
         return int((~torch.isfinite(self.nll)).sum())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
-    """A model's predictions beside a reference's on the same tokens.
+    """A model's predictions compared with a reference's on the same tokens.
 
     Attributes:
         reference, candidate: their scores.
@@ -63,6 +66,13 @@ class Comparison:
     candidate: Score
     kl: torch.Tensor
     same_top: float
+
+    def __repr__(self) -> str:
+        low, high = self.interval
+        return (
+            f"<Comparison: ratio {self.ratio:.4f} ({low:.4f} to {high:.4f}), "
+            f"mean KL {float(self.kl.mean()):.4f} nats>"
+        )
 
     @property
     def paired(self) -> PairedMean:

@@ -18,7 +18,7 @@ from phi3quant.gating.check import baseline_windows
 from phi3quant.gating.description import describe, weights_of
 from phi3quant.gating.recorded import record, score_beside
 from phi3quant.model.predictor import predictor
-from phi3quant.progress import Progress, silent
+from phi3quant.progress import Progress, bars
 from phi3quant.provenance import manifest
 from phi3quant.provenance.sealing import open_artifact
 from phi3quant.source.locate import Located, locate
@@ -51,7 +51,7 @@ def create_baseline(
     text: EvaluationText | None = None,
     reason: str = "created",
     overwrite: bool = True,
-    progress: Progress = silent,
+    progress: Progress = bars,
 ) -> Recorded:
     """Score an artifact and its original, and keep what both said.
 
@@ -112,7 +112,7 @@ def update_baseline(
     reason: str,
     *,
     text: str | Path | None = None,
-    progress: Progress = silent,
+    progress: Progress = bars,
 ) -> Recorded:
     """Put another artifact of the same original into a baseline, in the place of the old one.
 

@@ -26,7 +26,7 @@ from phi3quant.gating.description import weights_of
 from phi3quant.gating.gate import DEFAULT_DRIFT, Gate, Verdict, default_budget
 from phi3quant.gating.recorded import score_beside
 from phi3quant.model.predictor import predictor
-from phi3quant.progress import Progress, silent
+from phi3quant.progress import Progress, bars
 from phi3quant.provenance import manifest
 from phi3quant.provenance.integrity import check_hashes, has_hashes
 from phi3quant.provenance.sealing import open_artifact
@@ -127,7 +127,7 @@ def check(
     limits: Limits | None = None,
     text: str | Path | None = None,
     *,
-    progress: Progress = silent,
+    progress: Progress = bars,
 ) -> CheckReport:
     """Score an artifact as read back from disk and apply both gates.
 

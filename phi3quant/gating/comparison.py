@@ -20,7 +20,7 @@ from phi3quant.model.architecture import (
     block_tensor_name,
 )
 from phi3quant.model.weights import ModelWeights
-from phi3quant.progress import Progress, Step, silent
+from phi3quant.progress import Progress, Step, bars
 from phi3quant.provenance.sealing import open_artifact
 from phi3quant.source.locate import locate
 
@@ -96,7 +96,7 @@ def compare(
     text: EvaluationText | None = None,
     *,
     scored: bool = True,
-    progress: Progress = silent,
+    progress: Progress = bars,
 ) -> ModelComparison:
     """Compare two models of any kind: plain, packed, GGUF, ONNX.
 

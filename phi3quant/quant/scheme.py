@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from phi3quant.errors import SchemeError
+from phi3quant.errors import SchemeError, require
 from phi3quant.model.architecture import linear_shapes
 from phi3quant.model.config import Phi3Config
 
@@ -24,6 +24,9 @@ class QuantScheme:
     symmetric: bool = True
 
     def __post_init__(self) -> None:
+        require(SchemeError, "bits", self.bits, int)
+        require(SchemeError, "group_size", self.group_size, int, None)
+        require(SchemeError, "symmetric", self.symmetric, bool)
         if self.bits not in BITS:
             raise SchemeError(f"{self.bits} bits are not supported; choose from {BITS}")
         if self.group_size is not None and self.group_size not in GROUP_SIZES:

@@ -8,7 +8,7 @@ from phi3quant.errors import InputError, Phi3QuantError
 from phi3quant.evaluation.evaluate import EvaluationText, evaluate, text_windows
 from phi3quant.evaluation.metrics import WorstWindow, figures, worst_windows
 from phi3quant.gating.description import weights_of
-from phi3quant.progress import Progress, silent
+from phi3quant.progress import Progress, bars
 from phi3quant.provenance import manifest
 from phi3quant.provenance.sealing import open_artifact
 from phi3quant.reporting.divergence import Divergence, divergence
@@ -86,7 +86,7 @@ def measure(
     variants: Sequence[Variant],
     reference: str | None,
     text: EvaluationText,
-    progress: Progress = silent,
+    progress: Progress = bars,
 ) -> Measurement:
     """Score variants beside their original; without it, take what their manifests say.
 

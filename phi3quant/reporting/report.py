@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from phi3quant.evaluation.evaluate import EvaluationText
-from phi3quant.progress import Progress, silent
+from phi3quant.progress import Progress, bars
 from phi3quant.reporting.error_map import ErrorMap, error_maps
 from phi3quant.reporting.measured import Measurement, from_manifests, measure
 from phi3quant.reporting.outlook import Outlook, outlooks
@@ -50,7 +50,7 @@ def make_report(
     text: EvaluationText | None = None,
     *,
     scored: bool = True,
-    progress: Progress = silent,
+    progress: Progress = bars,
 ) -> Report:
     """Gather what is known of artifacts, and score them where their original is here.
 

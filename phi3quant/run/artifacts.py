@@ -8,7 +8,7 @@ from typing import Any
 from phi3quant.source.locate import Located
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Artifacts:
     """Folders that a run has made.
 
@@ -23,3 +23,7 @@ class Artifacts:
     folders: Mapping[str, Path]
     calibration: Mapping[str, Any] | None
     blocks: Sequence[Mapping[str, Any]]
+
+    def __repr__(self) -> str:
+        folders = ", ".join(f"{name} in {folder}" for name, folder in self.folders.items())
+        return f"<Artifacts of {self.source.name}: {folders}>"

@@ -28,7 +28,7 @@ from phi3quant.disk.untrusted_json import read_json_if_there
 from phi3quant.disk.workspace import check_output, open_workspace
 from phi3quant.errors import CheckpointError, ResumeError
 from phi3quant.model.architecture import BLOCK_TENSORS, EMBEDDING, HEAD, LINEARS, block_tensor_name
-from phi3quant.progress import Progress, silent
+from phi3quant.progress import Progress, bars
 from phi3quant.provenance import manifest
 from phi3quant.quant.tensor import QuantizedTensor
 from phi3quant.run.artifacts import Artifacts
@@ -52,7 +52,7 @@ def export_gguf(  # noqa: PLR0913 - options by name, each of them documented
     split_bytes: int | None = None,
     revision: str | None = None,
     overwrite: bool = False,
-    progress: Progress = silent,
+    progress: Progress = bars,
     judge: Judge | None = None,
 ) -> Artifacts:
     """Write a model as GGUF, one tensor in memory at a time.
@@ -100,7 +100,7 @@ def export_onnx(
     options: OnnxOptions | None = None,
     revision: str | None = None,
     overwrite: bool = False,
-    progress: Progress = silent,
+    progress: Progress = bars,
     judge: Judge | None = None,
 ) -> Artifacts:
     """Write a model as an ONNX folder, one block in memory at a time.

@@ -16,9 +16,9 @@ from converters.format import Format
 from phi3quant.disk.ordered_writer import completed
 from phi3quant.disk.output import check_not_inside
 from phi3quant.disk.workspace import Workspace, check_output
-from phi3quant.errors import CheckpointError
+from phi3quant.errors import CheckpointError, OutputError, SchemeError, require
 from phi3quant.model.precision import product_dtype
-from phi3quant.progress import Progress, silent
+from phi3quant.progress import Progress, bars
 from phi3quant.provenance import manifest
 from phi3quant.quant.methods import METHODS, Method
 from phi3quant.run import mixed_types, preflight
@@ -111,7 +111,7 @@ def quantize(
     *,
     revision: str | None = None,
     overwrite: bool = False,
-    progress: Progress = silent,
+    progress: Progress = bars,
     conduct: Conduct | None = None,
 ) -> Artifacts:
     """Quantize a checkpoint into a new folder, one block in memory at a time.
@@ -140,6 +140,8 @@ def quantize(
         ...     (artifacts.folders["compressed-tensors"] / "model.safetensors").is_file()
         True
     """
+    require(OutputError, "output", output, str, Path)
+    require(SchemeError, "recipe", recipe, Recipe, None)
     plan = _plan(
         locate(model, revision),
         Path(output),

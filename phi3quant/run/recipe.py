@@ -10,7 +10,7 @@ from converters.gguf import writer as gguf_writer
 from converters.gguf.type_policy import MIXED, file_type
 from converters.onnx import writer as onnx_writer
 from converters.onnx.options import OnnxOptions
-from phi3quant.errors import SchemeError
+from phi3quant.errors import CorpusError, SchemeError, require
 from phi3quant.model.architecture import LINEARS
 from phi3quant.model.config import Phi3Config
 from phi3quant.quant.codecs import Codecs
@@ -21,14 +21,18 @@ from phi3quant.quant.scheme import QuantScheme
 
 @dataclass(frozen=True)
 class Calibration:
-    """What text a method learns from.
+    """Text that a method calibrates on.
 
     Attributes:
-        source: as calib.corpus.load_corpus takes it; None: the bundled corpus that suits the model.
-        field: the field of each record that holds the text.
-        samples: windows at most.
+        source: a file, a folder or a bundled corpus, as calib.corpus.load_corpus takes it; None:
+            the bundled corpus that suits the model.
+        field: name of the field that holds the text of a record.
+        samples: limit on the number of windows.
         length: tokens in a window.
-        seed: of the choice of windows.
+        seed: sampling seed of the windows.
+
+    Raises:
+        CorpusError: a value is of a wrong type.
     """
 
     source: str | Path | None = None
@@ -37,10 +41,16 @@ class Calibration:
     length: int = 512
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        require(CorpusError, "source", self.source, str, Path, None)
+        require(CorpusError, "field", self.field, str, None)
+        for name in ("samples", "length", "seed"):
+            require(CorpusError, name, getattr(self, name), int)
+
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides what comes out.
+    """Everything that decides the weights of an artifact.
 
     Attributes:
         method: a key of phi3quant.quant.methods.METHODS.
@@ -67,6 +77,18 @@ class Recipe:
     tensor_types: tuple[str, ...] = ()
     target_bpw: float | None = None
     onnx: OnnxOptions = field(default_factory=OnnxOptions)
+
+    def __post_init__(self) -> None:
+        require(SchemeError, "method", self.method, str)
+        require(SchemeError, "scheme", self.scheme, QuantScheme)
+        require(SchemeError, "calibration", self.calibration, Calibration)
+        require(SchemeError, "gguf_type", self.gguf_type, str, None)
+        require(SchemeError, "target_bpw", self.target_bpw, int, float, None)
+        # A name alone would be read as a sequence of letters.
+        require(SchemeError, "formats", self.formats, tuple, list)
+        require(SchemeError, "tensor_types", self.tensor_types, tuple, list)
+        object.__setattr__(self, "formats", tuple(self.formats))
+        object.__setattr__(self, "tensor_types", tuple(self.tensor_types))
 
     def codecs(self, config: Phi3Config, index: int) -> Codecs:
         """How each linear of block ``index`` is stored.

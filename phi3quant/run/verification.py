@@ -1,10 +1,12 @@
 """Verification of a run's artifacts, recorded in their manifests."""
 
-from typing import Any
+from pathlib import Path
+from typing import Any, overload
 
 from converters import open_located
 from converters.format import Source
 from phi3quant.disk.workspace import check_output
+from phi3quant.errors import InputError, require
 from phi3quant.evaluation.evaluate import (
     Evaluation,
     EvaluationText,
@@ -12,27 +14,52 @@ from phi3quant.evaluation.evaluate import (
     text_windows,
 )
 from phi3quant.evaluation.metrics import figures
-from phi3quant.progress import Progress, silent
+from phi3quant.progress import Progress, bars
 from phi3quant.provenance import sealing
+from phi3quant.provenance.integrity import FileCheck, check_hashes
 from phi3quant.run.artifacts import Artifacts
 from phi3quant.run.draft import Draft
-from phi3quant.source.locate import Located
+from phi3quant.source.locate import Located, locate
+
+
+@overload
+def verify(
+    artifacts: Artifacts, text: EvaluationText | None = None, *, progress: Progress = bars
+) -> Evaluation: ...
+
+
+@overload
+def verify(artifacts: str | Path) -> list[FileCheck]: ...
 
 
 def verify(
-    artifacts: Artifacts,
+    artifacts: Artifacts | str | Path,
     text: EvaluationText | None = None,
     *,
-    progress: Progress = silent,
-) -> Evaluation:
-    """Score what ``quantize`` wrote, as read back from disk, against its source.
+    progress: Progress = bars,
+) -> Evaluation | list[FileCheck]:
+    """Verify artifacts as read back from disk.
 
-    The figures are also recorded in each folder's manifest. ``Verification`` does the same before
-    an output takes its place.
+    The artifacts of a run are scored against their source, and the figures are recorded in their
+    manifests. Of a path, every file is compared with the hashes in its manifest, as by
+    ``phi3quant verify``.
+
+    Args:
+        artifacts: the result of ``quantize``, or the path of an artifact.
+        text: text to score on; for the result of a run.
+        progress: display of the scoring.
+
+    Returns:
+        Scores of a run's artifacts, or one check for each file of a path; a check whose
+        ``problem`` is empty has passed.
 
     Raises:
-        Phi3QuantError: an artifact or its source can't be read back, or the text can't be used.
+        Phi3QuantError: an artifact or its source can't be read back, the text can't be used, or a
+            path has no hashes.
     """
+    require(InputError, "artifacts", artifacts, Artifacts, str, Path)
+    if not isinstance(artifacts, Artifacts):
+        return check_hashes(locate(artifacts).path)
     places = artifacts.folders
     # Before the scoring, since the manifests go in as a whole new folder.
     check_output(next(iter(places.values())), overwrite=True)
@@ -51,7 +78,7 @@ class Verification:
         evaluation: the figures; None until a draft was scored.
     """
 
-    def __init__(self, text: EvaluationText | None = None, progress: Progress = silent) -> None:
+    def __init__(self, text: EvaluationText | None = None, progress: Progress = bars) -> None:
         self.evaluation: Evaluation | None = None
         self._text = text or EvaluationText()
         self._progress = progress

@@ -8,7 +8,7 @@ from pathlib import Path
 from phi3quant.disk.first_bytes import GGUF_MAGIC, lfs_hint, starts_with
 from phi3quant.disk.output import MANIFEST
 from phi3quant.disk.untrusted_json import read_json_if_there
-from phi3quant.errors import MissingExtraError, ModelNotFoundError
+from phi3quant.errors import MissingExtraError, ModelNotFoundError, require
 from phi3quant.source.bundled import BUNDLED, bundled_folder
 
 __all__ = ["BUNDLED", "GGUF_SUFFIX", "Located", "bundled_folder", "locate"]
@@ -57,6 +57,7 @@ def locate(model: str | Path | None, revision: str | None = None) -> Located:
         ModelNotFoundError: nothing of that name can be had.
         MissingExtraError: it looks like a hub id and huggingface_hub isn't installed.
     """
+    require(ModelNotFoundError, "model", model, str, Path, None)
     if model is None or (str(model) == BUNDLED and not Path(model).exists()):
         return Located(bundled_folder(), BUNDLED)
     path = _first_format(Path(model)) or Path(model)

@@ -64,7 +64,7 @@ def test_a_system_that_refuses_is_a_clear_error(tmp_path: Path, number: int) -> 
 
 def test_a_folder_with_content_is_kept(tmp_path: Path) -> None:
     fill(tmp_path / "out", "old")
-    with pytest.raises(OutputError, match="pass --overwrite"):
+    with pytest.raises(OutputError, match="pass overwrite=True"):
         make(tmp_path / "out")
     assert (tmp_path / "out" / "data").read_text() == "old"
     assert names(tmp_path) == ["out"]
@@ -261,7 +261,7 @@ def test_whatever_the_disk_refuses_the_old_output_or_the_new_one_is_there_in_the
                 make(target, overwrite=True)
         failed += left[0] < 0
         # Recovery alone, by a command that may not overwrite.
-        with pytest.raises(OutputError, match="pass --overwrite"):
+        with pytest.raises(OutputError, match="pass overwrite=True"):
             make(target)
         assert (target / "data").read_text() in ("old", "new")
         make(target, overwrite=True, content="newer")
@@ -275,7 +275,7 @@ def test_recovery_puts_back_what_stood_there(tmp_path: Path) -> None:
     fill(place / "old", "old")
     fill(place / "whole")
     (place / "done.json").write_text("{}")
-    with pytest.raises(OutputError, match="pass --overwrite"):
+    with pytest.raises(OutputError, match="pass overwrite=True"):
         make(target)
     assert (target / "data").read_text() == "old"
     assert names(tmp_path) == ["out"]
@@ -297,7 +297,7 @@ def test_a_disk_that_refuses_to_put_back_what_stood_there_loses_nothing(
     with pytest.raises(OutputError, match="the disk reports an error"):
         make(target, overwrite=True)
     monkeypatch.undo()
-    with pytest.raises(OutputError, match="pass --overwrite"):
+    with pytest.raises(OutputError, match="pass overwrite=True"):
         make(target)
     assert (target / "data").read_text() == "old"
     assert names(tmp_path) == ["out"]
@@ -350,7 +350,7 @@ def test_a_process_killed_after_publishing_leaves_nothing_to_the_next(tmp_path: 
     place.mkdir()
     for name in ("done.json", "block-00000.safetensors"):
         (place / name).write_text("{}")
-    with pytest.raises(OutputError, match="pass --overwrite"):
+    with pytest.raises(OutputError, match="pass overwrite=True"):
         make(tmp_path / "out")
     assert names(tmp_path) == ["out"]
     assert (tmp_path / "out" / "data").read_text() == "new"

@@ -267,7 +267,7 @@ def test_an_update_replaces_the_artifact_for_a_reason(
 
 def test_a_baseline_needs_to_know_its_reference(spoiled: Path, tmp_path: Path) -> None:
     (spoiled / MANIFEST).unlink()
-    with pytest.raises(InputError, match="name that with --reference"):
+    with pytest.raises(InputError, match="name that with reference"):
         create_baseline(spoiled, tmp_path / "b")
     text = EvaluationText(max_tokens=1024)
     made = create_baseline(spoiled, tmp_path / "b", reference="phi3-tiny", text=text)

@@ -228,7 +228,7 @@ def test_what_onnx_cannot_hold_is_refused_before_any_work(
 ) -> None:
     calibration = Calibration(tmp_path / "no such text")
     recipe = Recipe("awq", QuantScheme(4, None), ("onnx",), calibration)
-    with pytest.raises(SchemeError, match="choose a --group-size"):
+    with pytest.raises(SchemeError, match="choose a group_size"):
         quantize(checkpoint_folder("gqa"), tmp_path / "out", recipe)
     with pytest.raises(CheckpointError, match="ONNX model already"):
         export_onnx(made["onnx"], tmp_path / "out")
