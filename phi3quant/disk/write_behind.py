@@ -1,41 +1,44 @@
-"""Writing on a thread of its own, so that a tensor is on its way while the next ones are made."""
+"""Background thread for writing, so that a tensor is written while the next ones are computed."""
 
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
-# Scales and codes come in turns, and a matrix's codes shouldn't be waited for as soon as its few
-# scales follow.
+# Large codes and small scales alternate; the queue is long enough that submitting scales doesn't
+# wait for the codes before them.
 WAITING_BYTES = 64 << 20
-"""What may wait to be written."""
+"""Limit of the data that waits to be written, in bytes."""
 
 
 class WriteBehind:
-    """Does work in the order in which it comes, while its data waits in memory."""
+    """Queue of writes that one background thread does in order."""
 
     def __init__(self) -> None:
         self._disk = ThreadPoolExecutor(1)
         self._waiting: deque[tuple[Future[None], int]] = deque()
 
     def submit(self, work: Callable[[], None], nbytes: int) -> None:
-        """Have ``work`` done, once there is room for its data to wait.
+        """Queue ``work``, after waiting until the queue has room for its data.
 
         Args:
-            work: called on the other thread.
-            nbytes: that stay in memory until then.
+            work: called on the background thread.
+            nbytes: size of the data that stays in memory until then.
 
         Raises:
-            Exception: whatever earlier work raised.
+            Exception: any exception of earlier work.
         """
         while self._waiting and (self._waiting[0][0].done() or not self._has_room(nbytes)):
             self._settle()
         self._waiting.append((self._disk.submit(work), nbytes))
 
     def finish(self, *, whole: bool) -> None:
-        """Wait for all work, or unless it is to be ``whole``, for what is under way, and end.
+        """End the thread.
+
+        Args:
+            whole: do all queued work first; otherwise only the work that has started.
 
         Raises:
-            Exception: whatever the work raised, if it is to be whole.
+            Exception: any exception of the work, if ``whole``.
         """
         try:
             while whole and self._waiting:

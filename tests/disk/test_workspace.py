@@ -47,7 +47,7 @@ def test_an_output_appears_when_it_is_published(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
-def test_whatever_ends_the_body_leaves_nothing(tmp_path: Path, error: type[BaseException]) -> None:
+def test_a_body_that_ends_early_leaves_nothing(tmp_path: Path, error: type[BaseException]) -> None:
     with pytest.raises(error):
         fail(tmp_path / "deep" / "out", error())
     assert not list(tmp_path.iterdir())
@@ -56,13 +56,13 @@ def test_whatever_ends_the_body_leaves_nothing(tmp_path: Path, error: type[BaseE
 @pytest.mark.parametrize(
     "number", [errno.ENOSPC, errno.EROFS, errno.EIO, errno.ENOENT, errno.EBUSY]
 )
-def test_a_system_that_refuses_is_a_clear_error(tmp_path: Path, number: int) -> None:
+def test_an_error_of_the_system_becomes_a_message(tmp_path: Path, number: int) -> None:
     with pytest.raises(OutputError, match=r"can't write .*out: "):
         fail(tmp_path / "out", OSError(number, os.strerror(number)))
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_with_content_is_kept(tmp_path: Path) -> None:
+def test_a_folder_with_content_is_kept_without_overwrite(tmp_path: Path) -> None:
     fill(tmp_path / "out", "old")
     with pytest.raises(OutputError, match="pass --overwrite"):
         make(tmp_path / "out")
@@ -85,14 +85,14 @@ def test_a_failed_overwrite_keeps_the_old_folder(tmp_path: Path) -> None:
     assert names(tmp_path) == ["out"]
 
 
-def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
+def test_an_empty_folder_becomes_the_output(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     make(tmp_path / "out")
     assert (tmp_path / "out" / "data").exists()
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_a_folder_that_appears_meanwhile_is_somebodys(tmp_path: Path, overwrite: object) -> None:
+def test_a_folder_that_appears_meanwhile_is_kept(tmp_path: Path, overwrite: object) -> None:
     target = tmp_path / "out"
 
     def work() -> None:
@@ -108,7 +108,7 @@ def test_a_folder_that_appears_meanwhile_is_somebodys(tmp_path: Path, overwrite:
     assert names(tmp_path) == ["out"]
 
 
-def test_a_folder_that_appears_in_the_very_last_moment_is_somebodys(
+def test_a_folder_that_appears_at_the_last_moment_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = tmp_path / "out"
@@ -125,7 +125,7 @@ def test_a_folder_that_appears_in_the_very_last_moment_is_somebodys(
     assert names(target) == ["letters"]
 
 
-def test_a_link_in_the_place_of_the_workspace_is_not_followed(tmp_path: Path) -> None:
+def test_a_link_in_place_of_the_workspace_is_not_followed(tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
     (home / "letters").write_text("precious")
@@ -136,7 +136,7 @@ def test_a_link_in_the_place_of_the_workspace_is_not_followed(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("name", ["letters", "whole", "block-00000.safetensors", "states.csv"])
-def test_somebodys_files_in_the_workspace_are_not_touched(tmp_path: Path, name: str) -> None:
+def test_foreign_files_in_the_workspace_are_not_touched(tmp_path: Path, name: str) -> None:
     place = tmp_path / ".out.unfinished"
     place.mkdir()
     (place / name).write_text("precious")
@@ -154,7 +154,7 @@ def test_a_folder_that_only_looks_like_a_workspace_is_not_touched(tmp_path: Path
     assert (place / "whole" / "data").read_text() == "precious"
 
 
-def test_a_link_in_the_workspace_is_deleted_itself(tmp_path: Path) -> None:
+def test_a_link_in_the_workspace_is_deleted_but_not_followed(tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "letters").write_text("precious")
     place = tmp_path / ".out.unfinished"
@@ -181,7 +181,7 @@ def in_child(work: Callable[[], None]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def test_one_command_at_a_time_makes_an_output(tmp_path: Path) -> None:
+def test_only_one_command_at_a_time_makes_an_output(tmp_path: Path) -> None:
     with open_workspace(tmp_path / "out", overwrite=False) as workspace:
         assert in_child(lambda: make(tmp_path / "out")) == 7
         assert in_child(lambda: make(tmp_path / "out", overwrite=True)) == 7
@@ -192,7 +192,7 @@ def test_one_command_at_a_time_makes_an_output(tmp_path: Path) -> None:
 
 
 def kill_after(calls: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kill this process before its call of that number among those that change names."""
+    """Kill this process before the given call of those that change the file system."""
     left = [calls]
 
     def dying(real: Callable[..., object]) -> Callable[..., object]:
@@ -209,7 +209,7 @@ def kill_after(calls: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_killed_anywhere_the_output_is_the_old_or_the_new_one(
+def test_after_a_kill_at_any_step_the_output_is_the_old_or_the_new_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overwrite: object
 ) -> None:
     killed = 0
@@ -228,7 +228,7 @@ def test_killed_anywhere_the_output_is_the_old_or_the_new_one(
         killed += 1
         if target.exists():
             assert (target / "data").read_text() in (["old", "new"] if overwrite else ["new"])
-        # The next command brings everything in order.
+        # The next command cleans up.
         make(target, overwrite=True, content="newer")
         assert (target / "data").read_text() == "newer"
         assert names(target.parent) == ["out"]
@@ -236,7 +236,7 @@ def test_killed_anywhere_the_output_is_the_old_or_the_new_one(
 
 
 @pytest.mark.parametrize("once", [False, True])
-def test_whatever_the_disk_refuses_the_old_output_or_the_new_one_is_there_in_the_end(
+def test_after_a_disk_error_at_any_step_the_output_is_the_old_or_the_new_one(
     tmp_path: Path, *, once: bool
 ) -> None:
     failed = 0
@@ -260,7 +260,7 @@ def test_whatever_the_disk_refuses_the_old_output_or_the_new_one_is_there_in_the
             with contextlib.suppress(OutputError):
                 make(target, overwrite=True)
         failed += left[0] < 0
-        # Recovery alone, by a command that may not overwrite.
+        # A command that may not overwrite only recovers.
         with pytest.raises(OutputError, match="pass --overwrite"):
             make(target)
         assert (target / "data").read_text() in ("old", "new")
@@ -270,7 +270,7 @@ def test_whatever_the_disk_refuses_the_old_output_or_the_new_one_is_there_in_the
     assert 10 < failed < 40
 
 
-def test_recovery_puts_back_what_stood_there(tmp_path: Path) -> None:
+def test_recovery_puts_the_previous_output_back(tmp_path: Path) -> None:
     target, place = tmp_path / "out", tmp_path / ".out.unfinished"
     fill(place / "old", "old")
     fill(place / "whole")
@@ -281,7 +281,7 @@ def test_recovery_puts_back_what_stood_there(tmp_path: Path) -> None:
     assert names(tmp_path) == ["out"]
 
 
-def test_a_disk_that_refuses_to_put_back_what_stood_there_loses_nothing(
+def test_the_previous_output_survives_a_disk_that_refuses_to_put_it_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = tmp_path / "out"
@@ -303,13 +303,13 @@ def test_a_disk_that_refuses_to_put_back_what_stood_there_loses_nothing(
     assert names(tmp_path) == ["out"]
 
 
-def test_nothing_is_lost_where_two_things_claim_the_place(tmp_path: Path) -> None:
+def test_recovery_keeps_both_the_previous_output_and_a_newer_folder(tmp_path: Path) -> None:
     target, place = tmp_path / "out", tmp_path / ".out.unfinished"
     fill(place / "old", "old")
     fill(place / "whole")
     (place / "begun.json").write_text("{}")
     fill(target, "another")
-    with pytest.raises(OutputError, match="before something else appeared"):
+    with pytest.raises(OutputError, match="something else has appeared there; move one"):
         make(target, overwrite=True)
     assert (place / "old" / "data").read_text() == "old"
     assert (target / "data").read_text() == "another"
@@ -330,7 +330,7 @@ def test_finished_blocks_outlive_an_error(tmp_path: Path) -> None:
     assert Workspace(tmp_path / "out", place, overwrite=False).has_blocks
 
 
-def test_interruptions_wait_for_the_end_of_a_step() -> None:
+def test_signals_are_deferred_until_a_protected_step_is_done() -> None:
     done = []
 
     def step() -> None:
@@ -344,7 +344,7 @@ def test_interruptions_wait_for_the_end_of_a_step() -> None:
     assert done == ["all of it"]
 
 
-def test_a_process_killed_after_publishing_leaves_nothing_to_the_next(tmp_path: Path) -> None:
+def test_the_workspace_of_a_process_killed_after_publishing_is_removed(tmp_path: Path) -> None:
     fill(tmp_path / "out", "new")
     place = tmp_path / ".out.unfinished"
     place.mkdir()
