@@ -38,7 +38,7 @@ def turns(corpus: Corpus) -> list[Any]:
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.md", "a.jsonl"])
-def test_a_byte_order_mark_is_passed_over(tmp_path: Path, name: str) -> None:
+def test_a_byte_order_mark_is_ignored(tmp_path: Path, name: str) -> None:
     content = '{"text": "one"}\r\n{"text": "two"}\r\n' if name == "a.jsonl" else "one\n<<<>>>\ntwo"
     (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + content.encode())
     assert load(tmp_path / name).documents == ("one", "two")
@@ -57,11 +57,11 @@ def test_null_rows_are_skipped_and_counted(
         load(lines(tmp_path, {"text": None}, {"text": None}))
 
 
-def test_notes_are_stated_only_where_there_are_some(tmp_path: Path) -> None:
+def test_a_manifest_has_notes_only_if_records_were_skipped(tmp_path: Path) -> None:
     assert set(load(lines(tmp_path, {"text": "one"})).as_json()) == {"text", "text_sha256"}
 
 
-def test_a_field_that_is_empty_gives_way_to_one_that_is_not(tmp_path: Path) -> None:
+def test_an_empty_field_is_skipped_in_favour_of_another(tmp_path: Path) -> None:
     assert turns(load(lines(tmp_path, {"text": "", "messages": CHAT}))) == [CHAT]
 
 
@@ -73,7 +73,7 @@ def test_half_of_an_emoji_becomes_the_replacement_character(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("position", "waiting"), [(0, b""), ((1 << 20) - 1, "é".encode()[:1]), (3_000_000, b"")]
 )
-def test_the_byte_that_is_not_utf8_is_named(tmp_path: Path, position: int, waiting: bytes) -> None:
+def test_the_message_locates_bad_utf8(tmp_path: Path, position: int, waiting: bytes) -> None:
     (tmp_path / "a.txt").write_bytes(b"a" * position + waiting + b"\xff" + b"b" * 100)
     with pytest.raises(CorpusError, match=rf"not UTF-8 \(byte {position}:"):
         load(tmp_path / "a.txt")
@@ -92,7 +92,7 @@ def test_the_byte_that_is_not_utf8_is_named(tmp_path: Path, position: int, waiti
         (b'{"messages": [{"role": 5, "content": "a"}]}', "turn 1: its role is 5"),
         (b'{"messages": [{"role": "user"}]}', "turn 1: its content is null"),
         (b'{"messages": [{"role": "user", "content": 5}]}', "turn 1: its content is of type int"),
-        (b'{"messages": [{"a": 1}]}', "turn 1: it has a; needed are role and content"),
+        (b'{"messages": [{"a": 1}]}', "turn 1: it has a, but needs role and content"),
         (b'{"conversations": [{"from": "cow", "value": "moo"}]}', "its from is 'cow'"),
         (b'{"messages": [{"role": "user", "content": "a"}], "tools": 5}', "tools is of type int"),
         (
@@ -105,13 +105,15 @@ def test_the_byte_that_is_not_utf8_is_named(tmp_path: Path, position: int, waiti
         ),
     ],
 )
-def test_a_bad_line_is_refused_with_its_place(tmp_path: Path, content: bytes, message: str) -> None:
+def test_the_message_for_a_bad_line_has_its_number(
+    tmp_path: Path, content: bytes, message: str
+) -> None:
     (tmp_path / "a.jsonl").write_bytes(content)
     with pytest.raises(CorpusError, match=message):
         load(tmp_path / "a.jsonl")
 
 
-def test_a_line_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endless_line_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text_files, "_MAX_LINE", 1000)
     with pytest.raises(CorpusError, match=r"line 2 has more than 1,000 characters"):
         load(lines(tmp_path, {"text": "a" * 900}, {"text": "a" * 1000}))
@@ -120,7 +122,9 @@ def test_a_line_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("part", "option"), [("calibration", "--calib-field"), ("evaluation", "--text-field")]
 )
-def test_advice_names_the_option_of_the_command(tmp_path: Path, part: str, option: str) -> None:
+def test_the_message_for_a_missing_field_names_the_option(
+    tmp_path: Path, part: str, option: str
+) -> None:
     with pytest.raises(CorpusError, match=f"it has body. Name the right one with {option}"):
         load(lines(tmp_path, {"body": "a"}), part=part)
 
@@ -134,9 +138,9 @@ CHATS = {
         {"system": "Be brief.", "conversations": [{"from": "human", "value": "Hi"}]},
         [{"role": "system", "content": "Be brief."}, CHAT[0]],
     ),
-    "text that holds JSON": ({"messages": json.dumps(CHAT)}, CHAT),
+    "messages as JSON text": ({"messages": json.dumps(CHAT)}, CHAT),
     "text that begins like JSON": ({"messages": "[sic] Hi"}, "[sic] Hi"),
-    "plain text that holds JSON": ({"text": json.dumps(CHAT)}, json.dumps(CHAT)),
+    "plain text that contains JSON": ({"text": json.dumps(CHAT)}, json.dumps(CHAT)),
     "tool calls": ({"messages": [CHAT[0], CALL]}, [CHAT[0], CALL]),
     "keys of a turn": (
         {"messages": [{"tools": "[]", "content": "a", "role": "system", "name": None}]},
@@ -159,7 +163,7 @@ CHATS = {
 
 @pytest.mark.parametrize("form", CHATS)
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
-def test_chats_of_every_form_are_read(tmp_path: Path, form: str, suffix: str) -> None:
+def test_chats_of_every_format_are_read(tmp_path: Path, form: str, suffix: str) -> None:
     record, expected = CHATS[form]
     if suffix == ".jsonl":
         path = lines(tmp_path, record)
@@ -169,7 +173,7 @@ def test_chats_of_every_form_are_read(tmp_path: Path, form: str, suffix: str) ->
     assert turns(load(path)) == [expected]
 
 
-def test_a_template_gets_all_keys_and_the_tools(tmp_path: Path) -> None:
+def test_a_template_receives_all_keys_and_the_tools(tmp_path: Path) -> None:
     make_tokenizer(tmp_path)
     (tmp_path / "chat_template.jinja").write_text(
         "{% for t in tools or [] %}{{ t.name }} {% endfor %}{% for m in messages %}"
@@ -185,7 +189,7 @@ REFUSING = (
 )
 
 
-def test_bundled_chats_do_without_system_turns_where_a_template_refuses_them(
+def test_system_turns_of_bundled_chats_are_dropped_if_the_template_refuses_them(
     tmp_path: Path,
 ) -> None:
     make_tokenizer(tmp_path)
@@ -200,7 +204,7 @@ def test_bundled_chats_do_without_system_turns_where_a_template_refuses_them(
         assert chat.messages[1]["content"] in text
 
 
-def test_a_chat_of_the_users_that_a_template_refuses_is_named(tmp_path: Path) -> None:
+def test_the_message_locates_a_chat_that_the_template_refuses(tmp_path: Path) -> None:
     make_tokenizer(tmp_path)
     (tmp_path / "chat_template.jinja").write_text(REFUSING)
     system = [{"role": "system", "content": "Be brief."}, *CHAT]
@@ -228,7 +232,7 @@ def test_only_regular_files_of_a_folder_are_read(
     (texts / "up").symlink_to("..")
     (texts / "up.txt").symlink_to("..")
     (texts / "c.txt").symlink_to(texts / "a.txt")
-    monkeypatch.chdir(texts)  # names of sockets are short
+    monkeypatch.chdir(texts)  # paths of sockets must be short
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind("socket.txt")
         corpus = load(texts)
@@ -246,13 +250,13 @@ def test_a_pipe_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a" * 300 + ".txt", "a\0.txt", "a.txt/b.txt"])
-def test_a_name_that_cannot_be_is_refused(tmp_path: Path, name: str) -> None:
+def test_an_impossible_file_name_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "a.txt").write_text("one")
     with pytest.raises(CorpusError, match="there is no text"):
         load(tmp_path / name)
 
 
-def test_a_file_that_cannot_be_read_is_named(
+def test_the_message_names_a_file_that_cannot_be_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "a.txt").write_text("one")
@@ -290,7 +294,7 @@ def not_utf8() -> pa.Array:
         ),
     ],
 )
-def test_a_column_of_another_kind_is_refused(
+def test_a_column_of_an_unsupported_type_is_refused(
     tmp_path: Path, column: Callable[[], pa.Array], message: str
 ) -> None:
     pq.write_table(pa.table({"messages": column()}), tmp_path / "a.parquet")
@@ -328,7 +332,7 @@ def test_huge_rows_that_share_one_value_are_read_one_by_one(
     assert pool.max_memory() - peak < 11 * size
 
 
-def test_a_parquet_file_that_expands_beyond_measure_is_refused(
+def test_a_parquet_file_that_expands_too_much_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "a.parquet"
@@ -341,7 +345,7 @@ def test_a_parquet_file_that_expands_beyond_measure_is_refused(
         load(path)
 
 
-def test_folders_that_cannot_be_listed_are_named(
+def test_the_message_names_a_folder_that_cannot_be_listed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts = folder_with(tmp_path)
