@@ -20,7 +20,7 @@ _REQUIRED_SIZES = (
 _LONGROPE_NAMES = ("longrope", "su", "yarn")
 # Far above any model of the family; it stops absurd allocations before they are made.
 _MAX_SIZE = 1 << 24
-# Code loops over the layers before any weights are checked; the deepest published models have 126.
+# Loops over the layers run before weights are checked; the deepest published models have 126.
 _MAX_LAYERS = 1024
 # Formats store windows as 32-bit integers and other numbers as FP32.
 _MAX_WINDOW = (1 << 31) - 1

@@ -37,15 +37,15 @@ class _Worker:
         self._seconds = seconds
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
-        self._too_much: dict[str, str] = {}
+        self._over_limit: dict[str, str] = {}
 
     def render(self, template: str, request: bytes) -> dict[str, str]:
         """Send a request; a template that has exceeded a limit before isn't tried again."""
-        if template in self._too_much:
-            return {"error": self._too_much[template]}
+        if template in self._over_limit:
+            return {"error": self._over_limit[template]}
         answer, ended = self._ask(request)
         if ended:
-            self._too_much[template] = answer["error"]
+            self._over_limit[template] = answer["error"]
         return answer
 
     def _ask(self, request: bytes) -> tuple[dict[str, str], bool]:

@@ -1,40 +1,13 @@
-import datetime as dt
-import json
 import os
 import socket
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from calib import text_files
-from calib.corpus import Corpus, load_corpus, render
-from calib.records import Chat
 from phi3quant.errors import CorpusError, Phi3QuantError
-from phi3quant.source.tokenizer import load_tokenizer
-from tests.models import make_tokenizer
-
-CHAT = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]
-CALL = {"role": "assistant", "content": None, "tool_calls": [{"name": "weather"}]}
-
-
-def load(path: Path, field: str | None = None, part: str = "calibration") -> Corpus:
-    return load_corpus(path, part, field)
-
-
-def lines(folder: Path, *records: Any) -> Path:
-    path = folder / "a.jsonl"
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    return path
-
-
-def turns(corpus: Corpus) -> list[Any]:
-    return [
-        document if isinstance(document, str) else document.plain() for document in corpus.documents
-    ]
+from tests.calib.texts import lines, load
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.md", "a.jsonl"])
@@ -59,10 +32,6 @@ def test_null_rows_are_skipped_and_counted(
 
 def test_a_manifest_has_notes_only_if_records_were_skipped(tmp_path: Path) -> None:
     assert set(load(lines(tmp_path, {"text": "one"})).as_json()) == {"text", "text_sha256"}
-
-
-def test_an_empty_field_is_skipped_in_favour_of_another(tmp_path: Path) -> None:
-    assert turns(load(lines(tmp_path, {"text": "", "messages": CHAT}))) == [CHAT]
 
 
 def test_half_of_an_emoji_becomes_the_replacement_character(tmp_path: Path) -> None:
@@ -119,100 +88,6 @@ def test_an_endless_line_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         load(lines(tmp_path, {"text": "a" * 900}, {"text": "a" * 1000}))
 
 
-@pytest.mark.parametrize(
-    ("part", "option"), [("calibration", "--calib-field"), ("evaluation", "--text-field")]
-)
-def test_the_message_for_a_missing_field_names_the_option(
-    tmp_path: Path, part: str, option: str
-) -> None:
-    with pytest.raises(CorpusError, match=f"it has body. Name the right one with {option}"):
-        load(lines(tmp_path, {"body": "a"}), part=part)
-
-
-CHATS = {
-    "sharegpt": (
-        {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello!"}]},
-        CHAT,
-    ),
-    "sharegpt with a system text": (
-        {"system": "Be brief.", "conversations": [{"from": "human", "value": "Hi"}]},
-        [{"role": "system", "content": "Be brief."}, CHAT[0]],
-    ),
-    "messages as JSON text": ({"messages": json.dumps(CHAT)}, CHAT),
-    "text that begins like JSON": ({"messages": "[sic] Hi"}, "[sic] Hi"),
-    "plain text that contains JSON": ({"text": json.dumps(CHAT)}, json.dumps(CHAT)),
-    "tool calls": ({"messages": [CHAT[0], CALL]}, [CHAT[0], CALL]),
-    "keys of a turn": (
-        {"messages": [{"tools": "[]", "content": "a", "role": "system", "name": None}]},
-        [{"role": "system", "content": "a", "tools": "[]"}],
-    ),
-    "content in parts": (
-        {"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]},
-        [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}],
-    ),
-    "tools": (
-        {"messages": CHAT, "tools": [{"name": "weather"}]},
-        {"messages": CHAT, "tools": [{"name": "weather"}]},
-    ),
-    "tools as text": (
-        {"messages": CHAT, "tools": '[{"name": "weather"}]'},
-        {"messages": CHAT, "tools": [{"name": "weather"}]},
-    ),
-}
-
-
-@pytest.mark.parametrize("form", CHATS)
-@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
-def test_chats_of_every_format_are_read(tmp_path: Path, form: str, suffix: str) -> None:
-    record, expected = CHATS[form]
-    if suffix == ".jsonl":
-        path = lines(tmp_path, record)
-    else:
-        path = tmp_path / "a.parquet"
-        pq.write_table(pa.Table.from_pylist([record]), path)
-    assert turns(load(path)) == [expected]
-
-
-def test_a_template_receives_all_keys_and_the_tools(tmp_path: Path) -> None:
-    make_tokenizer(tmp_path)
-    (tmp_path / "chat_template.jinja").write_text(
-        "{% for t in tools or [] %}{{ t.name }} {% endfor %}{% for m in messages %}"
-        "{{ m.tool_calls[0].name if m.tool_calls else m.content }} {% endfor %}"
-    )
-    corpus = load(lines(tmp_path, {"messages": [CHAT[0], CALL], "tools": [{"name": "clock"}]}))
-    assert render(corpus, load_tokenizer(tmp_path)) == "clock Hi weather "
-
-
-REFUSING = (
-    "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system turns') }}"
-    "{% endif %}{{ m.content }}\n{% endfor %}"
-)
-
-
-def test_system_turns_of_bundled_chats_are_dropped_if_the_template_refuses_them(
-    tmp_path: Path,
-) -> None:
-    make_tokenizer(tmp_path)
-    (tmp_path / "chat_template.jinja").write_text(REFUSING)
-    corpus = load_corpus("general", "calibration")
-    chats = [document for document in corpus.documents if isinstance(document, Chat)]
-    with_system = [chat for chat in chats if chat.messages[0]["role"] == "system"]
-    assert with_system
-    text = render(corpus, load_tokenizer(tmp_path))
-    for chat in with_system:
-        assert chat.messages[0]["content"] + "\n" not in text
-        assert chat.messages[1]["content"] in text
-
-
-def test_the_message_locates_a_chat_that_the_template_refuses(tmp_path: Path) -> None:
-    make_tokenizer(tmp_path)
-    (tmp_path / "chat_template.jinja").write_text(REFUSING)
-    system = [{"role": "system", "content": "Be brief."}, *CHAT]
-    corpus = load(lines(tmp_path, {"messages": CHAT}, {"messages": system}))
-    with pytest.raises(CorpusError, match=r"a\.jsonl, line 2: .*no system turns"):
-        render(corpus, load_tokenizer(tmp_path))
-
-
 def folder_with(folder: Path) -> Path:
     texts = folder / "texts"
     texts.mkdir()
@@ -267,82 +142,6 @@ def test_the_message_names_a_file_that_cannot_be_read(
     monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(CorpusError, match=r"a\.txt can't be read: Permission denied"):
         load(tmp_path / "a.txt")
-
-
-def not_utf8() -> pa.Array:
-    return pa.StringArray.from_buffers(
-        1, pa.py_buffer(b"\0\0\0\0\2\0\0\0"), pa.py_buffer(b"\xff\xfe")
-    )
-
-
-@pytest.mark.parametrize(
-    ("column", "message"),
-    [
-        (not_utf8, r"row 1: 'utf-8' codec"),
-        (lambda: pa.array([2**62], pa.timestamp("us")), "row 1"),
-        (lambda: pa.array([dt.date(2025, 1, 1)]), "neither text nor a list"),
-        (lambda: pa.array([1.5]), "neither text nor a list"),
-        (lambda: pa.array([b"\xff"]), "neither text nor a list"),
-        (lambda: pa.array([[["a"]]]), "turn 1: it is of type list"),
-        (
-            lambda: pa.array([[{"role": "user", "content": b"\xff"}]]),
-            "its content is of type bytes",
-        ),
-        (
-            lambda: pa.array([[{"role": "user", "content": "a", "at": dt.date(2025, 1, 1)}]]),
-            "date is not JSON serializable",
-        ),
-    ],
-)
-def test_a_column_of_an_unsupported_type_is_refused(
-    tmp_path: Path, column: Callable[[], pa.Array], message: str
-) -> None:
-    pq.write_table(pa.table({"messages": column()}), tmp_path / "a.parquet")
-    with pytest.raises(CorpusError, match=message):
-        load(tmp_path / "a.parquet")
-
-
-def test_columns_that_are_not_needed_are_not_read(tmp_path: Path) -> None:
-    table = pa.table({"text": ["one"], "at": pa.array([2**62], pa.timestamp("us"))})
-    pq.write_table(table, tmp_path / "a.parquet")
-    assert load(tmp_path / "a.parquet").documents == ("one",)
-
-
-@pytest.mark.parametrize("nested", [False, True])
-def test_huge_rows_that_share_one_value_are_read_one_by_one(
-    tmp_path: Path, *, nested: bool
-) -> None:
-    size = 10 << 20
-    text = "a" * size
-    row: Any = [{"role": "user", "content": text}] if nested else text
-    table = pa.table({"messages": [row] * 12})
-    path = tmp_path / "a.parquet"
-    pq.write_table(table, path, compression="zstd")
-    del table, row
-    assert path.stat().st_size < 100_000
-    pool = pa.system_memory_pool()
-    before = pa.default_memory_pool()
-    pa.set_memory_pool(pool)
-    try:
-        peak = pool.max_memory()
-        corpus = load(path)
-    finally:
-        pa.set_memory_pool(before)
-    assert len(corpus.documents) == 4
-    assert pool.max_memory() - peak < 11 * size
-
-
-def test_a_parquet_file_that_expands_too_much_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "a.parquet"
-    table = pa.table({"text": ["a" * 1_000_000] * 12, "other": ["b" * 2_000_000] * 12})
-    pq.write_table(table, path, compression="zstd", use_dictionary=False)
-    monkeypatch.setattr(text_files, "_MAX_EXPANDED", 13_000_000)
-    assert len(load(path).documents) == 12
-    monkeypatch.setattr(text_files, "_MAX_EXPANDED", 11_000_000)
-    with pytest.raises(CorpusError, match=r"row 1: the column text expands .* to 12,000,"):
-        load(path)
 
 
 def test_the_message_names_a_folder_that_cannot_be_listed(

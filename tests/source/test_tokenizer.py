@@ -71,11 +71,11 @@ def test_phi3_tinys_template_equals_transformers() -> None:
     from transformers import AutoTokenizer
 
     reference = AutoTokenizer.from_pretrained(bundled_folder())
-    own = load_tokenizer(bundled_folder())
+    bundled = load_tokenizer(bundled_folder())
     for chat in (CHAT, [{"role": "system", "content": "Be brief."}, *CHAT]):
         expected = reference.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-        assert own.render_chat(chat, add_generation_prompt=True) == expected
-        assert own.encode(expected) == reference.encode(expected, add_special_tokens=False)
+        assert bundled.render_chat(chat, add_generation_prompt=True) == expected
+        assert bundled.encode(expected) == reference.encode(expected, add_special_tokens=False)
 
 
 def test_tokenizer_model_gives_the_ids_of_tokenizer_json(tmp_path: Path) -> None:
