@@ -45,7 +45,7 @@ _REASONS: Mapping[str, str] = {
     r"\.(qweight|qzeros|scales|g_idx|biases|weight_packed|weight_shape|weight_zero_point"
     r"|weight_g_idx|weight_(global_)?scale(_inv)?|weight_scale_inv|input_(global_)?scale"
     r"|input_zero_point|output_scale|output_zero_point)$": (
-        "it belongs to quantized weights that don't match config.json; "
+        "it belongs to quantized weights that config.json doesn't describe in this form; "
         "dequantize them and save the model in BF16, or use the original checkpoint"
     ),
     r"\.bias$": "Phi-3 has no biases, so the bias would be lost",
@@ -112,7 +112,7 @@ def _unread(
 def _reason(name: str, known: Collection[str], config: Phi3Config) -> str | None:
     if f"model.{name}" in known:
         return (
-            "the names lack the prefix 'model.', as in a bare decoder; save the language model "
+            "the names lack 'model.' in front, as in a bare decoder; save the language model "
             "(Phi3ForCausalLM) instead"
         )
     for prefix, tool in _PREFIXES.items():
