@@ -45,10 +45,7 @@ def extremes(x: np.ndarray, extreme: np.ndarray) -> None:
 
 @kernel
 def ranges(x: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
-    """Least and greatest value of each lane of FP32 [places, LANES].
-
-    ``low`` and ``high`` are output, FP32 [LANES].
-    """
+    """Least and greatest value of each lane of FP32 [places, LANES]: output, FP32 [LANES]."""
     for lane in range(LANES):
         low[lane] = x[0, lane]
         high[lane] = x[0, lane]
@@ -227,10 +224,7 @@ def _solve(
 def _errors(
     x: np.ndarray, weights: np.ndarray, fit: np.ndarray, codes: np.ndarray, error: np.ndarray
 ) -> None:
-    """Weighted squared error of scale * code + minimum of each lane.
-
-    ``error``, FP32 [LANES], is output.
-    """
+    """Weighted squared error of scale * code + minimum of each lane: output, FP32 [LANES]."""
     for lane in range(LANES):
         error[lane] = F32(0)
     for place in range(x.shape[0]):
