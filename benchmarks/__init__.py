@@ -3,4 +3,4 @@
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-"""The project's folder; benchmarks run from a checkout."""
+"""Root folder of the project; benchmarks run from a checkout."""

@@ -1,6 +1,7 @@
-"""Choosing codes for llama.cpp's types beside its own code in C (bound by libgguf), on one core.
+"""Speed of encoding llama.cpp's types, compared with its C code (bindings of libgguf), on one core.
 
-Processor time, the best of a few tries by turns; kernels are compiled before, bytes compared.
+Times are processor time, the best of a few alternating tries. Kernels are compiled first, and the
+bytes of both encoders are compared.
 """
 
 import time
@@ -21,7 +22,7 @@ from phi3quant.quant.codecs.ggml_blocks import TYPES
 @click.option("--columns", default=1024, show_default=True)
 @click.option("--tries", default=3, show_default=True)
 def main(rows: int, columns: int, tries: int) -> None:
-    """Print millions of weights a second for every quantized type, and the ratio."""
+    """Print millions of weights per second for every quantized type, and the ratio."""
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(rows, columns, generator=generator)

@@ -1,7 +1,7 @@
-"""onnxruntime-genai's own model builder beside phi3quant: same model, block size, level, one run.
+"""Comparison with onnxruntime-genai's model builder: same model, block size and accuracy level.
 
-Both make folders for onnxruntime-genai, which decodes with them in turns, so that whatever else the
-machine does strikes all of them; phi3quant's scorer runs them in onnxruntime.
+Both make folders for onnxruntime-genai. It decodes with them in alternation, so that other load on
+the machine affects all of them. phi3quant scores them in onnxruntime.
 """
 
 import os
@@ -25,12 +25,12 @@ from phi3quant.source.tokenizer import load_tokenizer
 ROOT = Path(__file__).resolve().parent.parent
 PROMPT = "The river rose slowly in the night, and in the morning"
 FOUR_BITS = ("--embedding", "int4", "--head", "int4")
-"""What the builder does with embedding and head, which phi3quant keeps in 8 bits by default."""
+"""Options for the builder's types of embedding and head; phi3quant's default is 8 bits."""
 
 
 @dataclass(frozen=True)
 class Made:
-    """A folder, and what making it took."""
+    """An ONNX folder, and the time and memory needed to make it."""
 
     folder: Path
     seconds: float
@@ -38,7 +38,7 @@ class Made:
 
     @property
     def nbytes(self) -> int:
-        """Of the graph and its weights."""
+        """Size of the graph and its weights in bytes."""
         return sum(file.stat().st_size for file in self.folder.glob("model.onnx*"))
 
 
@@ -47,9 +47,9 @@ class Made:
 @click.option("--calib", default="general", show_default=True, help="Text for AWQ.")
 @click.option("--text", default="general", show_default=True, help="Text to score on.")
 @click.option("--window", default=512, show_default=True, help="Tokens in a scored window.")
-@click.option("--max-tokens", type=int, help="Score only so much of the text.")
-@click.option("--tokens", default=128, show_default=True, help="Tokens to decode in a turn.")
-@click.option("--turns", default=9, show_default=True, help="Turns of each model.")
+@click.option("--max-tokens", type=int, help="Number of tokens to score.  [default: all]")
+@click.option("--tokens", default=128, show_default=True, help="Tokens to decode per turn.")
+@click.option("--turns", default=9, show_default=True, help="Turns per model.")
 @click.option("--threads", default=os.cpu_count() or 1, show_default=True)
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=ROOT / "build/bench-onnx")
 def main(
@@ -102,7 +102,7 @@ def _make(model: Path, calib: str, threads: int, output: Path) -> dict[str, Made
     for number, (name, command) in enumerate(commands.items()):
         folder = output / "builder" if not number else output / f"own-{number}"
         made[name] = _run(command if not number else [*command, "-o", str(folder)], folder)
-    # Scoring needs the sizes, which the builder's own description holds in part.
+    # Scoring needs all sizes, and the builder's genai_config.json has only some of them.
     shutil.copyfile(model / "config.json", output / "builder" / "config.json")
     return made
 
@@ -122,7 +122,7 @@ def _run(command: Sequence[str], folder: Path) -> Made:
 def _decode(
     made: Mapping[str, Made], prompt: list[int], tokens: int, turns: int, threads: int
 ) -> dict[str, list[float]]:
-    """Tokens a second of each model in each turn, the prompt not counted."""
+    """Tokens per second of each model in each turn, without the prompt."""
     models = {name: _load(each.folder, threads) for name, each in made.items()}
     speeds: dict[str, list[float]] = {name: [] for name in models}
     for turn in range(turns + 1):
@@ -136,7 +136,7 @@ def _decode(
             started = time.monotonic()
             for _ in range(tokens - 1):
                 generator.generate_next_token()
-            if turn:  # the first one warms up
+            if turn:  # the first turn is a warm-up
                 speeds[name].append((tokens - 1) / (time.monotonic() - started))
     return speeds
 

@@ -1,4 +1,4 @@
-"""The machine that something is measured on."""
+"""Description of the machine on which benchmarks run."""
 
 import os
 import platform
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def described() -> str:
-    """Its processor and how many cores there are for us."""
+    """Model of the processor and number of cores."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -1,15 +1,15 @@
-"""Parts of a document that a benchmark writes, between markers that a reader doesn't see."""
+"""Generated parts of a document, between markers in HTML comments."""
 
 from pathlib import Path
 
 
 def replace_between(document: Path, name: str, text: str) -> None:
-    """Put ``text`` between the markers of this name.
+    """Replace the text between the markers with this name.
 
-    A document that isn't there is made with nothing but them.
+    A missing document is created with the markers only.
 
     Raises:
-        ValueError: the document has no such markers, in this order.
+        ValueError: the document doesn't have both markers in this order.
     """
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
     old = document.read_text(encoding="utf-8") if document.exists() else f"{begin}\n{end}\n"

@@ -1,13 +1,13 @@
-"""Hold the weights that a change writes against those that were written before it.
+"""Comparison of the weights that phi3quant writes before and after a change of its code.
 
-Healthy models must come out the same to the byte, whatever is changed around them. For each recipe
-the SHA-256 of all weights is kept: of safetensors and ONNX data the whole file, of GGUF the tensors
-and the metadata without the manifest, of an ONNX graph everything but its metadata.
+Most changes must not alter a byte of the weights. For each recipe the SHA-256 of all weights is
+recorded: for safetensors and ONNX data over the whole file, for GGUF over the tensors and over the
+metadata without the manifest, for ONNX graphs over everything except the metadata.
 
     git stash; python -m benchmarks.same_bytes before.json; git stash pop
     python -m benchmarks.same_bytes after.json --against before.json
 
-With --wide, one block of Phi-3-mini's width is quantized too, which takes some minutes.
+With --wide, one block of Phi-3-mini's width is quantized too, which takes a few minutes.
 """
 
 import hashlib
@@ -39,16 +39,20 @@ RECIPES: Mapping[str, Recipe] = {
     "awq q4_k_m": Recipe("awq", formats=("gguf",), calibration=_QUICK, gguf_type="q4_k_m"),
     "gptq": Recipe("gptq", formats=("compressed-tensors",), calibration=_QUICK),
 }
-"""Recipes that each model is quantized by."""
+"""Recipes with which each model is quantized."""
 _WIDE = ("rtn", "awq", "gptq")
 
 
 @click.command()
 @click.argument("output", type=click.Path(path_type=Path))
-@click.option("--against", type=click.Path(exists=True, path_type=Path), help="Hashes of before.")
+@click.option(
+    "--against",
+    type=click.Path(exists=True, path_type=Path),
+    help="Earlier hashes to compare with.",
+)
 @click.option("--wide", is_flag=True, help="Quantize one block of full width too.")
 def main(output: Path, against: Path | None, *, wide: bool) -> None:
-    """Write hashes to OUTPUT, and fail if they aren't those of before."""
+    """Write hashes to OUTPUT, and fail if they differ from earlier ones."""
     with tempfile.TemporaryDirectory() as work:
         found = {name: _weights(BUNDLED, recipe, work) for name, recipe in RECIPES.items()}
         if wide:

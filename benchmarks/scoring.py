@@ -1,4 +1,4 @@
-"""What scoring a token costs beside transformers: the same model, windows, threads and machine."""
+"""Cost of scoring compared with transformers: same model, windows, threads and machine."""
 
 import statistics
 import time
@@ -18,11 +18,11 @@ from phi3quant.model.predictor import BlockwisePredictor
 
 @click.command()
 @click.option("--model", type=click.Path(path_type=Path, exists=True), required=True)
-@click.option("--tokens", default=2048, show_default=True, help="Scored in each run.")
+@click.option("--tokens", default=2048, show_default=True, help="Tokens to score per run.")
 @click.option("--repeats", default=3, show_default=True)
 @click.option("--threads", default=1, show_default=True)
 def main(model: Path, tokens: int, repeats: int, threads: int) -> None:
-    """Score MODEL by transformers and as phi3quant check does, by turns; processor time counts."""
+    """Score MODEL with transformers and as phi3quant check does, and compare processor time."""
     torch.set_num_threads(threads)
     own = open_weights(model)
     text = EvaluationText(max_tokens=tokens)

@@ -1,4 +1,4 @@
-"""Plots as SVG files that are the same bytes for the same data."""
+"""Plots as reproducible SVG files: the same data give the same bytes."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,12 +10,12 @@ from matplotlib.figure import Figure
 
 @contextmanager
 def saved(path: Path, width: float, height: float) -> Iterator[Figure]:
-    """A figure to draw on, of so many inches; it is written when all is drawn."""
-    # Text stays text, and nothing in the file depends on chance or time.
+    """Figure of ``width`` by ``height`` inches that is written to ``path`` after the body."""
+    # Text stays text, and the file contains no random ids and no date.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "phi3quant", "font.size": 8}):
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure
         figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
-    # Some of its lines end in spaces.
+    # Matplotlib ends some lines with spaces.
     lines = path.read_text(encoding="utf-8").splitlines()
     path.write_text("\n".join(line.rstrip() for line in lines) + "\n", encoding="utf-8")

@@ -1,9 +1,9 @@
-"""Write checkpoints of full size with random weights, for measuring time and memory.
+"""Checkpoints of full size with random weights, for measuring time and memory.
 
-Sizes are those of the Phi-3 family; weights are random but not featureless: rows and columns of
-different strength, heavy tails, a few input channels far above the rest. Projections back into the
-residual stream are scaled down with depth, so that activations neither vanish nor overflow. The
-tokenizer is phi3-tiny's; ids that it doesn't know are never used.
+Sizes are those of the Phi-3 family. The weights have the features of trained ones: rows and columns
+of different strength, heavy tails, a few input channels far above the rest. Projections back into
+the residual stream are scaled down with depth, so that activations neither vanish nor overflow. The
+tokenizer is phi3-tiny's; token ids beyond its vocabulary are never used.
 
     python benchmarks/synthetic.py -o build/synthetic-mini                 7.6 GB, all 32 layers
     python benchmarks/synthetic.py --shape medium-4k --layers 2 -o build/synthetic-medium
@@ -52,7 +52,7 @@ _MINI: Mapping[str, Any] = {
 }
 SHAPES: Mapping[str, Mapping[str, Any]] = {
     "mini-4k": _MINI,
-    # Narrower ones, to see how cost grows with width.
+    # Narrower models, to measure how cost grows with width.
     "mini-half": {
         **_MINI,
         "hidden_size": 1536,
@@ -77,21 +77,21 @@ SHAPES: Mapping[str, Mapping[str, Any]] = {
         "num_key_value_heads": 10,
     },
 }
-"""Members of the family by name: what their config.json says of sizes."""
+"""Keys of config.json for members of the family, by name."""
 
-# One channel in so many carries far more than the rest, as the norms of trained models show.
+# One channel in this many is far larger than the rest, as in the norms of trained models.
 _OUTLIERS = 400
-# The share of the residual stream that all blocks together add, relative to the embedding's.
+# Size of the sum of all blocks' contributions to the residual stream, relative to the embedding.
 _BLOCKS_SHARE = 3.0
 
 
 @click.command()
 @click.option("--shape", type=click.Choice(list(SHAPES)), default="mini-4k", show_default=True)
-@click.option("--layers", type=click.IntRange(min=1), help="Only so many.  [default: all]")
+@click.option("--layers", type=click.IntRange(min=1), help="Number of layers.  [default: all]")
 @click.option("--seed", default=0, show_default=True)
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True)
 def main(shape: str, layers: int | None, seed: int, output: Path) -> None:
-    """Write a checkpoint of a SHAPE of the family with random weights into OUTPUT."""
+    """Write a checkpoint of the given shape with random weights to the folder OUTPUT."""
     write_checkpoint(output, shape, layers=layers, seed=seed)
 
 
@@ -123,7 +123,7 @@ def _tensor(spec: TensorSpec, config: Phi3Config, generator: torch.Generator) ->
     if len(spec.shape) == 1:
         return _norm(spec.shape[0], generator)
     weight = torch.randn(spec.shape, generator=generator)
-    # A normal value times one plus its square's tenth has the tails of trained weights.
+    # x * (1 + x^2 / 10) with a normal x has heavy tails like trained weights.
     weight *= 1 + 0.1 * weight.square()
     weight *= torch.exp(0.3 * torch.randn(spec.shape[0], 1, generator=generator))
     return weight.mul_(_spread(spec.name, config))
@@ -137,7 +137,7 @@ def _norm(width: int, generator: torch.Generator) -> torch.Tensor:
 
 
 def _spread(name: str, config: Phi3Config) -> float:
-    """The standard deviation that keeps activations of order one through all blocks."""
+    """Standard deviation that keeps activations of order one through all blocks."""
     if name in (EMBEDDING, FINAL_NORM, HEAD):
         return 1.0 if name == EMBEDDING else 1 / math.sqrt(config.hidden_size)
     back = [BLOCK_TENSORS[key].name for key in ("o_proj", "down_proj")]

@@ -1,1 +1,1 @@
-"""Calibration: text to windows of tokens, and windows to statistics of a block's inputs."""
+"""Calibration: text to windows of tokens, windows to statistics of a block's inputs."""

@@ -1,4 +1,4 @@
-"""Activations of all calibration windows, in memory or a few windows at a time from disk."""
+"""Activations of all calibration windows, in memory or on disk."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -13,14 +13,14 @@ Shape = tuple[int, int, int]
 
 
 class Hidden(Protocol):
-    """Activations [windows, length, width], in memory (a tensor is one) or on disk."""
+    """Activations [windows, length, width], in memory (a torch.Tensor) or on disk."""
 
     @property
     def shape(self) -> Sequence[int]:
-        """Windows, length and width."""
+        """Numbers of windows, tokens per window and values per token."""
 
     def split(self, windows: int, /) -> Sequence[torch.Tensor] | Iterator[torch.Tensor]:
-        """So many windows at a time, the last ones maybe fewer; they may be changed in place."""
+        """Parts of ``windows`` windows (the last may have fewer), which may be changed in place."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class StoredHidden:
     """Activations in a file; implements Hidden.
 
     Attributes:
-        file: nothing but the numbers.
+        file: file with the raw values.
         shape: windows, length and width.
-        dtype: of the numbers.
+        dtype: type of the values.
     """
 
     file: Path
@@ -38,42 +38,55 @@ class StoredHidden:
     dtype: torch.dtype = torch.float32
 
     def split(self, windows: int, /) -> Iterator[torch.Tensor]:
-        """See Hidden. A piece is mapped while it is held: its memory is the system's to reclaim."""
+        """See Hidden. Parts are memory-mapped, so that the system can reclaim their memory."""
         count, length, width = self.shape
         size = self.dtype.itemsize
         for start in range(0, count, windows):
-            some = min(windows, count - start)
+            part = min(windows, count - start)
             offset = start * length * width * size
-            mapped = np.memmap(self.file, np.uint8, "r+", offset, (some, length, width * size))
+            mapped = np.memmap(self.file, np.uint8, "r+", offset, (part, length, width * size))
             yield torch.from_numpy(mapped).view(self.dtype)
 
 
 @dataclass(frozen=True)
 class Shelf:
-    """Where the activations of a run are.
+    """Storage for the activations of a run.
 
     Attributes:
-        folder: for files named ``states.*``; None: they stay in memory.
+        folder: folder for files named ``states.*``; None: memory.
     """
 
     folder: Path | None = None
 
     def make(self, name: str, shape: Shape, dtype: torch.dtype = torch.float32) -> Hidden:
-        """Room for activations, with anything in it; that of the same name is used again."""
+        """Uninitialized storage for activations; a file of the same name is reused.
+
+        Args:
+            name: suffix of the file's name.
+            shape: windows, length and width.
+            dtype: type of the values.
+        """
         if self.folder is None:
             return torch.empty(shape, dtype=dtype)
         stored = StoredHidden(self.folder / f"states.{name}", shape, dtype)
         size = shape[0] * shape[1] * shape[2] * dtype.itemsize
         with stored.file.open("ab") as out:
-            # A full disk is found here; later it would end the process.
+            # A full disk raises an exception here; later, writing to the mapping would end the
+            # process with SIGBUS.
             if size and hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(out.fileno(), 0, size)
             out.truncate(size)
         return stored
 
     def put(self, name: str, pieces: Iterator[torch.Tensor], shape: Shape) -> Hidden:
-        """Activations FP32 from pieces [some windows, length, width], one after another."""
-        made = self.make(name, shape)
-        for piece, target in zip(pieces, made.split(1), strict=True):
+        """Store activations.
+
+        Args:
+            name: suffix of the file's name.
+            pieces: one window after another, FP32 [1, length, width].
+            shape: windows, length and width.
+        """
+        stored = self.make(name, shape)
+        for piece, target in zip(pieces, stored.split(1), strict=True):
             target.copy_(piece)
-        return made
+        return stored

@@ -1,4 +1,4 @@
-"""Text to calibrate and to evaluate on: the bundled corpora, and a user's own files."""
+"""Text for calibration and evaluation: bundled corpora and the user's files."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ from phi3quant.source import locate
 from phi3quant.source.tokenizer import Tokenizer, load_tokenizer
 
 BUNDLED = ("general", "tiny")
-"""``general`` for any model; ``tiny`` is in the language that phi3-tiny was trained on."""
+"""Bundled corpora: ``general`` for any model, ``tiny`` in the made-up language of phi3-tiny."""
 
 PARTS = ("calibration", "evaluation")
 _OPTIONS: Mapping[str, str] = {"calibration": "--calib-field", "evaluation": "--text-field"}
@@ -25,13 +25,13 @@ _OPTIONS: Mapping[str, str] = {"calibration": "--calib-field", "evaluation": "--
 
 @dataclass(frozen=True)
 class Corpus:
-    """Documents in memory, with what a manifest should say of them.
+    """Documents in memory, with the facts for a manifest.
 
     Attributes:
-        name: a bundled corpus' name and part, or where the text came from.
-        documents: in order.
+        name: name and part of a bundled corpus, or the source of the text.
+        documents: documents in order.
         digest: SHA-256 over all documents.
-        notes: what was passed over, a line each.
+        notes: records and files that were skipped, one line each.
     """
 
     name: str
@@ -49,15 +49,16 @@ def load_corpus(source: str | Path, part: str, field: str | None = None) -> Corp
     """Load a bundled corpus or a user's text.
 
     Args:
-        source: ``general`` or ``tiny``; a .txt, .jsonl or .parquet file or a folder of such files;
-            or ``hf:NAME[:CONFIG[:SPLIT]]`` for a Hugging Face data set.
-        part: ``calibration`` or ``evaluation``, of a bundled corpus.
-        field: the name of the text (or list of chat messages) in each record; by default
-            ``text``, ``content``, ``messages`` or ``conversations``, whichever a record has.
+        source: ``general`` or ``tiny``; a .txt, .md, .jsonl or .parquet file or a folder of such
+            files; or ``hf:NAME[:CONFIG[:SPLIT]]`` for a Hugging Face data set.
+        part: part of a bundled corpus, ``calibration`` or ``evaluation``.
+        field: name of the field with the text (or the list of chat messages) in each record; by
+            default the first of ``text``, ``content``, ``messages`` and ``conversations`` that is
+            present and not empty.
 
     Raises:
-        CorpusError: the text is missing, empty, not UTF-8 or not of that form.
-        MissingExtraError: .parquet or hf: without the library that reads it.
+        CorpusError: the text is missing, empty, not UTF-8 or malformed.
+        MissingExtraError: the library for .parquet or hf: isn't installed.
     """
     if part not in PARTS:
         raise ValueError(f"part is {part!r}; it must be one of {PARTS}")
@@ -76,16 +77,16 @@ def load_corpus(source: str | Path, part: str, field: str | None = None) -> Corp
 
 
 def suitable(tokenizer: Tokenizer) -> str:
-    """The bundled corpus for a model: phi3-tiny and what was made of it know only a small world."""
-    own = load_tokenizer(locate.bundled_folder())
-    return "tiny" if tokenizer.digest == own.digest else "general"
+    """Name of the bundled corpus for a model: ``tiny`` if it has phi3-tiny's vocabulary."""
+    bundled = load_tokenizer(locate.bundled_folder())
+    return "tiny" if tokenizer.digest == bundled.digest else "general"
 
 
 def render(corpus: Corpus, tokenizer: Tokenizer) -> str:
-    """All documents as one text: chats by the model's template, a blank line between documents.
+    """All documents as one text, separated by blank lines; chats are rendered by the template.
 
     Raises:
-        CorpusError: the template fails on a chat of the user's; the place is named.
+        CorpusError: the template fails on a chat of the user; the message gives file and line.
         TokenizerError: the template fails on a bundled chat.
     """
     return "\n\n".join(
@@ -100,7 +101,7 @@ def _rendered(chat: Chat, tokenizer: Tokenizer) -> str:
     except TokenizerError as error:
         if chat.place is not None:
             raise CorpusError(f"{chat.place}: {error}") from None
-        # Some templates refuse system turns; the bundled chats can do without.
+        # Some templates refuse system turns, and the bundled chats don't depend on them.
         turns = [message for message in chat.messages if message["role"] != "system"]
         if len(turns) == len(chat.messages):
             raise

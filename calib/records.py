@@ -1,4 +1,4 @@
-"""Records of data sets as documents: plain text, or chats in OpenAI's or ShareGPT's form."""
+"""Documents from records of data sets: plain text, or chats in OpenAI's or ShareGPT's format."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -10,9 +10,9 @@ from phi3quant.errors import CorpusError
 from phi3quant.source.tokenizer import Message
 
 DEFAULT_FIELDS = ("text", "content", "messages", "conversations")
-"""Fields that hold the document, the first that isn't empty."""
+"""Fields to search for the document, in this order; the first that isn't empty is used."""
 BESIDE = ("tools", "system")
-"""Fields that belong to a chat, next to its turns."""
+"""Fields of a chat in addition to its turns."""
 
 _PLAIN = ("text", "content")
 _ROLES: Mapping[str, str] = {
@@ -28,7 +28,7 @@ _ROLES: Mapping[str, str] = {
     "tool": "tool",
     "function_response": "tool",
 }
-"""Roles by ShareGPT's names."""
+"""Roles by their names in ShareGPT's format."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class Chat:
     """The turns of a chat.
 
     Attributes:
-        messages: each with ``role`` and ``content`` first, and whatever else a template reads.
-        tools: descriptions of tools that the template is given; None if there are none.
-        place: file and line, for messages; None for bundled text.
+        messages: turns with ``role``, ``content`` and any other keys that a template may read.
+        tools: descriptions of tools for the template; None if there are none.
+        place: file and line, for error messages; None for bundled text.
     """
 
     messages: Sequence[Message]
@@ -46,7 +46,7 @@ class Chat:
     place: str | None = None
 
     def plain(self) -> Any:
-        """Plain values, for digests."""
+        """The chat as JSON values, for digests."""
         turns = [dict(message) for message in self.messages]
         return turns if self.tools is None else {"messages": turns, "tools": list(self.tools)}
 
@@ -56,11 +56,11 @@ Document = str | Chat
 
 @dataclass(frozen=True)
 class Fields:
-    """Where in a record the document is.
+    """Field of the document in a record.
 
     Attributes:
-        name: the field; None: DEFAULT_FIELDS.
-        option: of the command that asks, for messages.
+        name: name of the field; None: any of DEFAULT_FIELDS.
+        option: command-line option that sets the name, for error messages.
     """
 
     name: str | None
@@ -68,15 +68,15 @@ class Fields:
 
     @property
     def names(self) -> Sequence[str]:
-        """Fields that may hold the document."""
+        """Fields that may contain the document."""
         return (self.name,) if self.name else DEFAULT_FIELDS
 
 
 def read_record(record: Any, fields: Fields, place: str) -> Document | None:
-    """The document in a record; None if its field is null.
+    """Document in a record; None if its field is null or an empty list.
 
     Raises:
-        CorpusError: the record has another form.
+        CorpusError: the record is malformed.
     """
     if isinstance(record, str) and fields.name is None:
         return record
@@ -87,7 +87,7 @@ def read_record(record: Any, fields: Fields, place: str) -> Document | None:
     present = [name for name in fields.names if name in record]
     if not present:
         raise CorpusError(
-            f"{place}: no field {' or '.join(fields.names)}; it has "
+            f"{place}: the record has no field {' or '.join(fields.names)}; it has "
             f"{', '.join(map(str, record)) or 'none'}. Name the right one with {fields.option}"
         )
     name = next((name for name in present if record[name]), present[0])
@@ -121,7 +121,7 @@ def _chat(turns: Sequence[Any], record: Mapping[str, Any], place: str, name: str
 
 
 def _tools(value: Any, place: str) -> Sequence[Any] | None:
-    """Descriptions of tools, a list or its JSON; None if there are none."""
+    """Descriptions of tools from a list or its JSON text; None if there are none."""
     if isinstance(value, str):
         text = value.strip() or "null"
         value = parse_json(text, where=f"{place}: tools", raises=CorpusError, mend_halves=True)
@@ -131,7 +131,7 @@ def _tools(value: Any, place: str) -> Sequence[Any] | None:
 
 
 def _message(turn: Any, where: str) -> Message:
-    """A turn in OpenAI's form; keys that are null, except the content, are left out."""
+    """A turn in OpenAI's format; keys that are null, except the content, are dropped."""
     if not isinstance(turn, Mapping):
         raise CorpusError(f"{where}: it is {_kind(turn)}, not an object with role and content")
     if "role" in turn:
@@ -140,7 +140,7 @@ def _message(turn: Any, where: str) -> Message:
         role, content, form = _ROLES.get(str(turn["from"])), turn.get("value"), ("from", "value")
     else:
         raise CorpusError(
-            f"{where}: it has {', '.join(map(str, turn)) or 'no fields'}; needed are role and "
+            f"{where}: it has {', '.join(map(str, turn)) or 'no fields'}, but needs role and "
             "content, or from and value"
         )
     if not isinstance(role, str):
@@ -152,7 +152,7 @@ def _message(turn: Any, where: str) -> Message:
 
 
 def _json_list(text: str) -> list[Any] | None:
-    """A list that is stored as text, as parquet files of chats often have it."""
+    """List of objects from JSON text, which is common in parquet files; None for other text."""
     if not text.lstrip().startswith("["):
         return None
     try:

@@ -1,9 +1,9 @@
-"""What the error of each matrix costs the whole model, from one backward pass.
+"""Cost of each matrix's quantization error for the whole model, from one backward pass.
 
-To second order, an error dy in the outputs of a matrix moves the predictions by a divergence of
-half the mean of (g . dy)^2: g is the gradient of the log-probability of tokens that are drawn from
-the model's own predictions, whose second moments are the Fisher information (Amari, 1998). Errors
-of different tokens are taken for independent. The pass goes block by block, as everything here.
+To second order, an error dy in the outputs of a matrix changes the predictions by a divergence of
+half the mean of (g . dy)^2. Here g is the gradient of the log-probability of tokens sampled from
+the model's predictions; its second moments are the Fisher information (Amari, 1998). Errors of
+different tokens are assumed to be independent. The pass is computed block by block.
 
 Memory: the hidden states of all tokens before every block, one block, and its activations.
 """
@@ -26,28 +26,30 @@ from phi3quant.model.decoder_block import (
 )
 from phi3quant.model.weights import ModelWeights
 
-# Rows of logits that exist at once.
+# Rows of logits that are in memory at once.
 _PIECE = 128
 
 Errors = Iterable[tuple[str, torch.Tensor]]
-"""Candidates and what they make of a matrix less the matrix, FP32 [rows, columns]: one at a time,
-since each is as large as the matrix."""
+"""Names of candidates and their errors (quantized minus original matrix), FP32 [rows, columns].
+
+They are generated one at a time, since each is as large as the matrix."""
 
 Candidates = Callable[[torch.Tensor, torch.Tensor | None], Errors]
-"""The errors of the candidates for a matrix, from FP32 [rows, columns] and its inputs
-[tokens, columns]; None for the embedding, which has none."""
+"""Errors of the candidates for a matrix FP32 [rows, columns] with inputs FP32 [tokens, columns];
+the inputs of the embedding are None."""
 
 Costs = Mapping[str, Mapping[str, float]]
-"""By the matrix' name and by candidate, KL(original || quantized) in nats per token."""
+"""KL(original || quantized) in nats per token, by name of the matrix and by candidate."""
 
 
 @dataclass(frozen=True)
 class _Watched:
-    """One linear on the way through its block and back.
+    """Inputs and gradients of one linear.
 
     Attributes:
         inputs: FP32 [tokens, in].
-        gradients: FP32 [tokens, out], of the log-probability of what was drawn.
+        gradients: gradients of the sampled tokens' log-probability by the linear's outputs,
+            FP32 [tokens, out].
     """
 
     inputs: torch.Tensor
@@ -61,17 +63,18 @@ def measure(
     tell: Callable[[int], None],
     seed: int = 0,
 ) -> Costs:
-    """Measure what each candidate for each matrix costs, all other matrices left alone.
+    """Measure the cost of each candidate for each matrix while all other matrices stay unchanged.
 
     Args:
-        model: in full precision.
-        ids: int64 [windows, length] of text.
-        candidates: gives the errors to measure.
-        tell: is told of the blocks done, each one twice.
-        seed: of the tokens that are drawn.
+        model: the model in full precision.
+        ids: token ids of the text, int64 [windows, length].
+        candidates: computes the errors to measure.
+        tell: receives 1 twice for every block, once in each direction.
+        seed: seed of the sampled tokens.
 
     Returns:
-        For every linear, the embedding and the head; of a tied pair, under the embedding's name.
+        Costs of every linear, the embedding and the head; for a tied pair, their sum under the
+        embedding's name.
     """
     config = model.config
     context = sequence_context(config, ids.shape[1])
@@ -85,11 +88,10 @@ def measure(
     for index in reversed(range(config.num_hidden_layers)):
         block = model.block(index)
         gradient, watched = _through_block(block, context, states.pop(), gradient)
-        for name, seen in watched.items():
-            full = block_tensor_name(index, name)
-            errors = candidates(block[name], seen.inputs)
-            costs[full] = {
-                candidate: _divergence(functional.linear(seen.inputs, error) * seen.gradients)
+        for name, entry in watched.items():
+            errors = candidates(block[name], entry.inputs)
+            costs[block_tensor_name(index, name)] = {
+                candidate: _divergence(functional.linear(entry.inputs, error) * entry.gradients)
                 for candidate, error in errors
             }
         tell(1)
@@ -108,14 +110,21 @@ def measure(
 
 
 def _divergence(parts: torch.Tensor) -> float:
-    """Half the mean of the squared sums of rows [tokens, out]: nats per token."""
+    """Half the mean of the squared row sums of FP32 [tokens, out], in nats per token."""
     return float(parts.sum(dim=1).square().mean(dtype=torch.float64)) / 2
 
 
 def _through_block(
     block: Block, context: SequenceContext, hidden: torch.Tensor, gradient: torch.Tensor
 ) -> tuple[torch.Tensor, dict[str, _Watched]]:
-    """From the gradient of a block's output to that of its input, and what its linears saw."""
+    """Gradient by a block's input, and inputs and gradients of its linears.
+
+    Args:
+        block: FP32 tensors.
+        context: rotary tables and mask for the windows' length.
+        hidden: input of the block, FP32 [windows, length, hidden].
+        gradient: gradient by its output, FP32 [windows, length, hidden].
+    """
     inputs: dict[str, torch.Tensor] = {}
     outputs: dict[str, torch.Tensor] = {}
 
@@ -128,15 +137,15 @@ def _through_block(
     result = decoder_block(block, context, hidden, watched)
     first, *others = torch.autograd.grad(result, [hidden, *outputs.values()], gradient)
     return first, {
-        name: _Watched(inputs[name], own.flatten(0, 1))
-        for name, own in zip(outputs, others, strict=True)
+        name: _Watched(inputs[name], gradients.flatten(0, 1))
+        for name, gradients in zip(outputs, others, strict=True)
     }
 
 
 def _through_head(
     model: ModelWeights, hidden: torch.Tensor, candidates: Candidates, seed: int
 ) -> tuple[Mapping[str, float], torch.Tensor]:
-    """What candidates for the head cost, and the gradient of the last block's output."""
+    """Costs of the candidates for the head, and the gradient by the last block's output."""
     norm, head = model.final_norm(), model.head()
     eps = model.config.rms_norm_eps
     generator = torch.Generator().manual_seed(seed)
@@ -144,18 +153,18 @@ def _through_head(
     pieces = torch.split(rows, _PIECE)
     gradients: list[torch.Tensor] = []
     for piece in pieces:
-        wanted = piece.detach().requires_grad_()
-        predicted = logits(wanted, norm, head, eps).log_softmax(dim=-1)
-        drawn = torch.multinomial(predicted.detach().exp(), 1, generator=generator)
-        gradients += torch.autograd.grad(predicted.gather(1, drawn).sum(), [wanted])
+        leaf = piece.detach().requires_grad_()
+        predicted = logits(leaf, norm, head, eps).log_softmax(dim=-1)
+        sampled = torch.multinomial(predicted.detach().exp(), 1, generator=generator)
+        gradients += torch.autograd.grad(predicted.gather(1, sampled).sum(), [leaf])
     costs = {}
     for candidate, error in candidates(head, rms_norm(rows, norm, eps)):
         total = 0.0
         for piece in pieces:
-            # Logits that are off by dz: half the variance of dz under the predictions.
-            likely = logits(piece, norm, head, eps).softmax(dim=-1)
+            # An error dz of the logits costs half the variance of dz under the predictions.
+            probabilities = logits(piece, norm, head, eps).softmax(dim=-1)
             off = functional.linear(rms_norm(piece, norm, eps), error)
-            off -= (likely * off).sum(dim=1, keepdim=True)
-            total += float((likely * off.square()).sum(dtype=torch.float64)) / 2
+            off -= (probabilities * off).sum(dim=1, keepdim=True)
+            total += float((probabilities * off.square()).sum(dtype=torch.float64)) / 2
         costs[candidate] = total / len(rows)
     return costs, torch.cat(gradients).view_as(hidden)

@@ -1,13 +1,13 @@
-"""Calibration windows as the original model and as the quantized one sees them, block by block.
+"""Hidden states of the calibration windows in the original and in the quantized model.
 
-What the blocks before have lost can be made up for by the weights that come after: each linear is
-shown its inputs in the quantized model and what its outputs lack of the original's, its errors
-upstream included. Li et al., "GPTAQ: Efficient Finetuning-Free Quantization for Asymmetric
-Calibration", 2025, does so for the inputs; here the linears that write into the residual stream
-answer for that too.
+Weights can compensate errors of earlier layers. For this, each linear gets the statistics of its
+inputs in the quantized model, and the shortfall of its outputs against the original model, which
+includes all earlier errors. Li et al., "GPTAQ: Efficient Finetuning-Free Quantization for
+Asymmetric Calibration", 2025, corrects errors of the inputs; here the linears that write into the
+residual stream correct its errors as well.
 
-Memory: both streams, what attention, the middle of the block and the MLP give out for the quantized
-one, and one linear's statistics.
+Memory: both streams; for the quantized one also the outputs of attention, of the first half of the
+block and of the MLP's activation; and one linear's statistics.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,8 +27,8 @@ from phi3quant.quant.gram import Gram
 _TILE = 1024
 
 Choose = Callable[[str, Gram, torch.Tensor], torch.Tensor]
-"""Given a linear's name, its inputs' statistics and its shortfall (see codecs.Codec), the weights
-that the quantized model has there, ready for products."""
+"""Quantizes a linear, from its name, the statistics of its inputs and its shortfall (see
+codecs.Codec); returns the dequantized weights [out, in] in the dtype for products."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class Streams:
     """Hidden states of the windows between two blocks.
 
     Attributes:
-        clean: as the original model has them, FP32 [windows, length, hidden]; changed in place.
-        actual: as the quantized model has them; changed in place.
+        clean: states of the original model, FP32 [windows, length, hidden]; changed in place.
+        actual: states of the quantized model, of the same shape.
     """
 
     clean: Hidden
@@ -47,9 +47,9 @@ class Streams:
 class _Sums:
     """Running sums over tokens for one linear.
 
-    Of the products x x^T of its inputs in the quantized model, of (y - x) x^T with y those in the
-    original one, and of (r' - r) x^T with r and r' the residual streams that it adds to, in the
-    quantized and in the original one.
+    The sums are over x x^T, (y - x) x^T and (r' - r) x^T. x and y are the linear's inputs in the
+    quantized and in the original model; r and r' are the residual streams to which it adds, in the
+    quantized and in the original model.
     """
 
     def __init__(self, width: int, residual: int) -> None:
@@ -59,7 +59,7 @@ class _Sums:
 
     def add(self, x: torch.Tensor, y: torch.Tensor, residual: torch.Tensor | None = None) -> None:
         self.moments.add(x)
-        # Small beside what they correct, so that fast products are good enough.
+        # The corrections are small compared with the weights, so fast products are precise enough.
         ready = x.flatten(0, 1).to(product_dtype())
         self._add(self.inputs, y - x, ready)
         if residual is not None:
@@ -73,17 +73,17 @@ class _Sums:
             sums[part] += rows[:, part].T @ x
 
     def finish(self, weight: torch.Tensor) -> tuple[Gram, torch.Tensor]:
-        """The inputs' statistics and the shortfall, means over tokens; the sums are used up.
+        """Statistics of the inputs and the shortfall FP32 [out, in]; the sums are overwritten.
 
         Args:
             weight: FP32 [out, in], after its folds.
         """
         dtype = product_dtype()
-        lacking = (weight.to(dtype) @ self.inputs.to(dtype)).float()
+        shortfall = (weight.to(dtype) @ self.inputs.to(dtype)).float()
         if len(self.residuals):
-            lacking += self.residuals
+            shortfall += self.residuals
         del self.inputs, self.residuals
-        return self.moments.finish(), lacking.div_(self.moments.tokens)
+        return self.moments.finish(), shortfall.div_(self.moments.tokens)
 
 
 def walk(
@@ -94,21 +94,21 @@ def walk(
     choose: Choose,
     shelf: Shelf,
 ) -> Hidden:
-    """Take both streams through a block, a linear at a time.
+    """Run both streams through a block, linear by linear.
 
     Args:
-        blocks: the original's tensors, ready for products, and those of the same block after its
-            folds, FP32.
-        scales: the folds' scales [channels], by their consumers.
-        context: for the windows' length.
-        streams: the block's inputs. ``clean`` becomes its outputs; ``actual`` stays, for a caller
-            who decides otherwise.
-        choose: called for each linear in the order of computation.
-        shelf: where intermediate activations are.
+        blocks: tensors of the original block in the dtype for products, and FP32 tensors of the
+            same block after its folds.
+        scales: FP32 scales [channels] of the folds, by their consumers.
+        context: rotary tables and mask for the windows' length.
+        streams: inputs of the block. ``clean`` is replaced by its outputs; ``actual`` stays
+            unchanged, so that the caller can reject the result.
+        choose: quantizes each linear, in the order of computation.
+        shelf: storage for intermediate activations.
 
     Returns:
-        The outputs of the quantized block, FP32 [windows, length, hidden]; on disk, the next walk
-        on this shelf takes their place.
+        Outputs of the quantized block, FP32 [windows, length, hidden]. On disk, they are valid
+        until the next walk on the same shelf.
     """
     original, moved = blocks
     eps = context.config.rms_norm_eps
@@ -118,7 +118,7 @@ def walk(
         return rms_norm(x, block[key], eps)
 
     def units(name: str, y: torch.Tensor) -> torch.Tensor:
-        """The original's input in the units that the folded linear has its own in."""
+        """Input in the original model, converted to the units of the folded linear's input."""
         if name not in scales:
             return y
         return y / FOLDS[name].per_column(scales[name], context.config)
@@ -133,9 +133,9 @@ def walk(
     sums = _Sums(attended.shape[-1], hidden)
     for x, y, mixed in _together(streams.actual, streams.clean, attended):
         mixed.copy_(attention(linear(norm(x, key, moved), weight), context))
-        wanted = attention(linear(norm(y, key, original), original[name]), context)
-        sums.add(mixed, units("o_proj", wanted), y - x)
-        y.copy_(y + linear(wanted, original["o_proj"]))
+        clean_mixed = attention(linear(norm(y, key, original), original[name]), context)
+        sums.add(mixed, units("o_proj", clean_mixed), y - x)
+        y.copy_(y + linear(clean_mixed, original["o_proj"]))
     weight = choose("o_proj", *sums.finish(moved["o_proj"]))
 
     name, key = "gate_up_proj", "post_attention_layernorm"
@@ -144,7 +144,7 @@ def walk(
     for x, y, mixed, between in _together(streams.actual, streams.clean, attended, middle):
         between.copy_(x + linear(mixed, weight))
         sums.add(norm(between, key, moved), units(name, norm(y, key, original)))
-    # The last piece holds all of it.
+    # The last batch is a view that keeps the whole tensor in memory.
     del attended, mixed
     weight = choose(name, *sums.finish(moved[name]))
 
@@ -154,11 +154,11 @@ def walk(
     sums = _Sums(inner.shape[-1], hidden)
     for x, y, inside in _together(middle, streams.clean, inner):
         active = gated(linear(norm(x, key, moved), weight))
-        wanted = gated(linear(norm(y, key, original), original[name]))
-        sums.add(active, units("down_proj", wanted), y - x)
-        # Rounded as the product does.
+        clean_active = gated(linear(norm(y, key, original), original[name]))
+        sums.add(active, units("down_proj", clean_active), y - x)
+        # Stored in the dtype for products, to which the product would round it anyway.
         inside.copy_(active)
-        y.copy_(y + linear(wanted, original["down_proj"]))
+        y.copy_(y + linear(clean_active, original["down_proj"]))
     weight = choose("down_proj", *sums.finish(moved["down_proj"]))
 
     for x, inside in _together(middle, inner):
@@ -167,7 +167,7 @@ def walk(
 
 
 def put(hidden: Hidden, other: Hidden) -> None:
-    """Put other activations of the same shape in the place of some."""
+    """Copy ``other`` into ``hidden``, which has the same shape."""
     for old, new in _together(hidden, other):
         old.copy_(new)
 

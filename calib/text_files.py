@@ -1,4 +1,4 @@
-"""Files of text: which there are, and the records in them, read within bounds."""
+"""Text files: search for files in folders, and bounded readers of their records."""
 
 import codecs
 import itertools
@@ -13,35 +13,38 @@ from phi3quant.disk.untrusted_json import parse_json
 from phi3quant.errors import CorpusError, MissingExtraError
 
 MAX_CHARACTERS = 32_000_000
-"""Enough for millions of tokens; it bounds memory when somebody points at a huge data set."""
+"""Limit of the text that is read, in characters: millions of tokens, but bounded memory for a
+huge data set."""
 
 _SEPARATOR = "<<<>>>"
 _CHUNK = 1 << 20
 _MAX_LINE = 2 * MAX_CHARACTERS
-# A value of a dictionary can be repeated in every row, so that a batch may take as much as its rows
-# times the column's chunk.
+# With dictionary encoding, every row may repeat the same value, so that a batch can need as many
+# bytes as its number of rows times the size of the column's chunk.
 _BATCH_ROWS, _BATCH_BYTES = 256, 64 << 20
-# A page may be as large as its column's chunk; text never compresses so well.
+# A page may be as large as its column's chunk. Text never compresses 100-fold.
 _MAX_EXPANDED, _MAX_RATIO = 32 << 20, 100
 
 Records = Iterator[tuple[str, Any]]
-"""Records with their places."""
+"""Records, each with its place (file and line or row) for error messages."""
 
 
 def text_files(path: Path, notes: Counter[str]) -> Sequence[Path]:
-    """The files to read: one, or all of a folder in order, links to folders excepted.
+    """Files to read: ``path`` itself or, sorted, all files in a folder and its subfolders.
+
+    Links to folders are not followed.
 
     Args:
-        path: a file or folder that exists.
-        notes: counts what is passed over.
+        path: an existing file or folder.
+        notes: receives a count for every skipped file.
 
     Raises:
-        CorpusError: there is none, or a folder can't be read.
+        CorpusError: there are no text files, or a folder can't be read.
     """
     mode = path.stat().st_mode
     if stat.S_ISREG(mode):
         if path.suffix not in READERS:
-            raise CorpusError(f"{path} is not one of {', '.join(READERS)}")
+            raise CorpusError(f"{path} has an unknown type; use one of {', '.join(READERS)}")
         return [path]
     if not stat.S_ISDIR(mode):
         raise CorpusError(f"the text {path} is neither a regular file nor a folder")
@@ -67,15 +70,15 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def read_records(file: Path, columns: Sequence[str]) -> Records:
-    """The records of a file; of plain text, a string for each document.
+    """Records of a file; in plain text, each document is a record.
 
     Args:
-        file: with an ending in READERS.
-        columns: fields that are needed, of files that are stored by column.
+        file: a file with a suffix in READERS.
+        columns: fields to read from files that are stored by column.
 
     Raises:
         CorpusError: the file can't be read.
-        MissingExtraError: it needs a library that isn't installed.
+        MissingExtraError: the file requires a library that isn't installed.
     """
     try:
         yield from READERS[file.suffix](file, columns)
@@ -89,7 +92,7 @@ def _read_text(file: Path, _columns: Sequence[str]) -> Records:
 
 
 def _decoded(file: Path) -> str:
-    """The beginning of a file; a byte order mark is passed over."""
+    """Text of a file, at most MAX_CHARACTERS characters, without a byte order mark."""
     decoder = codecs.getincrementaldecoder("utf-8-sig")()
     pieces: list[str] = []
     count = position = 0
@@ -139,18 +142,18 @@ def _read_parquet(file: Path, columns: Sequence[str]) -> Records:
             row = next(rows)
         except StopIteration:
             return
-        except Exception as error:  # noqa: BLE001 - dates, encodings: many kinds, none documented
+        except Exception as error:  # noqa: BLE001 - pyarrow raises many undocumented types
             reason = str(error).split("\n")[0][:300] or type(error).__name__
             raise CorpusError(f"{file} can't be read as parquet (row {number}: {reason})") from None
         yield f"{file}, row {number}", row
 
 
 def _rows(file: Path, columns: Sequence[str], open_file: Callable[..., Any]) -> Iterator[Any]:
-    # Pages are read one after the other, not whole chunks ahead.
+    # Without pre-buffering, pages are read one at a time instead of whole chunks.
     opened = open_file(file, pre_buffer=False, buffer_size=_CHUNK)
     present = [name for name in opened.schema_arrow.names if name in columns]
     if not present:
-        # The message about a missing field lists those that there are.
+        # read_record then raises an error that lists the existing fields.
         yield dict.fromkeys(opened.schema_arrow.names)
         return
     for group in range(opened.metadata.num_row_groups):
@@ -161,17 +164,17 @@ def _rows(file: Path, columns: Sequence[str], open_file: Callable[..., Any]) -> 
                 yield batch.slice(index, 1).to_pylist()[0]
 
 
-def _largest_chunk(described: Any, columns: Sequence[str]) -> int:
-    """Bytes of the largest chunk of the columns, decompressed."""
+def _largest_chunk(row_group: Any, columns: Sequence[str]) -> int:
+    """Decompressed size, in bytes, of the largest column chunk of a row group."""
     sizes = [0]
-    for index in range(described.num_columns):
-        chunk = described.column(index)
+    for index in range(row_group.num_columns):
+        chunk = row_group.column(index)
         name = chunk.path_in_schema.split(".")[0]
         small, large = chunk.total_compressed_size, chunk.total_uncompressed_size
         if name in columns and large > _MAX_EXPANDED and large > _MAX_RATIO * small:
             raise ValueError(
                 f"the column {name} expands from {small:,} bytes to {large:,}, more than "
-                f"{_MAX_RATIO}-fold; write it anew without compression if that is meant"
+                f"{_MAX_RATIO}-fold; if that is intended, write the file without compression"
             )
         if name in columns:
             sizes.append(large)
@@ -184,4 +187,4 @@ READERS: Mapping[str, Callable[[Path, Sequence[str]], Records]] = {
     ".jsonl": _read_jsonl,
     ".parquet": _read_parquet,
 }
-"""How to read a file, by its ending."""
+"""Readers by file suffix."""

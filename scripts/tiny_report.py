@@ -68,7 +68,7 @@ A story, continued:
 
 @dataclass(frozen=True)
 class Samples:
-    """What the model wrote, prompts included."""
+    """Texts that the model wrote, prompts included."""
 
     chat: str
     story: str

@@ -121,7 +121,7 @@ def journey(rng: random.Random) -> str:
 
 
 def mystery(rng: random.Random) -> str:
-    """Somebody took something; the colour of a second object tells who."""
+    """A theft that is solved by the colour of a second object."""
     return framed(rng, [
         "one [morning|evening], the {x_full} was [gone|missing] from {room}.",
         '"[who took|who has] my {x}?" [cried|asked] {a}, who was {feeling}.',

@@ -12,7 +12,7 @@ import tiny_stories as stories
 from tiny_chat import chat
 
 MIN_CHARS, MAX_CHARS = 200, 1500
-_CHAT_SHARE = 0.17  # of the documents
+_CHAT_SHARE = 0.17  # share of chats among the documents
 
 _KINDS: list[tuple[Callable[[random.Random], str], int]] = [
     *((story, 4) for story in stories.STORIES),
@@ -65,9 +65,9 @@ def documents(seed: int) -> Iterator[str]:
 
 
 def text(seed: int, size_bytes: int) -> str:
-    """Whole documents of together about `size_bytes` bytes, between `<s>` and `<|endoftext|>`.
+    """Whole documents of about `size_bytes` bytes in total, between `<s>` and `<|endoftext|>`.
 
-    That is how the model saw them in training.
+    This is the format of the training text.
     """
     parts: list[str] = []
     total = 0

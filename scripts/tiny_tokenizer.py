@@ -52,7 +52,7 @@ def _merges(pieces: dict[str, int]) -> list[list[str]]:
 
 
 def _added_token(index: int, content: str) -> dict[str, Any]:
-    """Flags as published for Phi-3: white space after a role or end mark is dropped."""
+    """Entry with Phi-3's published flags: white space after a role or end token is dropped."""
     return {
         "id": index, "content": content, "single_word": False, "lstrip": False,
         "rstrip": content == "</s>" or index > END_OF_TEXT, "normalized": False,
@@ -94,7 +94,7 @@ def _dump(path: Path, content: object) -> None:
 
 
 def write_configs(folder: Path) -> None:
-    """Write the small JSON files beside the tokenizer."""
+    """Write the small JSON files next to the tokenizer."""
     special = {"bos_token": "<s>", "eos_token": _ADDED[0], "pad_token": _ADDED[0],
                "unk_token": "<unk>"}  # fmt: skip
     decoder = {str(t["id"]): {k: v for k, v in t.items() if k != "id"} for t in _all_added()}
@@ -117,7 +117,7 @@ def check(folder: Path, seed: int, count: int = 500) -> None:
     slow = spm.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
     fast = Tokenizer.from_file(str(folder / "tokenizer.json"))
     for document in islice(documents(seed), count):
-        text = document.replace("<|", "< |")  # SentencePiece does not know the added tokens
+        text = document.replace("<|", "< |")  # SentencePiece has no added tokens
         ids = fast.encode(text).ids
         if ids != slow.encode(text) or fast.decode(ids) != text:
             raise ValueError(f"the tokenizers disagree on {document!r}")

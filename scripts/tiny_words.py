@@ -13,7 +13,7 @@ def _phrases(text: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Animal:
-    """What the generator knows about one animal."""
+    """Facts about an animal."""
 
     name: str
     plural: str

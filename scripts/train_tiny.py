@@ -45,7 +45,7 @@ Ids = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Trained:
-    """The model and the counts of everything it has seen."""
+    """The trained model and counts of its training tokens."""
 
     model: Any  # Phi3ForCausalLM
     pairs: Ids  # (vocab, vocab) counts of neighbouring tokens
@@ -65,7 +65,7 @@ def packed(tokenizer: Tokenizer, seed: int, chunk: int = 64) -> Iterator[Ids]:
 
 
 def held_out(tokenizer: Tokenizer, seed: int) -> Ids:
-    """Windows (n, LENGTH) of about HELD_OUT_BYTES of text of another seed."""
+    """Windows (n, LENGTH) of about HELD_OUT_BYTES bytes of text from another seed."""
     rows: list[Ids] = []
     source = packed(tokenizer, seed)
     size = 0
@@ -92,8 +92,8 @@ def optimizer_for(model: Any) -> torch.optim.AdamW:
 
 
 def update(model: Any, optimizer: torch.optim.AdamW, ids: torch.Tensor) -> float:
-    """One step on ids (batch, length); the mean loss in nats per token."""
-    # BF16 products are about 1.7 times as fast here; weights and loss stay FP32
+    """Do one step on ids (batch, length) and return the mean loss in nats per token."""
+    # BF16 products are about 1.7 times as fast as FP32; weights and loss stay FP32.
     with torch.autocast("cpu", torch.bfloat16):
         logits = model(input_ids=ids, use_cache=False).logits
     flat = logits[:, :-1].float().reshape(-1, tok.VOCAB)
@@ -134,12 +134,12 @@ def save(model: Any, folder: Path) -> None:
             p.copy_(p.half().float())
     tensors = {k: v.half().contiguous() for k, v in model.state_dict().items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "model.safetensors").chmod(0o644)  # safetensors makes it private
+    (folder / "model.safetensors").chmod(0o644)  # safetensors creates files with mode 0600
     (folder / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n")
 
 
 def write_corpora(folder: Path, seed: int) -> None:
-    """Write the texts for calibrating and for testing, of two further seeds."""
+    """Write texts for calibration and evaluation, from two more seeds."""
     for part, part_seed in (("calibration", seed + 3), ("evaluation", seed + 4)):
         (folder / part).mkdir(parents=True, exist_ok=True)
         path = folder / part / "text.txt"

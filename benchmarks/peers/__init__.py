@@ -1,1 +1,1 @@
-"""Other tools, each in an environment of its own and driven by a script that runs there."""
+"""Other tools, each in its own environment and run by a driver script there."""

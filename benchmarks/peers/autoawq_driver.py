@@ -1,11 +1,10 @@
-"""Runs inside AutoAWQ's own environment: quantize a model on given token windows.
+"""Driver for AutoAWQ, run in its own environment: quantizes a model on token windows.
 
-Two things in AutoAWQ 0.2.9 are repaired below, without which its result is no model at all;
-everything else is AutoAWQ as published. On a CPU it keeps the weights that its scale search must
-restore in a state dict made with ``.cpu()``, which copies nothing there, so the search eats the
-model. And of a Phi-3 with grouped query attention it folds the scales of o_proj's input into the
-last rows of qkv_proj, which are then keys and queries too; that fold is left out, as AutoAWQ
-itself does for Llama.
+Two bugs of AutoAWQ 0.2.9 are repaired below, because they make its result unusable; everything else
+is AutoAWQ as published. First, its scale search saves the weights to restore with ``.cpu()``, which
+doesn't copy on a CPU, so the search destroys the model. Second, in a Phi-3 with grouped query
+attention it folds the scales of o_proj's input into the last rows of qkv_proj, which include rows
+of keys and queries. That fold is left out, as AutoAWQ does for Llama.
 """
 
 import inspect
@@ -56,7 +55,7 @@ def main() -> None:
     given = parse_job()
     repair_restore()
     windows = np.load(given.windows)[: given.settings.get("samples")].tolist()
-    # Its default, FP16, is an emulation on most CPUs and many times slower there than FP32.
+    # The default, FP16, is emulated on most CPUs and many times slower than FP32.
     model = AutoAWQForCausalLM.from_pretrained(
         str(given.model), device_map="cpu", safetensors=True, torch_dtype=torch.float32
     )

@@ -1,4 +1,4 @@
-"""An environment of its own for each peer: their needs contradict ours and one another's."""
+"""Environments of the peers, one each, because their requirements contradict one another."""
 
 import json
 import subprocess
@@ -11,35 +11,35 @@ from typing import Protocol
 from benchmarks import ROOT
 
 PEERS = ROOT / "build" / "peers"
-"""Where environments and built tools are kept."""
+"""Folder for environments and built tools."""
 
 
 class Home(Protocol):
-    """Where a peer is installed."""
+    """Installation of a peer."""
 
     @property
     def variables(self) -> Mapping[str, str]:
-        """Set for what runs there."""
+        """Environment variables for the peer."""
 
     def make(self) -> None:
-        """Install the peer, unless it is there."""
+        """Install the peer unless it is installed."""
 
     def made(self) -> bool:
-        """Whether it is there."""
+        """Whether the peer is installed."""
 
     def versions(self) -> dict[str, str]:
-        """What is installed, by name."""
+        """Installed versions by name."""
 
 
 @dataclass(frozen=True)
 class Environment:
-    """A virtual environment under build/peers, made from PyPI when needed; implements Home.
+    """Virtual environment under build/peers, installed from PyPI when needed; implements Home.
 
     Attributes:
-        name: of its folder.
-        packages: pinned, installed with what they require.
-        unaided: pinned, installed after them and without what they declare to require.
-        variables: set for what runs there.
+        name: name of its folder.
+        packages: pinned packages, installed with their dependencies.
+        unaided: pinned packages, installed after the others and without dependencies.
+        variables: environment variables for programs that run there.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Environment:
 
     @property
     def python(self) -> Path:
-        """Its interpreter, which is there after ``make``."""
+        """Path of its interpreter, which exists after ``make``."""
         return PEERS / self.name / "bin" / "python"
 
     @property
@@ -61,7 +61,7 @@ class Environment:
         return "\n".join((*self.packages, *self.unaided))
 
     def make(self) -> None:
-        """Make it, unless it is there with the same packages."""
+        """Make the environment unless it exists with the same packages."""
         if self.made():
             return
         subprocess.run([sys.executable, "-m", "venv", "--clear", PEERS / self.name], check=True)
@@ -75,17 +75,17 @@ class Environment:
         ]
         subprocess.run([*install, *self.packages], check=True)
         if self.unaided:
-            # Built against what was just installed, not against another torch fetched for that.
+            # Build against the torch just installed; build isolation would download another one.
             alone = ["--no-deps", "--no-build-isolation"]
             subprocess.run([*install, *alone, *self.unaided], check=True)
         self._stamp.write_text(self._wanted, encoding="utf-8")
 
     def made(self) -> bool:
-        """See Home: with the same packages, that is."""
+        """Whether the environment exists with the same packages."""
         return self._stamp.is_file() and self._stamp.read_text(encoding="utf-8") == self._wanted
 
     def versions(self) -> dict[str, str]:
-        """The version of each package that is pinned."""
+        """Versions of the pinned packages."""
         command: list[str | Path] = [self.python, "-m", "pip", "list", "--format", "json"]
         listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         found = {entry["name"].lower(): entry["version"] for entry in json.loads(listed)}

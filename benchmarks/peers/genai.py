@@ -1,4 +1,4 @@
-"""onnxruntime-genai's model builder: from a checkpoint to an ONNX folder, rounded to nearest."""
+"""onnxruntime-genai's model builder: makes an ONNX folder from a checkpoint, by RTN."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ from benchmarks.peers.job import Job, Settings, Step
 
 
 def plan(python: Path) -> Callable[[Job, Settings], Sequence[Step]]:
-    """The plan with this interpreter; there are no settings but ``group_size``."""
+    """Plan of the builder with this interpreter; its only setting is ``group_size``."""
 
     def planned(job: Job, settings: Settings) -> Sequence[Step]:
         command: list[str | Path] = [

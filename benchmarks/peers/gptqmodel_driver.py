@@ -1,8 +1,7 @@
-"""Runs inside GPTQModel's own environment: quantize a model on given token windows.
+"""Driver for GPTQModel, run in its own environment: quantizes a model on token windows.
 
-Its reader of matrices isn't ours, so codes are decoded here from the file that it saved, as its
-format says: eight codes in an int32, those of ``qweight`` down the columns of a row, those of
-``qzeros`` along the rows.
+phi3quant has no reader for its format, so codes are decoded here from the saved file. An int32
+holds eight codes: in ``qweight`` of consecutive inputs, in ``qzeros`` of consecutive outputs.
 """
 
 import argparse
@@ -18,7 +17,7 @@ from benchmarks.peers.plain import parse_job, tensors, write_plain
 
 _CONFIGS = {"gptq": GPTQConfig, "awq": AWQConfig}
 _NIBBLES = torch.arange(0, 32, 4, dtype=torch.int32)
-# It takes gate_up_proj apart; rows stand in this order in a checkpoint.
+# GPTQModel splits gate_up_proj; this is the order of the rows in a checkpoint.
 _APART = {"gate_up_proj": ("gate_proj", "up_proj")}
 
 
@@ -37,10 +36,10 @@ def quantize(given: argparse.Namespace) -> None:
 
 
 def read(given: argparse.Namespace) -> None:
-    """Decode what was saved into a plain checkpoint."""
+    """Decode the saved artifact into a plain checkpoint."""
     stored = dict(tensors(given.artifact))
     symmetric = given.settings["symmetric"]
-    # What a symmetric scheme stores of zero points, and the order of columns, say nothing.
+    # The zero points of a symmetric scheme and the order of columns carry no information.
     told = (".qweight", ".scales") if symmetric else (".qweight", ".scales", ".qzeros")
     linear_bytes = sum(each.nbytes for name, each in stored.items() if name.endswith(told))
 
@@ -55,18 +54,18 @@ def read(given: argparse.Namespace) -> None:
 
 
 def _decoded(stored: Mapping[str, torch.Tensor], name: str) -> torch.Tensor:
-    """A matrix FP32 [rows, columns]."""
+    """Decoded matrix, FP32 [rows, columns]."""
     codes, zeros = stored[f"{name}.qweight"], stored[f"{name}.qzeros"]
     scales, group = stored[f"{name}.scales"].float(), stored[f"{name}.g_idx"].long()
     columns = (codes[:, None, :] >> _NIBBLES[None, :, None] & 15).flatten(0, 1)
     points = (zeros[:, :, None] >> _NIBBLES & 15).flatten(1, 2)
-    # Its files hold zero points less one, as those of AutoGPTQ did.
+    # Stored zero points are one less, as in AutoGPTQ.
     points = points + 1 & 15
     return ((columns - points[group]) * scales[group]).T
 
 
 def main() -> None:
-    """The phase that was asked for."""
+    """Run the requested phase."""
     given = parse_job()
     {"quantize": quantize, "read": read}[given.phase](given)
 

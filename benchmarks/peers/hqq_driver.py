@@ -1,4 +1,4 @@
-"""Runs inside HQQ's own environment: quantize each matrix, and decode it by HQQ's own code."""
+"""Driver for HQQ, run in its own environment: quantizes and decodes each matrix with HQQ."""
 
 import torch
 from hqq.core.quantize import Quantizer
@@ -7,7 +7,7 @@ from benchmarks.peers.plain import parse_job, write_plain
 
 
 def main() -> None:
-    """Quantize and write what HQQ decodes; it needs no calibration."""
+    """Quantize and write the matrices decoded by HQQ; it needs no calibration."""
     given = parse_job()
     stored = 0
 
@@ -17,12 +17,12 @@ def main() -> None:
             weight.float(),
             nbits=4,
             group_size=given.settings["group_size"],
-            # Along the rows, which is what its fast kernels read.
+            # Groups along the rows, as HQQ's fast kernels require.
             axis=1,
             device="cpu",
             compute_dtype=torch.float32,
         )
-        # Stored in half precision, as its own layers do.
+        # Half precision, as in HQQ's layers.
         for key in ("scale", "zero"):
             meta[key] = meta[key].half()
         stored += codes.nbytes + meta["scale"].nbytes + meta["zero"].nbytes

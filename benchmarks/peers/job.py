@@ -1,4 +1,4 @@
-"""What a tool is asked to do, and the steps in which it does that."""
+"""Jobs for tools, and the steps of a job."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -10,22 +10,22 @@ from benchmarks.peers.environment import Environment, Home
 from benchmarks.peers.process import Run, run
 
 Settings: TypeAlias = Mapping[str, Any]
-"""A tool's own options: group size, symmetry, method."""
+"""Options of a tool: group size, symmetry, method."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One model to be quantized by one tool.
+    """A model to be quantized by a tool.
 
     Attributes:
-        model: its folder.
-        calib: the calibration text as phi3quant takes it.
-        samples, seq_len: of the windows that phi3quant takes of it: those of ``windows``.
+        model: folder of the model.
+        calib: calibration text, as an argument for phi3quant.
+        samples, seq_len: number and length of the calibration windows.
         windows: file of the calibration windows, int64 [samples, seq_len] as .npy.
         words: file of the same windows as text.
-        shared: folder of what several jobs on this model need, such as an F16 GGUF file.
-        folder: of this job alone.
-        threads: that it may use.
+        shared: folder for files that several jobs on this model share, such as an F16 GGUF file.
+        folder: folder for this job only.
+        threads: number of threads for the tool.
     """
 
     model: Path
@@ -40,12 +40,12 @@ class Job:
 
     @property
     def artifact(self) -> Path:
-        """What the tool writes: a folder, or a file in it."""
+        """Folder for the tool's output."""
         return self.folder / "artifact"
 
     @property
     def plain(self) -> Path:
-        """The checkpoint that a driver decodes its artifact into."""
+        """Folder for the plain checkpoint that a driver decodes from the artifact."""
         return self.folder / "plain"
 
 
@@ -55,8 +55,8 @@ class Step:
 
     Attributes:
         command: program and arguments.
-        makes: left out if this is there already; None: it always runs.
-        timed: whether it is the tool's own work, and not preparation or reading back.
+        makes: path of the result; the step is skipped if it exists. None: it always runs.
+        timed: whether it is the tool's own work, not preparation or reading back.
         reads: whether it reads the artifact back.
     """
 
@@ -71,11 +71,12 @@ class Tool:
     """A quantizer.
 
     Attributes:
-        name: for people.
-        plan: the steps of a job with these settings.
-        home: where it is installed; None: it is phi3quant.
-        decoded: whether the result is read from ``Job.plain``, for want of a reader of its format.
-        sources: modules under benchmarks/ whose text decides over its results.
+        name: name in tables.
+        plan: returns the steps of a job with given settings.
+        home: its installation; None for phi3quant.
+        decoded: whether the result is read from ``Job.plain``, because phi3quant can't read its
+            format.
+        sources: modules under benchmarks/ whose code affects its results.
     """
 
     name: str
@@ -85,18 +86,21 @@ class Tool:
     sources: tuple[str, ...] = ()
 
     def result(self, job: Job) -> Path:
-        """What is to be scored."""
+        """Folder to score."""
         return job.plain if self.decoded else job.artifact
 
 
 def perform(tool: Tool, job: Job, settings: Settings, *, reading: bool = True) -> Run:
-    """Do a job; gives the time and memory of the tool's own steps.
+    """Do a job.
 
     Args:
-        tool: what does it.
-        job: what is done.
-        settings: the tool's.
-        reading: also read the artifact back, if that takes a driver.
+        tool: the tool.
+        job: the job.
+        settings: settings of the tool.
+        reading: also run the steps that read the artifact back.
+
+    Returns:
+        Time and memory of the tool's own steps.
 
     Raises:
         RefusedError: the tool ended with an error.
@@ -114,7 +118,7 @@ def perform(tool: Tool, job: Job, settings: Settings, *, reading: bool = True) -
 def driver(
     environment: Environment, module: str, job: Job, settings: Settings
 ) -> Callable[..., Step]:
-    """The command of a driver's phase, as ``plain.parse_job`` takes it."""
+    """Function that makes the step of a driver's phase, with arguments for ``plain.parse_job``."""
     given: dict[str, str | Path] = {
         "--model": job.model,
         "--windows": job.windows,

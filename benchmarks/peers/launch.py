@@ -1,7 +1,8 @@
-"""Starts a command and says what it took: a small process between a benchmark and a tool.
+"""Launcher that measures a command's time and memory: a small process between benchmark and tool.
 
-A child's peak memory is at least what its parent had when it started it, which for a benchmark that
-has loaded torch is more than some tools ever need. This imports next to nothing.
+The peak memory of a child process is at least the memory of its parent when it started. For a
+benchmark that has loaded torch, this is more than some tools need. The launcher imports hardly
+anything.
 
     python -I -S launch.py REPORT PROGRAM ARGUMENTS...
 """
@@ -12,7 +13,7 @@ import time
 
 
 def main() -> None:
-    """Run the command; write seconds, ru_maxrss and exit code into REPORT."""
+    """Run the command and write seconds, ru_maxrss and exit code into REPORT."""
     report, *command = sys.argv[1:]
     started = time.monotonic()
     child = os.posix_spawnp(command[0], command, os.environ)

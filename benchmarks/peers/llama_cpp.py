@@ -20,9 +20,10 @@ WINDOW = 512
 
 
 def plan(job: Job, settings: Settings) -> Sequence[Step]:
-    """Steps of a job: ``type`` as llama-quantize calls it, ``imatrix`` whether to use one.
+    """Steps of a job.
 
-    The F16 file that llama-quantize reads is phi3quant's: its weights are those of the model.
+    Settings are ``type``, as named by llama-quantize, and ``imatrix``, whether to use one. The F16
+    file for llama-quantize is exported by phi3quant, with the weights of the model.
     """
     full = job.shared / "f16"
     export: list[str | Path] = [
@@ -60,12 +61,12 @@ def plan(job: Job, settings: Settings) -> Sequence[Step]:
 
 @dataclass(frozen=True)
 class Build:
-    """Where the tools are; implements environment.Home."""
+    """Build of the tools; implements environment.Home."""
 
     variables: Mapping[str, str] = field(default_factory=dict)
 
     def make(self) -> None:
-        """Build the tools, unless they are there."""
+        """Build the tools unless they exist."""
         if self.made():
             return
         BUILT.mkdir(parents=True, exist_ok=True)
@@ -75,7 +76,7 @@ class Build:
         with tarfile.open(_archive()) as opened:
             opened.extractall(BUILT, filter="data")
         (source,) = BUILT.glob("llama_cpp_python-*/vendor/llama.cpp")
-        # For any CPU of this kind, since a build for this very one has crashed on AMX.
+        # A portable build, since one for the native CPU has crashed on AMX.
         options = ["GGML_NATIVE=OFF", "LLAMA_CURL=OFF", "BUILD_SHARED_LIBS=OFF"]
         flags = [f"-D{option}" for option in (*options, "CMAKE_BUILD_TYPE=Release")]
         _do(["cmake", "-B", BUILT, *flags, source])
@@ -83,11 +84,11 @@ class Build:
         _do(["cmake", "--build", BUILT, "--target", *targets, "-j", str(os.cpu_count() or 1)])
 
     def made(self) -> bool:
-        """Whether the tools are there."""
+        """Whether the tools exist."""
         return QUANTIZE.exists() and IMATRIX.exists()
 
     def versions(self) -> dict[str, str]:
-        """Of the package that the sources came in."""
+        """Version of the package with the sources."""
         return {PACKAGE: _archive().name.removesuffix(".tar.gz").rpartition("-")[2]}
 
 

@@ -1,6 +1,6 @@
-"""Runs inside llm-compressor's own environment: quantize a model on given token windows.
+"""Driver for llm-compressor, run in its own environment: quantizes a model on token windows.
 
-What it saves is a compressed-tensors folder, which phi3quant reads.
+It saves a compressed-tensors folder, which phi3quant can read.
 """
 
 import numpy as np
@@ -45,7 +45,7 @@ def main() -> None:
         num_calibration_samples=len(windows),
         shuffle_calibration_samples=False,
     )
-    # It keeps scales in the type that it computed in; a model for use has them in FP16.
+    # Scales keep the dtype of the computation; deployed models have them in FP16.
     model.half()
     model.save_pretrained(given.artifact, save_compressed=True)
     tokenizer.save_pretrained(given.artifact)

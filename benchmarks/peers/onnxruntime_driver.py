@@ -1,8 +1,8 @@
-"""Runs in an environment with onnxruntime alone: its quantizer of matrix products.
+"""Driver for onnxruntime's quantizer of matrix products, run in its own environment.
 
-The matrices of all blocks become one graph of products, each with an input and an output of its
-own; the quantizer turns them into MatMulNBits nodes. Decoding is onnxruntime's too: a node's
-product with the identity is its matrix, exactly, for each sum has one term that isn't zero.
+The matrices of all blocks become one graph of products, each with its own input and output; the
+quantizer turns them into MatMulNBits nodes. onnxruntime decodes as well: the product of a node with
+the identity is exactly its matrix, because each sum has only one term that isn't zero.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def prepare(given: argparse.Namespace) -> None:
 
 
 def quantize(given: argparse.Namespace) -> None:
-    """Quantize the graph by the algorithm that was asked for."""
+    """Quantize the graph with the requested algorithm."""
     group, symmetric = given.settings["group_size"], given.settings["symmetric"]
     algorithms = {
         "default": lambda: None,
@@ -57,10 +57,10 @@ def quantize(given: argparse.Namespace) -> None:
 
 
 def read(given: argparse.Namespace) -> None:
-    """Decode every matrix by multiplying the identity by it."""
+    """Decode every matrix by a product with the identity."""
     graph = onnx.load(_quantized(given.artifact)).graph
     arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    # Scales and zero points that are floats are FP32 here, but FP16 in a model for phones.
+    # Float scales and zero points are FP32 here, but FP16 in a model for phones.
     stored = sum(
         array.nbytes // 2 if array.dtype == np.float32 else array.nbytes
         for array in arrays.values()
@@ -99,7 +99,7 @@ def _quantized(folder: Path) -> Path:
 
 
 def main() -> None:
-    """The phase that was asked for."""
+    """Run the requested phase."""
     given = parse_job()
     {"prepare": prepare, "quantize": quantize, "read": read}[given.phase](given)
 

@@ -1,4 +1,4 @@
-"""phi3quant as one of the tools: its command line, in this environment."""
+"""phi3quant as one of the tools: its command line in this environment."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +10,7 @@ _PROGRAM: Sequence[str | Path] = (sys.executable, "-m", "phi3quant")
 
 
 def plan(job: Job, settings: Settings) -> Sequence[Step]:
-    """Steps of a job: ``arguments`` are the command and its options, without the model."""
+    """Steps of a job; the setting ``arguments`` has the command and its options, but no model."""
     command, *options = settings["arguments"]
     return _PLANS[command](job, options)
 
@@ -28,7 +28,7 @@ def _calibrate(command: str) -> Callable[[Job, Sequence[str]], Sequence[Step]]:
 
 
 def _export(job: Job, options: Sequence[str]) -> Sequence[Step]:
-    """Of a packed folder, by plain rounding, that all exports share; or of the model itself."""
+    """Steps that export a shared RTN-quantized folder; with ``--type``, the model itself."""
     form, *rest = options
     if "--type" in rest:
         return [_writing(job, ["export", form, job.model, *rest])]

@@ -1,7 +1,7 @@
-"""Checkpoints as peers' drivers see them, in environments without phi3quant.
+"""Plain checkpoints for drivers, in environments without phi3quant.
 
-A driver whose format phi3quant can't read turns what it made into a plain checkpoint: the source's
-tensors, those that were quantized in FP32 as they come out of the peer's own decoding.
+If phi3quant can't read a peer's format, its driver decodes the artifact into a plain checkpoint:
+the tensors of the source, with the quantized ones in FP32 as decoded by the peer.
 """
 
 import argparse
@@ -27,7 +27,7 @@ SIZES = "sizes.json"
 
 
 def parse_job() -> argparse.Namespace:
-    """What the table of tools gives every driver."""
+    """Arguments of a driver, as passed by ``job.driver``."""
     parser = argparse.ArgumentParser()
     parser.add_argument("phase", choices=("prepare", "quantize", "read"))
     parser.add_argument("--model", type=Path, required=True)
@@ -42,7 +42,7 @@ def parse_job() -> argparse.Namespace:
 
 
 def tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    """Name and value of all tensors of a folder of safetensors."""
+    """Names and values of all tensors in a folder of safetensors."""
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as opened:
             for name in opened.keys():  # noqa: SIM118 - not a dict
@@ -60,14 +60,14 @@ def write_plain(
     decode: Callable[[str, torch.Tensor], torch.Tensor],
     linear_bytes: Callable[[], int],
 ) -> None:
-    """Write the model with its matrices as they were decoded.
+    """Write a copy of the model with decoded matrices.
 
     Args:
-        model: the source.
+        model: folder of the source.
         plain: folder to make.
-        decode: gives what became of a matrix [rows, columns], by its name.
-        linear_bytes: what all matrices take in the peer's format, scales and zeros included;
-            asked for when all have been decoded.
+        decode: returns a decoded matrix [rows, columns], from its name and the original matrix.
+        linear_bytes: returns the bytes of all matrices in the peer's format, scales and zeros
+            included; called after all matrices are decoded.
     """
     plain.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(model / "config.json", plain / "config.json")

@@ -1,4 +1,4 @@
-"""Run a tool as a process of its own: its seconds, its peak memory, or why it refused."""
+"""Tools as processes: run time, peak memory, or the reason for a refusal."""
 
 import os
 import subprocess
@@ -11,12 +11,12 @@ from tempfile import TemporaryDirectory
 from benchmarks import ROOT
 
 _LAUNCH = ROOT / "benchmarks" / "peers" / "launch.py"
-# Of a failed tool's output, the last line that says something; longer ones are cut.
+# Length limit of the reason, which is the last line of a failed tool's output.
 _REASON_CHARACTERS = 400
 
 
 class RefusedError(Exception):
-    """A tool ended with an error; the message is the last thing that it said."""
+    """A tool ended with an error; the message is the last line of its output."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Run:
     peak_bytes: int
 
     def then(self, other: "Run") -> "Run":
-        """Both, one after the other."""
+        """Total time and peak memory of this run followed by another."""
         return Run(self.seconds + other.seconds, max(self.peak_bytes, other.peak_bytes))
 
 
@@ -37,26 +37,26 @@ def run(
     """Run a command to its end.
 
     Args:
-        command: program and arguments; paths are absolute.
-        log: file for all that it says; appended to. The command is started in its folder.
-        threads: that its libraries may use.
-        variables: of its environment, besides ours.
+        command: program and arguments, with absolute paths.
+        log: file to which its output is appended. The command starts in its folder.
+        threads: number of threads for its libraries.
+        variables: environment variables, in addition to the current ones.
 
     Raises:
-        RefusedError: it ended with an error.
+        RefusedError: the command ended with an error.
     """
     limits = dict.fromkeys(
         ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), str(threads)
     )
-    # Drivers are modules of this project, and nothing may be fetched while the clock runs.
+    # Drivers are modules of this project; downloads would distort the measured time.
     ours = {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
     environment = {**os.environ, **limits, **ours, **variables}
     log.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory() as place, log.open("ab") as out:
         report = Path(place) / "report"
-        # Isolated and without site packages: as small as an interpreter gets.
+        # Isolated and without site packages, so that the interpreter stays small.
         launched = [sys.executable, "-I", "-S", _LAUNCH, report, *command]
-        # Some tools leave files where they are started.
+        # Some tools leave files in the folder where they start.
         subprocess.run(
             launched, stdout=out, stderr=out, env=environment, cwd=log.parent, check=True
         )

@@ -1,4 +1,4 @@
-"""The tools that are compared, as data."""
+"""Table of the tools to compare."""
 
 import ast
 import hashlib
@@ -15,11 +15,11 @@ from benchmarks.peers.job import Job, Settings, Step, Tool, driver
 
 OURS = "phi3quant"
 OLDER = "†"
-"""Marks in tables what an older source made; see ``source_of``."""
+"""Mark in tables for results of an older version of the source; see ``source_of``."""
 
 
 def _driven(environment: Environment, module: str, *phases: str) -> Tool:
-    """A tool with a driver whose phases are run in turn."""
+    """Tool with a driver whose phases are run in order."""
 
     def plan(job: Job, settings: Settings) -> Sequence[Step]:
         phase = driver(environment, f"benchmarks.peers.{module}", job, settings)
@@ -36,14 +36,14 @@ def _driven(environment: Environment, module: str, *phases: str) -> Tool:
 
 _AUTOAWQ = Environment(
     "AutoAWQ",
-    # The last AutoAWQ, and the transformers of its time.
+    # The last release of AutoAWQ, with transformers of that time.
     ("torch==2.13.0", "transformers==4.51.3", "accelerate", "datasets", "zstandard", "tqdm"),
-    # Its declared requirements pull in CUDA kernels that a CPU has no use for.
+    # Its declared dependencies include CUDA kernels, which are useless on a CPU.
     unaided=("autoawq==0.2.9",),
 )
 _GPTQMODEL = Environment(
     "GPTQModel",
-    # It asks for torch 2.14.1 or newer. It is built when it is installed, which needs the rest.
+    # It requires torch 2.14.1 or newer. Installing it runs a build that needs the other packages.
     ("torch==2.14.1", "gptqmodel==7.7.0"),
     variables={"GPTQMODEL_CPU_WORKERS": "2"},
 )
@@ -67,7 +67,7 @@ _GENAI = Environment(
 )
 _LLM_COMPRESSOR = Environment("llm-compressor", ("torch==2.13.0", "llmcompressor==0.14.0.1"))
 
-# Parts of phi3quant that decide over no weight and no score.
+# Parts of phi3quant that affect neither weights nor scores.
 _TELLING = (
     *("estimating", "gating", "reporting", "progress.py"),
     *("run/time_estimate.py", "run/preflight.py"),
@@ -95,7 +95,7 @@ TOOLS: Mapping[str, Tool] = {
 
 
 def versions_of(name: str) -> dict[str, str]:
-    """What an installed tool is made of, by name."""
+    """Versions of an installed tool's packages, by name."""
     home = TOOLS[name].home
     if home:
         return home.versions()
@@ -104,9 +104,10 @@ def versions_of(name: str) -> dict[str, str]:
 
 
 def source_of(name: str) -> str:
-    """Hash of our program where a tool is that, of what runs it where it is a peer.
+    """Hash of the code that affects a tool's results: phi3quant itself, or the driver of a peer.
 
-    What counts is what is computed: not comments, form, docstrings, nor what only tells of it.
+    Comments, formatting and docstrings don't count, and neither do parts of phi3quant that affect
+    no results.
     """
     digest = hashlib.sha256()
     for file in _sources(TOOLS[name]):
@@ -115,11 +116,11 @@ def source_of(name: str) -> str:
 
 
 source_now = cache(source_of)
-"""The same, looked at once: for reports, of whose many rows each is asked about it."""
+"""``source_of``, computed once per tool, for reports with many rows."""
 
 
 def _sources(tool: Tool) -> list[Path]:
-    """The files whose text decides over a tool's results."""
+    """Files whose code affects a tool's results."""
     if tool.name != OURS:
         return [ROOT / "benchmarks" / name for name in tool.sources]
     packages = ("phi3quant", "converters", "calib")
@@ -129,7 +130,7 @@ def _sources(tool: Tool) -> list[Path]:
 
 
 def _parsed(source: bytes) -> str:
-    """The syntax tree of a module without its docstrings."""
+    """Syntax tree of a module without docstrings, as text."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
         documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)

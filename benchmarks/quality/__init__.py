@@ -1,1 +1,1 @@
-"""Perplexity against bits a weight: ours and the peers', on the same weights, tokens and scorer."""
+"""Perplexity and bits per weight of phi3quant and its peers: same weights, tokens, scorer."""

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.quality``: measure what isn't measured yet, then write table and plot.
+"""``python -m benchmarks.quality``: measure missing rows, then write table and plot.
 
 python -m benchmarks.quality                          everything
 python -m benchmarks.quality --only llama --only Q4_0
@@ -40,13 +40,13 @@ from phi3quant.source.locate import BUNDLED, bundled_folder
     help="Text to score on; may be repeated.",
 )
 @click.option("--samples", default=64, show_default=True, help="Calibration windows.")
-@click.option("--seq-len", default=512, show_default=True, help="Tokens in each.")
-@click.option("--window", default=1024, show_default=True, help="Tokens in a scored window.")
-@click.option("--max-tokens", type=int, help="Score only so much of each text.")
-@click.option("--only", multiple=True, help="Rows with this in their name; ours; peers.")
+@click.option("--seq-len", default=512, show_default=True, help="Tokens per calibration window.")
+@click.option("--window", default=1024, show_default=True, help="Tokens per scored window.")
+@click.option("--max-tokens", type=int, help="Tokens of each text to score.  [default: all]")
+@click.option("--only", multiple=True, help="Rows with this in their name, or ours, or peers.")
 @click.option("--threads", default=os.cpu_count() or 1, show_default=True)
-@click.option("--keep", is_flag=True, help="Keep what the tools make.")
-@click.option("--report", is_flag=True, help="Measure nothing.")
+@click.option("--keep", is_flag=True, help="Keep the artifacts.")
+@click.option("--report", is_flag=True, help="Only write the report; measure nothing.")
 @click.option("--docs", type=click.Path(path_type=Path), default=ROOT / "docs", show_default=True)
 def main(
     models: tuple[Path, ...],
@@ -63,11 +63,11 @@ def main(
     report: bool,
     docs: Path,
 ) -> None:
-    """Compare the quality of ours and the peers' quantized models.
+    """Compare the quality of models quantized by phi3quant and by its peers.
 
-    The bundled model is calibrated and scored on its own texts, whatever is given. Results are
-    kept in benchmarks/quality/results and measured again when the model, the texts, the settings
-    or the source that made them have changed.
+    The bundled model is always calibrated and scored on its own texts. Results are kept in
+    benchmarks/quality/results and measured again after a change of the model, the texts, the
+    settings or the source code.
     """
     use_threads(threads)
     subjects = []
@@ -98,7 +98,7 @@ def main(
 
 
 def _absolute(text: str) -> str:
-    """A file's path as tools find it wherever they are started; other texts as they are."""
+    """Absolute path of a text file, for tools that start in another folder; other names as is."""
     return str(Path(text).resolve()) if Path(text).exists() else text
 
 

@@ -1,4 +1,4 @@
-"""What is compared, a line each: a tool with its settings."""
+"""Rows of the comparison: tools with their settings."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from benchmarks.peers.tools import OURS
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """A row of the table, equal to itself alone.
+    """A row of the table; compared by identity.
 
     Attributes:
-        name: for people, unique.
-        tool: of benchmarks.peers.tools.TOOLS.
-        settings: as that tool takes them.
+        name: unique name for tables.
+        tool: key of benchmarks.peers.tools.TOOLS.
+        settings: settings of that tool.
     """
 
     name: str
@@ -75,11 +75,11 @@ ENTRIES: Sequence[Entry] = (
     _peer("llama.cpp", "Q4_K_M imatrix", type="Q4_K_M", imatrix=True),
     _peer("AutoAWQ", "asym g64, repaired, 32 windows", group_size=64, samples=32),
 )
-"""All rows, ours first; the dearest peer comes last, so that an interrupted run has the rest."""
+"""All rows, ours first; the slowest peer comes last, so that an interrupted run has the rest."""
 
 
 def chosen(only: Sequence[str]) -> list[Entry]:
-    """The entries whose title holds one of these words; ``ours`` and ``peers`` are words too."""
+    """Entries whose title contains one of these words; ``ours`` and ``peers`` select by side."""
 
     def wanted(entry: Entry) -> bool:
         side = "ours" if entry.tool == OURS else "peers"

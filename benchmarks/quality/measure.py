@@ -1,4 +1,4 @@
-"""Measure one entry: let the tool quantize, read back what it made, score it."""
+"""Measurement of one entry: the tool quantizes, the artifact is read back and scored."""
 
 import json
 import shutil
@@ -19,13 +19,13 @@ from phi3quant.model.architecture import tensor_shapes
 
 
 def measure(entry: Entry, subject: Subject, threads: int, *, keep: bool) -> Result:
-    """Run the tool and score its result; a refusal is a result too.
+    """Run the tool and score its artifact; a refusal by the tool is a result too.
 
     Args:
-        entry: what to run.
-        subject: on what.
-        threads: for the tool.
-        keep: leave the artifact, which is removed otherwise.
+        entry: the tool and its settings.
+        subject: the model and its texts.
+        threads: number of threads for the tool.
+        keep: keep the artifact instead of deleting it.
     """
     tool = TOOLS[entry.tool]
     if tool.home:
@@ -77,12 +77,12 @@ def measure(entry: Entry, subject: Subject, threads: int, *, keep: bool) -> Resu
 
 
 def _bits(tool: Tool, job: Job, subject: Subject) -> tuple[float, float]:
-    """Bits a weight of the blocks' matrices, and of the whole model."""
+    """Bits per weight of the blocks' matrices and of the whole model."""
     full = subject.opened
     parameters = sum(prod(shape) for shape in tensor_shapes(full.config).values())
     if tool.decoded:
         stored = json.loads((job.plain / SIZES).read_text(encoding="utf-8"))["linear_bytes"]
-        # The rest is as in the source.
+        # The other tensors are stored as in the source.
         whole = full.weight_bytes - full.linear_bytes + stored
         return linear_bits(full) * stored / full.linear_bytes, 8 * whole / parameters
     made = open_weights(tool.result(job))

@@ -1,4 +1,4 @@
-"""The plot: perplexity increase against bits a weight, a panel for each model."""
+"""Plot of perplexity increase against bits per weight, one panel per model."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from benchmarks.quality.entries import Entry
 from benchmarks.quality.result import Result
 from benchmarks.svg import saved
 
-# Height of a label as a share of the panel's, and the least share of perplexity that is drawn.
+# Height of a label relative to the panel, and the smallest increase that is drawn.
 _LABEL_HEIGHT = 0.022
 _LEAST = 1e-4
 _PLAIN_NUMBER = FuncFormatter(lambda value, _place: f"{value:g}")
@@ -22,7 +22,7 @@ def write_plot(panels: Mapping[str, Mapping[Entry, Result]], path: Path) -> None
     """Write the plot as SVG.
 
     Args:
-        panels: for each model, what was measured on it.
+        panels: results by entry, by name of the model.
         path: the file.
     """
     with saved(path, width=9, height=5.5 * max(1, len(panels))) as figure:
@@ -56,18 +56,18 @@ def _draw(axes: Axes, name: str, results: Mapping[Entry, Result]) -> None:
 
 
 def _colors() -> Sequence[str]:
-    """Ours stands out; one for each tool."""
+    """One color per tool; ours stands out."""
     return ["crimson", *(f"C{number}" for number in range(len(TOOLS) - 1))]
 
 
 def _height(result: Result) -> float:
-    """Of a point, in percent; one that lost nothing is drawn at the least."""
+    """Perplexity increase in percent, at least the smallest that is drawn."""
     return 100 * max(result.increase(0), _LEAST)
 
 
 def _label(axes: Axes, results: Mapping[Entry, Result]) -> None:
-    """Write each entry's name beside its point, moved up where another name stands."""
-    # Asking for the limits settles them, which the transformation doesn't.
+    """Write each entry's name next to its point, moved up if another name is there."""
+    # Reading the limits applies pending autoscaling, which the transformation doesn't do.
     axes.get_xlim()
     axes.get_ylim()
     to_panel = axes.transData + axes.transAxes.inverted()
@@ -75,7 +75,7 @@ def _label(axes: Axes, results: Mapping[Entry, Result]) -> None:
     for entry in sorted(results, key=lambda each: _height(results[each])):
         point = (results[entry].linear_bits, _height(results[entry]))
         x, y = (float(value) for value in to_panel.transform(point))
-        # Names reach over about a fifth of the width.
+        # Names are about a fifth of the panel's width.
         near = [top for left, top in taken if abs(left - x) < 0.2]
         y = max([y, *(top + _LABEL_HEIGHT for top in near if top + _LABEL_HEIGHT > y)])
         taken.append((x, y))
@@ -88,5 +88,5 @@ def _label(axes: Axes, results: Mapping[Entry, Result]) -> None:
             va="center",
             color="crimson" if entry.tool == OURS else "black",
         )
-        # A stack of many names must not squeeze the panel.
+        # A stack of names must not shrink the panel.
         label.set_in_layout(False)

@@ -1,4 +1,4 @@
-"""Tables and plot of what was measured, put into docs/."""
+"""Tables and plot of the results, written into docs/."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,9 +17,10 @@ Rows = Mapping[Entry, Result]
 
 
 def write_report(subjects: Sequence[Subject], docs: Path) -> None:
-    """Write the tables into quality.md, between its markers, and the plot beside it.
+    """Write the tables between the markers of quality.md, and the plot next to it.
 
-    Results of other texts or settings are left out and named; those of an older source are marked.
+    Results of other texts or settings are left out and listed on the terminal; those of an older
+    version of the source are marked.
     """
     found = {subject.name: _current(subject) for subject in subjects}
     tables = [_section(subject, found[subject.name]) for subject in subjects]
@@ -40,9 +41,9 @@ def _current(subject: Subject) -> dict[Entry, Result]:
 
 
 def _made(rows: Rows) -> dict[Entry, Result]:
-    """Those that are models, by bits and then by perplexity."""
+    """Results of tools that didn't refuse, by bits and then by perplexity."""
     made = {entry: result for entry, result in rows.items() if result.refused is None}
-    # Names, shapes and the like take a thousandth of a bit, which is no reason for another order.
+    # Rounded, since names and shapes add a thousandth of a bit, which must not affect the order.
     order = sorted(made, key=lambda entry: (round(made[entry].linear_bits, 1), _first(made[entry])))
     return {entry: made[entry] for entry in order}
 
@@ -52,7 +53,7 @@ def _first(result: Result) -> float:
 
 
 def _section(subject: Subject, rows: Rows) -> str:
-    """The table of one model, what refused, and what was used."""
+    """Table of one model, with refusals, texts and versions."""
     texts = [description for _, description in subject.scored]
     names = [_named(description["text"]) for description in texts]
     older = any(result.source != source_now(entry.tool) for entry, result in rows.items())
@@ -79,7 +80,7 @@ def _section(subject: Subject, rows: Rows) -> str:
 
 
 def _named(text: str) -> str:
-    """A text's name without the place where it lies."""
+    """Name of a text without its folder."""
     return Path(text).name if Path(text).is_absolute() else text
 
 
@@ -95,7 +96,7 @@ def _line(entry: Entry, result: Result, texts: int) -> str:
 
 
 def _versions(rows: Rows) -> str:
-    """Of all tools, each package of a tool once."""
+    """Versions of the packages of all tools."""
     by_tool = {entry.tool: result.versions for entry, result in rows.items()}
     return "; ".join(f"{tool} with {_listed(found.items())}" for tool, found in by_tool.items())
 

@@ -1,4 +1,4 @@
-"""What is known of an entry, kept as JSON so that an interrupted run goes on where it was."""
+"""Results of entries, kept as JSON so that an interrupted run can be resumed."""
 
 import hashlib
 import json
@@ -14,18 +14,18 @@ from benchmarks.quality.subject import Subject
 
 @dataclass(frozen=True)
 class Result:
-    """A row, or why there is none.
+    """Result of an entry, or the reason for a refusal.
 
     Attributes:
-        key: hash of what it is of, from ``key_of``.
-        source: hash of the program that made it, from ``tools.source_of``.
-        refused: what the tool said when it refused; None if it made a model.
-        linear_bits: stored for each weight of the blocks' matrices, scales and zeros included.
-        file_bits: of the whole model over all its weights.
-        seconds, peak_bytes: of the tool's own work.
-        threads: that it was given.
-        versions: of what it is made of, by name.
-        scores: for each text, phi3quant.evaluation.metrics.figures.
+        key: hash of the inputs, from ``key_of``.
+        source: hash of the source code, from ``tools.source_of``.
+        refused: the tool's error message if it refused; otherwise None.
+        linear_bits: bits per weight of the blocks' matrices, scales and zeros included.
+        file_bits: bits per weight of the whole model.
+        seconds, peak_bytes: time and memory of the tool's own work.
+        threads: number of threads for the tool.
+        versions: versions of the tool's packages, by name.
+        scores: phi3quant.evaluation.metrics.figures of each text.
     """
 
     key: str
@@ -40,19 +40,19 @@ class Result:
     scores: Sequence[Mapping[str, Any]]
 
     def increase(self, text: int) -> float:
-        """By how much perplexity grew on a text, as a share."""
+        """Relative increase of perplexity on a text."""
         return float(self.scores[text]["ratio"]) - 1
 
 
 def key_of(entry: Entry, subject: Subject) -> str:
-    """Changes with the model, calibration, texts, settings and versions asked for."""
+    """Hash of the model, calibration, texts, settings and pinned versions of an entry."""
     home = repr(TOOLS[entry.tool].home)
     wanted = {"entry": asdict(entry), "subject": subject.identity, "home": home}
     return hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()
 
 
 def load_result(entry: Entry, subject: Subject) -> Result | None:
-    """The result that was kept, whatever its key; None if there is none."""
+    """Saved result, regardless of its key; None if there is none."""
     path = _path(entry, subject)
     if not path.is_file():
         return None
@@ -60,7 +60,7 @@ def load_result(entry: Entry, subject: Subject) -> Result | None:
 
 
 def save_result(entry: Entry, subject: Subject, result: Result) -> None:
-    """Keep a result."""
+    """Save a result."""
     path = _path(entry, subject)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
@@ -69,7 +69,7 @@ def save_result(entry: Entry, subject: Subject, result: Result) -> None:
 
 
 def slug(entry: Entry) -> str:
-    """A name for files."""
+    """File name of an entry."""
     return "".join(c if c.isalnum() or c in "._" else "-" for c in entry.title)
 
 

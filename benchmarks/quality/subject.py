@@ -1,4 +1,4 @@
-"""A model that is quantized, with its texts and what all rows on it share."""
+"""Subject of the comparison: a model with its texts, shared by all rows."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,10 +26,10 @@ from phi3quant.source.stored_model import StoredWeights
 from phi3quant.source.tokenizer import Tokenizer
 
 WORK = ROOT / "build" / "quality"
-"""Artifacts, and what rows share."""
+"""Folder for artifacts and for files that rows share."""
 
 RESULTS = ROOT / "benchmarks" / "quality" / "results"
-"""What was measured; committed, since a row takes up to an hour."""
+"""Folder for results; they are committed, since a row takes up to an hour."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,11 @@ class Subject:
     """A model and its texts.
 
     Attributes:
-        name: for people and of its folders under WORK and RESULTS.
-        model: its folder.
+        name: name in tables, and of the folders under WORK and RESULTS.
+        model: folder of the model.
         calib: the calibration text.
-        texts: what is scored on, none of it from the calibration text.
-        samples, seq_len: of the calibration windows.
+        texts: texts for scoring, none of them part of the calibration text.
+        samples, seq_len: number and length of the calibration windows.
     """
 
     name: str
@@ -53,12 +53,12 @@ class Subject:
 
     @property
     def folder(self) -> Path:
-        """Where its artifacts are."""
+        """Folder for artifacts."""
         return WORK / self.name
 
     @property
     def results(self) -> Path:
-        """Where its results are."""
+        """Folder for results."""
         return RESULTS / self.name
 
     @cached_property
@@ -68,12 +68,12 @@ class Subject:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """The model's."""
+        """Tokenizer of the model."""
         return open_tokenizer(self.model)
 
     @cached_property
     def calibration(self) -> torch.Tensor:
-        """The windows that phi3quant chooses by default, int64 [samples, seq_len]."""
+        """Windows that phi3quant chooses by default, int64 [samples, seq_len]."""
         corpus = load_corpus(self.calib, "calibration")
         ids = self.tokenizer.encode(render(corpus, self.tokenizer))
         cut = windows.cut_windows(ids, self.seq_len, self.calib)
@@ -87,7 +87,7 @@ class Subject:
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """Hashes of all that decides over every row: weights, calibration and texts."""
+        """Hashes of the inputs that all rows share: weights, calibration and texts."""
         return {
             "weights": [sha256(file) for file in self.opened.files],
             "calibration": windows.digest(self.calibration),
@@ -95,7 +95,11 @@ class Subject:
         }
 
     def write_calibration(self) -> tuple[Path, Path]:
-        """Write the calibration windows for the peers; gives the files of ids and of text."""
+        """Write the calibration windows for the peers.
+
+        Returns:
+            Paths of the file of token ids (.npy) and of the text file.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         ids, words = self.folder / "windows.npy", self.folder / "windows.txt"
         np.save(ids, self.calibration.numpy())
@@ -104,7 +108,7 @@ class Subject:
         return ids, words
 
     def compare(self, model: ModelWeights, number: int) -> Comparison:
-        """Score a model on text ``number``, beside full precision."""
+        """Score a model on text ``number`` and compare it with full precision."""
         cut, description = self.scored[number]
         kept = self.folder / f"states-{description['tokens_sha256'][:12]}.safetensors"
         if not kept.exists():
@@ -116,10 +120,10 @@ class Subject:
 
 @dataclass(frozen=True)
 class _Remembered:
-    """The model in full precision, whose blocks were run before; implements Predictor.
+    """The model in full precision with saved states; implements Predictor.
 
     Attributes:
-        model: for its head.
+        model: the model, of which only norm and head are used.
         states: output of the last block, FP32 [windows, length, hidden].
     """
 
@@ -133,7 +137,7 @@ class _Remembered:
         return self.model.config
 
     def prepare(self, windows: torch.Tensor, tell: CountSteps) -> Predictions:
-        """See Predictor; the windows are those of the states."""
+        """See Predictor; ``windows`` must be those of the states."""
         del windows, tell
         return self._log_probabilities
 

@@ -1,1 +1,1 @@
-"""Time and memory: ours and the peers', on the same synthetic model and machine, by turns."""
+"""Time and memory of phi3quant and its peers, in alternation on the same model and machine."""

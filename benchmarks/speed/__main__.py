@@ -1,4 +1,4 @@
-"""``python -m benchmarks.speed``: measure what isn't measured yet, then write tables and plot.
+"""``python -m benchmarks.speed``: measure missing samples, then write tables and plot.
 
 python -m benchmarks.speed                       everything; many hours
 python -m benchmarks.speed --shape mini-quarter --layers 1 --rounds 1
@@ -24,11 +24,15 @@ from benchmarks.synthetic import SHAPES
 @click.option("--layers", default=2, show_default=True, help="Decoder blocks of the slice.")
 @click.option("--samples", default=32, show_default=True, help="Calibration windows.")
 @click.option("--threads", default=os.cpu_count() or 1, show_default=True)
-@click.option("--rounds", default=3, show_default=True, help="Of comparisons; growth has one.")
-@click.option("--only", multiple=True, help="Tasks with this in their name; ours is held beside.")
+@click.option(
+    "--rounds", default=3, show_default=True, help="Rounds of comparisons; growth has one."
+)
+@click.option(
+    "--only", multiple=True, help="Tasks with this in their name, and ours to compare them with."
+)
 @click.option("--growth/--no-growth", "with_growth", default=True, show_default=True)
-@click.option("--renew", is_flag=True, help="Measure anew what an older source made.")
-@click.option("--report", is_flag=True, help="Measure nothing.")
+@click.option("--renew", is_flag=True, help="Repeat samples of an older version of the source.")
+@click.option("--report", is_flag=True, help="Only write the report; measure nothing.")
 @click.option("--docs", type=click.Path(path_type=Path), default=ROOT / "docs", show_default=True)
 def main(
     shape: str,
@@ -58,7 +62,7 @@ def main(
 
 
 def _only(turn: Turn, words: tuple[str, ...]) -> Turn:
-    """The turn with the tasks that were asked for, and ours that they are held against."""
+    """The turn with the selected tasks, and with our tasks to which they are compared."""
     chosen = {
         name
         for name in turn.tasks

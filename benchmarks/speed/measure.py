@@ -1,4 +1,4 @@
-"""Run turns: every task of a turn once, then all again."""
+"""Measurement in turns: each round runs every task of a turn once."""
 
 import shutil
 from functools import cache, partial
@@ -20,22 +20,23 @@ from calib.corpus import load_corpus, render
 from phi3quant.source.tokenizer import load_tokenizer
 
 WORK = ROOT / "build" / "speed"
-"""Models and, for as long as they are needed, artifacts."""
+"""Folder for models and temporary artifacts."""
 KEPT = ROOT / "benchmarks" / "speed" / "samples.json"
-"""Where samples are kept."""
+"""File of the samples."""
 _CALIB = "tiny"  # text in the language of the synthetic models' tokenizer
 _SEQ_LEN = 512
 _SMALL = Size("mini-quarter", layers=1, samples=2, threads=1)
 
 
 def measure(turn: Turn, samples: Samples, *, renew: bool) -> None:
-    """Run a turn; what is known already isn't run again.
+    """Measure the missing samples of a turn.
 
     Args:
-        turn: what to run.
-        samples: what is known; added to.
-        renew: forget rounds of an older source. Those of another machine are forgotten anyway.
-            A round goes as a whole, for its ratios are of tasks that ran one after the other.
+        turn: tasks to run.
+        samples: known samples; new ones are added.
+        renew: repeat rounds of an older version of the source. Rounds of another machine are
+            always repeated. A round is repeated as a whole, because its ratios compare tasks that
+            ran one after the other.
     """
     for number in range(turn.rounds):
         tasks = {key_of(TASKS[name], turn.size, number): TASKS[name] for name in turn.tasks}
@@ -62,7 +63,7 @@ def _outdated(sample: Sample, task: Task, *, renew: bool) -> bool:
 
 @cache
 def _warm_up(task: Task) -> None:
-    """Run one of ours on a small model once, so that its kernels are compiled and don't count."""
+    """Run one of our tasks on a small model first, so that compilation isn't measured."""
     if task.tool == OURS:
         _sample(task, _SMALL)
 
@@ -96,7 +97,7 @@ def _sample(task: Task, size: Size) -> Sample:
 
 
 def _write_windows(model: Path, samples: int) -> tuple[Path, Path]:
-    """The windows that phi3quant takes, as ids and as text."""
+    """Write the windows that phi3quant chooses, as token ids and as text."""
     ids, words = (WORK / f"windows-{samples}{ending}" for ending in (".npy", ".txt"))
     tokenizer = load_tokenizer(model)
     text = render(load_corpus(_CALIB, "calibration"), tokenizer)

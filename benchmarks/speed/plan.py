@@ -1,4 +1,4 @@
-"""What is measured, as data: jobs, the sizes of models they get, and what is compared."""
+"""Measurements as data: tasks, sizes of models and comparisons."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,13 +10,13 @@ from benchmarks.peers.tools import OURS
 
 @dataclass(frozen=True)
 class Size:
-    """Of a job.
+    """Size of a job.
 
     Attributes:
-        shape: of benchmarks.synthetic.SHAPES.
-        layers: decoder blocks, besides which there are always embedding and head.
-        samples: calibration windows of 512 tokens.
-        threads: that the tool may use.
+        shape: key of benchmarks.synthetic.SHAPES.
+        layers: number of decoder blocks, in addition to embedding and head.
+        samples: number of calibration windows of 512 tokens.
+        threads: number of threads for the tool.
     """
 
     shape: str
@@ -32,13 +32,13 @@ class Size:
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """Something that a tool does; equal to itself alone.
+    """A task for a tool; compared by identity.
 
     Attributes:
-        name: for people, unique.
-        tool: of benchmarks.peers.tools.TOOLS.
-        settings: as that tool takes them.
-        beside: our task that this one's time is held against; None for ours.
+        name: unique name for tables.
+        tool: key of benchmarks.peers.tools.TOOLS.
+        settings: settings of that tool.
+        beside: name of our task to which this one's time is compared; None for ours.
     """
 
     name: str
@@ -54,13 +54,13 @@ class Task:
 
 @dataclass(frozen=True)
 class Turn:
-    """Tasks that are done by turns at one size, so that what the machine does strikes them all.
+    """Tasks that alternate at one size, so that other load on the machine affects all of them.
 
     Attributes:
         name: heading of the table.
-        size: of the model and the calibration.
-        tasks: names of TASKS, in turn.
-        rounds: how often; the dear ones once.
+        size: size of the model and the calibration.
+        tasks: keys of TASKS, in order.
+        rounds: number of rounds; one for expensive tasks.
     """
 
     name: str
@@ -119,11 +119,11 @@ _NARROWER: Mapping[str, Sequence[str]] = {"mini-4k": ("mini-quarter", "mini-half
 
 
 def comparisons(base: Size, rounds: int) -> Sequence[Turn]:
-    """The tables of ours beside peers.
+    """Turns that compare phi3quant with its peers.
 
     Args:
-        base: size of the first two; AutoAWQ takes hours for it, and gets one layer.
-        rounds: of each, but AutoAWQ has one.
+        base: size of the first two turns; AutoAWQ would take hours, so its turn has one layer.
+        rounds: rounds of the first two turns; AutoAWQ's turn has one.
     """
     least = replace(base, layers=1, samples=max(1, base.samples // 4))
     return (
@@ -134,7 +134,7 @@ def comparisons(base: Size, rounds: int) -> Sequence[Turn]:
 
 
 def growth(base: Size, rounds: int) -> Mapping[str, Sequence[Turn]]:
-    """For each axis, turns in which it alone changes, from the least to the most."""
+    """Turns by axis; in each axis only one quantity grows, from the smallest to the largest."""
     layers = [replace(base, layers=number) for number in (1, 2, 4)]
     widths = [replace(base, shape=shape) for shape in _NARROWER.get(base.shape, (base.shape,))]
     samples = [replace(base, samples=max(1, base.samples * n // 4)) for n in (1, 2, 4)]

@@ -1,4 +1,4 @@
-"""The plot: time and memory against what grows, a column of panels for each."""
+"""Plot of time and memory against growing quantities, one column of panels each."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,14 +8,14 @@ from matplotlib.figure import Figure
 from benchmarks.svg import saved
 
 Points = Sequence[tuple[float, float, float]]
-"""Where on the axis, seconds, bytes."""
+"""Points (position on the axis, seconds, bytes)."""
 
 
 def write_plot(axes: Mapping[str, Mapping[str, Points]], path: Path) -> None:
     """Write the plot as SVG.
 
     Args:
-        axes: by what grows, the points of each task.
+        axes: points by task, by name of the axis.
         path: the file.
     """
     with saved(path, width=3.2 * max(1, len(axes)), height=5.5) as figure:

@@ -1,4 +1,4 @@
-"""Tables of what was measured, put into docs/performance.md."""
+"""Tables of the measurements, written into docs/performance.md."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -19,15 +19,15 @@ AXES: Mapping[str, str] = {
     "samples": "calibration tokens",
     "threads": "threads",
 }
-"""What grows, with its name for people."""
-# Of a scaled time; what is less certain isn't told, for times of a few seconds are mostly noise.
+"""Names of the axes in tables and plots."""
+# Limit of the relative standard error of scaled times; times of a few seconds are mostly noise.
 _UNCERTAIN = 0.2
 
 
 def write_report(
     turns: Sequence[Turn], growth: Mapping[str, Sequence[Turn]], samples: Samples, docs: Path
 ) -> None:
-    """Write the tables into performance.md, between its markers, and the plot beside it."""
+    """Write the tables between the markers of performance.md, and the plot next to it."""
     used = _used([*turns, *(turn for several in growth.values() for turn in several)], samples)
     measured = [turn for turn in turns if _used([turn], samples)]
     parts = [_machines(used), *(_compared(turn, samples) for turn in measured)]
@@ -90,7 +90,7 @@ def _line(task: Task, runs: Sequence[Sample], turn: Turn, samples: Samples) -> s
     cells = [title, f"{statistics.median(seconds):.1f} s", spread, f"{peak:.2f} GB"]
     ours = _runs(TASKS[task.beside], turn, samples) if task.beside else []
     if ours:
-        # Of the same round, so that what the machine did meanwhile strikes both.
+        # Ratios within a round, so that other load on the machine affects both.
         ratios = [run.seconds / own.seconds for run, own in zip(runs, ours, strict=False)]
         extent = f"{min(ratios):.2f}-{max(ratios):.2f}"
         cells.append(f"{statistics.median(ratios):.2f} ({extent}) of {task.beside}")
@@ -100,7 +100,7 @@ def _line(task: Task, runs: Sequence[Sample], turn: Turn, samples: Samples) -> s
 
 
 Grown = Mapping[str, Sequence[tuple[float, float, float]]]
-"""Of each task by title: where on the axis, seconds, bytes; the least first."""
+"""Points (position on the axis, seconds, bytes) by title of the task, in growing order."""
 
 
 def _medians(axis: str, turns: Sequence[Turn], samples: Samples) -> Grown:
@@ -141,11 +141,11 @@ def _grown(axis: str, found: Grown) -> str:
 
 
 def scaled(found: Grown, layers: int) -> str:
-    """Straight lines through the times, carried on to the whole model: an estimate."""
+    """Estimated times of the whole model, by extrapolating straight lines through the times."""
     lines = []
     reach = np.array([layers, 1.0])
     for title, points in found.items():
-        # Two points lie on a line whatever they are.
+        # Two points always lie on a line and give no standard error.
         if len(points) < 3:
             continue
         line, spread = np.polyfit([p[0] for p in points], [p[1] for p in points], 1, cov=True)
@@ -159,7 +159,7 @@ def scaled(found: Grown, layers: int) -> str:
 
 
 Used = Mapping[str, Sequence[Sample]]
-"""Of each tool by name: what the report shows of it."""
+"""Samples in the report, by name of the tool."""
 
 
 def _used(turns: Sequence[Turn], samples: Samples) -> Used:
@@ -172,7 +172,7 @@ def _used(turns: Sequence[Turn], samples: Samples) -> Used:
 
 
 def _machines(used: Used) -> str:
-    """One, as long as no other has measured anything since."""
+    """Line with the machines on which the samples were measured."""
     names = dict.fromkeys(run.machine for runs in used.values() for run in runs)
     older = any(_is_older(tool, runs) for tool, runs in used.items())
     note = f" {OLDER}: measured with an older version of the source." if older else ""

@@ -1,4 +1,4 @@
-"""What was measured, kept with the project so that a later run goes on where one ended."""
+"""Samples, kept with the project so that an interrupted run can be resumed."""
 
 import hashlib
 import json
@@ -17,10 +17,10 @@ class Sample:
     Attributes:
         seconds: wall time, start-up and writing included.
         peak_bytes: largest resident set.
-        refused: what the tool said when it refused; None if it did its work.
-        machine: that it ran on.
-        source: hash of the program that ran, from ``tools.source_of``.
-        versions: of what the tool is made of, by name.
+        refused: the tool's error message if it refused; otherwise None.
+        machine: description of the machine.
+        source: hash of the source code, from ``tools.source_of``.
+        versions: versions of the tool's packages, by name.
     """
 
     seconds: float
@@ -44,7 +44,7 @@ class Samples:
     known: dict[str, Sample]
 
     def add(self, key: str, sample: Sample) -> None:
-        """Keep a sample."""
+        """Add a sample and save the file."""
         self.known[key] = sample
         entries = {key: asdict(self.known[key]) for key in sorted(self.known)}
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,13 +54,13 @@ class Samples:
 
 
 def open_samples(path: Path) -> Samples:
-    """Read what was kept, if anything was."""
+    """Read saved samples; none if the file doesn't exist."""
     entries = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return Samples(path, {key: Sample(**entry) for key, entry in entries.items()})
 
 
 def key_of(task: Task, size: Size, number: int) -> str:
-    """Changes with the task, the size, the number of the round, and the versions asked for."""
+    """Key of a sample: task, size, number of the round and a hash of settings and versions."""
     wanted = hashlib.sha256(repr((asdict(task), TOOLS[task.tool].home)).encode()).hexdigest()
     amount = f"{size.samples} windows, {size.threads} threads"
     return f"{size.model}, {amount}, round {number + 1}, {task.title}, {wanted[:8]}"

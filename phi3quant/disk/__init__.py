@@ -1,1 +1,1 @@
-"""Files: bounded readers of untrusted ones, atomic and hashed writers."""
+"""Files: bounded readers for untrusted input, atomic and hashed writers."""

@@ -1,13 +1,13 @@
-"""Names of files that other files give: each must lie in the same folder."""
+"""Check of file names that come from other files: each must lie in the same folder."""
 
 from pathlib import Path
 
 _MAX_BYTES = 255
-"""The longest name that common file systems take."""
+"""Length limit of a name on common file systems, in bytes of UTF-8."""
 
 
 def is_file_name(name: object) -> bool:
-    """Whether ``name`` is a single component that a folder can hold, never a way out of it."""
+    """Whether ``name`` is a single path component, so that it can't lead out of a folder."""
     return (
         isinstance(name, str)
         and name not in ("", ".", "..")

@@ -1,4 +1,4 @@
-"""The first bytes of a file, which tell what it is whatever it is called."""
+"""File types recognized by their first bytes, whatever the name."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def starts_with(path: Path, magic: bytes) -> bool:
 
 
 def lfs_hint(path: Path) -> str | None:
-    """A message for a git-lfs pointer that stands in place of a file; None for other files."""
+    """Message for a git-lfs pointer in place of the file itself; None for other files."""
     if not starts_with(path, _LFS_POINTER):
         return None
     return f"{path} is a git-lfs pointer, not the file itself; run: git lfs pull"

@@ -1,4 +1,4 @@
-"""Files and their SHA-256: of a file that is there, and of one that is being written."""
+"""SHA-256 of files, existing ones and ones that are being written."""
 
 import hashlib
 from pathlib import Path
@@ -8,11 +8,11 @@ from phi3quant.disk.writeback import Writeback
 
 
 class HashedFile:
-    """Bytes on their way to a file.
+    """Writer that hashes bytes on their way to a file.
 
     Attributes:
         path: the file.
-        size: bytes so far.
+        size: number of bytes written so far.
     """
 
     def __init__(self, path: Path) -> None:
@@ -34,7 +34,10 @@ class HashedFile:
         self._writeback.grown(self.size)
 
     def close(self) -> dict[str, Any]:
-        """Complete the file; gives what describe_file would say of it.
+        """Complete the file.
+
+        Returns:
+            Size and SHA-256, as describe_file returns them.
 
         Raises:
             OSError: the file can't be written.
@@ -50,5 +53,5 @@ def sha256(path: Path) -> str:
 
 
 def describe_file(path: Path) -> dict[str, Any]:
-    """Size and SHA-256 of a file."""
+    """Size and SHA-256 of a file, under the keys ``bytes`` and ``sha256``."""
     return {"bytes": path.stat().st_size, "sha256": sha256(path)}

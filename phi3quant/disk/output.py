@@ -1,4 +1,4 @@
-"""Output files that appear whole or not at all, and the checks before a folder is made."""
+"""Atomic writing of output files, and the checks that precede an output folder."""
 
 import contextlib
 import errno
@@ -16,9 +16,9 @@ from phi3quant.errors import InputError, OutputError
 MANIFEST = "phi3quant.json"
 """Name of the manifest, which marks a folder as made by phi3quant."""
 
-# Files that desktops put into any folder that is looked at.
-_OF_DESKTOPS = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
-# Foreign files that a message names before it only counts them.
+# Files that desktops add to every folder that someone opens.
+_DESKTOP_FILES = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
+# Foreign files that a message names; the rest are counted.
 _SHOWN = 3
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EOPNOTSUPP)
 _NO_SYNC = (errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -28,8 +28,8 @@ def check_output_folder(path: Path, *, overwrite: bool) -> None:
     """Refuse an output folder whose replacement would destroy something.
 
     Raises:
-        OutputError: ``path`` is a file, or a folder with content and no leave to replace it,
-            or one with anything in it that phi3quant did not make.
+        OutputError: ``path`` is a file or a link, or a folder that is not empty while
+            ``overwrite`` is false, or a folder with a file that phi3quant did not make.
     """
     with clear_os_errors(path):
         if path.is_symlink() or (path.exists() and not path.is_dir()):
@@ -46,18 +46,18 @@ def check_output_folder(path: Path, *, overwrite: bool) -> None:
         more = f" and {len(foreign) - _SHOWN} more" if len(foreign) > _SHOWN else ""
         raise OutputError(
             f"{path} holds {', '.join(foreign[:_SHOWN])}{more}, not made by phi3quant; "
-            "--overwrite replaces only its own output. Move that away, or choose another -o"
+            "--overwrite replaces only its own output. Move them away or choose another -o"
         )
 
 
 def foreign_files(folder: Path) -> Iterator[str]:
-    """Files in a folder that no manifest of phi3quant's lists, by their path in it.
+    """Paths, relative to ``folder``, of the files that are in no phi3quant manifest.
 
-    A file belongs to the manifest of the nearest folder above it that has one.
+    Each file is looked up in the manifest of the nearest folder above it that has one.
     """
     listed: dict[Path, frozenset[str]] = {}
     for path in sorted(folder.rglob("*")):
-        if path.name in _OF_DESKTOPS or (path.is_dir() and not path.is_symlink()):
+        if path.name in _DESKTOP_FILES or (path.is_dir() and not path.is_symlink()):
             continue
         homes = (home for home in path.parents if home == folder or (home / MANIFEST).is_file())
         home = next(homes)
@@ -68,7 +68,7 @@ def foreign_files(folder: Path) -> Iterator[str]:
 
 
 def _listed(folder: Path) -> frozenset[str]:
-    """Names that a folder's manifest accounts for; none if it isn't one of phi3quant's."""
+    """Files listed in a folder's manifest; none if phi3quant didn't write the manifest."""
     try:
         manifest = read_json(folder / MANIFEST)
     except InputError:
@@ -80,32 +80,33 @@ def _listed(folder: Path) -> frozenset[str]:
 
 
 def check_not_inside(output: Path, source: Path) -> None:
-    """Refuse an output that lies in the model's folder, or the other way round.
+    """Refuse an output inside the model's folder, and a model inside the output.
 
     Raises:
-        OutputError: it does.
+        OutputError: one lies in the other.
     """
     with clear_os_errors(output):
         inner, outer = output.resolve(), source.resolve()
     if inner == outer or outer in inner.parents or inner in outer.parents:
         raise OutputError(
-            f"the output {output} and the model {source} lie in one another; choose another -o"
+            f"the output {output} and the model {source} must not lie inside one another; "
+            "choose another -o"
         )
 
 
 def check_space(output: Path, need: int) -> None:
-    """Refuse before the work starts when the disk can't hold ``need`` bytes.
+    """Refuse an output of ``need`` bytes before the work starts if the disk lacks the space.
 
     Raises:
-        OutputError: it can't.
+        OutputError: fewer than ``need`` bytes are free.
     """
     with clear_os_errors(output):
         place = next(parent for parent in output.resolve().parents if parent.exists())
         free = shutil.disk_usage(place).free
     if need > free:
         raise OutputError(
-            f"{output} needs {need / 1e9:.2f} GB and {place} has {free / 1e9:.2f} GB free; "
-            "no space is left for it. Free some or choose another -o"
+            f"{output} needs {need / 1e9:.2f} GB, but {place} has only {free / 1e9:.2f} GB free; "
+            "free some space or choose another -o"
         )
 
 
@@ -120,14 +121,14 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_bytes(path: Path, content: bytes, *, replace: bool = True) -> None:
-    """Write a file, atomically: whoever opens ``path`` sees the old content or the new.
+    """Write a file atomically: a reader of ``path`` sees the old content or the new.
 
-    The content waits in ``.NAME.phi3quant-partial``, which a later call takes over if the process
-    is killed. A pipe or a device is written to as it is.
+    The content is written to ``.NAME.phi3quant-partial`` and then renamed. If the process is
+    killed, a later call reuses that file. A pipe or a device is written to directly.
 
     Args:
         path: the file.
-        content: all of it.
+        content: the whole content.
         replace: whether a file that has appeared at ``path`` meanwhile may be replaced.
 
     Raises:
@@ -140,12 +141,12 @@ def write_bytes(path: Path, content: bytes, *, replace: bool = True) -> None:
         partial = path.with_name(f".{path.name}.phi3quant-partial")
         descriptor = _open_locked(partial, os.O_RDWR | os.O_CREAT)
         if descriptor is not None and os.fstat(descriptor).st_nlink > 1:
-            # Killed after the link: these are the bytes of the file itself.
+            # The writer was killed after os.link: the partial file is the finished file itself.
             partial.unlink()
             os.close(descriptor)
             descriptor = _open_locked(partial, os.O_RDWR | os.O_CREAT)
         if descriptor is None:
-            raise OutputError(f"another process is writing {path} at this moment; wait for it")
+            raise OutputError(f"another process is writing {path}; wait until it is finished")
         with os.fdopen(descriptor, "wb") as file:
             try:
                 file.truncate(0)
@@ -164,7 +165,7 @@ def write_bytes(path: Path, content: bytes, *, replace: bool = True) -> None:
 
 
 def lock_folder(folder: Path) -> int | None:
-    """A descriptor that locks a folder until it is closed; None if another process has the lock.
+    """Descriptor that locks a folder until it is closed; None if another process has the lock.
 
     Raises:
         OSError: the folder is a link, or can't be opened.
@@ -173,7 +174,7 @@ def lock_folder(folder: Path) -> int | None:
 
 
 def _open_locked(path: Path, flags: int) -> int | None:
-    """Open and lock what has the name ``path`` then: it may be renamed or deleted meanwhile."""
+    """Open and lock ``path``; retry if it was renamed or deleted before the lock was held."""
     while True:
         descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
         try:
@@ -182,7 +183,8 @@ def _open_locked(path: Path, flags: int) -> int | None:
             os.close(descriptor)
             return None
         except OSError as error:
-            # Some network file systems have no locks; two runs at once are rarer than they are.
+            # Some network file systems have no locks. Going on without one is the lesser evil:
+            # such systems are more common than two runs for one output.
             if error.errno not in _NO_LOCKS:
                 os.close(descriptor)
                 raise
@@ -210,33 +212,33 @@ _REASONS = {
     errno.ENOENT: "a file or folder has disappeared",
     errno.ELOOP: "it is a link, and links are not followed there",
 }
-"""Words for the errors that people meet; the system's own stand for all others."""
+"""Messages for common errors; the system's own text is used for all others."""
 
 
 @contextlib.contextmanager
 def clear_os_errors(path: Path) -> Iterator[None]:
-    """Turn whatever the operating system refuses while ``path`` is made into an OutputError."""
+    """Convert errors of the operating system while ``path`` is written into OutputError."""
     try:
         yield
     except OSError as error:
         reason = _REASONS.get(error.errno or 0) or error.strerror or type(error).__name__
         named = error.filename if isinstance(error.filename, str | bytes | os.PathLike) else path
-        # It may be a file of the model that can't be read.
+        # The file that failed may belong to the model that is being read.
         other = Path(os.fsdecode(named))
         foreign = path.parent.absolute() not in other.absolute().parents
         what = (
             f"can't make {path}: {other}: {reason}" if foreign else f"can't write {path}: {reason}"
         )
-        raise OutputError(f"{what}; nothing of it was left half-written") from error
+        raise OutputError(f"{what}; no partial output was left") from error
     except ValueError as error:
-        # A name with a NUL in it.
+        # Python raises ValueError ("embedded null byte") for a name with a NUL.
         if "null" not in str(error):
             raise
         raise OutputError(f"can't write {str(path)!r}: a name can't hold a NUL") from None
 
 
 def sync_tree(folder: Path) -> None:
-    """Wait until all files of a folder and its names are on the disk."""
+    """Wait until a folder's files and their names are on the disk."""
     for path in sorted(folder.rglob("*")):
         sync(path)
     sync(folder)

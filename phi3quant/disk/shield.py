@@ -1,4 +1,4 @@
-"""Steps that an interruption must not cut in two."""
+"""Protection from signals for steps that must not be interrupted."""
 
 import signal
 import threading
@@ -11,9 +11,9 @@ _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Hold Ctrl-C and polite kills back until the body is done, then let them strike.
+    """Defer SIGINT, SIGTERM and SIGHUP until the body is done, then raise the first one.
 
-    Python handles signals in the main thread alone; elsewhere nothing needs holding back.
+    Python handles signals only in the main thread; in other threads this does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -1,4 +1,4 @@
-"""A tensor that is going to be written, as numbers alone; says sizes without loading torch."""
+"""Tensors that are going to be written: names, types, shapes and sizes, without torch."""
 
 import json
 import struct
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import prod
 
 SHARD_BYTES = 5_000_000_000
-"""The customary size limit of one shard of safetensors."""
+"""Customary size limit of a safetensors shard, in bytes."""
 
 ITEM_BYTES: Mapping[str, int] = {
     "F32": 4,
@@ -18,7 +18,7 @@ ITEM_BYTES: Mapping[str, int] = {
     "I8": 1,
     "U8": 1,
 }
-"""Bytes of an element by its type, as safetensors names types."""
+"""Bytes per element, by the name of the type in safetensors."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,10 @@ class PlannedTensor:
 def plan_shards(
     tensors: Sequence[PlannedTensor], shard_bytes: int = SHARD_BYTES
 ) -> list[list[PlannedTensor]]:
-    """Cut the tensors into runs of at most ``shard_bytes`` (a larger tensor stands alone)."""
+    """Split tensors, in order, into shards of at most ``shard_bytes`` bytes.
+
+    A larger tensor gets a shard of its own.
+    """
     shards: list[list[PlannedTensor]] = [[]]
     room = shard_bytes
     for tensor in tensors:
@@ -51,7 +54,7 @@ def plan_shards(
 
 
 def safetensors_header(tensors: Sequence[PlannedTensor]) -> bytes:
-    """What a file of safetensors begins with: https://huggingface.co/docs/safetensors."""
+    """Header of a safetensors file: https://huggingface.co/docs/safetensors."""
     entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for tensor in tensors:
@@ -62,6 +65,6 @@ def safetensors_header(tensors: Sequence[PlannedTensor]) -> bytes:
         }
         offset += tensor.nbytes
     text = json.dumps(entries, separators=(",", ":")).encode()
-    # Padding with spaces lets the data start at a multiple of 8, as the library itself does.
+    # Spaces align the data to 8 bytes, as the safetensors library does.
     text += b" " * (-len(text) % 8)
     return struct.pack("<Q", len(text)) + text

@@ -1,7 +1,7 @@
-"""Stream safetensors out: the header first, then the tensors as they come.
+"""Streaming writer of safetensors: the header first, then one tensor at a time.
 
-The safetensors library writes a file from a dict of tensors that are all in memory; here only
-the tensor at hand is. The format: https://huggingface.co/docs/safetensors
+The safetensors library needs all tensors of a file in memory; this writer needs only the current
+one. The format: https://huggingface.co/docs/safetensors
 """
 
 import json
@@ -32,12 +32,12 @@ DTYPE_NAMES: Mapping[torch.dtype, str] = {
     torch.uint8: "U8",
 }
 DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
-"""Torch's types by the names of safetensors."""
+"""Torch dtypes by their names in safetensors."""
 
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """Name, dtype and shape of a tensor that is going to be written."""
+    """Name, torch dtype and shape of a tensor that is going to be written."""
 
     name: str
     dtype: torch.dtype
@@ -50,20 +50,20 @@ class TensorSpec:
 
     @property
     def planned(self) -> PlannedTensor:
-        """The same without torch's types."""
+        """The same tensor with the type's name in place of the torch dtype."""
         return PlannedTensor(self.name, DTYPE_NAMES[self.dtype], self.shape)
 
 
 def spec_of(planned: PlannedTensor) -> TensorSpec:
-    """A planned tensor with torch's type."""
+    """Planned tensor with a torch dtype in place of the type's name."""
     return TensorSpec(planned.name, DTYPES[planned.dtype], planned.shape)
 
 
 class SafetensorsStream:
-    """Writes shards of safetensors into a folder, one tensor at a time.
+    """Writer of safetensors shards into a folder, one tensor at a time.
 
-    Files are named as Hugging Face does: ``model.safetensors``, or ``model-00001-of-00002`` and
-    so on with an index. Tensors must come in the order of ``specs``.
+    File names follow Hugging Face: ``model.safetensors``, or ``model-00001-of-00002.safetensors``
+    and so on with an index. Tensors must be written in the order of ``specs``.
 
     Attributes:
         hashed: size and SHA-256 of each shard by its name, taken while writing; all of them once
@@ -103,10 +103,10 @@ class SafetensorsStream:
         self._order.abandon()
 
     def write(self, name: str, tensor: torch.Tensor) -> None:
-        """Append the next tensor; it must not be changed afterwards.
+        """Append the next tensor, which must not be changed afterwards.
 
         Raises:
-            ValueError: it is not the tensor announced for this place, in name, dtype or shape.
+            ValueError: name, dtype or shape differ from the next of ``specs``.
         """
         self._order.expect(name)
         number, spec = self._places[name]

@@ -1,7 +1,8 @@
-"""The one reader of JSON that comes from outside: strict, bounded, checked against a type.
+"""Reader of untrusted JSON: strict, bounded and checked against a type.
 
-Depth, digits, NaN, broken UTF-8 and halves of surrogate pairs are refused with a message. Later on,
-each of them would end in a library's exception, or in a file that others can't read.
+Deep nesting, very long numbers, NaN, broken UTF-8 and halves of surrogate pairs are refused with a
+message. Accepted, each of them would later end in a library's exception or in a file that other
+programs can't read.
 """
 
 import re
@@ -13,10 +14,10 @@ import msgspec
 from phi3quant.errors import CheckpointError, Phi3QuantError
 
 MAX_FILE_BYTES = 256 << 20
-"""Size limit of a JSON file; the largest of published models, a tokenizer.json, has 35 MB."""
+"""Size limit of a JSON file; the largest in a published model, a tokenizer.json, has 35 MB."""
 
 _BOM = b"\xef\xbb\xbf"
-# Pairs and escaped backslashes are matched too, so that only halves are left for the last group.
+# Escaped backslashes and whole pairs match first, so that the last group matches only halves.
 _ESCAPES = re.compile(
     rb"\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
     rb"|(?P<half>\\u[dD][89a-fA-F][0-9a-fA-F]{2})"
@@ -31,17 +32,17 @@ def parse_json(
     raises: type[Phi3QuantError] = CheckpointError,
     mend_halves: bool = False,
 ) -> Any:
-    """Parse JSON, and check it against a type.
+    """Parse JSON and check it against a type.
 
     Args:
         text: UTF-8, with or without a byte order mark.
-        kind: what the value must be, such as ``dict[str, int]``; anything that msgspec takes.
+        kind: required type, such as ``dict[str, int]``; any type that msgspec accepts.
         where: file (and line) for messages.
-        raises: error class of messages.
-        mend_halves: read half of a surrogate pair as U+FFFD; by default it is refused.
+        raises: class of the errors raised.
+        mend_halves: read half of a surrogate pair as U+FFFD instead of refusing it.
 
     Raises:
-        Phi3QuantError: ``raises``, if it isn't JSON or not of that type.
+        Phi3QuantError: an instance of ``raises``, if the text isn't JSON or not of type ``kind``.
     """
     data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
     data = data.removeprefix(_BOM)
@@ -67,16 +68,19 @@ def parse_json(
 def read_json(
     path: Path, kind: Any = dict[str, Any], *, raises: type[Phi3QuantError] = CheckpointError
 ) -> Any:
-    """Read a JSON file; an object by default. See ``parse_json``.
+    """Read a JSON file, an object by default. See ``parse_json``.
 
     Raises:
-        Phi3QuantError: ``raises``, if the file can't be read, is larger than MAX_FILE_BYTES, isn't
-            JSON or not of that type.
+        Phi3QuantError: an instance of ``raises``, if the file can't be read, is larger than
+            MAX_FILE_BYTES, isn't JSON or not of type ``kind``.
     """
     try:
         size = path.stat().st_size
         if size > MAX_FILE_BYTES:
-            raise raises(f"{path} has {size:,} bytes; a JSON file of a model has less")
+            raise raises(
+                f"{path} has {size:,} bytes; JSON files above {MAX_FILE_BYTES >> 20} MiB are not "
+                "read"
+            )
         data = path.read_bytes()
     except (OSError, ValueError) as error:
         raise raises(f"{path} can't be read: {error}") from None
@@ -86,13 +90,13 @@ def read_json(
 def read_json_if_there(
     path: Path, *, raises: type[Phi3QuantError] = CheckpointError
 ) -> dict[str, Any]:
-    """The JSON object in ``path``, or an empty one if there is no such file.
+    """JSON object in ``path``, or an empty one if the file doesn't exist.
 
     Raises:
-        Phi3QuantError: ``raises``, as read_json.
+        Phi3QuantError: as read_json.
     """
-    found: dict[str, Any] = read_json(path, raises=raises) if path.is_file() else {}
-    return found
+    content: dict[str, Any] = read_json(path, raises=raises) if path.is_file() else {}
+    return content
 
 
 def _without_halves(data: bytes, where: str, raises: type[Phi3QuantError], *, mend: bool) -> bytes:

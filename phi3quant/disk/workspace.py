@@ -1,17 +1,17 @@
-"""The folder beside an output in which it is made, locked by the command that makes it.
+"""Workspace: the locked folder next to an output in which the output is made.
 
-``.OUT.unfinished`` holds
+``.OUT.unfinished`` contains
 
-    begun.json     marks it as ours; for a calibrated run, all that decides its result
-    done.json      the same file once the output is whole, while it takes its place
-    whole/         the output as it grows; renamed to OUT in the end
-    old/           what stood at OUT, until the new one does
+    begun.json     mark of a workspace; for a calibrated run, everything that decides its result
+    done.json      the same file, renamed while the complete output replaces OUT
+    whole/         the output while it is written; renamed to OUT at the end
+    old/           the previous OUT, until the new one has replaced it
     block-*        finished blocks (phi3quant.run.journal)
-    states.*       hidden states that memory has no room for
+    states.*       hidden states that don't fit in memory
 
-A killed process leaves the folder behind. The next command for the same output puts ``old`` back if
-nothing stands at OUT, drops ``whole``, and keeps finished blocks. Anything else in the folder is
-somebody's, and is never touched.
+A killed process leaves the folder behind. The next command for the same output moves ``old`` back
+if OUT is missing, deletes ``whole`` and keeps finished blocks. Any other file in the folder belongs
+to someone else and is never touched.
 """
 
 import contextlib
@@ -43,12 +43,12 @@ _OURS = re.compile(
 
 @dataclass(frozen=True)
 class Workspace:
-    """A command's own place beside its output.
+    """Folder next to an output, used by one command at a time.
 
     Attributes:
-        output: the folder that is going to be made.
+        output: the folder to make.
         folder: ``.OUT.unfinished``.
-        overwrite: whether what stands at ``output`` may be replaced, if phi3quant made it.
+        overwrite: whether an existing ``output`` may be replaced, provided phi3quant made it.
     """
 
     output: Path
@@ -57,7 +57,7 @@ class Workspace:
 
     @property
     def draft(self) -> Path:
-        """The output as it grows; its files are written here."""
+        """Folder in which the output's files are written."""
         return self.folder / _WHOLE
 
     @property
@@ -66,10 +66,10 @@ class Workspace:
         return any(_BLOCK.fullmatch(path.name) for path in self.folder.iterdir())
 
     def begin_draft(self) -> Path:
-        """An empty folder for the output's files.
+        """Make the draft an empty folder and return its path.
 
         Raises:
-            OutputError: it can't be made.
+            OutputError: the folder can't be made.
         """
         with clear_os_errors(self.output):
             _discard(self.draft)
@@ -77,11 +77,11 @@ class Workspace:
         return self.draft
 
     def publish(self) -> None:
-        """Give the draft the output's name; the workspace is gone afterwards.
+        """Rename the draft to the output and delete the workspace.
 
         Raises:
             OutputError: something has appeared at the output meanwhile, or the system refuses.
-                What stood there before is there again.
+                The previous output is back in place.
         """
         with clear_os_errors(self.output):
             sync_tree(self.draft)
@@ -92,7 +92,7 @@ class Workspace:
             try:
                 if self.overwrite and self.output.exists():
                     self.output.rename(old)
-                # The system replaces an empty folder, and refuses one with content.
+                # rename(2) replaces an empty folder and fails for one with content.
                 self.draft.rename(self.output)
             except OSError:
                 if old.exists() and not self.output.exists():
@@ -103,7 +103,7 @@ class Workspace:
             self.remove()
 
     def recover(self) -> None:
-        """Bring the workspace of a killed process in order.
+        """Clean up after a killed process.
 
         Raises:
             OutputError: the system refuses.
@@ -111,15 +111,16 @@ class Workspace:
         with clear_os_errors(self.output):
             done = self.folder / _DONE
             if done.exists() and not self.draft.exists():
-                # Killed after the output took its place.
+                # The process was killed after the output was in place.
                 self.clear()
                 return
             self._put_back()
             self.drop_draft()
 
     def drop_draft(self) -> None:
-        """Delete what is only worth something within a run; finished blocks stay."""
-        # Without a draft, done.json means that the output took its place, and old/ is deleted.
+        """Delete the draft and the hidden states; keep finished blocks."""
+        # done.json without a draft would mean that the output is in place, and recovery would
+        # delete old/.
         if self.draft.exists() and (self.folder / _DONE).exists():
             self._rename(_DONE, BEGUN)
         _discard(self.draft)
@@ -127,7 +128,7 @@ class Workspace:
             path.unlink()
 
     def clear(self) -> None:
-        """Delete everything of ours; the folder stays.
+        """Delete all files of the workspace, but not the folder.
 
         Raises:
             OSError: the system refuses.
@@ -136,12 +137,12 @@ class Workspace:
         for path in sorted(self.folder.iterdir()):
             if _OURS.fullmatch(path.name) and path not in marks:
                 _discard(path)
-        # Last, since without them the rest would count as somebody's.
+        # Last, since without a mark the remaining files would count as foreign.
         for path in marks:
             path.unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """Delete the workspace, as far as the system allows; the next command does the rest."""
+        """Delete the workspace as far as possible; the next command deletes the rest."""
         with contextlib.suppress(OSError):
             self.clear()
             self.folder.rmdir()
@@ -152,8 +153,8 @@ class Workspace:
             return
         if self.output.exists():
             raise OutputError(
-                f"{old} is what stood at {self.output} before something else appeared there; "
-                "move one of them away"
+                f"{old} is the previous content of {self.output}, but something else has appeared "
+                "there; move one of them away"
             )
         old.rename(self.output)
         sync(self.output.parent)
@@ -165,25 +166,25 @@ class Workspace:
 
 @contextlib.contextmanager
 def open_workspace(output: Path, *, overwrite: bool) -> Iterator[Workspace]:
-    """The workspace of an output; no other command can have it meanwhile.
+    """Workspace of an output, locked for the duration of the body.
 
-    Whatever ends the body (an error, a full disk, Ctrl-C) drops the draft. Finished blocks stay,
-    and so does what stood at ``output`` before.
+    If the body ends early (an error, a full disk, Ctrl-C), the draft is deleted. Finished blocks
+    and the previous ``output`` stay.
 
     Raises:
-        OutputError: see check_output_folder; or the workspace can't be made, or holds something
-            that phi3quant did not make.
+        OutputError: see check_output_folder; or the workspace can't be made, or it contains a
+            file that phi3quant did not make.
         ResumeError: another process is making ``output``.
     """
     check_output(output, overwrite=overwrite)
     workspace = _workspace(output, overwrite=overwrite)
-    made = [parent for parent in output.parents if not parent.exists()]
+    new_parents = [parent for parent in output.parents if not parent.exists()]
     lock = _locked(workspace)
     try:
         try:
             _check_ours(workspace.folder)
             workspace.recover()
-            # It may have come meanwhile: by another process, or by recovery.
+            # Another process or the recovery may have created the output meanwhile.
             check_output_folder(output, overwrite=overwrite)
             if not (workspace.folder / BEGUN).exists():
                 write_json(workspace.folder / BEGUN, {})
@@ -191,14 +192,14 @@ def open_workspace(output: Path, *, overwrite: bool) -> Iterator[Workspace]:
                 yield workspace
         except BaseException:
             with uninterrupted():
-                _end_early(workspace, made)
+                _end_early(workspace, new_parents)
             raise
     finally:
         os.close(lock)
 
 
 def check_output(output: Path, *, overwrite: bool) -> None:
-    """As phi3quant.disk.output.check_output_folder, once what a killed process left is in order.
+    """Clean up after a killed process, then check the output as check_output_folder does.
 
     Raises:
         OutputError: the output can't be made there.
@@ -223,54 +224,55 @@ def _locked(workspace: Workspace) -> int:
     with clear_os_errors(workspace.output):
         if folder.is_symlink():
             raise OutputError(
-                f"{folder} is a link, and unfinished work is kept there; move it away"
+                f"{folder} is a link, but phi3quant needs a folder of that name for unfinished "
+                "work; move the link away"
             )
         lock = None
         for _ in range(10):
-            # Whoever had it may delete it just now.
+            # A process that is just ending may delete the folder before it can be locked.
             folder.mkdir(parents=True, exist_ok=True)
             with contextlib.suppress(FileNotFoundError):
                 lock = lock_folder(folder)
                 break
     if lock is None:
         raise ResumeError(
-            f"another process is making {workspace.output} at this moment; wait for it"
+            f"another process is making {workspace.output}; wait until it is finished"
         )
     return lock
 
 
 def _check_ours(folder: Path) -> None:
-    """Refuse a folder with anything in it that no command of ours put there.
+    """Refuse a workspace that contains a file which phi3quant did not put there.
 
     Raises:
-        OutputError: it has.
+        OutputError: there is such a file.
     """
     names = sorted(path.name for path in folder.iterdir())
     marked = BEGUN in names or _DONE in names
-    # The first file, which is the mark, may be unfinished itself.
+    # Without a mark only its partial file is ours: the mark is the first file to be written.
     ours = _OURS if marked else _PARTIAL
     foreign = [name for name in names if not ours.fullmatch(name)]
     if foreign:
         raise OutputError(
-            f"{folder}, where unfinished work is kept, holds {foreign[0]}, not made by phi3quant; "
+            f"{folder}, the folder for unfinished work, holds {foreign[0]}, not made by phi3quant; "
             "move it away"
         )
 
 
-def _end_early(workspace: Workspace, made: list[Path]) -> None:
+def _end_early(workspace: Workspace, new_parents: list[Path]) -> None:
     with contextlib.suppress(OSError, OutputError):
-        # A file that may be somebody's stays, and so does the folder.
+        # The folder stays if it contains a foreign file.
         _check_ours(workspace.folder)
         if workspace.has_blocks or (workspace.folder / _OLD).exists():
             workspace.drop_draft()
             return
         workspace.remove()
-        for parent in made:
+        for parent in new_parents:
             parent.rmdir()
 
 
 def _discard(path: Path) -> None:
-    """Delete a file or a folder; of a link, the link."""
+    """Delete a file or a folder; links are not followed."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

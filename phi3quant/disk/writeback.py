@@ -1,34 +1,35 @@
-"""Taking a file's bytes to the disk while further ones come.
+"""Early write-back of a growing file.
 
-The system would leave that for the moment when all of it is waited for.
+Without it, the system keeps the data in memory until fsync, which then waits for all of it.
 """
 
 import os
 
-# Few enough that little is left to wait for, enough that asking costs nothing beside writing them.
+# Small enough that fsync has little left to wait for; large enough that the calls cost nothing
+# compared with the writing.
 _PART_BYTES = 32 << 20
 
 
 class Writeback:
-    """Of one file that grows."""
+    """Start write-back of a growing file, part by part."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        self._begun = 0
+        self._started = 0
 
     def grown(self, size: int) -> None:
-        """Have what is new taken to the disk, once it is enough, without waiting for it.
+        """Start write-back of the new bytes once there are enough of them; don't wait for it.
 
         Args:
-            size: of the file, in bytes.
+            size: current size of the file in bytes.
 
         Raises:
             OSError: the file can't be written.
         """
-        new = size - self._begun
+        new = size - self._started
         if new < _PART_BYTES:
             return
         if hasattr(os, "posix_fadvise"):
-            # Linux begins to write pages that nobody is said to need, which it can't drop yet.
-            os.posix_fadvise(self._descriptor, self._begun, new, os.POSIX_FADV_DONTNEED)
-        self._begun = size
+            # DONTNEED makes Linux start to write dirty pages, which it can't drop before.
+            os.posix_fadvise(self._descriptor, self._started, new, os.POSIX_FADV_DONTNEED)
+        self._started = size

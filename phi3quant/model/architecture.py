@@ -1,4 +1,4 @@
-"""Which tensors a Phi-3 checkpoint holds and what shape each has: the architecture as data."""
+"""Names and shapes of the tensors of a Phi-3 checkpoint, as data."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -7,17 +7,22 @@ from typing import TYPE_CHECKING, TypeAlias
 from phi3quant.model.config import Phi3Config
 
 if TYPE_CHECKING:
-    # Sizes are wanted at once, and torch takes seconds to load.
+    # `estimate` needs only shapes, and loading torch takes seconds.
     import torch
 
 Shape: TypeAlias = tuple[int, ...]
 Block: TypeAlias = "Mapping[str, torch.Tensor]"
-"""One decoder block's tensors under their short names (the keys of BLOCK_TENSORS)."""
+"""Tensors of a decoder block, by short name (the keys of BLOCK_TENSORS)."""
 
 
 @dataclass(frozen=True)
 class TensorRole:
-    """A tensor's name within its scope and its shape for a given model."""
+    """A tensor of a block.
+
+    Attributes:
+        name: the tensor's name within the block.
+        shape: computes its shape from a configuration.
+    """
 
     name: str
     shape: Callable[[Phi3Config], Shape]
@@ -40,7 +45,7 @@ BLOCK_TENSORS: Mapping[str, TensorRole] = {
 }
 
 LINEARS = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
-"""The matrices of a block that get quantized, in the order in which they are computed."""
+"""Matrices of a block that are quantized, in the order of computation."""
 
 EMBEDDING = "model.embed_tokens.weight"
 FINAL_NORM = "model.norm.weight"
@@ -48,7 +53,7 @@ HEAD = "lm_head.weight"
 
 
 def block_tensor_name(index: int, key: str) -> str:
-    """The checkpoint's name of block ``index``'s tensor ``key``."""
+    """Name, in the checkpoint, of tensor ``key`` (a key of BLOCK_TENSORS) of block ``index``."""
     return f"model.layers.{index}.{BLOCK_TENSORS[key].name}"
 
 
@@ -68,7 +73,7 @@ def tensor_shapes(config: Phi3Config) -> dict[str, Shape]:
 
 
 def linear_shapes(config: Phi3Config) -> dict[str, tuple[int, int]]:
-    """Rows and columns of each linear of a block."""
+    """Rows and columns of each linear of a block, by its name in LINEARS."""
     shapes = {}
     for name in LINEARS:
         rows, columns = BLOCK_TENSORS[name].shape(config)

@@ -1,4 +1,4 @@
-"""The configuration of a Phi-3-family model, read from any dialect of its config.json."""
+"""Configuration of a Phi-3-family model, read from any dialect of config.json."""
 
 import math
 from collections.abc import Mapping
@@ -16,24 +16,28 @@ _REQUIRED_SIZES = (
     "num_hidden_layers",
     "num_attention_heads",
 )
-# The April 2024 files say "su"; transformers treats "yarn" in a Phi-3 config as the same thing.
+# The files of April 2024 have "su"; transformers treats "yarn" in a Phi-3 config as LongRoPE too.
 _LONGROPE_NAMES = ("longrope", "su", "yarn")
-# A size no member of the family comes near; it stops absurd allocations before they are made.
+# Far above any model of the family; it stops absurd allocations before they are made.
 _MAX_SIZE = 1 << 24
-# Layers are counted through before any weights are seen; the deepest published models have 126.
+# Loops over the layers run before weights are checked; the deepest published models have 126.
 _MAX_LAYERS = 1024
 # Formats store windows as 32-bit integers and other numbers as FP32.
 _MAX_WINDOW = (1 << 31) - 1
+# Characters of a value that a message quotes.
 _SHOWN = 80
 _MIN_FLOAT, _MAX_FLOAT = 2.0**-126, 2.0**127
 
 
 @dataclass(frozen=True)
 class LongRope:
-    """LongRoPE's divisors of the inverse frequencies, one per rotated pair.
+    """Parameters of LongRoPE (Ding et al., "LongRoPE", 2024).
 
-    ``short_factor`` holds for sequences up to ``original_max_position_embeddings``,
-    ``long_factor`` past it; cos and sin are multiplied by ``attention_factor`` on both branches.
+    Attributes:
+        short_factor: divisors of the inverse frequencies, one per rotated pair, for sequences of
+            up to ``original_max_position_embeddings`` tokens.
+        long_factor: the same for longer sequences.
+        attention_factor: factor of cos and sin, for short and long sequences.
     """
 
     short_factor: tuple[float, ...]
@@ -43,7 +47,7 @@ class LongRope:
 
 @dataclass(frozen=True)
 class Phi3Config:
-    """What the computation needs to know about a Phi-3 model; ``raw`` keeps the file as it was."""
+    """Parameters of the computation of a Phi-3 model; ``raw`` is the original config.json."""
 
     vocab_size: int
     hidden_size: int
@@ -64,12 +68,12 @@ class Phi3Config:
 
     @property
     def query_rows(self) -> int:
-        """Rows of qkv_proj that make queries; also the width of o_proj's input."""
+        """Rows of qkv_proj that compute queries; also the width of o_proj's input."""
         return self.num_attention_heads * self.head_dim
 
     @property
     def key_value_rows(self) -> int:
-        """Rows of qkv_proj that make keys; as many make values."""
+        """Rows of qkv_proj that compute keys; the same number compute values."""
         return self.num_key_value_heads * self.head_dim
 
     @property
@@ -91,15 +95,15 @@ def read_config(folder: Path) -> Phi3Config:
 
 
 def adapter_hint(folder: Path) -> str | None:
-    """A message for the folder of an adapter; None for other folders."""
+    """Message for the folder of an adapter; None for other folders."""
     path = folder / "adapter_config.json"
     if not path.is_file():
         return None
     try:
-        described = read_json(path, raises=ConfigError)
+        adapter = read_json(path, raises=ConfigError)
     except InputError:
-        described = {}
-    base, kind = described.get("base_model_name_or_path"), described.get("peft_type")
+        adapter = {}
+    base, kind = adapter.get("base_model_name_or_path"), adapter.get("peft_type")
     base = base if isinstance(base, str) and base else "its base model"
     kind = kind if isinstance(kind, str) and kind else "LoRA"
     return (
@@ -115,7 +119,7 @@ def _hint(folder: Path) -> str:
 
 
 def read_config_file(path: Path) -> Phi3Config:
-    """Read a configuration of any name.
+    """Read a configuration from a file of any name.
 
     Raises:
         ConfigError: as read_config.
@@ -128,9 +132,9 @@ def read_config_file(path: Path) -> Phi3Config:
 
 
 def parse_config(raw: Mapping[str, Any]) -> Phi3Config:
-    """Interpret the keys of a config.json, with the family's defaults for those left out.
+    """Interpret the content of a config.json; missing keys get the family's defaults.
 
-    A missing ``num_key_value_heads`` means as many as attention heads (MHA), as in transformers.
+    A missing ``num_key_value_heads`` equals ``num_attention_heads`` (MHA), as in transformers.
 
     Raises:
         ConfigError: another architecture, a missing size, or sizes that contradict one another.
@@ -143,7 +147,8 @@ def parse_config(raw: Mapping[str, Any]) -> Phi3Config:
     sizes = {key: _size(raw, key) for key in _REQUIRED_SIZES}
     if sizes["num_hidden_layers"] > _MAX_LAYERS:
         raise ConfigError(
-            f"num_hidden_layers is {sizes['num_hidden_layers']}; at most {_MAX_LAYERS} can be read"
+            f"num_hidden_layers is {sizes['num_hidden_layers']}; at most {_MAX_LAYERS} are "
+            "supported"
         )
     hidden, heads = sizes["hidden_size"], sizes["num_attention_heads"]
     kv_heads = _size(raw, "num_key_value_heads", default=heads)
@@ -167,13 +172,13 @@ def parse_config(raw: Mapping[str, Any]) -> Phi3Config:
     if not 0 < partial <= 1 or rotary_dim < 2 or rotary_dim % 2:
         raise ConfigError(
             f"partial_rotary_factor {partial} of head size {head_dim} rotates {rotary_dim} values; "
-            "it must be an even number from 2 to the head size"
+            "their number must be even and from 2 to the head size"
         )
     max_positions = _size(raw, "max_position_embeddings", default=4096)
-    # As in transformers, whose default for the key at the top overrides the one in the section.
+    # As in transformers, where the default of the top-level key overrides the key in the section.
     original_key = "original_max_position_embeddings"
-    stated = raw if original_key not in raw or raw[original_key] is not None else rope
-    original = _size(stated, original_key, default=min(4096, max_positions))
+    section = raw if original_key not in raw or raw[original_key] is not None else rope
+    original = _size(section, original_key, default=min(4096, max_positions))
     eps = _number(raw, raw, "rms_norm_eps", default=1e-5)
     return Phi3Config(
         **sizes,
@@ -208,7 +213,7 @@ def _flag(raw: Mapping[str, Any], key: str) -> bool:
 
 
 def _rope_section(raw: Mapping[str, Any]) -> Mapping[str, Any]:
-    """``rope_parameters`` (transformers 5) or ``rope_scaling`` (before it); empty when absent."""
+    """``rope_parameters`` (transformers 5) or ``rope_scaling`` (older), or nothing."""
     for key in ("rope_parameters", "rope_scaling"):
         section = raw.get(key)
         if section is None:
@@ -233,15 +238,15 @@ def _long_rope(
     for key in ("short_factor", "long_factor"):
         values = rope.get(key)
         if not isinstance(values, list) or len(values) != rotary_dim // 2:
-            found = f"{len(values)} values" if isinstance(values, list) else type(values).__name__
+            actual = f"{len(values)} values" if isinstance(values, list) else type(values).__name__
             raise ConfigError(
-                f"rope {key} must be a list of {rotary_dim // 2} numbers, and is {found}"
+                f"rope {key} must be a list of {rotary_dim // 2} numbers, but is {actual}"
             )
         if not all(map(_is_positive, values)):
-            raise ConfigError(f"rope {key} holds something other than positive numbers")
+            raise ConfigError(f"rope {key} must contain only positive numbers that FP32 can hold")
         factors[key] = tuple(float(value) for value in values)
     scale = _number(rope, {}, "factor", default=max_positions / original)
-    # LongRoPE's magnitude correction, as transformers' modeling_rope_utils computes it.
+    # LongRoPE's attention factor as computed in transformers' modeling_rope_utils.
     computed = 1.0
     if scale > 1.0 and rope.get("attention_factor") is None:
         if original == 1:
@@ -271,7 +276,9 @@ def _number(
     if value is None:
         return default
     if not _is_positive(value):
-        raise ConfigError(f"{key} is {_shown(value)}; it must be a positive number that FP32 holds")
+        raise ConfigError(
+            f"{key} is {_shown(value)}; it must be a positive number that FP32 can hold"
+        )
     return float(value)
 
 
@@ -285,6 +292,6 @@ def _is_positive(value: object) -> bool:
 
 
 def _shown(value: object) -> str:
-    """A value for messages, shortened."""
+    """``repr`` of a value, shortened for messages."""
     text = repr(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

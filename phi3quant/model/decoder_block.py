@@ -1,7 +1,7 @@
-"""Phi-3's computation as plain functions over one block's tensors.
+"""Phi-3's forward pass as plain functions over the tensors of one block.
 
-Nothing here holds weights: a caller brings one block at a time, so the model is never in memory
-as a whole. Checked against transformers' Phi3ForCausalLM in tests/model/test_decoder_block.py.
+No function keeps weights: callers pass one block at a time, so the whole model is never in memory.
+tests/model/test_decoder_block.py compares the result with transformers' Phi3ForCausalLM.
 """
 
 from collections.abc import Callable
@@ -16,31 +16,32 @@ from phi3quant.model.kv_cache import LayerCache
 from phi3quant.model.rope import RopeTables, rope_tables, rotate
 
 Multiply = Callable[[str, torch.Tensor, torch.Tensor], torch.Tensor]
-"""Computes a linear from its name (layout.LINEARS), input [batch, positions, in] and weight."""
+"""Computes a linear, [batch, positions, out], from its name (architecture.LINEARS), its input
+[batch, positions, in] and its weight [out, in]."""
 
 
 @dataclass(frozen=True)
 class SequenceContext:
-    """What every block needs to know of the sequences: depends on their length alone.
+    """Rotary tables and mask that all blocks share; they depend only on the sequences' length.
 
-    With a cache, of the positions that are new.
+    With a cache, ``rope`` and the rows of ``mask`` cover only the new positions.
     """
 
     config: Phi3Config
     rope: RopeTables
     mask: torch.Tensor | None
-    """bool [positions, keys], True where a query sees a key; None: see ``causal``."""
+    """bool [positions, keys], True where a query attends to a key; None: see ``causal``."""
     causal: bool = True
-    """Without a mask: whether queries see no later keys, or all of them."""
+    """Without a mask: whether a query attends only to itself and earlier keys, or to all."""
 
 
 def sequence_context(config: Phi3Config, length: int, start: int = 0) -> SequenceContext:
     """Rotary tables and attention mask for sequences of ``length`` tokens.
 
     Args:
-        config: the model's.
-        length: tokens, those in the cache included.
-        start: tokens in the cache; the tables and the mask's rows are of the others.
+        config: configuration of the model.
+        length: number of tokens, including those in the cache.
+        start: number of tokens in the cache; tables and mask rows cover the tokens after them.
     """
     tables = rope_tables(config, length)
     new = RopeTables(tables.cos[start:], tables.sin[start:])
@@ -49,15 +50,17 @@ def sequence_context(config: Phi3Config, length: int, start: int = 0) -> Sequenc
 
 
 def sliding_mask(window: int | None, length: int, start: int = 0) -> torch.Tensor | None:
-    """A causal mask in which each position sees itself and the ``window - 1`` before it.
-
-    None when the window is no shorter than the sequence and the first positions are among the
-    queries, or the last one is the only query: then faster paths are taken.
+    """Causal mask in which each position attends to itself and the ``window - 1`` before it.
 
     Args:
-        window: tokens; None: all.
-        length: positions of keys.
-        start: the first of the queries.
+        window: number of tokens; None: no limit.
+        length: number of keys.
+        start: position of the first query.
+
+    Returns:
+        bool [length - start, length]; None if no mask is needed, because the window covers the
+        sequence and the queries start at position 0 or are the last position alone. Attention
+        without a mask is faster.
     """
     window = length if window is None else window
     if window >= length and start in (0, length - 1):
@@ -67,14 +70,25 @@ def sliding_mask(window: int | None, length: int, start: int = 0) -> torch.Tenso
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-    """Root-mean-square normalisation over the last axis (Zhang and Sennrich, 2019), in FP32."""
+    """RMSNorm over the last axis (Zhang and Sennrich, 2019).
+
+    Args:
+        x: FP32 [..., width].
+        weight: FP32 [width].
+        eps: added to the mean square.
+    """
     return functional.rms_norm(x, (x.shape[-1],), weight, eps)
 
 
 def linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """``x @ weight.T`` in the dtype of ``weight``; the result is FP32.
+    """``x @ weight.T``, computed in the dtype of ``weight``.
 
-    A BF16 weight asks for BF16 products, which the CPU sums in FP32.
+    Args:
+        x: FP32 [..., in].
+        weight: FP32 or BF16 [out, in]. The CPU sums BF16 products in FP32.
+
+    Returns:
+        FP32 [..., out].
     """
     if weight.dtype == x.dtype:
         return functional.linear(x, weight)
@@ -82,12 +96,12 @@ def linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 
 def multiply(_name: str, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """``linear``, whichever it is."""
+    """``linear`` as a Multiply; the name is ignored."""
     return linear(x, weight)
 
 
 def embed(embedding: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-    """Hidden states [batch, positions, hidden] of token ids [batch, positions]."""
+    """Hidden states [batch, positions, hidden] of int64 token ids [batch, positions]."""
     return functional.embedding(ids, embedding)
 
 
@@ -98,14 +112,14 @@ def decoder_block(
     product: Multiply = multiply,
     cache: LayerCache | None = None,
 ) -> torch.Tensor:
-    """One decoder block: attention and gated MLP, each with its norm and residual.
+    """Output of a decoder block: attention and gated MLP, each with its norm and residual.
 
     Args:
         block: the block's tensors, FP32 (matrices may be BF16).
-        context: for the length of these sequences.
+        context: from ``sequence_context``, for the length of these sequences.
         hidden: FP32 [batch, positions, hidden].
-        product: what computes the four linears, for those who watch or change them.
-        cache: keys and values of the tokens before these, to which theirs are added.
+        product: computes the four linears; callers can observe or replace them.
+        cache: keys and values of earlier tokens; those of ``hidden`` are appended.
 
     Returns:
         FP32 [batch, positions, hidden].
@@ -122,7 +136,7 @@ def decoder_block(
 
 
 def gated(gate_up: torch.Tensor) -> torch.Tensor:
-    """The MLP's activation of fused rows [..., gate|up]."""
+    """SwiGLU activation, up * silu(gate): FP32 [..., width] from fused [..., gate|up]."""
     gate, up = gate_up.chunk(2, dim=-1)
     return up * functional.silu(gate)
 
@@ -130,7 +144,16 @@ def gated(gate_up: torch.Tensor) -> torch.Tensor:
 def attention(
     qkv: torch.Tensor, context: SequenceContext, cache: LayerCache | None = None
 ) -> torch.Tensor:
-    """Causal attention over fused rows [batch, positions, q|k|v]; gives [batch, positions, q]."""
+    """Causal attention over fused rows.
+
+    Args:
+        qkv: FP32 [batch, positions, q|k|v].
+        context: as for ``decoder_block``.
+        cache: as for ``decoder_block``.
+
+    Returns:
+        FP32 [batch, positions, q].
+    """
     config = context.config
     sections = [config.query_rows, config.key_value_rows, config.key_value_rows]
     query, key, value = (
@@ -156,5 +179,12 @@ def attention(
 def logits(
     hidden: torch.Tensor, final_norm: torch.Tensor, head: torch.Tensor, eps: float
 ) -> torch.Tensor:
-    """Scores [..., vocab] of the next token from the last block's output [..., hidden]."""
+    """Logits of the next token, FP32 [..., vocab].
+
+    Args:
+        hidden: output of the last block, FP32 [..., hidden].
+        final_norm: FP32 [hidden].
+        head: FP32 [vocab, hidden].
+        eps: of the norm.
+    """
     return linear(rms_norm(hidden, final_norm, eps), head)

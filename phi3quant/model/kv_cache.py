@@ -1,13 +1,13 @@
-"""Keys and values of the tokens seen so far, so that a new one costs one token's work."""
+"""Key-value cache: a new token costs the work of one token."""
 
 import torch
 
-# Room is made for so many tokens more than are there.
+# Tokens of spare capacity whenever the cache grows.
 _STEP = 256
 
 
 class LayerCache:
-    """Of one block; keys are rotated already."""
+    """Keys (already rotated) and values of one block."""
 
     def __init__(self) -> None:
         self._keys = torch.empty(0)
@@ -18,14 +18,15 @@ class LayerCache:
         return self._length
 
     def extend(self, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Add the keys and values of new tokens.
+        """Append the keys and values of new tokens.
 
         Args:
             keys: FP32 [batch, key-value heads, new positions, head_dim], rotated.
-            values: likewise, not rotated.
+            values: of the same shape and dtype.
 
         Returns:
-            Those of all tokens: views of the cache.
+            Keys and values of all tokens, FP32 [batch, key-value heads, positions, head_dim],
+            as views of the cache.
         """
         start, end = self._length, self._length + keys.shape[2]
         if not start:
@@ -40,6 +41,6 @@ class LayerCache:
 
 
 def _room(like: torch.Tensor, tokens: int) -> torch.Tensor:
-    """Empty places for so many tokens and some more."""
+    """Uninitialized tensor for ``tokens`` tokens and ``_STEP`` more, shaped as ``like``."""
     batch, heads, _, width = like.shape
     return torch.empty((batch, heads, tokens + _STEP, width), dtype=like.dtype)

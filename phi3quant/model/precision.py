@@ -1,13 +1,13 @@
-"""Which number type the products of calibration use on this machine."""
+"""Number type of calibration's matrix products on this machine."""
 
 import torch
 
 
 def product_dtype() -> torch.dtype:
-    """BF16 where the CPU multiplies it faster than FP32 (AMX, AVX512-BF16), else FP32.
+    """BF16 if the CPU multiplies it faster than FP32 (AMX, AVX512-BF16), otherwise FP32.
 
-    Calibration's statistics average over many thousand tokens, so BF16's rounding doesn't show in
-    them; scoring always uses FP32.
+    Calibration's statistics are means over many thousand tokens, in which the rounding of BF16
+    averages out. Scoring always uses FP32.
     """
     abilities = torch.cpu.get_capabilities()
     fast = abilities.get("amx_bf16") or abilities.get("avx512_bf16")

@@ -1,7 +1,7 @@
-"""What can be scored: anything that predicts each next token of windows of text.
+"""Predictors: models that can be scored on windows of text.
 
-A model that is a bag of weights becomes a predictor that computes block by block; a model that
-only a runtime can run brings its own.
+A model whose weights can be read is computed block by block; a model that only a runtime can run
+has a predictor of its own.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,18 +16,19 @@ from phi3quant.model.decoder_block import decoder_block, embed, logits, sequence
 from phi3quant.model.weights import ModelWeights
 
 CountSteps = Callable[[int], None]
-"""Called with the number of steps just done."""
+"""Receives the number of steps just done."""
 
 Predictions: TypeAlias = Callable[[], Iterator[torch.Tensor]]
-"""Gives the log-probabilities of every position that has a next token, as often as it is called.
+"""Returns an iterator over the log-probabilities of every position that has a next token.
 
 FP32 [rows, vocab]: positions 0 to length - 2 of the first window, then of the second, and so on,
-in pieces of PIECE_ROWS rows (the last one is shorter), so that several models can be zipped."""
+in pieces of PIECE_ROWS rows (the last one may be shorter), so that several models can be zipped.
+Each call starts from the first position."""
 
 PIECE_ROWS = 512
-"""Rows of a piece of log-probabilities: for a vocabulary of 32,064, a piece is 66 MB."""
+"""Rows of a piece of log-probabilities; a piece is 66 MB for a vocabulary of 32,064."""
 
-# Tokens that pass through a block at once.
+# Tokens in a batch that passes through a block.
 _BLOCK_TOKENS = 4096
 
 
@@ -41,24 +42,24 @@ class Predictor(Protocol):
 
     @property
     def steps(self) -> int:
-        """Steps of progress that ``prepare`` takes."""
+        """Number of progress steps in ``prepare``."""
 
     def prepare(self, windows: torch.Tensor, tell: CountSteps) -> Predictions:
-        """Do what can be done once for all windows.
+        """Do the work that is needed once for all windows.
 
         Args:
             windows: int64 token ids [windows, length].
-            tell: told of steps done, ``steps`` of them in all.
+            tell: receives the steps done, ``steps`` in total.
 
         Returns:
-            What gives the log-probabilities. All windows' states may stay in memory for it, but
-            never the log-probabilities of more than a piece, nor weights while it isn't running.
+            The predictions. They may keep the states of all windows in memory, but never more
+            than one piece of log-probabilities, and no weights while they aren't iterated.
         """
 
 
 @dataclass(frozen=True)
 class BlockwisePredictor:
-    """Computes with weights in FP32, one block in memory at a time; implements Predictor."""
+    """Predictor that computes in FP32 with one block in memory at a time."""
 
     model: ModelWeights
 
@@ -69,11 +70,11 @@ class BlockwisePredictor:
 
     @property
     def steps(self) -> int:
-        """See Predictor: the blocks."""
+        """See Predictor: the number of blocks."""
         return self.config.num_hidden_layers
 
     def prepare(self, windows: torch.Tensor, tell: CountSteps) -> Predictions:
-        """See Predictor; the hidden states FP32 [windows, length, hidden] are kept."""
+        """See Predictor; keeps the hidden states, FP32 [windows, length, hidden], in memory."""
         states = final_states(self.model, windows, tell)[:, :-1].flatten(0, 1)
         return lambda: self._log_probabilities(states)
 
@@ -84,12 +85,18 @@ class BlockwisePredictor:
 
 
 def predictor(model: ModelWeights | Predictor) -> Predictor:
-    """What scores a model: itself, or the computation with its weights."""
+    """Predictor for a model: the model itself if it is one, otherwise a BlockwisePredictor."""
     return model if isinstance(model, Predictor) else BlockwisePredictor(model)
 
 
 def final_states(model: ModelWeights, windows: torch.Tensor, tell: CountSteps) -> torch.Tensor:
-    """Output of the last block for every position: FP32 [windows, length, hidden]."""
+    """Output of the last block for every position, FP32 [windows, length, hidden].
+
+    Args:
+        model: its weights.
+        windows: int64 token ids [windows, length].
+        tell: receives 1 after every block.
+    """
     context = sequence_context(model.config, windows.shape[1])
     hidden = embed(model.embedding(), windows)
     for index in range(model.config.num_hidden_layers):

@@ -9,7 +9,7 @@ from phi3quant.model.config import Phi3Config
 
 @dataclass(frozen=True)
 class RopeTables:
-    """cos and sin of every position, FP32, each [positions, rotary_dim] (the halves repeat)."""
+    """cos and sin of every position, FP32 [positions, rotary_dim] each; both halves are equal."""
 
     cos: torch.Tensor
     sin: torch.Tensor
@@ -18,8 +18,8 @@ class RopeTables:
 def rope_tables(config: Phi3Config, length: int) -> RopeTables:
     """Tables for a sequence of ``length`` tokens.
 
-    LongRoPE chooses its factors by the length of the whole sequence (Phi-3 and transformers:
-    long ones once it exceeds ``original_max_position_embeddings``), for all of its positions.
+    With LongRoPE, the length of the whole sequence decides which factors apply to all its
+    positions: the long ones above ``original_max_position_embeddings``, as in transformers.
     """
     exponents = torch.arange(0, config.rotary_dim, 2, dtype=torch.float32) / config.rotary_dim
     frequencies = 1.0 / (config.rope_theta**exponents)
@@ -36,12 +36,12 @@ def rope_tables(config: Phi3Config, length: int) -> RopeTables:
 
 
 def rotate(x: torch.Tensor, tables: RopeTables) -> torch.Tensor:
-    """Rotate heads [..., positions, head_dim]; values past rotary_dim pass unchanged.
+    """Rotate heads FP32 [..., positions, head_dim]; values past rotary_dim stay unchanged.
 
-    The NeoX form: value i turns with value i + rotary_dim/2.
+    Pairs as in GPT-NeoX: value i is rotated together with value i + rotary_dim/2.
     """
     rotary_dim = tables.cos.shape[-1]
-    turning, still = x[..., :rotary_dim], x[..., rotary_dim:]
+    turning, rest = x[..., :rotary_dim], x[..., rotary_dim:]
     first, second = turning.chunk(2, dim=-1)
-    turned = turning * tables.cos + torch.cat((-second, first), dim=-1) * tables.sin
-    return torch.cat((turned, still), dim=-1) if still.shape[-1] else turned
+    rotated = turning * tables.cos + torch.cat((-second, first), dim=-1) * tables.sin
+    return torch.cat((rotated, rest), dim=-1) if rest.shape[-1] else rotated

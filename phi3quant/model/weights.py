@@ -1,4 +1,4 @@
-"""Weights of a model, handed out piece by piece."""
+"""Access to a model's weights, piece by piece."""
 
 from typing import Protocol
 
@@ -9,10 +9,9 @@ from phi3quant.model.config import Phi3Config
 
 
 class ModelWeights(Protocol):
-    """A model whose weights are handed out piece by piece; every reader of a format is one.
+    """A model whose weights can be read piece by piece; every reader of a format implements it.
 
-    All tensors are FP32: blocks as layout.BLOCK_TENSORS says, embedding and head [vocab, hidden],
-    final norm [hidden].
+    All tensors are FP32. Names and shapes of a block's tensors: architecture.BLOCK_TENSORS.
     """
 
     @property
@@ -23,10 +22,10 @@ class ModelWeights(Protocol):
         """Token embeddings [vocab, hidden]."""
 
     def block(self, index: int) -> Block:
-        """The tensors of one decoder block."""
+        """Tensors of decoder block ``index``."""
 
     def final_norm(self) -> torch.Tensor:
         """Weight of the last RMSNorm [hidden]."""
 
     def head(self) -> torch.Tensor:
-        """Output projection [vocab, hidden]; the embedding when tied."""
+        """Output projection [vocab, hidden]; in a tied model, the embedding."""

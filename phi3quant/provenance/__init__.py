@@ -1,1 +1,1 @@
-"""Manifests: where an artifact came from, and whether its bytes are still the same."""
+"""Manifests: origin of an artifact, and a check that its bytes are unchanged."""

@@ -1,4 +1,4 @@
-"""Whether an artifact's bytes are still those that its manifest speaks of."""
+"""Comparison of an artifact's files with the hashes in its manifest."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,11 +18,12 @@ from phi3quant.errors import NotComparableError
 
 @dataclass(frozen=True)
 class FileCheck:
-    """One thing that a manifest promises.
+    """Result of comparing a file with its hash.
 
     Attributes:
-        name: the file, or what of it was hashed.
-        problem: how it differs; empty if it doesn't.
+        name: path of the file in the artifact; "(tensors)" is appended if only its tensors are
+            hashed.
+        problem: the difference, such as "is missing"; empty if there is none.
     """
 
     name: str
@@ -30,66 +31,67 @@ class FileCheck:
 
 
 def check_hashes(path: Path) -> list[FileCheck]:
-    """Compare every file of an artifact with its manifest; folders within are artifacts too.
+    """Compare every file of an artifact, and of the artifacts in its subfolders, with its manifest.
 
-    A GGUF file by itself is held against the hash of its tensors that it carries, and an ONNX
-    folder without a manifest against its list of files.
+    A GGUF file without its folder is compared with the hash of its tensors in its metadata. An
+    ONNX folder without a manifest is compared with its list of files.
 
     Raises:
-        NotComparableError: the artifact has no manifest with hashes, or one that can't be read as
-            such.
+        NotComparableError: the artifact has no manifest with hashes, or the hashes are malformed.
         CheckpointError: a list of files can't be read.
     """
     if path.is_file():
         return [_check_tensors(path)]
-    found = [
+    inner_checks = [
         FileCheck(f"{inner.parent.name}/{check.name}", check.problem)
         for inner in sorted(path.glob(f"*/{MANIFEST}"))
         for check in check_hashes(inner.parent)
     ]
-    files = _stated(path)
+    files = _expected(path)
     if files is None:
         raise NotComparableError(
-            f"{path} has no {MANIFEST} with hashes of its files; nothing says what they should be"
+            f"{path} has no {MANIFEST} with hashes of its files, so its integrity can't be checked"
         )
-    return [_check_file(path, name, entry) for name, entry in files.items()] + found
+    return [_check_file(path, name, entry) for name, entry in files.items()] + inner_checks
 
 
 def check_source(manifest: Mapping[str, Any], folder: Path) -> list[FileCheck]:
-    """Compare the files of a folder with those that an artifact was made from.
+    """Compare the files of a folder with the hashes of an artifact's source.
 
     Args:
-        manifest: the artifact's.
-        folder: of the model that is said to be its source.
+        manifest: manifest of the artifact.
+        folder: folder of the presumed source.
 
     Raises:
-        NotComparableError: the manifest names no files of a source.
+        NotComparableError: the manifest has no hashes of a source, or they are malformed.
     """
     source = manifest.get("source")
     hashes = source.get("sha256") if isinstance(source, Mapping) else None
     if not isinstance(hashes, Mapping) or not hashes:
-        raise NotComparableError("the manifest names no files of a source")
+        raise NotComparableError(
+            "the manifest has no hashes of a source, so no source can be compared with it"
+        )
     files = {name: {"sha256": digest} for name, digest in hashes.items()}
     entries = _entries(files, Path(MANIFEST))
     return [_check_file(folder, name, entry) for name, entry in entries.items()]
 
 
 def has_hashes(path: Path) -> bool:
-    """Whether there is anything for ``check_hashes`` to hold an artifact against."""
+    """Whether an artifact has hashes that ``check_hashes`` can compare it with."""
     if path.is_dir():
-        return _stated(path) is not None
+        return _expected(path) is not None
     return is_gguf(path) and TENSORS_SHA256 in open_gguf(path).model.fields
 
 
 class _Entry(msgspec.Struct):
-    """Size and hash of a file, as a manifest has them."""
+    """Size and hash of a file in a manifest."""
 
     sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
     bytes: Annotated[int, msgspec.Meta(ge=0)] | None = None
 
 
-def _stated(folder: Path) -> Mapping[str, _Entry] | None:
-    """Expected sizes and hashes of files, from the manifest or an ONNX folder's list of files."""
+def _expected(folder: Path) -> Mapping[str, _Entry] | None:
+    """Expected sizes and hashes, from the manifest or else from an ONNX folder's list of files."""
     if not (folder / MANIFEST).is_file():
         return _entries(read_file_list(folder), folder / FILE_LIST) or None
     files = read_json_if_there(folder / MANIFEST).get("files")
@@ -108,18 +110,20 @@ def _entries(files: Any, where: Path) -> dict[str, _Entry]:
 def _check_file(folder: Path, name: str, entry: _Entry) -> FileCheck:
     file = folder / name
     if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise NotComparableError(f"the {MANIFEST} of {folder} speaks of {name}, outside of it")
+        raise NotComparableError(
+            f"the {MANIFEST} of {folder} lists {name}, which is outside the folder"
+        )
     try:
         if not file.is_file():
             return FileCheck(name, "is missing")
         size = file.stat().st_size
         if entry.bytes is not None and size != entry.bytes:
-            return FileCheck(name, f"has {size:,} bytes; the manifest says {entry.bytes:,}")
+            return FileCheck(name, f"has {size:,} bytes; the manifest has {entry.bytes:,}")
         digest = sha256(file)
     except OSError as error:
         return FileCheck(name, f"can't be read: {error.strerror}")
     if digest != entry.sha256:
-        return FileCheck(name, f"has SHA-256 {digest}; the manifest says {entry.sha256}")
+        return FileCheck(name, f"has SHA-256 {digest}; the manifest has {entry.sha256}")
     return FileCheck(name, "")
 
 
@@ -127,9 +131,12 @@ def _check_tensors(path: Path) -> FileCheck:
     model = open_gguf(path).model if is_gguf(path) else None
     expected = model.fields.get(TENSORS_SHA256) if model else None
     if model is None or not isinstance(expected, str):
-        raise NotComparableError(f"{path} carries no hash of its tensors ({TENSORS_SHA256})")
+        raise NotComparableError(
+            f"{path} has no hash of its tensors ({TENSORS_SHA256}), so its integrity can't be "
+            "checked"
+        )
     digest = tensors_sha256(model)
     name = f"{path.name} (tensors)"
     if digest != expected:
-        return FileCheck(name, f"have SHA-256 {digest}; the file's metadata says {expected}")
+        return FileCheck(name, f"have SHA-256 {digest}; the file's metadata has {expected}")
     return FileCheck(name, "")

@@ -1,4 +1,4 @@
-"""Where an artifact came from: source files, recipe, calibration and versions, all hashed."""
+"""Manifest of an artifact: source files, recipe, calibration, versions and hashes."""
 
 import json
 import platform
@@ -21,26 +21,26 @@ _LIBRARIES = ("torch", "safetensors", "tokenizers", "numpy", "numba", "gguf", "o
 
 
 def source_files(located: Located, weights: Sequence[Path]) -> list[Path]:
-    """The files of a source checkpoint that are used: config, tokenizer and ``weights``."""
+    """Existing files of a source checkpoint that are used: config, tokenizer and ``weights``."""
     names = ["config.json", "model.safetensors.index.json", *FILES]
     paths = [located.folder / name for name in names] + list(weights)
     return [path for path in dict.fromkeys(paths) if path.is_file()]
 
 
 def stamps(files: Sequence[Path]) -> dict[Path, tuple[int, int]]:
-    """Size and time of change in ns of files, by which a later change is noticed.
+    """Size in bytes and modification time in ns of files, for ``check_unchanged``.
 
-    Inodes don't belong to it: file systems in user space number the same file anew at times.
+    Inode numbers are left out, because file systems in user space may change them.
     """
-    found = {path: path.stat() for path in files}
-    return {path: (s.st_size, s.st_mtime_ns) for path, s in found.items()}
+    stats = {path: path.stat() for path in files}
+    return {path: (s.st_size, s.st_mtime_ns) for path, s in stats.items()}
 
 
 def check_unchanged(before: Mapping[Path, tuple[int, int]]) -> None:
-    """Refuse a result whose source changed while it was made.
+    """Refuse a result if the source changed during the run.
 
     Args:
-        before: from ``stamps``, when the run began.
+        before: result of ``stamps`` at the start of the run.
 
     Raises:
         DamagedError: a file was changed, replaced or removed.
@@ -52,19 +52,19 @@ def check_unchanged(before: Mapping[Path, tuple[int, int]]) -> None:
             now = None
         if now != stamp:
             raise DamagedError(
-                f"{path} changed while it was read, so that the result may be of two models; "
-                "run the command again once nothing writes there"
+                f"{path} changed while it was read, so the result may be a mixture of two models; "
+                "run the command again when nothing writes to that file"
             )
 
 
 def describe_source(located: Located, files: Sequence[Path]) -> dict[str, Any]:
-    """Name, revision and SHA-256 of every file of a source checkpoint, by the file's name."""
+    """Name and revision of a source checkpoint, and the SHA-256 of every file by name."""
     hashes = {path.name: sha256(path) for path in files}
     return {"name": located.name, "revision": located.revision, "sha256": hashes}
 
 
 def describe_tools() -> dict[str, str]:
-    """Versions of phi3quant, Python and the libraries that take part in the numbers."""
+    """Versions of phi3quant, Python and the libraries that affect results."""
     return {
         "phi3quant": tool_version(),
         "python": platform.python_version(),
@@ -79,14 +79,14 @@ def describe(
     calibration: Mapping[str, Any] | None,
     blocks: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """An artifact's manifest, not yet verified and without the hashes of its files.
+    """Manifest of an artifact, without verification and without the hashes of its files.
 
     Args:
-        kind: the format's name.
+        kind: name of the format.
         source: from describe_source.
-        recipe: everything that decided what came out.
-        calibration: text and hashes; None for methods without.
-        blocks: errors of each.
+        recipe: all settings that affect the result.
+        calibration: text and hashes; None for methods without calibration.
+        blocks: errors of each block.
     """
     return {
         "schema": SCHEMA_VERSION,
@@ -103,13 +103,13 @@ def describe(
 def describe_files(
     folder: Path, known: Mapping[str, Mapping[str, Any]] | None = None
 ) -> dict[str, Mapping[str, Any]]:
-    """Size and SHA-256 of every file of an artifact, by its path in the folder.
+    """Size and SHA-256 of every file of an artifact, by path relative to ``folder``.
 
-    The manifest itself is left out, and so are folders within that have one of their own.
+    The manifest itself is left out, and so are subfolders with manifests of their own.
 
     Args:
-        folder: of the artifact.
-        known: from describe_file, by path in the folder, so that these files aren't read again.
+        folder: folder of the artifact.
+        known: results of describe_file by path, for files that needn't be read again.
     """
     known = known or {}
     return {name: known.get(name) or describe_file(folder / name) for name in _files(folder)}
@@ -124,10 +124,10 @@ def _files(folder: Path) -> Iterator[str]:
 
 
 def flat(manifest: Mapping[str, Any]) -> dict[str, str]:
-    """A manifest as strings under ``phi3quant.`` keys, for formats that carry such in the file.
+    """A manifest as strings under ``phi3quant.`` keys, for formats with metadata in the file.
 
-    Values that aren't strings are compact JSON. The hashes of files stay out, since the file that
-    will hold this is one of them.
+    Values that aren't strings become compact JSON. The hashes of files are left out, because the
+    file that will contain this metadata is one of them.
     """
     return {
         f"{MANIFEST_PREFIX}{key}": value if isinstance(value, str) else _compact(value)
@@ -137,18 +137,18 @@ def flat(manifest: Mapping[str, Any]) -> dict[str, str]:
 
 
 def unflat(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The manifest that ``flat`` made these strings of; other keys are passed over.
+    """Manifest from the strings of ``flat``; other keys are ignored.
 
-    What isn't JSON there stays a string: files come from anywhere.
+    Values that aren't JSON stay strings, because the file may come from another program.
     """
-    found: dict[str, Any] = {}
+    manifest: dict[str, Any] = {}
     for key, value in fields.items():
         if key.startswith(MANIFEST_PREFIX) and isinstance(value, str):
             try:
-                found[key.removeprefix(MANIFEST_PREFIX)] = parse_json(value, where=key)
+                manifest[key.removeprefix(MANIFEST_PREFIX)] = parse_json(value, where=key)
             except InputError:
-                found[key.removeprefix(MANIFEST_PREFIX)] = value
-    return found
+                manifest[key.removeprefix(MANIFEST_PREFIX)] = value
+    return manifest
 
 
 def _compact(value: Any) -> str:

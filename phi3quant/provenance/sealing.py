@@ -1,4 +1,4 @@
-"""Manifests of artifacts, beside the files and inside them: sealed, completed, read back."""
+"""Manifests next to the files of an artifact and inside them: writing, updating, reading."""
 
 import os
 import shutil
@@ -26,12 +26,12 @@ def seal(
     manifest: Mapping[str, Any],
     known: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
-    """Complete an artifact: its manifest goes into its files where they can carry one, then beside.
+    """Write the manifest of an artifact into files whose format allows it, then next to them.
 
     Args:
-        folder: a draft, with all other files complete.
+        folder: a draft in which all other files are complete.
         manifest: from phi3quant.provenance.manifest.describe.
-        known: hashes of the files as they are before anything is put into them.
+        known: sizes and hashes of the files before the manifest is written into them.
 
     Raises:
         OutputError: a file can't be written.
@@ -44,14 +44,14 @@ def seal(
 
 
 def record_verifications(folder: Path, records: Mapping[Path, Mapping[str, Any]]) -> None:
-    """Put results of a verification into the manifests of an artifact that is in use.
+    """Add results of a verification to the manifests of a published artifact.
 
-    The artifact is made anew beside itself, of the same files but for those that carry a manifest,
-    and then replaced as a whole.
+    A copy is made next to the artifact, with links to all files except those that contain a
+    manifest. Then the copy replaces the artifact as a whole.
 
     Args:
-        folder: of the artifact.
-        records: by the folder of each format, ``folder`` itself or one in it.
+        folder: folder of the artifact.
+        records: results by the folder of each format, which is ``folder`` or a subfolder.
 
     Raises:
         OutputError: a file can't be written.
@@ -60,22 +60,22 @@ def record_verifications(folder: Path, records: Mapping[Path, Mapping[str, Any]]
     with open_workspace(folder, overwrite=True) as workspace:
         draft = workspace.draft
         shutil.copytree(folder, draft, copy_function=_same_file)
-        # From the inside out, as hashes of the outer ones pass over the inner.
-        for place in sorted(records, reverse=True):
-            copy = draft / place.relative_to(folder)
+        # Subfolders first, since hashing the outer folder leaves them out.
+        for format_folder in sorted(records, reverse=True):
+            copy = draft / format_folder.relative_to(folder)
             manifest = read_json_if_there(copy / MANIFEST)
-            # Files keep their hashes: gigabytes aren't read once more, and damage would show.
-            seal(copy, {**manifest, "verification": records[place]}, manifest.get("files"))
+            # Known hashes are kept: that saves reading gigabytes and doesn't hide damage.
+            seal(copy, {**manifest, "verification": records[format_folder]}, manifest.get("files"))
         workspace.publish()
 
 
 def _same_file(source: str, target: str) -> None:
-    """The same bytes under another name; a copy where they are going to be changed in place."""
+    """Link ``target`` to a file, or copy the file if it will be changed in place."""
     if not source.endswith(GGUF_SUFFIX):
         try:
             os.link(source, target)
         except OSError:
-            # Not every file system has links.
+            # The file system doesn't support links.
             pass
         else:
             return
@@ -95,25 +95,25 @@ def open_artifact(located: Located) -> OpenedModel[StoredWeights | OnnxModel]:
 
 
 def read_provenance(path: Path) -> dict[str, Any]:
-    """Manifest of an artifact, empty if it carries none.
+    """Manifest of an artifact; empty if there is none.
 
-    A folder's manifest stands beside; where there is none, and for a GGUF file, the files
-    themselves are asked, for they may have been moved.
+    It is read from the folder. For a folder without a manifest and for a GGUF file, which may have
+    been moved, it is read from the metadata of the files.
 
     Args:
-        path: of the artifact's folder or GGUF file.
+        path: the artifact's folder or GGUF file.
 
     Raises:
-        CheckpointError: the manifest, or a file that carries one, can't be read.
+        CheckpointError: the manifest, or a file that contains one, can't be read.
     """
-    beside = path / MANIFEST if path.is_dir() else None
-    if beside is not None and beside.is_file():
-        return read_json_if_there(beside)
-    return unflat(_carried(path))
+    manifest = path / MANIFEST if path.is_dir() else None
+    if manifest is not None and manifest.is_file():
+        return read_json_if_there(manifest)
+    return unflat(_metadata(path))
 
 
-def _carried(path: Path) -> Mapping[str, Any]:
-    """What an artifact's files carry inside."""
+def _metadata(path: Path) -> Mapping[str, Any]:
+    """Metadata of an artifact's files, whose keys include those of the manifest."""
     if is_onnx(path):
         return read_metadata(path)
     return open_gguf(path).model.fields if is_gguf(path) else {}

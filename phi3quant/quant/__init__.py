@@ -1,1 +1,1 @@
-"""Quantization: schemes, codes, codecs, and the methods that choose codes."""
+"""Quantization: schemes, quantized tensors, codecs, and methods that choose codes."""

@@ -1,4 +1,4 @@
-"""A quantized decoder block: what a method makes and a writer takes."""
+"""Quantized decoder blocks: output of methods, input of writers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,9 +11,13 @@ from phi3quant.quant.tensor import Quantized
 
 @dataclass(frozen=True)
 class TensorLoss:
-    """Mean squared output error per calibration token of one linear, summed over its outputs.
+    """Output error of a quantized linear: mean square per token, summed over its outputs.
 
-    Measured in the units of the unfolded layer, so that methods compare.
+    Both values are in the units of the unfolded layer, so that methods can be compared.
+
+    Attributes:
+        rtn: error of rounding to nearest.
+        chosen: error of the codes that the method chose.
     """
 
     rtn: float
@@ -21,14 +25,14 @@ class TensorLoss:
 
 
 def rounded_norms(block: Block) -> dict[str, torch.Tensor]:
-    """The norms of a block as ``rounded_norm`` leaves them."""
+    """Norms of a block, each after ``rounded_norm``."""
     return {key: rounded_norm(value) for key, value in block.items() if key not in LINEARS}
 
 
 def rounded_norm(norm: torch.Tensor) -> torch.Tensor:
-    """FP32 values rounded to FP16; those past its range stay as they are.
+    """FP32 values rounded to FP16, except those beyond its range, which stay unchanged.
 
-    Formats that store norms as FP32 keep the latter, the others refuse them.
+    Formats that store norms as FP32 accept such values; other formats refuse them.
     """
     rounded = norm.half().float()
     return torch.where(torch.isfinite(rounded), rounded, norm)
@@ -39,10 +43,11 @@ class QuantizedBlock:
     """A finished decoder block.
 
     Attributes:
-        norms: FP32, rounded to FP16 where it holds them (see rounded_norms), by short name.
-        linears: codes under the names of layout.LINEARS.
-        losses: per linear, for methods that measure; empty for RTN.
-        folds: per fold, the scales [channels] that were moved; empty for RTN.
+        norms: FP32 [hidden] by short name, rounded to FP16 (see rounded_norms).
+        linears: quantized matrices by their names in architecture.LINEARS.
+        losses: loss by linear; empty for methods that don't measure it, such as RTN.
+        folds: FP32 scales [channels] that were moved, by the fold's consumer; empty for methods
+            without folds, such as RTN.
     """
 
     norms: Mapping[str, torch.Tensor]
@@ -51,5 +56,5 @@ class QuantizedBlock:
     folds: Mapping[str, torch.Tensor]
 
     def dequantized(self) -> Block:
-        """The block as a reader of any format will compute with it, FP32."""
+        """FP32 tensors of the block, as a reader of any format will use them."""
         return {**self.norms, **{name: q.dequantize() for name, q in self.linears.items()}}

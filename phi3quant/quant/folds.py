@@ -1,7 +1,7 @@
-"""Phi-3's four AWQ folds as data: where a channel can be scaled without changing the function.
+"""Phi-3's four AWQ folds as data: scalings of channels that don't change the function.
 
-The consumer's input columns are multiplied by s, and whatever produces that input is divided by s.
-Lin et al., "AWQ: Activation-aware Weight Quantization", 2023.
+The consumer's input columns are multiplied by s, and the tensor that produces this input is divided
+by s. Lin et al., "AWQ: Activation-aware Weight Quantization", 2023.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,14 +15,14 @@ from phi3quant.model.config import Phi3Config
 
 @dataclass(frozen=True)
 class Fold:
-    """One place to move scale between a producer and a consumer.
+    """A pair of tensors between which the scales of channels can be moved.
 
     Attributes:
-        consumer: the linear whose columns are multiplied.
-        producer: the tensor whose first axis (or a part of it) is divided.
-        producer_rows: which part, for a given model.
-        shared: how many consumer columns share one producer channel: the query heads that read
-            the same value head under GQA, 1 elsewhere.
+        consumer: linear whose columns are multiplied.
+        producer: tensor whose first axis, or a part of it, is divided.
+        producer_rows: that part, computed from the configuration.
+        shared: number of consumer columns per producer channel, computed from the configuration:
+            for o_proj, the query heads per value head (GQA); 1 for the others.
     """
 
     consumer: str
@@ -31,7 +31,7 @@ class Fold:
     shared: Callable[[Phi3Config], int]
 
     def per_column(self, scales: torch.Tensor, config: Phi3Config) -> torch.Tensor:
-        """Spread scales [channels] to the consumer's columns [in]."""
+        """Expand FP32 scales [channels] to the consumer's columns [in]."""
         shared = self.shared(config)
         if shared == 1:
             return scales
@@ -39,7 +39,7 @@ class Fold:
         return heads.expand(-1, shared, -1).reshape(-1)
 
     def per_channel(self, columns: torch.Tensor, config: Phi3Config) -> torch.Tensor:
-        """Average a statistic of the consumer's columns [in] over those sharing a channel."""
+        """Mean of an FP32 statistic [in] over the columns that share a channel: [channels]."""
         shared = self.shared(config)
         if shared == 1:
             return columns
@@ -48,7 +48,7 @@ class Fold:
     def apply(
         self, block: Block, scales: torch.Tensor, config: Phi3Config
     ) -> dict[str, torch.Tensor]:
-        """The block with the scales [channels] moved; no tensor is changed in place.
+        """The block after moving the FP32 scales [channels]; no tensor is changed in place.
 
         Raises:
             ValueError: a scale is zero, negative or not finite.
@@ -80,7 +80,13 @@ def _one(_config: Phi3Config) -> int:
 
 
 def folded(block: Block, scales: Mapping[str, torch.Tensor], config: Phi3Config) -> Block:
-    """The block with the scales [channels] of each fold, by its consumer's name, moved."""
+    """The block after all folds.
+
+    Args:
+        block: FP32 tensors.
+        scales: FP32 [channels] by the fold's consumer.
+        config: configuration of the model.
+    """
     for name, value in scales.items():
         block = FOLDS[name].apply(block, value, config)
     return block
@@ -95,4 +101,4 @@ FOLDS: Mapping[str, Fold] = {
         Fold("down_proj", "gate_up_proj", _up_rows, _one),
     )
 }
-"""Each linear's fold, by the linear's name."""
+"""Folds by the name of their consumer."""

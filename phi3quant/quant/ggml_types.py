@@ -1,4 +1,4 @@
-"""llama.cpp's block types as sizes alone; phi3quant.quant.codecs.ggml_blocks has the codes."""
+"""Sizes of llama.cpp's block types; their codecs are in phi3quant.quant.codecs.ggml_blocks."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,22 +8,22 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 @dataclass(frozen=True)
 class BlockSize:
-    """A block type.
+    """Size of a block type.
 
     Attributes:
-        type: the gguf library's number for it.
+        type: its number in the gguf library.
     """
 
     type: GGMLQuantizationType
 
     @property
     def name(self) -> str:
-        """As llama.cpp writes it, such as ``Q4_0``."""
+        """Name in llama.cpp, such as ``Q4_0``."""
         return str(self.type.name)
 
     @property
     def block(self) -> int:
-        """Weights in a block; rows hold a whole number of blocks."""
+        """Weights per block; the number of columns must be a multiple of it."""
         return int(GGML_QUANT_SIZES[self.type][0])
 
     def row_bytes(self, columns: int) -> int:
@@ -39,4 +39,4 @@ BLOCK_SIZES: Mapping[str, BlockSize] = {
         *("Q4_K", "Q5_K", "Q6_K"),
     )
 }
-"""Block types that can be written, by name."""
+"""Sizes of the block types that can be written, by name."""

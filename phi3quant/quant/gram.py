@@ -1,4 +1,4 @@
-"""What calibration learns about a linear layer's input: its second moments."""
+"""Second moments of a linear layer's input: the statistics that calibration collects."""
 
 import math
 from dataclasses import dataclass
@@ -7,11 +7,11 @@ import torch
 
 from phi3quant.model.precision import product_dtype
 
-# Triangles up to here are inverted column by column.
+# Largest triangle that is inverted by a single solve.
 _SMALL_TRIANGLE = 256
-# Columns of a matrix that are factored at once.
+# Columns that are factored at once.
 _STRIP = 512
-# Multiples of the damping that are tried: FP32 sums of products are off by less than the last.
+# Multiples of the damping to try. The last one exceeds the rounding error of FP32 sums of products.
 _MORE_DAMPING = (1, 10, 100, 1000)
 
 
@@ -19,15 +19,16 @@ _MORE_DAMPING = (1, 10, 100, 1000)
 class Gram:
     """Statistics of the inputs x of one linear layer over all calibration tokens.
 
-    Channels are divided without touching the matrix, since what is asked of it is often less than
-    copying it. That is exact: x/s has the second moments D^-1 G D^-1.
+    ``divided`` leaves the matrix unchanged and records factors of its channels, since many uses
+    of the matrix cost less than a copy of it. The result is exact: with D = diag(s), x/s has the
+    second moments D^-1 G D^-1.
 
     Attributes:
         captured: FP32 [in, in], the mean over tokens of x x^T.
-        mean_abs: FP32 [in], the mean of abs(x): AWQ's activation scale.
-        tokens: how many tokens went in.
-        shares: FP32 [in], what the captured channels are multiplied by; None: 1. ``mean_abs`` has
-            it in it.
+        mean_abs: FP32 [in], the mean of abs(x), which is AWQ's activation scale; ``shares`` are
+            applied already.
+        tokens: number of tokens.
+        shares: FP32 [in], factors of the captured channels; None: all 1.
     """
 
     captured: torch.Tensor
@@ -37,41 +38,41 @@ class Gram:
 
     @staticmethod
     def of(x: torch.Tensor) -> "Gram":
-        """The statistics of inputs FP32 [tokens, in]."""
+        """Statistics of inputs FP32 [tokens, in]."""
         return Gram(x.T @ x / len(x), x.abs().mean(dim=0), len(x))
 
     def divided(self, scales: torch.Tensor) -> "Gram":
-        """The statistics after every input channel was divided by ``scales`` [in]."""
+        """Statistics of the inputs after dividing each channel by ``scales``, FP32 [in]."""
         inverse = 1.0 / scales
         shares = inverse if self.shares is None else self.shares * inverse
         return Gram(self.captured, self.mean_abs * inverse, self.tokens, shares)
 
     def matrix(self, places: torch.Tensor | None = None) -> torch.Tensor:
-        """The second moments, a new FP32 [in, in].
+        """Second moments as a new tensor, FP32 [in, in].
 
         Args:
-            places: int64 [in], an order of the channels.
+            places: order of the channels, int64 [in]; None: as captured.
         """
         shares = self.shares
         if places is None:
-            found = self.captured.clone()
+            moments = self.captured.clone()
         else:
-            found = self.captured[places[:, None], places]
+            moments = self.captured[places[:, None], places]
             shares = None if shares is None else shares[places]
-        return found if shares is None else found.mul_(shares[:, None]).mul_(shares)
+        return moments if shares is None else moments.mul_(shares[:, None]).mul_(shares)
 
     def diagonal(self) -> torch.Tensor:
-        """Mean squares of the channels, FP32 [in]: what llama.cpp calls the importance matrix."""
+        """Mean squares of the channels, FP32 [in]: the importance matrix of llama.cpp."""
         diagonal = self.captured.diagonal()
         return diagonal.clone() if self.shares is None else diagonal * self.shares.square()
 
     @property
     def degenerate(self) -> bool:
-        """Whether the matrix is zero or has overflowed, so that nothing can be learned from it."""
+        """Whether the matrix is zero or has overflowed, and so contains no information."""
         return not 0 < float(self.diagonal().double().mean()) < math.inf
 
     def blocks(self, width: int) -> torch.Tensor:
-        """The blocks on the diagonal, FP32 [in/width, width, width]."""
+        """Blocks on the diagonal, FP32 [in/width, width, width]."""
         blocks = diagonal_blocks(self.captured, width)
         if self.shares is None:
             return blocks
@@ -81,8 +82,8 @@ class Gram:
     def output_error(self, error: torch.Tensor) -> torch.Tensor:
         """Mean squared output error of each row of a weight error FP32 [rows, in]: FP32 [rows].
 
-        As the function of this name, in the type that this machine multiplies fastest: BF16's
-        rounding averages out over the columns.
+        Like the function ``output_error``, but in the dtype that this machine multiplies fastest;
+        BF16's rounding averages out over the columns.
         """
         error = error if self.shares is None else error * self.shares
         dtype = product_dtype()
@@ -93,14 +94,18 @@ class Gram:
 def output_error(error: torch.Tensor, gram: torch.Tensor) -> torch.Tensor:
     """Mean squared output error per token of each row, FP32 [rows].
 
-    For a weight error E [rows, in] the outputs are off by E x; the mean of (E x)^2 over tokens is
-    the diagonal of E G E^T. Exact, whatever the number of tokens.
+    A weight error E changes the outputs by E x. The mean of (E x)^2 over tokens is exactly the
+    diagonal of E G E^T, for any number of tokens.
+
+    Args:
+        error: E, FP32 [rows, in].
+        gram: G, the second moments, FP32 [in, in].
     """
     return ((error @ gram) * error).sum(dim=1)
 
 
 def diagonal_blocks(gram: torch.Tensor, width: int) -> torch.Tensor:
-    """The blocks [in/width, width, width] on the diagonal of a Gram matrix [in, in]."""
+    """Blocks [in/width, width, width] on the diagonal of a matrix [in, in]."""
     groups = gram.shape[0] // width
     view = gram.view(groups, width, groups, width)
     return view.diagonal(dim1=0, dim2=2).permute(2, 0, 1).contiguous()
@@ -108,11 +113,11 @@ def diagonal_blocks(gram: torch.Tensor, width: int) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Damped:
-    """A Gram matrix with something added to its diagonal, factored: G + d I.
+    """Cholesky factor of a damped Gram matrix G + d I.
 
     Attributes:
-        places: int64 [in], the order of its columns.
-        lower: FP32 [in, in], its lower Cholesky factor in the reverse of that order.
+        places: order of the columns, int64 [in].
+        lower: lower Cholesky factor of the matrix in the reverse order, FP32 [in, in].
     """
 
     places: torch.Tensor
@@ -120,18 +125,18 @@ class Damped:
 
     @staticmethod
     def of(gram: Gram, places: torch.Tensor, damping: float) -> "Damped":
-        """Factor in FP64, since few tokens or dead channels leave matrices close to singular.
+        """Factor a Gram matrix, in FP64 since few tokens or dead channels make it nearly singular.
 
         Args:
-            gram: of the input; if it is degenerate, the identity takes its place.
-            places: int64 [in], the order of the columns.
-            damping: what is added to the diagonal, relative to its mean; ten times as much as long
-                as rounding leaves the matrix indefinite.
+            gram: statistics of the input; if they are degenerate, the identity is used instead.
+            places: order of the columns, int64 [in].
+            damping: d relative to the mean of the diagonal. It is increased tenfold, up to three
+                times, while rounding errors leave the matrix indefinite.
         """
         if gram.degenerate:
             return Damped(places, torch.eye(len(places)))
         for more in _MORE_DAMPING:
-            # In place, since of wide layers this is the largest matrix of a run.
+            # In place, since for wide layers this is the largest matrix of a run.
             matrix = gram.matrix(places.flip(0)).double()
             matrix.diagonal().add_(more * damping * float(matrix.diagonal().mean()))
             try:
@@ -142,19 +147,28 @@ class Damped:
         return Damped(places, torch.eye(len(places)))
 
     def solve(self, rows: torch.Tensor) -> torch.Tensor:
-        """The rows X of X (G + d I) = ``rows``, both FP32 [rows, in] in the channels' own order."""
+        """Solve X (G + d I) = ``rows``.
+
+        Args:
+            rows: FP32 [rows, in], with the channels in their original order.
+
+        Returns:
+            X, FP32 [rows, in], in the same order.
+        """
         reverse = self.places.flip(0)
         half = torch.linalg.solve_triangular(self.lower.T, rows[:, reverse], upper=True, left=False)
-        found = torch.empty_like(rows)
-        found[:, reverse] = torch.linalg.solve_triangular(self.lower, half, upper=False, left=False)
-        return found
+        solution = torch.empty_like(rows)
+        solution[:, reverse] = torch.linalg.solve_triangular(
+            self.lower, half, upper=False, left=False
+        )
+        return solution
 
     def inverse_factor(self) -> torch.Tensor:
         """Upper Cholesky factor U of the inverse: U^T U = (G + d I)^-1, FP32 [in, in].
 
-        Row j of U says how the columns after j best make up for an error in column j (GPTQ's
-        formulation: Frantar et al., 2022). With G = R R^T for an upper R, it is R^-1. ``lower`` is
-        used up for it.
+        Row j of U gives the changes of the columns after j that best compensate an error in column
+        j (GPTQ: Frantar et al., 2022). If G + d I = R R^T with an upper R, then U = R^-1. The
+        result overwrites ``lower``.
         """
         _invert(self.lower)
         factor: torch.Tensor = self.lower.flip(0, 1)
@@ -162,7 +176,7 @@ class Damped:
 
 
 def _factor(matrix: torch.Tensor) -> None:
-    """Replace a positive definite matrix by its lower Cholesky factor in place, by strips."""
+    """Replace a positive definite FP64 matrix by its lower Cholesky factor, strip by strip."""
     size = len(matrix)
     for start in range(0, size, _STRIP):
         here, below = slice(start, start + _STRIP), slice(start + _STRIP, size)
@@ -170,7 +184,7 @@ def _factor(matrix: torch.Tensor) -> None:
         corner.copy_(torch.linalg.cholesky(corner))
         matrix[here, below] = 0
         rest.copy_(torch.linalg.solve_triangular(corner.T, rest, upper=True, left=False))
-        # What is above the diagonal strips is never read.
+        # Values above the diagonal strips are never read.
         for first in range(below.start, size, _STRIP):
             columns = slice(first, first + _STRIP)
             offset = first - below.start
@@ -180,9 +194,10 @@ def _factor(matrix: torch.Tensor) -> None:
 
 
 def _invert(lower: torch.Tensor) -> None:
-    """Invert a lower triangular matrix in place, by halves: a third of a general solve's work.
+    """Invert a lower triangular FP32 matrix in place, recursively by halves.
 
-    With solves in place of products, since those know of the zeros.
+    This is a third of the work of a general solve. It uses triangular solves instead of products,
+    since they skip the zeros.
     """
     size = len(lower)
     if size <= _SMALL_TRIANGLE:
@@ -198,20 +213,20 @@ def _invert(lower: torch.Tensor) -> None:
 
 
 def remaining_metrics(factor: torch.Tensor, width: int) -> torch.Tensor:
-    """What an error in a group costs once all columns after it have made up for it as well as can.
+    """Metrics of errors in each group that remain after optimal compensation by later columns.
 
-    That is the Schur complement of the later columns in the Gram matrix, which the factor U of its
-    inverse holds ready: (U_g^T U_g)^-1 for the group's block U_g.
+    The metric of a group is the Schur complement of the later columns in the Gram matrix. It
+    follows from the factor U of the inverse: (U_g^T U_g)^-1 for the group's diagonal block U_g.
 
     Args:
-        factor: FP32 [in, in], from Damped.inverse_factor.
-        width: columns in a group.
+        factor: U, FP32 [in, in], from Damped.inverse_factor.
+        width: columns per group.
 
     Returns:
         FP32 [in/width, width, width].
     """
     blocks = diagonal_blocks(factor, width).double()
-    # Not linalg.inv: the blocks are triangles, and on several threads MKL refuses small ones.
+    # Not linalg.inv: the blocks are triangular, and MKL fails for small ones on several threads.
     inverse = torch.linalg.solve_triangular(
         blocks, torch.eye(width, dtype=torch.float64).expand_as(blocks), upper=True
     )

@@ -1,4 +1,4 @@
-"""How weights are quantized: bits, group size and symmetry."""
+"""Quantization schemes: bits, group size and symmetry."""
 
 from dataclasses import dataclass
 
@@ -13,10 +13,15 @@ WHOLE_ROW = "row"
 
 @dataclass(frozen=True)
 class QuantScheme:
-    """Integer codes of ``bits`` bits; one scale (and zero point) for ``group_size`` weights.
+    """Integer codes with a scale, and a zero point unless ``symmetric``, for each group of weights.
 
     A weight is ``(code - zero_point) * scale``. In a symmetric scheme the zero point is the middle
-    of the range, ``2 ** (bits - 1)``, and is not stored. ``group_size`` None means a whole row.
+    of the range, ``2 ** (bits - 1)``, and is not stored.
+
+    Attributes:
+        bits: bits per code, one of BITS.
+        group_size: weights per group, one of GROUP_SIZES; None: a whole row.
+        symmetric: whether the zero point is fixed.
     """
 
     bits: int = 4
@@ -46,10 +51,10 @@ class QuantScheme:
         return 1 << (self.bits - 1)
 
     def group_width(self, columns: int) -> int:
-        """Weights per group in a row of ``columns``.
+        """Weights per group in a row of ``columns`` weights.
 
         Raises:
-            SchemeError: the groups don't fill the row evenly.
+            SchemeError: ``columns`` is not a multiple of the group size.
         """
         if self.group_size is None:
             return columns
@@ -62,7 +67,7 @@ class QuantScheme:
         return self.group_size
 
     def bits_per_weight(self, columns: int) -> float:
-        """Stored bits for each weight of a row of ``columns``, FP16 scales and zeros included."""
+        """Stored bits per weight in a row of ``columns`` weights, with FP16 scales and zeros."""
         overhead = 16 if self.symmetric else 16 + self.bits
         return self.bits + overhead / self.group_width(columns)
 
@@ -72,6 +77,10 @@ class QuantScheme:
 
 
 def check_groups(scheme: QuantScheme, config: Phi3Config) -> None:
-    """Raises SchemeError if a linear's rows aren't a whole number of groups."""
+    """Check that the rows of every linear are a whole number of groups.
+
+    Raises:
+        SchemeError: they aren't.
+    """
     for _, columns in linear_shapes(config).values():
         scheme.group_width(columns)

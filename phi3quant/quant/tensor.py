@@ -1,4 +1,4 @@
-"""A quantized matrix as plain numbers: what every method makes and every writer takes."""
+"""Quantized matrices as plain numbers: output of every method, input of every writer."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -18,12 +18,12 @@ class Quantized(Protocol):
         """Rows and columns."""
 
     def dequantize(self) -> torch.Tensor:
-        """The weights that are stored, FP32 [rows, columns]."""
+        """Weights that the codes represent, FP32 [rows, columns]."""
 
 
 @dataclass(frozen=True)
 class QuantizedTensor:
-    """Codes with scales and zero points; packing into bits is the writers' business.
+    """Codes with scales and zero points, not packed into bits.
 
     Attributes:
         scheme: bits, group size and symmetry.
@@ -64,17 +64,17 @@ class QuantizedTensor:
         return rows, columns
 
     def dequantize(self) -> torch.Tensor:
-        """The weights that the codes stand for, FP32 [rows, columns]."""
+        """Weights that the codes represent, FP32 [rows, columns]."""
         rows, columns = self.shape
         width = self.scheme.group_width(columns)
         weights = torch.empty(rows, columns // width, width)
-        # By parts that stay in a core's cache, and without more memory than the result's.
+        # Parts fit into a core's cache, and no memory is needed besides the result's.
         step = max(1, _CHUNK_WEIGHTS // columns)
         for start in range(0, rows, step):
             part = slice(start, start + step)
             zeros: torch.Tensor | int = self.scheme.middle
             if self.zero_points is not None:
                 zeros = self.zero_points[part].float().unsqueeze(-1)
-            some = weights[part].copy_(self.codes[part].view(-1, columns // width, width))
-            some.sub_(zeros).mul_(self.scales[part].float().unsqueeze(-1))
+            groups = weights[part].copy_(self.codes[part].view(-1, columns // width, width))
+            groups.sub_(zeros).mul_(self.scales[part].float().unsqueeze(-1))
         return weights.view(rows, columns)

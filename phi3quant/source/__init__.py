@@ -1,1 +1,1 @@
-"""Models and tokenizers as people bring them: located, opened, checked."""
+"""Models and tokenizers as users provide them: located, opened, checked."""

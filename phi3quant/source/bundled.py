@@ -1,4 +1,4 @@
-"""The model that comes with phi3quant."""
+"""The model that is installed with phi3quant."""
 
 from importlib import resources
 from pathlib import Path
@@ -7,5 +7,5 @@ BUNDLED = "phi3-tiny"
 
 
 def bundled_folder() -> Path:
-    """Folder of the model that is installed with phi3quant."""
+    """Folder of the bundled model, phi3-tiny."""
     return Path(str(resources.files("phi3quant") / "assets" / BUNDLED))

@@ -1,8 +1,8 @@
-"""The one renderer of chat templates: whatever a template does, it ends in text or an error.
+"""Renderer of untrusted chat templates; the result is always text or an error.
 
-Templates run in a process of their own (template_worker.py), started at the first use and kept for
-all chats, so that limits on time and memory hold even where jinja's sandbox has none:
-powers, repeated strings, nested loops.
+Templates run in a separate process (template_worker.py), which is started at the first use and kept
+for all chats. Its limits on time and memory also cover what jinja's sandbox doesn't limit: powers,
+repeated strings, nested loops.
 """
 
 import atexit
@@ -23,7 +23,7 @@ from phi3quant.errors import TokenizerError
 from phi3quant.source.template_worker import SECONDS
 
 _SCRIPT = Path(__file__).with_name("template_worker.py")
-# For interpreters that find jinja2 only through a path that was set for this process.
+# An isolated interpreter (-I) ignores PYTHONPATH, so it gets the folder of jinja2 as an argument.
 _START = (
     "import runpy, sys; sys.path.append(sys.argv.pop(1)); sys.argv.pop(0); "
     "runpy.run_path(sys.argv[0], run_name='__main__')"
@@ -31,25 +31,25 @@ _START = (
 
 
 class _Worker:
-    """The process, and the one exchange that it does at a time."""
+    """The process that renders templates, one request at a time."""
 
     def __init__(self, seconds: int = SECONDS) -> None:
         self._seconds = seconds
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
-        self._too_much: dict[str, str] = {}
+        self._over_limit: dict[str, str] = {}
 
     def render(self, template: str, request: bytes) -> dict[str, str]:
-        """Send a request; a template that once went past a limit isn't tried again."""
-        if template in self._too_much:
-            return {"error": self._too_much[template]}
+        """Send a request; a template that has exceeded a limit before isn't tried again."""
+        if template in self._over_limit:
+            return {"error": self._over_limit[template]}
         answer, ended = self._ask(request)
         if ended:
-            self._too_much[template] = answer["error"]
+            self._over_limit[template] = answer["error"]
         return answer
 
     def _ask(self, request: bytes) -> tuple[dict[str, str], bool]:
-        """The answer to a request, and whether the process died of it."""
+        """Answer to a request, and whether the process died of it."""
         with self._lock:
             process = self._running()
             assert process.stdin is not None
@@ -61,7 +61,7 @@ class _Worker:
             except BrokenPipeError:
                 line = b""
             except BaseException:
-                # Interrupted: the answer that is still to come would be taken for the next one's.
+                # The answer to an interrupted request would be read as the answer to the next one.
                 self._close()
                 raise
             if line.endswith(b"\n"):
@@ -79,10 +79,10 @@ class _Worker:
             self._close()
 
     def forget(self) -> None:
-        """Leave the process to the one that started it; for use after a fork."""
+        """Leave the process to the parent; for use in the child after a fork."""
         process, self._process, self._lock = self._process, None, threading.Lock()
         if process is not None:
-            process.returncode = 0  # not this process' child
+            process.returncode = 0  # it isn't a child of this process
             _close_pipes(process)
 
     def _running(self) -> subprocess.Popen[bytes]:
@@ -95,7 +95,7 @@ class _Worker:
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.DEVNULL,
-                    # Ctrl-C is for this process, which then ends the other.
+                    # Ctrl-C should reach only this process, which then ends the worker.
                     start_new_session=True,
                 )
             except OSError as error:
@@ -125,19 +125,19 @@ os.register_at_fork(after_in_child=_WORKER.forget)
 
 
 def render_template(template: str, variables: Mapping[str, Any]) -> str:
-    """Render a chat template in transformers' environment; ``strftime_now`` is at a fixed date.
+    """Render a chat template in transformers' environment, with a fixed date for ``strftime_now``.
 
     Args:
-        template: jinja.
-        variables: plain values by name; ``messages`` at least.
+        template: source text for jinja.
+        variables: JSON values by name; ``messages`` is required.
 
     Raises:
-        TokenizerError: the template fails on these messages, or exceeds a limit.
+        TokenizerError: the template fails on these messages or exceeds a limit.
     """
     try:
         request = json.dumps({"template": template, "variables": dict(variables)}).encode()
     except (TypeError, ValueError, RecursionError) as error:
-        raise TokenizerError(f"a chat isn't made of plain values: {error}") from None
+        raise TokenizerError(f"a chat contains a value that isn't JSON: {error}") from None
     answer = _WORKER.render(template, request)
     if "error" in answer:
         raise TokenizerError(f"the model's chat template failed: {answer['error']}")

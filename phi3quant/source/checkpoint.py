@@ -1,4 +1,4 @@
-"""Models on disk as readers hand them out, and the plain safetensors checkpoint among them."""
+"""Plain safetensors checkpoints."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -59,7 +59,10 @@ class Checkpoint:
         return {key: self.store.load_finite(block_tensor_name(index, key)) for key in BLOCK_TENSORS}
 
     def stored_block(self, index: int) -> Block:
-        """A block with its matrices in their stored dtype, not yet read nor checked; norms FP32."""
+        """A block with its matrices in their stored dtype.
+
+        The matrices are memory-mapped, so neither read nor checked yet. The norms are FP32.
+        """
         names = {key: block_tensor_name(index, key) for key in BLOCK_TENSORS}
         return {
             key: self.store.load(name) if key in LINEARS else self.store.load_finite(name)
@@ -76,18 +79,17 @@ class Checkpoint:
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
-    """Open a plain checkpoint; config and all headers are checked.
+    """Open a plain checkpoint and check its configuration and all headers.
 
-    No weights are read, except to compare the head of a tied model with its embedding.
+    Weights are read only to compare the head of a tied model with its embedding.
 
     Raises:
-        ConfigError: config.json is missing or not Phi-3.
-        CheckpointError: weights are missing, truncated, of a wrong shape or dtype, or there are
-            tensors that belong to another model than config.json describes.
+        ConfigError: config.json is missing or not of a Phi-3 model.
+        CheckpointError: weights are missing, truncated or of a wrong shape or dtype, or there are
+            tensors that don't belong to the model described by config.json.
     """
-    stored = read_config(folder)
     store = open_tensors(folder)
-    config, notes = untied_if_different(store, stored)
+    config, notes = untied_if_different(store, read_config(folder))
     shapes = tensor_shapes(config)
     known = {*shapes, HEAD}
     refuse_explained(store.folder, store.tensors, known, config)
@@ -99,13 +101,13 @@ def open_checkpoint(folder: Path) -> Checkpoint:
 def untied_if_different(
     store: TensorFolder, config: Phi3Config
 ) -> tuple[Phi3Config, tuple[str, ...]]:
-    """Correct a configuration that ties a head which the files hold apart.
+    """Untie the configuration of a tied model whose files contain a different head.
 
-    As in transformers 5, a tied model with another head in its files uses that head; one with an
-    equal head stays tied.
+    As in transformers 5, such a model uses the stored head; a model whose stored head equals the
+    embedding stays tied.
 
     Returns:
-        The configuration of the weights, and notes for their owner.
+        The configuration that fits the weights, and notes for the user.
 
     Raises:
         CheckpointError: a file can't be read.
@@ -124,7 +126,7 @@ def untied_if_different(
 
 
 def linear_bytes(store: TensorFolder, config: Phi3Config) -> int:
-    """Bytes of the blocks' matrices, plain or packed into several tensors each."""
+    """Bytes of the blocks' matrices, whether plain or packed into several tensors each."""
     return store.nbytes(
         *(
             block_tensor_name(index, key).removesuffix("weight")

@@ -1,4 +1,4 @@
-"""Tokenizers of the tokenizers library: tokenizer.json, read as transformers reads it."""
+"""Encoders from tokenizer.json, with the semantics of transformers."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,11 +16,11 @@ from phi3quant.source.hushed import hushed
 from phi3quant.source.pieces_of_text import Spans
 
 _MAX_GROWTH = 64
-"""Characters that the replacements of a tokenizer may make of one; Llama's make two."""
+"""Limit of characters that a tokenizer's replacements produce from one; Llama's produce two."""
 
 
 class _Described(msgspec.Struct):
-    """The parts of tokenizer.json that are checked before the library reads it."""
+    """Parts of tokenizer.json that are checked before the library reads the file."""
 
     normalizer: dict[str, Any] | None = None
     decoder: dict[str, Any] | None = None
@@ -28,24 +28,24 @@ class _Described(msgspec.Struct):
 
 @dataclass(frozen=True)
 class FastEncoder:
-    """Text to ids and back; nothing is added, cut off or filled up."""
+    """Encoder that adds no tokens, truncates nothing and pads nothing; implements Encoder."""
 
     inner: FastTokenizer
 
     def spans(self, text: str) -> Spans:
-        """Tokens of ``text`` and their places in it."""
+        """See Encoder."""
         with library_errors("a text can't be encoded"):
             encoding = self.inner.encode(text, add_special_tokens=False)
         ids = np.array(encoding.ids, dtype=np.int32)
         return Spans(ids, np.array(encoding.offsets, dtype=np.int32).reshape(-1, 2))
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of ``text``."""
+        """See Encoder."""
         with library_errors("a text can't be encoded"):
             return list(self.inner.encode(text, add_special_tokens=False).ids)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of ``ids``, special tokens included."""
+        """See Encoder."""
         with library_errors("token ids can't be decoded"):
             return str(self.inner.decode(list(ids), skip_special_tokens=False))
 
@@ -54,14 +54,15 @@ def read_fast(file: Path) -> FastTokenizer:
     """Read tokenizer.json.
 
     Raises:
-        TokenizerError: it can't be read, or would make too much of a text.
+        TokenizerError: the file can't be read, or its replacements could expand a text more than
+            ``_MAX_GROWTH``-fold.
     """
     described: _Described = read_json(file, _Described, raises=TokenizerError)
     for name, part in (("normalizer", described.normalizer), ("decoder", described.decoder)):
         growth = _growth(part)
         if growth > _MAX_GROWTH:
             raise TokenizerError(
-                f"{file}: its {name} makes {growth:.0f} characters of one; "
+                f"{file}: its {name} expands one character to {growth:.0f}; "
                 f"at most {_MAX_GROWTH} are allowed"
             )
     with library_errors(f"{file} can't be read"):
@@ -69,10 +70,10 @@ def read_fast(file: Path) -> FastTokenizer:
 
 
 def whole_texts(fast: FastTokenizer) -> FastEncoder:
-    """An encoder that takes texts as they are.
+    """Encoder of a tokenizer with truncation, padding and dropout switched off.
 
-    tokenizer.json may hold the truncation, padding and dropout of a training run. They aren't part
-    of the vocabulary: transformers switches them off, too.
+    tokenizer.json may contain these settings of a training run. They aren't part of the
+    vocabulary, and transformers switches them off too.
     """
     fast.no_truncation()
     fast.no_padding()
@@ -82,7 +83,7 @@ def whole_texts(fast: FastTokenizer) -> FastEncoder:
 
 
 def _growth(part: Any) -> float:
-    """Upper bound of the characters that replacements make of one character."""
+    """Upper bound of the number of characters that a step's replacements produce from one."""
     if not isinstance(part, Mapping):
         return 1.0
     steps = part.get("normalizers", part.get("decoders"))
@@ -99,19 +100,19 @@ def _growth(part: Any) -> float:
     fixed = pattern.get("String") if isinstance(pattern, Mapping) else None
     if fixed:
         return max(1.0, len(content) / len(fixed))
-    # A regular expression may match one character, or the place before each.
+    # A regular expression may match a single character or the empty string before each.
     return 1.0 + len(content)
 
 
 @contextmanager
 def library_errors(problem: str) -> Iterator[None]:
-    """Turn whatever the library raises into a TokenizerError.
+    """Convert exceptions of the tokenizers library into TokenizerError.
+
+    Panics of its Rust code are included (for example for a regular expression that takes too
+    long); they derive from BaseException.
 
     Args:
         problem: beginning of the message.
-
-    A panic of its Rust code, such as for a regular expression that takes too long, is derived from
-    BaseException.
     """
     try:
         with hushed():

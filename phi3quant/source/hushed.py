@@ -1,4 +1,4 @@
-"""Standard error without what a library's compiled code prints there before it raises."""
+"""Suppression of messages that compiled code prints to standard error before it raises."""
 
 import contextlib
 import os
@@ -9,35 +9,35 @@ from typing import IO
 
 _STDERR = 2
 _LOCK = threading.RLock()
-_heard: dict[int, IO[bytes]] = {}
-"""A file for each process: a forked one must not share its parent's."""
+_captures: dict[int, IO[bytes]] = {}
+"""Temporary file by process id: a forked process must not share its parent's."""
 
 
 @contextlib.contextmanager
 def hushed() -> Iterator[None]:
-    """Drop what is written to descriptor 2 if the body raises; else write it there afterwards.
+    """Capture writes to descriptor 2; drop them if the body raises, otherwise repeat them.
 
-    Rust prints a panic, with advice for its developers, before Python sees an exception.
+    Rust prints a panic, with advice for developers, before the exception reaches Python.
     """
     with _LOCK:
         try:
             saved = os.dup(_STDERR)
-        except OSError:  # it is closed
+        except OSError:  # standard error is closed
             yield
             return
-        heard = _heard.get(os.getpid())
-        if heard is None:
-            heard = _heard[os.getpid()] = tempfile.TemporaryFile()  # noqa: SIM115 - kept
+        capture = _captures.get(os.getpid())
+        if capture is None:
+            capture = _captures[os.getpid()] = tempfile.TemporaryFile()  # noqa: SIM115 - kept
         try:
-            os.dup2(heard.fileno(), _STDERR)
+            os.dup2(capture.fileno(), _STDERR)
             try:
                 yield
             finally:
                 os.dup2(saved, _STDERR)
-            length = os.lseek(heard.fileno(), 0, os.SEEK_CUR)
+            length = os.lseek(capture.fileno(), 0, os.SEEK_CUR)
             if length:
-                os.write(_STDERR, os.pread(heard.fileno(), length, 0))
+                os.write(_STDERR, os.pread(capture.fileno(), length, 0))
         finally:
             os.close(saved)
-            os.lseek(heard.fileno(), 0, os.SEEK_SET)
-            os.ftruncate(heard.fileno(), 0)
+            os.lseek(capture.fileno(), 0, os.SEEK_SET)
+            os.ftruncate(capture.fileno(), 0)

@@ -1,4 +1,4 @@
-"""Find a model: a folder, a hub id, or the bundled phi3-tiny."""
+"""Location of a model: a folder, a GGUF file, a hub id or the bundled phi3-tiny."""
 
 import re
 from collections.abc import Mapping
@@ -14,19 +14,19 @@ from phi3quant.source.bundled import BUNDLED, bundled_folder
 __all__ = ["BUNDLED", "GGUF_SUFFIX", "Located", "bundled_folder", "locate"]
 
 GGUF_SUFFIX = ".gguf"
-# What a model needs; pickles are left out on purpose.
+# Files to download; pickles are left out on purpose.
 _PATTERNS = ["*.json", "*.safetensors", "tokenizer.model", "*.jinja", "merges.txt", "LICENSE*"]
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 @dataclass(frozen=True)
 class Located:
-    """Where a model lies and what it was called.
+    """Location and name of a model.
 
     Attributes:
-        path: its folder, or a GGUF file, on this machine.
-        name: for tables: the folder's name, the hub id, or ``phi3-tiny``.
-        revision: the hub's commit, where the model came from there.
+        path: the model's folder or GGUF file on this machine.
+        name: for tables: the name of the folder or file, the hub id, or ``phi3-tiny``.
+        revision: commit of a model from the hub; None for others.
     """
 
     path: Path
@@ -35,12 +35,12 @@ class Located:
 
     @property
     def folder(self) -> Path:
-        """The model's folder, or the one that its file lies in."""
+        """The model's folder, or the folder of its file."""
         return self.path if self.path.is_dir() else self.path.parent
 
     @property
     def bundled(self) -> bool:
-        """Whether it is the model that comes with phi3quant."""
+        """Whether it is the model that is installed with phi3quant."""
         return self.name == BUNDLED and self.folder == bundled_folder()
 
 
@@ -48,14 +48,14 @@ def locate(model: str | Path | None, revision: str | None = None) -> Located:
     """Find a model.
 
     Args:
-        model: a folder (OUT/FORMAT names a format of an output OUT, even if OUT itself is of it); a
-            GGUF file of any name; a hub id such as ``microsoft/Phi-3-mini-4k-instruct``; or
-            None or ``phi3-tiny`` for the bundled one.
-        revision: branch, tag or commit, for a hub id.
+        model: a folder (OUT/FORMAT is accepted for every format of an output OUT, even for the
+            one in OUT itself); a GGUF file of any name; a hub id such as
+            ``microsoft/Phi-3-mini-4k-instruct``; or None or ``phi3-tiny`` for the bundled model.
+        revision: branch, tag or commit of a hub id.
 
     Raises:
-        ModelNotFoundError: nothing of that name can be had.
-        MissingExtraError: it looks like a hub id and huggingface_hub isn't installed.
+        ModelNotFoundError: there is no such folder or file, and the hub has no such model either.
+        MissingExtraError: ``model`` looks like a hub id, but huggingface_hub isn't installed.
     """
     require(ModelNotFoundError, "model", model, str, Path, None)
     if model is None or (str(model) == BUNDLED and not Path(model).exists()):
@@ -80,9 +80,9 @@ def locate(model: str | Path | None, revision: str | None = None) -> Located:
 
 
 def _first_format(path: Path) -> Path | None:
-    """OUT for OUT/FORMAT where OUT itself is of that format, so that the latter names any format.
+    """OUT for a path OUT/FORMAT if OUT itself is of that format, otherwise None.
 
-    The first format of several has no folder of its own; see docs/adr/0005.
+    The first format of an output has no folder of its own; see docs/adr/0005.
     """
     if path.exists() or not path.parent.is_dir():
         return None
@@ -111,11 +111,11 @@ def _from_hub(name: str, revision: str | None) -> Located:
         reason = ModelNotFoundError("the local copy is incomplete")
     detail = str(reason).strip().splitlines()[0] if str(reason).strip() else type(reason).__name__
     raise ModelNotFoundError(
-        f"there is no folder {name}, and it can't be had from the hub either ({detail}); "
+        f"there is no folder {name}, and downloading it from the hub failed ({detail}); "
         "download it elsewhere and give its folder"
     )
 
 
 def _is_complete(folder: Path) -> bool:
-    """An interrupted download leaves a snapshot without some of its files."""
+    """Whether a snapshot has config.json and weights; interrupted downloads may lack them."""
     return (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))

@@ -1,10 +1,10 @@
-"""Token ids of a long text, a piece at a time, equal to those of the whole.
+"""Token ids of a long text, encoded in pieces, equal to those of the whole text.
 
-A tokenizer keeps a hundred bytes and more for each character while it works. So a long text is cut
-into pieces that overlap, and two neighbours are joined in the middle of a stretch of the overlap
-where both have the same tokens at the same places. Byte-pair encoding is the same left and right of
-such a place, whatever lies beyond: a sequence of tokens is the encoding of its text if each two
-neighbours are. Where no such stretch exists, the piece grows until there is one.
+A tokenizer needs more than a hundred bytes of memory per character. A long text is therefore cut
+into overlapping pieces. Two neighbouring pieces are joined in the middle of a stretch of the
+overlap in which both have the same tokens at the same places. Byte-pair encoding doesn't depend on
+what lies beyond such a stretch: a sequence of tokens is the encoding of its text if every pair of
+adjacent tokens is. If there is no such stretch, the piece is lengthened until there is one.
 """
 
 from collections.abc import Callable
@@ -14,19 +14,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 CHARACTERS = 1 << 18
-"""Length of a piece without its overlap; shorter texts are one piece."""
+"""Length of a piece without its overlap, in characters; shorter texts are one piece."""
 OVERLAP = 1 << 12
+"""Characters that neighbouring pieces share."""
 _STRETCH = 32
-"""Tokens that must agree in a row."""
+"""Number of consecutive tokens that must agree."""
 
 
 @dataclass(frozen=True)
 class Spans:
-    """Tokens of a text and where they lie in it.
+    """Tokens of a text and their positions in it.
 
     Attributes:
         ids: int32 [tokens].
-        places: int32 [tokens, 2], first character and the one after the last.
+        places: int32 [tokens, 2], index of the first character and of the one after the last.
     """
 
     ids: NDArray[np.int32]
@@ -45,10 +46,10 @@ def encode_in_pieces(
 
     Args:
         spans: encodes one piece.
-        text: all of it.
-        limit: tokens that are needed; the rest of the text isn't read.
+        text: the whole text.
+        limit: number of tokens needed; the rest of the text isn't encoded.
         characters: length of a piece.
-        overlap: characters that two neighbours share.
+        overlap: characters that neighbouring pieces share.
 
     Returns:
         int32 [tokens], at most ``limit``.
@@ -72,12 +73,12 @@ def encode_in_pieces(
 
 
 def _joint(here: Spans, after: Spans, offset: int) -> tuple[int, int] | None:
-    """Token of each piece at which the later one can take over, or None.
+    """Index, in each piece, of a token at which the pieces can be joined; None if there is none.
 
     Args:
         here: the earlier piece.
-        after: the later one.
-        offset: where the later one begins in the earlier one.
+        after: the later piece.
+        offset: character of the earlier piece at which the later one begins.
     """
     if not len(here.ids) or not len(after.ids):
         return None

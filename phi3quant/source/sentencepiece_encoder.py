@@ -1,4 +1,4 @@
-"""A tokenizer.model alone, with the added tokens cut out first as slow tokenizers do."""
+"""Encoder from tokenizer.model; added tokens are split off first, as in slow tokenizers."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,12 +31,12 @@ class _Settings(msgspec.Struct):
 
 @dataclass(frozen=True)
 class PieceEncoder:
-    """Text to ids and back.
+    """Encoder of a SentencePiece model; implements Encoder.
 
     Attributes:
-        inner: a SentencePieceProcessor, which carries no types.
+        inner: a SentencePieceProcessor, which has no type annotations.
         added: ids of the added tokens.
-        strips_left, strips_right: added tokens that take the space before or after them.
+        strips_left, strips_right: added tokens that absorb the white space before or after them.
     """
 
     inner: Any
@@ -45,12 +45,12 @@ class PieceEncoder:
     strips_right: frozenset[str]
 
     def vocabulary(self) -> dict[str, int]:
-        """Ids by token."""
+        """Id of every token, added ones included."""
         pieces = {self.inner.id_to_piece(n): n for n in range(self.inner.get_piece_size())}
         return {**pieces, **self.added}
 
     def spans(self, text: str) -> Spans:
-        """Tokens of ``text`` and their places in it."""
+        """See Encoder."""
         ids: list[int] = []
         places: list[tuple[int, int]] = []
         for start, part in self._parts(text):
@@ -68,7 +68,7 @@ class PieceEncoder:
         return Spans(np.array(ids, dtype=np.int32), np.array(places, dtype=np.int32).reshape(-1, 2))
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of ``text``."""
+        """See Encoder."""
         ids: list[int] = []
         for _, part in self._parts(text):
             if part in self.added:
@@ -78,7 +78,7 @@ class PieceEncoder:
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of ``ids``, special tokens included."""
+        """See Encoder."""
         names = {number: name for name, number in self.added.items()}
         known = self.inner.get_piece_size()
         text = ""
@@ -92,7 +92,7 @@ class PieceEncoder:
         return text + (self.inner.decode(run) if run else "")
 
     def _parts(self, text: str) -> Iterator[tuple[int, str]]:
-        """Added tokens and the text between them, with the place of each."""
+        """Added tokens and the text between them, each with the index of its first character."""
         if not self.added:
             yield 0, text
             return
@@ -113,7 +113,7 @@ class PieceEncoder:
 
 
 def read_pieces(file: Path) -> PieceEncoder:
-    """Read tokenizer.model, and the added tokens next to it.
+    """Read tokenizer.model and the added tokens from the files next to it.
 
     Raises:
         TokenizerError: a file can't be read.
@@ -129,9 +129,9 @@ def read_pieces(file: Path) -> PieceEncoder:
     except (OSError, RuntimeError) as error:
         raise TokenizerError(f"{file} can't be read: {error}") from None
     added: dict[str, int] = {}
-    listed = file.parent / "added_tokens.json"
-    if listed.is_file():
-        added |= read_json(listed, dict[str, _Id], raises=TokenizerError)
+    added_file = file.parent / "added_tokens.json"
+    if added_file.is_file():
+        added |= read_json(added_file, dict[str, _Id], raises=TokenizerError)
     strips_left, strips_right = set(), set()
     for number, token in _added_tokens(file.parent / "tokenizer_config.json").items():
         added[token.content] = number
@@ -158,7 +158,7 @@ def _with_places(processor: Any, text: str) -> Any:
 
 
 def _characters(text: str) -> np.ndarray:
-    """Index of the character at each byte of the UTF-8 form, and at its end."""
+    """Index of the character at each byte of the UTF-8 form, int64 [bytes + 1] with the end."""
     data = np.frombuffer(text.encode(), dtype=np.uint8)
     begins = (data & 0xC0) != 0x80
     return np.append(np.cumsum(begins) - 1, len(text))

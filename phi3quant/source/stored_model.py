@@ -1,4 +1,4 @@
-"""Models on disk, of any format, as readers hand them out."""
+"""Interface of models on disk, of any format."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ from phi3quant.model.weights import ModelWeights
 
 
 class StoredModel(Protocol):
-    """A model on disk, with what can be said of its files."""
+    """A model on disk and facts about its files."""
 
     @property
     def config(self) -> Phi3Config:
@@ -17,7 +17,7 @@ class StoredModel(Protocol):
 
     @property
     def format(self) -> str:
-        """What it is stored as, for people."""
+        """Name of the storage format, for messages."""
 
     @property
     def files(self) -> Sequence[Path]:
@@ -29,12 +29,12 @@ class StoredModel(Protocol):
 
     @property
     def linear_bytes(self) -> int:
-        """Bytes of the blocks' matrices (layout.LINEARS), scales included."""
+        """Bytes of the blocks' matrices (architecture.LINEARS), scales included."""
 
     @property
     def notes(self) -> Sequence[str]:
-        """Choices made while reading that its owner should see, a sentence each."""
+        """Choices made while reading that the user should know about, one sentence each."""
 
 
 class StoredWeights(StoredModel, ModelWeights, Protocol):
-    """A model on disk whose weights can be had, piece by piece."""
+    """A model on disk whose weights can be read piece by piece."""

@@ -1,12 +1,12 @@
-"""A process that renders chat templates, apart from the program that uses them.
+"""Worker process that renders chat templates.
 
-A template is a program that comes with a model. It runs in jinja's sandbox, in the environment that
-transformers gives it (transformers.utils.chat_template_utils), and within limits that hold in
-compiled code too: exhausted processor time ends the process, exhausted memory is an exception.
+A template is an untrusted program that is part of a model. It runs in jinja's sandbox, in the same
+environment as in transformers (transformers.utils.chat_template_utils). Limits hold in compiled
+code too: exhausted processor time ends the process, exhausted memory raises an exception.
 
-Run as a script, with only jinja2 and the standard library. Requests and answers are JSON, one a
-line: an object with ``template`` and ``variables`` comes in; ``{"text": ...}`` or
-``{"error": ...}`` goes out.
+This file runs as a script and imports only jinja2 and the standard library. Requests and answers
+are JSON, one per line. A request is an object with ``template`` and ``variables``; the answer is
+``{"text": ...}`` or ``{"error": ...}``.
 """
 
 import contextlib
@@ -29,19 +29,19 @@ import jinja2.sandbox
 import jinja2.utils
 
 SECONDS = 3
-"""Processor time for one chat; real templates take below a millisecond."""
+"""Limit of processor time per chat; real templates take less than a millisecond."""
 MEMORY = 512 << 20
-"""Bytes that rendering may take beyond those of the idle process."""
+"""Limit of memory for rendering, in bytes beyond those of the idle process."""
 _CHARACTERS = 16 << 20
-"""Output limit, in addition to four times the length of the request."""
+"""Limit of output characters, in addition to four times the length of the request."""
 _NOW = dt.datetime(2025, 1, 1, 12, tzinfo=dt.UTC)
-"""The date of ``strftime_now``: fixed, so that the same chat is always the same text."""
-# Names for a message's reasoning, the standard one first; transformers fills in the others.
+"""Date of ``strftime_now``; it is fixed so that a chat always renders to the same text."""
+# Keys of a message's reasoning, the standard one first; transformers fills in the others.
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 
 
 class _Generation(jinja2.ext.Extension):
-    """``{% generation %}`` marks what a model is trained on; rendering keeps what is inside."""
+    """The tag ``{% generation %}``, which marks text for training; rendering keeps its body."""
 
     tags = {"generation"}  # noqa: RUF012 - as the base class has it
 
@@ -56,7 +56,7 @@ class _Generation(jinja2.ext.Extension):
 
 
 class _Namespace(jinja2.utils.Namespace):
-    """Refuses attributes that could reach into the interpreter, as transformers does."""
+    """Namespace without attributes that could reach into the interpreter, as in transformers."""
 
     def __init__(*args: Any, **kwargs: Any) -> None:
         self, *values = args
@@ -71,7 +71,7 @@ class _Namespace(jinja2.utils.Namespace):
 
 
 class _Dict:
-    """The function ``dict``, without a way to the type."""
+    """The function ``dict``, without access to the type."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
         return dict(*args, **kwargs)
@@ -104,7 +104,7 @@ def _to_json(
 
 @lru_cache(maxsize=8)
 def _compile(template: str) -> jinja2.Template:
-    # Text, not a page: nothing is escaped.
+    # No autoescape: the output is plain text, not HTML.
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
         trim_blocks=True,
         lstrip_blocks=True,
@@ -139,7 +139,7 @@ def _render(template: str, variables: dict[str, Any], limit: int) -> str:
             raise jinja2.TemplateError(f"it writes more than {limit:,} characters")
         pieces.append(str(piece))
     text = "".join(pieces)
-    text.encode()  # halves of surrogate pairs are an error here
+    text.encode()  # raises UnicodeEncodeError for half of a surrogate pair
     return text
 
 
@@ -159,7 +159,7 @@ def _answer(line: bytes) -> dict[str, str]:
         return {"text": _render(request["template"], request["variables"], limit)}
     except jinja2.TemplateSyntaxError as error:
         return {"error": f"line {error.lineno}: {error.message}"[:_LONGEST_REASON]}
-    except Exception as error:  # noqa: BLE001 - whatever a template raises is its own error
+    except Exception as error:  # noqa: BLE001 - templates can raise any exception
         reason = _REASONS.get(type(error), str(error)[:_LONGEST_REASON])
         return {"error": reason or type(error).__name__}
 
@@ -177,7 +177,7 @@ def _limit_memory() -> None:
 
 
 def _serve(requests: IO[bytes], answers: IO[bytes], seconds: int) -> None:
-    # The default action ends the process, even inside compiled code.
+    # The default action of SIGPROF ends the process, even inside compiled code.
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     for line in requests:
         signal.setitimer(signal.ITIMER_PROF, seconds)
@@ -188,7 +188,7 @@ def _serve(requests: IO[bytes], answers: IO[bytes], seconds: int) -> None:
 
 
 if __name__ == "__main__":
-    # Answers go to a copy, so that nothing else can be written among them.
+    # Answers go to a copy of standard output, so that nothing else is written between them.
     _ANSWERS = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     _limit_memory()

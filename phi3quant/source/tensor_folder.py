@@ -1,4 +1,4 @@
-"""A folder of safetensors: headers are read at once, a tensor when it is asked for."""
+"""Folder of safetensors: headers are read when it is opened, tensors on demand."""
 
 import math
 from collections.abc import Mapping
@@ -21,23 +21,23 @@ FLOAT_DTYPES: Mapping[str, torch.dtype] = {
     "F16": torch.float16,
     "BF16": torch.bfloat16,
 }
-"""Types that plain weights are stored in, by safetensors' names."""
+"""Dtypes of plain weights, by their names in safetensors."""
 
 SINGLE_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
 _SINGLE_WINS = (
-    f"{SINGLE_FILE} and {INDEX_FILE} are both there; {SINGLE_FILE} is read, as by transformers, "
-    "and the shards are not"
+    f"both {SINGLE_FILE} and {INDEX_FILE} exist; {SINGLE_FILE} is read and the shards are not, "
+    "as by transformers"
 )
 _PICKLES = ("*.bin", "*.pt", "*.pth")
 _CHUNK_WEIGHTS = 1 << 22
-"""Weights of each of two tensors that are compared at once."""
+"""Values of each of two tensors that are in memory while they are compared."""
 
 _ITEM_BYTES = {name: dtype.itemsize for dtype, name in DTYPE_NAMES.items()}
 
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """Where a tensor lies and what its file's header says of it."""
+    """A tensor's file, and its type's name and its shape from the file's header."""
 
     file: Path
     dtype: str
@@ -46,13 +46,13 @@ class TensorEntry:
 
 @dataclass(frozen=True)
 class TensorFolder:
-    """All tensors of a folder of safetensors by name; only headers have been read.
+    """Tensors of a folder of safetensors; only headers have been read.
 
     Attributes:
-        folder: of the model.
-        files: that hold tensors.
-        tensors: by name.
-        notes: choices between files, for people.
+        folder: folder of the model.
+        files: safetensors files that are read.
+        tensors: entries by name.
+        notes: choices between files that the user should know about.
     """
 
     folder: Path
@@ -61,7 +61,7 @@ class TensorFolder:
     notes: tuple[str, ...] = ()
 
     def nbytes(self, *prefixes: str) -> int:
-        """Bytes of all tensors, or of those whose names begin so."""
+        """Bytes of all tensors, or of those whose names begin with one of ``prefixes``."""
         return sum(
             math.prod(stored.shape) * _ITEM_BYTES.get(stored.dtype, 0)
             for name, stored in self.tensors.items()
@@ -72,13 +72,13 @@ class TensorFolder:
         """Read one tensor in its stored dtype.
 
         Raises:
-            CheckpointError: the folder has no such tensor, or its file can't be read any more.
+            CheckpointError: the folder has no such tensor, or its file can no longer be read.
         """
         if name not in self.tensors:
             raise CheckpointError(f"{self.folder} has no tensor {name}")
         file = self.tensors[name].file
         try:
-            # Opened anew for every tensor, so that pages of the mapping are given back.
+            # The file is opened for every tensor, so that mapped pages are released.
             with safe_open(file, framework="pt") as opened:
                 tensor: torch.Tensor = opened.get_tensor(name)
         except (SafetensorError, OSError) as error:
@@ -86,11 +86,11 @@ class TensorFolder:
         return tensor
 
     def load_finite(self, name: str) -> torch.Tensor:
-        """Read one tensor as FP32 and make sure that all of it is finite.
+        """Read one tensor as FP32 and check that all its values are finite.
 
         Raises:
             CheckpointError: as load.
-            DamagedError: NaN or infinity stands in the tensor.
+            DamagedError: the tensor contains NaN or infinity.
         """
         tensor = self.load(name)
         bad = _count_not_finite(tensor)
@@ -103,7 +103,9 @@ class TensorFolder:
         return tensor.float()
 
     def same_values(self, first: str, second: str) -> bool:
-        """Whether two tensors hold the same numbers, whatever their types; a few rows at a time.
+        """Whether two matrices have equal values, regardless of their dtypes.
+
+        Only a few rows are in memory at a time.
 
         Raises:
             CheckpointError: as load.
@@ -131,8 +133,8 @@ def _count_not_finite(tensor: torch.Tensor) -> int:
     counts: list[int] = []
 
     def count(part: slice) -> None:
-        # A sum is finite only if all terms are: one pass and no mask in the common case. It may
-        # overflow where no term is infinite, hence the count.
+        # In the common case one sum shows that all values are finite, without a mask. A sum may
+        # overflow although all its terms are finite, hence the count.
         if not torch.isfinite(rows[part].sum(dtype=torch.float32)):
             counts.append(int((~torch.isfinite(rows[part])).sum()))
 
@@ -143,14 +145,14 @@ def _count_not_finite(tensor: torch.Tensor) -> int:
 def open_tensors(folder: Path) -> TensorFolder:
     """Read the headers of all weight files of ``folder``, and the index if there is one.
 
-    Where both a single file and an index are there, the single file counts, as in transformers.
+    If a folder has both a single file and an index, the single file is read, as in transformers.
 
     Raises:
-        CheckpointError: no weights, or a shard that is missing, truncated or mislabelled.
+        CheckpointError: there are no weights, or a shard is missing, truncated or mislabelled.
     """
     single, index = folder / SINGLE_FILE, folder / INDEX_FILE
     if single.is_file():
-        notes = () if _is_of_single_file(index) else (_SINGLE_WINS,)
+        notes = () if _no_shards(index) else (_SINGLE_WINS,)
         return TensorFolder(folder, (single,), _read_header(single), notes + _adapter_note(folder))
     if not index.is_file():
         raise CheckpointError(
@@ -168,7 +170,7 @@ def open_tensors(folder: Path) -> TensorFolder:
         if name not in tensors or tensors[name].file.name != shard:
             raise CheckpointError(
                 f"{index.name} places {name} in {shard}, which doesn't hold it; "
-                "the shards and the index don't belong together"
+                "the shards don't belong to this index, so download both again"
             )
     return TensorFolder(folder, files, tensors, _adapter_note(folder))
 
@@ -179,8 +181,8 @@ def _adapter_note(folder: Path) -> tuple[str, ...]:
     return ("an adapter is stored next to the weights (adapter_config.json); it is not applied",)
 
 
-def _is_of_single_file(index: Path) -> bool:
-    """Whether there is no index, or one of the single file alone, as some tools write it."""
+def _no_shards(index: Path) -> bool:
+    """Whether the index is missing or lists only the single file, as some tools write it."""
     if not index.exists():
         return True
     try:
@@ -190,7 +192,7 @@ def _is_of_single_file(index: Path) -> bool:
 
 
 def _hint(folder: Path) -> str:
-    """Hint at files that are there in place of the weights, and a remedy."""
+    """Remedy for a message, derived from the files that are present in place of the weights."""
     adapter = adapter_hint(folder)
     if adapter is not None:
         return f": {adapter}"
@@ -225,14 +227,14 @@ def _read_header(file: Path) -> dict[str, TensorEntry]:
     try:
         if not file.is_file():
             raise CheckpointError(f"the shard {file} is missing")
-        # The library reports whatever the system refuses as a missing file.
+        # safe_open reports every error of the system as a missing file.
         file.open("rb").close()
     except OSError as error:
         raise CheckpointError(f"{file} can't be read: {error.strerror}") from None
     try:
         with safe_open(file, framework="pt") as opened:
             return {
-                # The library yields slices lazily: these two calls read no data.
+                # Slices are lazy: these two calls read no data.
                 name: TensorEntry(file, piece.get_dtype(), tuple(piece.get_shape()))
                 for name in opened.keys()  # noqa: SIM118 - not a dict; it has no __iter__
                 for piece in [opened.get_slice(name)]
@@ -250,10 +252,10 @@ def _not_whole(file: Path, error: Exception) -> str:
 
 
 def check_tensors(store: TensorFolder, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Make sure that the float tensors of ``shapes`` are all there, with these shapes.
+    """Check that all tensors of ``shapes`` exist, with these shapes and a dtype of FLOAT_DTYPES.
 
     Raises:
-        CheckpointError: names what is missing or differs.
+        CheckpointError: a tensor is missing or differs; the message names it.
     """
     missing = [name for name in shapes if name not in store.tensors]
     if missing:
@@ -264,7 +266,7 @@ def check_tensors(store: TensorFolder, shapes: Mapping[str, tuple[int, ...]]) ->
         if 0 in stored.shape:
             raise CheckpointError(
                 f"tensor {name} in {stored.file} is empty (shape {list(stored.shape)}), as "
-                "DeepSpeed ZeRO-3 saves what it hasn't gathered; run zero_to_fp32.py"
+                "DeepSpeed ZeRO-3 saves tensors that it hasn't gathered; run zero_to_fp32.py"
             )
         if stored.shape != tuple(shape):
             raise CheckpointError(

@@ -1,4 +1,4 @@
-"""The model's tokenizer: text to ids, and chats to text by the model's own template."""
+"""A model's tokenizer and chat template."""
 
 import hashlib
 import json
@@ -29,13 +29,14 @@ FILES = (
     "merges.txt",
     "generation_config.json",
 )
-"""What a model folder carries besides weights and config; exports take along what is there."""
+"""Files of a model folder besides weights and config; exports copy those that exist."""
 
 END_OF_TURN = ("<|end|>", "<|im_end|>")
-"""Tokens that end a turn of a chat, where generation must stop; config.json seldom says so."""
+"""Tokens that end a turn of a chat; generation stops there, although config.json seldom lists
+them."""
 
 Message = Mapping[str, Any]
-"""A turn of a chat: ``role``, ``content``, and whatever else its template reads."""
+"""A turn of a chat: ``role``, ``content``, and any other key that a template reads."""
 
 _QUESTION: Message = {"role": "user", "content": "What is  2+2?\nSay it in one word."}
 _ANSWER: Message = {"role": "assistant", "content": "Four."}
@@ -45,20 +46,20 @@ TRIAL_CHATS: Sequence[Sequence[Message]] = (
     (_QUESTION, _ANSWER, _QUESTION),
     (_SYSTEM, _QUESTION),
 )
-"""Chats that a template is tried on; baselines record what it makes of them."""
+"""Chats for testing a template; baselines record the rendered texts."""
 
 
 class Encoder(Protocol):
-    """Anything that makes ids of text and text of ids, adding nothing of its own."""
+    """Converter from text to token ids and back that adds no tokens."""
 
     def encode(self, text: str) -> list[int]:
-        """Token ids; added tokens in the text become their ids, no BOS or EOS is put in."""
+        """Token ids of ``text``; special tokens in it become their ids, no BOS or EOS is added."""
 
     def spans(self, text: str) -> Spans:
-        """The same ids, with the place of each in the text."""
+        """The same ids with their positions in ``text``."""
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids, special tokens included."""
+        """Text of ``ids``, special tokens included."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,9 @@ class Tokenizer:
     encoder: Encoder
     chat_template: str | None
     special_tokens: Mapping[str, str]
-    """Texts by the names that chat templates use, such as ``bos_token``."""
+    """Texts of special tokens by their names in chat templates, such as ``bos_token``."""
     digest: str
-    """SHA-256 over the vocabulary: which token each id stands for."""
+    """SHA-256 of the vocabulary, that is, of all pairs of id and token."""
 
     def encode(self, text: str) -> list[int]:
         """Token ids of ``text``; no BOS or EOS is added."""
@@ -80,11 +81,11 @@ class Tokenizer:
         return ids
 
     def encode_long(self, text: str, limit: int | None = None) -> NDArray[np.int32]:
-        """Token ids of ``text`` in an array, encoded piece by piece.
+        """Token ids of ``text`` as an array, encoded piece by piece.
 
         Args:
-            text: of any length.
-            limit: tokens that are needed; the text after them isn't read.
+            text: a text of any length.
+            limit: number of tokens needed; the rest of the text isn't encoded.
 
         Returns:
             int32 [tokens], at most ``limit``.
@@ -102,13 +103,13 @@ class Tokenizer:
         tools: Sequence[Any] | None = None,
         add_generation_prompt: bool = False,
     ) -> str:
-        """A chat as the model was trained to see it.
+        """Text of a chat in the model's format.
 
-        Without a template of the model's own, Phi-3's format is used.
+        A model without a chat template gets Phi-3's format.
 
         Args:
             messages: the turns, with all keys that a template may read.
-            tools: descriptions of tools, for the template.
+            tools: descriptions of tools, passed to the template.
             add_generation_prompt: end with the beginning of the assistant's turn.
 
         Raises:
@@ -116,7 +117,9 @@ class Tokenizer:
         """
         if self.chat_template is None:
             if tools is not None:
-                raise TokenizerError("the model has no chat template that could name tools")
+                raise TokenizerError(
+                    "the model has no chat template, and Phi-3's format can't describe tools"
+                )
             return _phi3_chat(messages, add_generation_prompt=add_generation_prompt)
         return render_template(
             self.chat_template,
@@ -134,7 +137,7 @@ def _phi3_chat(messages: Sequence[Message], *, add_generation_prompt: bool) -> s
     for message in messages:
         if not isinstance(message.get("content"), str):
             raise TokenizerError(
-                f"the model has no chat template, and Phi-3's format has no place for a turn "
+                "the model has no chat template, and Phi-3's format has no place for a turn "
                 f"without text ({_short(message)})"
             )
     turns = "".join(f"<|{m['role']}|>\n{m['content']}<|end|>\n" for m in messages)
@@ -142,11 +145,11 @@ def _phi3_chat(messages: Sequence[Message], *, add_generation_prompt: bool) -> s
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """Load ``folder``'s tokenizer.json, or its tokenizer.model.
+    """Load tokenizer.json of ``folder`` or, without it, tokenizer.model.
 
     Raises:
-        TokenizerError: neither is there, or it can't be read.
-        MissingExtraError: only tokenizer.model is there and sentencepiece isn't installed.
+        TokenizerError: both are missing, or the file can't be read.
+        MissingExtraError: there is only tokenizer.model, and sentencepiece isn't installed.
     """
     file = next(
         (folder / n for n in ("tokenizer.json", "tokenizer.model") if (folder / n).is_file()), None
@@ -165,15 +168,15 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 
 
 def require_rows(tokenizer: Tokenizer, ids: Sequence[int] | NDArray[Any], rows: int) -> None:
-    """Check once, where a text and a model meet, that every token has a row of the embedding.
+    """Check that every token has a row in the model's embedding.
 
     Args:
-        tokenizer: gave the ids.
-        ids: any shape.
-        rows: of the model's embedding.
+        tokenizer: the tokenizer of ``ids``, for the message.
+        ids: token ids, of any shape.
+        rows: number of rows of the embedding.
 
     Raises:
-        TokenizerError: a token has none.
+        TokenizerError: a token has no row.
     """
     largest = int(np.max(ids, initial=-1))
     if largest >= rows:
@@ -185,14 +188,14 @@ def require_rows(tokenizer: Tokenizer, ids: Sequence[int] | NDArray[Any], rows: 
 
 
 def require_tokenizer_json(folder: Path, reader: str) -> Path:
-    """The file tokenizer.json of ``folder``.
+    """Path of tokenizer.json in ``folder``.
 
     Args:
-        folder: of a model.
-        reader: who needs it, for the message.
+        folder: folder of a model.
+        reader: program that needs the file, for the message.
 
     Raises:
-        TokenizerError: it isn't there.
+        TokenizerError: the file is missing.
     """
     file = folder / "tokenizer.json"
     if not file.is_file():
@@ -206,7 +209,7 @@ def require_tokenizer_json(folder: Path, reader: str) -> Path:
 def from_fast(
     fast: FastTokenizer, chat_template: str | None, special_tokens: Mapping[str, str]
 ) -> Tokenizer:
-    """A tokenizer of the tokenizers library with what a model adds to it."""
+    """Tokenizer from one of the tokenizers library, a chat template and special tokens."""
     digest = _digest(fast.get_vocab(with_added_tokens=True))
     return Tokenizer(whole_texts(fast), chat_template, special_tokens, digest)
 
@@ -228,7 +231,7 @@ def _chat_template(folder: Path, settings: Mapping[str, Any]) -> str | None:
         return template
     where = f"{folder / 'tokenizer_config.json'}: chat_template"
     named = dict(template) if isinstance(template, Mapping) else {}
-    if isinstance(template, list):  # several by name, as some checkpoints have them
+    if isinstance(template, list):  # some checkpoints have several templates, each with a name
         for entry in template:
             if not isinstance(entry, Mapping) or not isinstance(entry.get("name"), str):
                 raise TokenizerError(f"{where} lists {_short(entry)}, not a name and a template")
@@ -236,7 +239,7 @@ def _chat_template(folder: Path, settings: Mapping[str, Any]) -> str | None:
     if not isinstance(named.get("default"), str):
         raise TokenizerError(
             f"{where} has no template named default (it is {_short(template)}); "
-            "put the right one into chat_template.jinja"
+            "save the right one as chat_template.jinja"
         )
     return str(named["default"])
 
@@ -247,7 +250,7 @@ def _short(value: Any) -> str:
 
 
 def _special_tokens(folder: Path, settings: Mapping[str, Any]) -> dict[str, str]:
-    """Special tokens by their names; older models have them in a file of their own."""
+    """Special tokens by name; older models list them in special_tokens_map.json."""
     older = read_json_if_there(folder / "special_tokens_map.json", raises=TokenizerError)
     further = settings.get("extra_special_tokens")
     texts = {

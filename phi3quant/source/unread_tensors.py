@@ -1,7 +1,7 @@
-"""Tensors of a model's files that no part of the model reads: harmless, explained or unknown.
+"""Tensors in a model's files that the model doesn't read: harmless, explained or unknown.
 
-What transformers reports as unexpected and drops may change the model: an adapter that isn't
-merged, biases, further layers. Such tensors are refused with the reason.
+Tensors that transformers reports as unexpected and drops may change the model: an unmerged adapter,
+biases, additional layers. They are refused with the reason.
 """
 
 import re
@@ -14,7 +14,7 @@ from phi3quant.model.config import Phi3Config
 _HARMLESS = re.compile(
     r"(.*\.)?(rotary_emb\.(\w+_)?(inv_freq|cached)|inv_freq|position_ids|masked_bias)"
 )
-"""Buffers that older versions of libraries saved; they follow from the configuration."""
+"""Buffers that older library versions saved; they can be computed from the configuration."""
 
 _KV_SCALES = re.compile(r".*\.(k|v|q|attn|kv)_scale|.*\.(k|v)_proj\.output_scale")
 _KV_NOTE = "scales of a quantized KV cache are stored with the model; the cache is not quantized"
@@ -24,19 +24,19 @@ _PREFIXES: Mapping[str, str] = {
     "module.": "DataParallel",
     "base_model.model.": "PEFT",
 }
-"""Wrappers that put a prefix in front of every name."""
+"""Prefixes that wrappers put in front of every name, with the tool that adds each."""
 
 _REASONS: Mapping[str, str] = {
     r"(^|\.)(lora_|vera_|ia3_|hada_|oft_|boft_)|\.base_layer\.|\.modules_to_save\.": (
-        "an adapter (LoRA) that is not merged into the weights; merge it first, with PEFT's "
-        "merge_and_unload, and save the model again"
+        "an adapter (LoRA) is not merged into the weights; merge it with PEFT's "
+        "merge_and_unload and save the model again"
     ),
     r"\.self_attn\.[qkv]_proj\.weight$": (
-        "q_proj, k_proj and v_proj are stored apart, where Phi-3 has one qkv_proj; "
+        "q_proj, k_proj and v_proj are stored separately, but Phi-3 has one qkv_proj; "
         "join their rows in this order"
     ),
     r"\.mlp\.(gate|up)_proj\.weight$": (
-        "gate_proj and up_proj are stored apart, where Phi-3 has one gate_up_proj; "
+        "gate_proj and up_proj are stored separately, but Phi-3 has one gate_up_proj; "
         "join their rows in this order"
     ),
     r"\.(absmax|quant_map|nested_\w+|quant_state\..*|SCB|weight_format)$": (
@@ -45,19 +45,19 @@ _REASONS: Mapping[str, str] = {
     r"\.(qweight|qzeros|scales|g_idx|biases|weight_packed|weight_shape|weight_zero_point"
     r"|weight_g_idx|weight_(global_)?scale(_inv)?|weight_scale_inv|input_(global_)?scale"
     r"|input_zero_point|output_scale|output_zero_point)$": (
-        "it belongs to quantized weights that config.json doesn't describe, or not in this way; "
-        "dequantize them and save the model in BF16, or take the original checkpoint"
+        "it belongs to quantized weights that config.json doesn't describe in this form; "
+        "dequantize them and save the model in BF16, or use the original checkpoint"
     ),
-    r"\.bias$": "Phi-3 has no biases, and it would be left out",
+    r"\.bias$": "Phi-3 has no biases, so the bias would be lost",
     r"^(model\.)?(score|classifier|classification_head|v_head|value_head|reward_head|summary"
     r"|qa_outputs|regression_head)\.": (
-        "the head of a classifier or reward model; only language models can be quantized"
+        "it is the head of a classifier or reward model; only language models can be quantized"
     ),
     r"(^|\.)(vision|visual|image|img_|audio|embed_tokens_extend|multi_modal|mm_projector)": (
-        "part of a vision or audio tower; models of more than text can't be read"
+        "it is part of a vision or audio tower; only text models can be read"
     ),
 }
-"""Patterns that are searched in names, in this order, with the reason why the tensor is there."""
+"""Patterns to search in names, in this order, each with the reason for the tensor's presence."""
 
 _LAYER = re.compile(r"model\.layers\.(\d+)\.")
 
@@ -65,12 +65,12 @@ _LAYER = re.compile(r"model\.layers\.(\d+)\.")
 def refuse_explained(
     folder: Path, names: Collection[str], known: Collection[str], config: Phi3Config
 ) -> None:
-    """Refuse tensors outside the model that a reason is known for.
+    """Refuse tensors outside the model whose presence has a known reason.
 
-    This comes before the search for missing tensors, which such tensors often explain.
+    This check precedes the one for missing tensors, because such tensors often explain them.
 
     Raises:
-        CheckpointError: there is one; the message gives the reason.
+        CheckpointError: there is such a tensor; the message gives the reason.
     """
     for name, reason in _unread(names, known, config):
         if reason is not None:
@@ -82,20 +82,20 @@ def refuse_explained(
 def refuse_unread(
     folder: Path, names: Collection[str], known: Collection[str], config: Phi3Config
 ) -> tuple[str, ...]:
-    """Refuse any tensor that nothing reads, unless it is harmless.
+    """Refuse every tensor outside the model, unless it is harmless.
 
     Returns:
-        Notes on tensors that are left out.
+        Notes on tensors that are ignored.
 
     Raises:
-        CheckpointError: names the first such tensor.
+        CheckpointError: there is such a tensor; the message names the first.
     """
     unread = [name for name, _ in _unread(names, known, config)]
     if unread:
         more = f" and {len(unread) - 1} more" if len(unread) > 1 else ""
         raise CheckpointError(
             f"{folder} has tensor {unread[0]}{more}, which is not part of a Phi-3 model of "
-            f"{config.num_hidden_layers} layers; if it doesn't matter, save the model without it"
+            f"{config.num_hidden_layers} layers; if it isn't needed, save the model without it"
         )
     return (_KV_NOTE,) if any(map(_KV_SCALES.fullmatch, names)) else ()
 
@@ -103,7 +103,7 @@ def refuse_unread(
 def _unread(
     names: Collection[str], known: Collection[str], config: Phi3Config
 ) -> Iterator[tuple[str, str | None]]:
-    """Tensors that nothing reads, each with a reason if there is a known one."""
+    """Tensors outside the model, each with the reason for its presence; None if unknown."""
     for name in sorted(set(names) - set(known)):
         if not _HARMLESS.fullmatch(name) and not _KV_SCALES.fullmatch(name):
             yield name, _reason(name, known, config)
@@ -112,7 +112,7 @@ def _unread(
 def _reason(name: str, known: Collection[str], config: Phi3Config) -> str | None:
     if f"model.{name}" in known:
         return (
-            "the names lack 'model.', as those of a bare decoder do; save the language model "
+            "the names lack 'model.' in front, as in a bare decoder; save the language model "
             "(Phi3ForCausalLM) instead"
         )
     for prefix, tool in _PREFIXES.items():
@@ -120,7 +120,9 @@ def _reason(name: str, known: Collection[str], config: Phi3Config) -> str | None
             return f"the names begin with {prefix!r} of {tool}; save the model without the wrapper"
     layer = _LAYER.match(name)
     if layer is not None and int(layer[1][:9]) >= config.num_hidden_layers:
-        return f"config.json has num_hidden_layers {config.num_hidden_layers}, and the files more"
+        return (
+            f"config.json has num_hidden_layers {config.num_hidden_layers}, but the files have more"
+        )
     for pattern, reason in _REASONS.items():
         if re.search(pattern, name):
             return reason

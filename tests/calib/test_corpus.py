@@ -30,8 +30,8 @@ def test_the_general_corpus_is_diverse() -> None:
     documents = load_corpus("general", "calibration").documents
     text = "\n".join(document for document in documents if isinstance(document, str))
     assert sum(not isinstance(document, str) for document in documents) >= 15
-    for sign in ("def ", "SELECT", "\\int", '"order"', "Stadtrat", "Muzeum", "- 250 g"):
-        assert sign in text
+    for sample in ("def ", "SELECT", "\\int", '"order"', "Stadtrat", "Muzeum", "- 250 g"):
+        assert sample in text
 
 
 def test_phi3_tiny_gets_its_own_corpus_and_others_the_general_one(tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_text_files_are_cut_at_separator_lines(tmp_path: Path) -> None:
     assert load_corpus(path, "calibration").documents == ("one\nline", "two\n")
 
 
-def test_json_lines_give_text_and_chats(tmp_path: Path) -> None:
+def test_json_lines_can_contain_text_and_chats(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     records = [{"text": "plain"}, {"messages": CHAT}, {"content": "more"}]
     path.write_text("\n".join(map(json.dumps, records)) + "\n\n")
@@ -65,7 +65,7 @@ def test_a_named_field_is_read_from_parquet(tmp_path: Path) -> None:
         load_corpus(path, "calibration")
 
 
-def test_a_folder_gives_all_its_files_in_order(tmp_path: Path) -> None:
+def test_all_text_files_of_a_folder_are_read_in_order(tmp_path: Path) -> None:
     (tmp_path / "b.txt").write_text("second")
     (tmp_path / "a.jsonl").write_text('{"text": "first"}\n')
     (tmp_path / "ignored.bin").write_bytes(b"\x00")
@@ -82,10 +82,10 @@ def test_a_folder_gives_all_its_files_in_order(tmp_path: Path) -> None:
         ("a.jsonl", b'{"text": 7}\n', "neither text nor a list of messages"),
         ("a.jsonl", b'{"x": "\xff"}\n', "not UTF-8"),
         ("a.parquet", b"PAR1 no", "can't be read as parquet"),
-        ("a.doc", b"text", "is not one of .txt"),
+        ("a.doc", b"text", "unknown type; use one of .txt"),
     ],
 )
-def test_unusable_text_is_refused_with_its_place(
+def test_the_message_for_unusable_text_gives_its_place(
     tmp_path: Path, name: str, content: bytes, message: str
 ) -> None:
     (tmp_path / name).write_bytes(content)
@@ -100,7 +100,7 @@ def test_a_missing_text_and_an_empty_folder_are_refused(tmp_path: Path) -> None:
         load_corpus(tmp_path, "calibration")
 
 
-def test_the_digest_follows_the_documents(tmp_path: Path) -> None:
+def test_other_documents_have_another_digest(tmp_path: Path) -> None:
     digests = set()
     for text in ("a", "b"):
         (tmp_path / "a.txt").write_text(text)
@@ -108,7 +108,7 @@ def test_the_digest_follows_the_documents(tmp_path: Path) -> None:
     assert len(digests) == 2
 
 
-def test_windows_dont_overlap_and_the_rest_is_left_out() -> None:
+def test_windows_do_not_overlap_and_the_remainder_is_dropped() -> None:
     cut = windows.cut_windows(list(range(11)), 4, "text")
     assert cut.tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
 
@@ -119,7 +119,7 @@ def test_too_little_text_for_a_window_is_refused(count: int, length: int) -> Non
         windows.cut_windows(list(range(count)), length, "text")
 
 
-def test_a_seed_chooses_the_same_windows_in_their_order() -> None:
+def test_the_same_seed_chooses_the_same_windows_in_order() -> None:
     everything = torch.arange(40).view(20, 2)
     first, second, other = (windows.sample_windows(everything, 6, seed) for seed in (1, 1, 2))
     assert torch.equal(first, second)

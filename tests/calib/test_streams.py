@@ -19,7 +19,7 @@ LENGTH, WINDOWS = 40, 5
 
 
 class Case:
-    """A block, its folded self, damaged weights for the latter, and two streams."""
+    """A block, the same block after its folds and with damaged weights, and two streams."""
 
     def __init__(self, folder: Path) -> None:
         checkpoint = open_checkpoint(folder)
@@ -60,64 +60,66 @@ def case(request: pytest.FixtureRequest, checkpoint_folder: Callable[[str], Path
 
 
 @pytest.mark.parametrize("stored", [False, True], ids=["memory", "disk"])
-def test_both_streams_come_out_as_blocks_give_them(
+def test_both_streams_equal_the_outputs_of_the_blocks(
     case: Case, *, stored: bool, tmp_path: Path
 ) -> None:
-    """To the bit: a resumed run takes the states through blocks."""
+    """Bit for bit, because a resumed run computes the states with the blocks."""
     ready, original = case.ready(), for_products(case.block)
     streams, shelf = case.streams(), Shelf(tmp_path if stored else None)
-    found = walk(
+    result = walk(
         (original, case.moved),
         case.scales,
         case.context,
         streams,
-        lambda name, _gram, _lacking: ready[name],
+        lambda name, _gram, _shortfall: ready[name],
         shelf,
     )
     advance(original, case.context, case.clean)
     advance(ready, case.context, case.actual)
     assert torch.equal(torch.cat(list(batches(streams.clean))), case.clean)
-    assert torch.equal(torch.cat(list(batches(found))), case.actual)
+    assert torch.equal(torch.cat(list(batches(result))), case.actual)
 
 
-def test_shortfalls_are_what_outputs_lack(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Against both streams taken through blocks that are watched, in the original's units."""
+def test_shortfalls_are_the_differences_of_outputs(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compared with both streams through observed blocks, in the units of the original."""
     monkeypatch.setattr("calib.streams.product_dtype", lambda: torch.float32)
-    found: dict[str, tuple[Gram, torch.Tensor]] = {}
+    received: dict[str, tuple[Gram, torch.Tensor]] = {}
 
-    def choose(name: str, gram: Gram, lacking: torch.Tensor) -> torch.Tensor:
-        found[name] = gram, lacking
+    def choose(name: str, gram: Gram, shortfall: torch.Tensor) -> torch.Tensor:
+        received[name] = gram, shortfall
         return case.damaged[name]
 
     walk((case.block, case.moved), case.scales, case.context, case.streams(), choose, Shelf())
-    wanted = watched(case, case.block, case.clean)
-    had = watched(case, {**case.moved, **case.damaged}, case.actual)
+    original = observed(case, case.block, case.clean)
+    quantized = observed(case, {**case.moved, **case.damaged}, case.actual)
     for name in LINEARS:
-        x, y = had[name].inputs, wanted[name].outputs
+        x, y = quantized[name].inputs, original[name].outputs
         rows = torch.ones(len(case.block[name]), 1)
         for consumer, scales in case.scales.items():
             fold = FOLDS[consumer]
             if fold.producer == name:
                 rows[fold.producer_rows(case.config), 0] = scales
-        lacking = y / rows.T - x @ case.moved[name].T
+        difference = y / rows.T - x @ case.moved[name].T
         if name in ("o_proj", "down_proj"):
-            lacking += wanted[name].residual - had[name].residual
-        gram, shortfall = found[name]
-        expected = lacking.T @ x / len(x)
+            difference += original[name].residual - quantized[name].residual
+        gram, shortfall = received[name]
+        expected = difference.T @ x / len(x)
         assert torch.allclose(gram.captured, x.T @ x / len(x), rtol=1e-3, atol=1e-4)
         assert torch.allclose(shortfall, expected, atol=2e-3 * float(expected.abs().max()))
 
 
-class Seen:
-    """A linear's inputs, outputs and the residual stream that they are added to, by token."""
+class Observation:
+    """Inputs and outputs of a linear, and the residual stream to which it adds, by token."""
 
     inputs: torch.Tensor
     outputs: torch.Tensor
     residual: torch.Tensor
 
 
-def watched(case: Case, block: Block, hidden: torch.Tensor) -> dict[str, Seen]:
-    seen = {name: Seen() for name in LINEARS}
+def observed(case: Case, block: Block, hidden: torch.Tensor) -> dict[str, Observation]:
+    seen = {name: Observation() for name in LINEARS}
 
     def product(name: str, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         out = linear(x, weight)

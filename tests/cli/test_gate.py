@@ -97,7 +97,7 @@ def test_reports_are_written_whatever_the_verdict(
         (("compare", "out"), BAD_INPUT, "Missing argument 'SECOND'"),
         (("compare", "out", "nowhere"), BAD_INPUT, "there is no folder nowhere"),
         (("verify", "nowhere"), BAD_INPUT, "there is no folder nowhere"),
-        (("verify", bundled_folder()), NOT_COMPARABLE, "nothing says what they should be"),
+        (("verify", bundled_folder()), NOT_COMPARABLE, "so its integrity can't be checked"),
     ],
 )
 def test_what_cannot_be_done_is_explained_in_a_line(

@@ -102,7 +102,7 @@ def test_a_single_file_wins_over_an_index(folder: Path, *, shards_are_there: boo
         save_file({name: value * 0.5 for name, value in tensors.items()}, folder / shard)
     write_index(folder, dict.fromkeys(tensors, shard))
     assert difference_to_transformers(folder) < 1e-3
-    assert any("both there" in note for note in open_weights(folder).notes)
+    assert any(note.startswith("both model.safetensors and") for note in open_weights(folder).notes)
 
 
 def test_an_index_of_the_single_file_needs_no_note(folder: Path) -> None:
@@ -187,8 +187,8 @@ UNREAD: dict[str, tuple[Edit, str]] = {
     "reward": (put("v_head.summary.weight", 1, 64), "classifier or reward"),
     "vision": (put("model.vision_embed_tokens.x.weight", 4, 4), "vision or audio"),
     "scales": (put(QKV + "weight_scale", 128, 1), "quantized weights"),
-    "q, k, v": (split, "q_proj, k_proj and v_proj are stored apart"),
-    "gate, up": (split_gate, "gate_proj and up_proj are stored apart"),
+    "q, k, v": (split, "q_proj, k_proj and v_proj are stored separately"),
+    "gate, up": (split_gate, "gate_proj and up_proj are stored separately"),
     "bare": (renamed(lambda name: name.removeprefix("model.")), r"lack 'model\.'"),
     "compiled": (renamed(lambda name: f"_orig_mod.{name}"), r"torch\.compile"),
     "parallel": (renamed(lambda name: f"module.{name}"), "DataParallel"),

@@ -7,7 +7,7 @@ from phi3quant.disk.ordered_writer import OrderedWriter, completed
 SMALL, LARGE = 1, 1 << 30
 
 
-def test_work_is_done_in_order_and_all_of_it() -> None:
+def test_all_work_is_done_in_order() -> None:
     done: list[int] = []
     disk = OrderedWriter([], lambda: None)
     for number in range(100):
@@ -16,16 +16,16 @@ def test_work_is_done_in_order_and_all_of_it() -> None:
     assert done == list(range(100))
 
 
-def test_small_work_waits_beside_other_work_and_large_work_for_room() -> None:
-    gate, begun = threading.Event(), threading.Event()
+def test_small_work_is_queued_at_once_and_large_work_waits_for_room() -> None:
+    gate, started = threading.Event(), threading.Event()
 
     def hold() -> None:
-        begun.set()
+        started.set()
         assert gate.wait(10)
 
     disk = OrderedWriter([], lambda: None)
     disk.submit(hold, SMALL)
-    assert begun.wait(10)
+    assert started.wait(10)
     disk.submit(lambda: None, SMALL)
     assert not gate.is_set()
     threading.Timer(0.05, gate.set).start()
@@ -38,14 +38,14 @@ def fail() -> None:
     raise OSError("no space")
 
 
-def test_an_error_comes_at_the_end() -> None:
+def test_an_error_is_raised_at_the_end() -> None:
     disk = OrderedWriter([], lambda: None)
     disk.submit(fail, SMALL)
     with pytest.raises(OSError, match="no space"):
         disk.complete()
 
 
-def test_an_error_comes_with_later_work() -> None:
+def test_an_error_is_raised_when_later_work_is_submitted() -> None:
     disk = OrderedWriter([], lambda: None)
     disk.submit(fail, SMALL)
     with pytest.raises(OSError, match="no space"):
@@ -53,7 +53,7 @@ def test_an_error_comes_with_later_work() -> None:
     disk.abandon()
 
 
-def test_what_waits_is_dropped_unless_all_is_wanted() -> None:
+def test_queued_work_is_dropped_unless_the_whole_is_required() -> None:
     gate = threading.Event()
     done: list[str] = []
     disk = OrderedWriter([], lambda: None)

@@ -24,7 +24,7 @@ def artifact(folder: Path, *names: str) -> None:
     write_json(folder / MANIFEST, {"schema": 1, "files": {name: {} for name in names}})
 
 
-def test_only_what_a_manifest_lists_is_ours(tmp_path: Path) -> None:
+def test_files_that_no_manifest_lists_are_foreign(tmp_path: Path) -> None:
     artifact(tmp_path, "model.safetensors", "sub/tokenizer.json")
     artifact(tmp_path / "onnx", "model.onnx")
     (tmp_path / ".DS_Store").write_text("")
@@ -36,7 +36,7 @@ def test_only_what_a_manifest_lists_is_ours(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["{}", "not JSON", '{"schema": 1, "files": []}', "[" * 10**5])
-def test_a_manifest_that_phi3quant_did_not_write_makes_nothing_ours(
+def test_a_manifest_that_phi3quant_did_not_write_protects_the_folder(
     tmp_path: Path, content: str
 ) -> None:
     (tmp_path / MANIFEST).write_text(content)
@@ -53,7 +53,7 @@ def test_many_foreign_files_are_counted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", ["file", "link"])
-def test_what_is_no_folder_is_refused(tmp_path: Path, make: str) -> None:
+def test_a_file_or_a_link_in_place_of_the_output_is_refused(tmp_path: Path, make: str) -> None:
     path = tmp_path / "out"
     if make == "file":
         path.write_text("a file")
@@ -81,7 +81,7 @@ def test_json_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
         (errno.EXDEV, "Invalid cross-device link"),
     ],
 )
-def test_any_refusal_of_the_system_is_a_message_and_leaves_nothing(
+def test_an_error_of_the_system_becomes_a_message_and_leaves_nothing(
     number: int, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(_descriptor: int) -> None:
@@ -93,7 +93,7 @@ def test_any_refusal_of_the_system_is_a_message_and_leaves_nothing(
     assert not list(tmp_path.iterdir())
 
 
-def test_what_a_killed_writer_left_is_taken_over(tmp_path: Path) -> None:
+def test_the_partial_file_of_a_killed_writer_is_reused(tmp_path: Path) -> None:
     (tmp_path / ".x.phi3quant-partial").write_bytes(b"half of something longer")
     write_bytes(tmp_path / "x", b"new")
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
@@ -109,7 +109,7 @@ def test_two_writers_of_one_file_do_not_mix(tmp_path: Path) -> None:
     write_bytes(tmp_path / "x", b"new")
 
 
-def test_a_pipe_is_written_to_as_it_is(tmp_path: Path) -> None:
+def test_a_pipe_is_written_to_directly(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
     write_bytes(tmp_path / "pipe", b"text")
@@ -122,7 +122,7 @@ def test_a_name_with_a_nul_is_refused(tmp_path: Path) -> None:
         write_bytes(tmp_path / "a\0b", b"")
 
 
-def test_a_file_that_appears_meanwhile_is_not_replaced_unless_it_may_be(tmp_path: Path) -> None:
+def test_without_replace_a_file_that_appeared_meanwhile_is_kept(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"somebody's")
     with pytest.raises(OutputError, match="something else has appeared there"):
         write_bytes(tmp_path / "x", b"new", replace=False)
@@ -142,7 +142,7 @@ def test_a_writer_killed_between_link_and_clean_up_loses_nothing(tmp_path: Path)
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
-def test_a_file_of_the_model_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_the_message_names_a_model_file_that_cannot_be_read(tmp_path: Path) -> None:
     with (
         pytest.raises(OutputError, match=r"can't make .*out: /model/config\.json: permission"),
         output.clear_os_errors(tmp_path / "out"),
@@ -150,7 +150,7 @@ def test_a_file_of_the_model_that_cannot_be_read_is_named(tmp_path: Path) -> Non
         raise PermissionError(errno.EACCES, "refused", "/model/config.json")
 
 
-def test_a_file_system_that_can_not_sync_folders_is_good_enough(
+def test_a_file_system_that_cannot_sync_folders_is_tolerated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("whole")

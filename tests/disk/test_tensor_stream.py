@@ -24,7 +24,7 @@ SPECS = st.lists(
 
 @settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(shapes=SPECS, limit=st.integers(1, 400))
-def test_what_is_streamed_is_what_the_library_reads(
+def test_the_safetensors_library_reads_the_tensors_that_were_streamed(
     tmp_path: Path, shapes: list[tuple[torch.dtype, tuple[int, ...]]], limit: int
 ) -> None:
     for old in tmp_path.iterdir():
@@ -39,18 +39,18 @@ def test_what_is_streamed_is_what_the_library_reads(
     with completed(SafetensorsStream(tmp_path, specs, shard_bytes=limit)) as out:
         for spec in specs:
             out.write(spec.name, tensors[spec.name])
-    found: dict[str, torch.Tensor] = {}
+    read: dict[str, torch.Tensor] = {}
     files = sorted(tmp_path.glob("*.safetensors"))
     assert out.hashed == {file.name: describe_file(file) for file in files}
     for file in files:
         shard = load_file(file)
         assert sum(t.nbytes for t in shard.values()) <= limit or len(shard) == 1
-        found |= shard
-    assert found.keys() == tensors.keys()
-    assert all(torch.equal(found[name], tensors[name]) for name in tensors)
+        read |= shard
+    assert read.keys() == tensors.keys()
+    assert all(torch.equal(read[name], tensors[name]) for name in tensors)
 
 
-def test_the_index_places_every_tensor_and_counts_bytes(tmp_path: Path) -> None:
+def test_the_index_lists_the_shard_of_every_tensor_and_the_total_size(tmp_path: Path) -> None:
     specs = [TensorSpec(name, torch.float16, (4, 4)) for name in "abc"]
     with completed(SafetensorsStream(tmp_path, specs, shard_bytes=64)) as out:
         for spec in specs:
@@ -72,7 +72,7 @@ def test_the_index_places_every_tensor_and_counts_bytes(tmp_path: Path) -> None:
         ("a", torch.zeros(2, 2, dtype=torch.float16)),
     ],
 )
-def test_a_tensor_out_of_place_is_refused(tmp_path: Path, name: str, tensor: torch.Tensor) -> None:
+def test_an_unexpected_tensor_is_refused(tmp_path: Path, name: str, tensor: torch.Tensor) -> None:
     specs = [TensorSpec("a", torch.float32, (2, 2)), TensorSpec("b", torch.float32, (2, 2))]
     with (
         pytest.raises(ValueError, match="expected"),
@@ -81,7 +81,7 @@ def test_a_tensor_out_of_place_is_refused(tmp_path: Path, name: str, tensor: tor
         out.write(name, tensor)
 
 
-def test_a_tensor_that_never_came_is_an_error(tmp_path: Path) -> None:
+def test_closing_before_all_tensors_are_written_is_an_error(tmp_path: Path) -> None:
     specs = [TensorSpec("a", torch.float32, (2, 2))]
     with (
         pytest.raises(ValueError, match="a was never written"),

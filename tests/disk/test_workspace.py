@@ -1,39 +1,12 @@
-import contextlib
 import errno
 import os
-import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from phi3quant.disk.output import MANIFEST, write_json
-from phi3quant.disk.shield import uninterrupted
-from phi3quant.disk.workspace import Workspace, open_workspace
-from phi3quant.errors import OutputError, ResumeError
-
-
-def fill(folder: Path, content: str = "new") -> None:
-    """An artifact of one file."""
-    folder.mkdir(exist_ok=True, parents=True)
-    (folder / "data").write_text(content)
-    write_json(folder / MANIFEST, {"schema": 1, "files": {"data": {}}})
-
-
-def make(output: Path, *, overwrite: bool = False, content: str = "new") -> None:
-    with open_workspace(output, overwrite=overwrite) as workspace:
-        fill(workspace.begin_draft(), content)
-        workspace.publish()
-
-
-def fail(output: Path, error: BaseException, *, overwrite: bool = False) -> None:
-    with open_workspace(output, overwrite=overwrite) as workspace:
-        fill(workspace.begin_draft())
-        raise error
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+from phi3quant.disk.workspace import open_workspace
+from phi3quant.errors import OutputError
+from tests.disk.artifacts import fail, fill, in_child, make, names
 
 
 def test_an_output_appears_when_it_is_published(tmp_path: Path) -> None:
@@ -47,7 +20,7 @@ def test_an_output_appears_when_it_is_published(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
-def test_whatever_ends_the_body_leaves_nothing(tmp_path: Path, error: type[BaseException]) -> None:
+def test_a_body_that_ends_early_leaves_nothing(tmp_path: Path, error: type[BaseException]) -> None:
     with pytest.raises(error):
         fail(tmp_path / "deep" / "out", error())
     assert not list(tmp_path.iterdir())
@@ -56,13 +29,13 @@ def test_whatever_ends_the_body_leaves_nothing(tmp_path: Path, error: type[BaseE
 @pytest.mark.parametrize(
     "number", [errno.ENOSPC, errno.EROFS, errno.EIO, errno.ENOENT, errno.EBUSY]
 )
-def test_a_system_that_refuses_is_a_clear_error(tmp_path: Path, number: int) -> None:
+def test_an_error_of_the_system_becomes_a_message(tmp_path: Path, number: int) -> None:
     with pytest.raises(OutputError, match=r"can't write .*out: "):
         fail(tmp_path / "out", OSError(number, os.strerror(number)))
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_with_content_is_kept(tmp_path: Path) -> None:
+def test_a_folder_with_content_is_kept_without_overwrite(tmp_path: Path) -> None:
     fill(tmp_path / "out", "old")
     with pytest.raises(OutputError, match="pass overwrite=True"):
         make(tmp_path / "out")
@@ -85,14 +58,14 @@ def test_a_failed_overwrite_keeps_the_old_folder(tmp_path: Path) -> None:
     assert names(tmp_path) == ["out"]
 
 
-def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
+def test_an_empty_folder_becomes_the_output(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     make(tmp_path / "out")
     assert (tmp_path / "out" / "data").exists()
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_a_folder_that_appears_meanwhile_is_somebodys(tmp_path: Path, overwrite: object) -> None:
+def test_a_folder_that_appears_meanwhile_is_kept(tmp_path: Path, overwrite: object) -> None:
     target = tmp_path / "out"
 
     def work() -> None:
@@ -108,7 +81,7 @@ def test_a_folder_that_appears_meanwhile_is_somebodys(tmp_path: Path, overwrite:
     assert names(tmp_path) == ["out"]
 
 
-def test_a_folder_that_appears_in_the_very_last_moment_is_somebodys(
+def test_a_folder_that_appears_at_the_last_moment_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = tmp_path / "out"
@@ -125,7 +98,7 @@ def test_a_folder_that_appears_in_the_very_last_moment_is_somebodys(
     assert names(target) == ["letters"]
 
 
-def test_a_link_in_the_place_of_the_workspace_is_not_followed(tmp_path: Path) -> None:
+def test_a_link_in_place_of_the_workspace_is_not_followed(tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
     (home / "letters").write_text("precious")
@@ -136,7 +109,7 @@ def test_a_link_in_the_place_of_the_workspace_is_not_followed(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("name", ["letters", "whole", "block-00000.safetensors", "states.csv"])
-def test_somebodys_files_in_the_workspace_are_not_touched(tmp_path: Path, name: str) -> None:
+def test_foreign_files_in_the_workspace_are_not_touched(tmp_path: Path, name: str) -> None:
     place = tmp_path / ".out.unfinished"
     place.mkdir()
     (place / name).write_text("precious")
@@ -154,7 +127,7 @@ def test_a_folder_that_only_looks_like_a_workspace_is_not_touched(tmp_path: Path
     assert (place / "whole" / "data").read_text() == "precious"
 
 
-def test_a_link_in_the_workspace_is_deleted_itself(tmp_path: Path) -> None:
+def test_a_link_in_the_workspace_is_deleted_but_not_followed(tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "letters").write_text("precious")
     place = tmp_path / ".out.unfinished"
@@ -166,22 +139,7 @@ def test_a_link_in_the_workspace_is_deleted_itself(tmp_path: Path) -> None:
     assert names(tmp_path) == ["home", "out"]
 
 
-def in_child(work: Callable[[], None]) -> int:
-    """The exit code of a forked process; 7 for ResumeError."""
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            work()
-            code = 0
-        except ResumeError:
-            code = 7
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-def test_one_command_at_a_time_makes_an_output(tmp_path: Path) -> None:
+def test_only_one_command_at_a_time_makes_an_output(tmp_path: Path) -> None:
     with open_workspace(tmp_path / "out", overwrite=False) as workspace:
         assert in_child(lambda: make(tmp_path / "out")) == 7
         assert in_child(lambda: make(tmp_path / "out", overwrite=True)) == 7
@@ -189,168 +147,3 @@ def test_one_command_at_a_time_makes_an_output(tmp_path: Path) -> None:
         fill(workspace.begin_draft())
         workspace.publish()
     assert names(tmp_path) == ["other", "out"]
-
-
-def kill_after(calls: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kill this process before its call of that number among those that change names."""
-    left = [calls]
-
-    def dying(real: Callable[..., object]) -> Callable[..., object]:
-        def call(*given: object, **more: object) -> object:
-            if left[0] == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            left[0] -= 1
-            return real(*given, **more)
-
-        return call
-
-    for name in ("rename", "replace", "unlink", "rmdir", "mkdir", "fsync"):
-        monkeypatch.setattr(os, name, dying(getattr(os, name)))
-
-
-@pytest.mark.parametrize("overwrite", [False, True])
-def test_killed_anywhere_the_output_is_the_old_or_the_new_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overwrite: object
-) -> None:
-    killed = 0
-    for calls in range(40):
-        target = tmp_path / str(calls) / "out"
-        target.parent.mkdir()
-        if overwrite:
-            fill(target, "old")
-
-        def work(calls: int = calls, target: Path = target) -> None:
-            kill_after(calls, monkeypatch)
-            make(target, overwrite=bool(overwrite))
-
-        if in_child(work) == 0:
-            break
-        killed += 1
-        if target.exists():
-            assert (target / "data").read_text() in (["old", "new"] if overwrite else ["new"])
-        # The next command brings everything in order.
-        make(target, overwrite=True, content="newer")
-        assert (target / "data").read_text() == "newer"
-        assert names(target.parent) == ["out"]
-    assert 10 < killed < 40
-
-
-@pytest.mark.parametrize("once", [False, True])
-def test_whatever_the_disk_refuses_the_old_output_or_the_new_one_is_there_in_the_end(
-    tmp_path: Path, *, once: bool
-) -> None:
-    failed = 0
-    for calls in range(40):
-        target = tmp_path / str(calls) / "out"
-        fill(target, "old")
-        left = [calls]
-
-        def refusing(real: Callable[..., object], left: list[int] = left) -> Callable[..., object]:
-            def call(*given: object, **more: object) -> object:
-                left[0] -= 1
-                if left[0] == -1 or (left[0] < 0 and not once):
-                    raise OSError(errno.EIO, os.strerror(errno.EIO))
-                return real(*given, **more)
-
-            return call
-
-        with pytest.MonkeyPatch.context() as patch:
-            for name in ("rename", "replace", "unlink", "rmdir", "mkdir", "fsync"):
-                patch.setattr(os, name, refusing(getattr(os, name)))
-            with contextlib.suppress(OutputError):
-                make(target, overwrite=True)
-        failed += left[0] < 0
-        # Recovery alone, by a command that may not overwrite.
-        with pytest.raises(OutputError, match="pass overwrite=True"):
-            make(target)
-        assert (target / "data").read_text() in ("old", "new")
-        make(target, overwrite=True, content="newer")
-        assert (target / "data").read_text() == "newer"
-        assert names(target.parent) == ["out"]
-    assert 10 < failed < 40
-
-
-def test_recovery_puts_back_what_stood_there(tmp_path: Path) -> None:
-    target, place = tmp_path / "out", tmp_path / ".out.unfinished"
-    fill(place / "old", "old")
-    fill(place / "whole")
-    (place / "done.json").write_text("{}")
-    with pytest.raises(OutputError, match="pass overwrite=True"):
-        make(target)
-    assert (target / "data").read_text() == "old"
-    assert names(tmp_path) == ["out"]
-
-
-def test_a_disk_that_refuses_to_put_back_what_stood_there_loses_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    target = tmp_path / "out"
-    fill(target, "old")
-    rename = os.rename
-
-    def failing(source: Path, name: Path) -> None:
-        if Path(name) == target:
-            raise OSError(errno.EIO, os.strerror(errno.EIO), str(name))
-        rename(source, name)
-
-    monkeypatch.setattr(os, "rename", failing)
-    with pytest.raises(OutputError, match="the disk reports an error"):
-        make(target, overwrite=True)
-    monkeypatch.undo()
-    with pytest.raises(OutputError, match="pass overwrite=True"):
-        make(target)
-    assert (target / "data").read_text() == "old"
-    assert names(tmp_path) == ["out"]
-
-
-def test_nothing_is_lost_where_two_things_claim_the_place(tmp_path: Path) -> None:
-    target, place = tmp_path / "out", tmp_path / ".out.unfinished"
-    fill(place / "old", "old")
-    fill(place / "whole")
-    (place / "begun.json").write_text("{}")
-    fill(target, "another")
-    with pytest.raises(OutputError, match="before something else appeared"):
-        make(target, overwrite=True)
-    assert (place / "old" / "data").read_text() == "old"
-    assert (target / "data").read_text() == "another"
-
-
-def test_finished_blocks_outlive_an_error(tmp_path: Path) -> None:
-    def work() -> None:
-        with open_workspace(tmp_path / "out", overwrite=False) as workspace:
-            (workspace.folder / "block-00000.safetensors").write_text("finished")
-            (workspace.folder / "states.clean").write_text("large")
-            fill(workspace.begin_draft())
-            raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        work()
-    place = tmp_path / ".out.unfinished"
-    assert names(place) == ["begun.json", "block-00000.safetensors"]
-    assert Workspace(tmp_path / "out", place, overwrite=False).has_blocks
-
-
-def test_interruptions_wait_for_the_end_of_a_step() -> None:
-    done = []
-
-    def step() -> None:
-        with uninterrupted():
-            for _ in range(2):
-                signal.raise_signal(signal.SIGINT)
-            done.append("all of it")
-
-    with pytest.raises(KeyboardInterrupt):
-        step()
-    assert done == ["all of it"]
-
-
-def test_a_process_killed_after_publishing_leaves_nothing_to_the_next(tmp_path: Path) -> None:
-    fill(tmp_path / "out", "new")
-    place = tmp_path / ".out.unfinished"
-    place.mkdir()
-    for name in ("done.json", "block-00000.safetensors"):
-        (place / name).write_text("{}")
-    with pytest.raises(OutputError, match="pass overwrite=True"):
-        make(tmp_path / "out")
-    assert names(tmp_path) == ["out"]
-    assert (tmp_path / "out" / "data").read_text() == "new"

@@ -29,7 +29,7 @@ def test_missing_key_value_heads_mean_mha() -> None:
     assert config.queries_per_key_value == 1
 
 
-def test_optional_keys_get_the_familys_defaults() -> None:
+def test_missing_optional_keys_get_the_defaults_of_the_family() -> None:
     config = parse_config(MINI)
     assert config.rope_theta == 10000.0
     assert config.rms_norm_eps == 1e-5
@@ -48,7 +48,7 @@ def test_every_dialect_of_longrope_reads_the_same(name: str, key: str, section: 
     assert config.long_rope.attention_factor == pytest.approx(1.1902, abs=1e-4)
 
 
-def test_rope_parameters_hold_theta_and_partial_rotation() -> None:
+def test_theta_and_partial_rotation_are_read_from_rope_parameters() -> None:
     rope = {"rope_type": "default", "rope_theta": 250000.0, "partial_rotary_factor": 0.75}
     config = parse_config({**MINI, "num_attention_heads": 24, "rope_parameters": rope})
     assert config.rope_theta == 250000.0
@@ -95,7 +95,7 @@ def test_longrope_frequencies_and_magnitude_equal_transformers(length: int) -> N
         ),
         ({"rope_scaling": {"type": "su", **LONG, "long_factor": ["x"] * 48}}, "positive numbers"),
         ({"partial_rotary_factor": 0.01}, "rotates 0 values"),
-        ({"num_hidden_layers": 16_777_215}, "num_hidden_layers is 16777215; at most 1024"),
+        ({"num_hidden_layers": 16_777_215}, "num_hidden_layers is 16777215; at most 1024 are"),
         ({"rope_theta": 10**400}, r"rope_theta is 1000.*\.\.\.; it must be a positive"),
         ({"rope_theta": 1e308}, "rope_theta is 1e.308"),
         ({"rms_norm_eps": 1e-320}, "rms_norm_eps is"),

@@ -10,7 +10,7 @@ from phi3quant.source.checkpoint import open_checkpoint
 from tests.models import VARIANTS, VOCABULARY, long_rope, make_model, own_logits
 
 
-# LongRoPE switches its factors past 40 tokens; the window of its variant is 13.
+# LongRoPE switches to its long factors above 40 tokens; the window variant has a window of 13.
 @pytest.mark.parametrize("length", [12, 40, 41, 70])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_logits_equal_transformers(
@@ -24,7 +24,7 @@ def test_logits_equal_transformers(
     assert float(difference) < 1e-4
 
 
-def test_window_gqa_partial_rotation_and_longrope_go_together(tmp_path: Path) -> None:
+def test_window_gqa_partial_rotation_and_longrope_work_together(tmp_path: Path) -> None:
     together = {**VARIANTS["longrope"], **VARIANTS["window"]}
     together["rope_scaling"] = {**long_rope(4), "partial_rotary_factor": 0.5}
     model = make_model(tmp_path, **together)

@@ -17,7 +17,7 @@ WINDOWS = torch.randint(0, VOCABULARY, (5, 30), generator=torch.Generator().manu
 
 @dataclass(frozen=True)
 class Guesser:
-    """Predicts every token with equal chance; has no weights at all."""
+    """Predicts every token with equal probability, without weights."""
 
     config: Phi3Config
     steps: int = 3
@@ -33,7 +33,7 @@ class Guesser:
         return pieces
 
 
-def test_pieces_come_in_the_order_of_positions_and_as_often_as_asked(
+def test_pieces_follow_the_order_of_positions_and_can_be_read_again(
     checkpoint_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(predictors, "PIECE_ROWS", 64)
@@ -46,7 +46,7 @@ def test_pieces_come_in_the_order_of_positions_and_as_often_as_asked(
     assert torch.equal(torch.cat(list(predictions())), torch.cat(pieces))
 
 
-def test_a_model_without_weights_is_scored_beside_one_with(
+def test_models_with_and_without_weights_are_scored_together(
     checkpoint_folder: Callable[[str], Path],
 ) -> None:
     model = open_checkpoint(checkpoint_folder("gqa"))

@@ -19,7 +19,7 @@ def random_scales(fold: Fold, block: Block, seed: int, folder: Path) -> torch.Te
 
 @pytest.mark.parametrize("names", [*[[name] for name in FOLDS], list(FOLDS)])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_folding_alone_changes_nothing(
+def test_folding_does_not_change_the_output_of_a_block(
     variant: str, names: list[str], checkpoint_folder: Callable[[str], Path]
 ) -> None:
     folder = checkpoint_folder(variant)
@@ -49,7 +49,7 @@ def test_applying_a_fold_changes_no_tensor_in_place(
 
 
 @pytest.mark.parametrize("bad", [0.0, -1.0, float("nan"), float("inf")])
-def test_a_scale_that_could_not_be_undone_is_refused(
+def test_a_scale_that_cannot_be_inverted_is_refused(
     bad: float, checkpoint_folder: Callable[[str], Path]
 ) -> None:
     checkpoint = open_checkpoint(checkpoint_folder("gqa"))

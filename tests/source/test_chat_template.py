@@ -34,7 +34,7 @@ RENDERED = {
 
 
 @pytest.mark.parametrize("name", RENDERED)
-def test_a_template_is_rendered_as_by_transformers(name: str) -> None:
+def test_rendered_text_equals_transformers(name: str) -> None:
     from transformers.utils.chat_template_utils import render_jinja_template
 
     chat: list[dict[str, Any]] = [
@@ -93,7 +93,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("name", REFUSED)
-def test_whatever_a_template_does_is_an_error_of_the_template(name: str) -> None:
+def test_every_failure_of_a_template_becomes_a_message(name: str) -> None:
     template, reason = REFUSED[name]
     with pytest.raises(TokenizerError, match=r"chat template failed: ") as caught:
         render_template(template, {"messages": CHAT})
@@ -106,7 +106,7 @@ def test_the_date_is_fixed() -> None:
     assert render_template("{{ strftime_now('%Y-%m-%d') }}", {"messages": []}) == "2025-01-01"
 
 
-def test_a_process_that_was_killed_is_replaced() -> None:
+def test_a_killed_worker_is_replaced() -> None:
     render_template("x", {"messages": []})
     process = chat_template._WORKER._process
     assert process is not None
@@ -115,17 +115,17 @@ def test_a_process_that_was_killed_is_replaced() -> None:
     assert render_template("y", {"messages": []}) == "y"
 
 
-def test_a_fork_has_a_process_of_its_own() -> None:
+def test_a_fork_starts_its_own_worker() -> None:
     render_template("x", {"messages": []})
     assert chat_template._WORKER._process is not None
     before = chat_template._WORKER._process.pid
     child = os.fork()
     if child == 0:  # pragma: no cover - in the child
-        own = chat_template._WORKER
+        worker = chat_template._WORKER
         rendered = render_template("y", {"messages": []})
-        other = own._process is not None and own._process.pid != before
-        own.close()
-        os._exit(0 if rendered == "y" and other else 1)
+        is_new = worker._process is not None and worker._process.pid != before
+        worker.close()
+        os._exit(0 if rendered == "y" and is_new else 1)
     assert os.waitpid(child, 0)[1] == 0
     assert render_template("z", {"messages": []}) == "z"
     assert chat_template._WORKER._process.pid == before
@@ -137,7 +137,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_special_tokens_have_their_names(folder: Path) -> None:
+def test_templates_can_use_special_tokens_by_name(folder: Path) -> None:
     (folder / "special_tokens_map.json").write_text(
         json.dumps({"pad_token": "<p>", "bos_token": "old"})
     )
@@ -164,7 +164,7 @@ def test_special_tokens_have_their_names(folder: Path) -> None:
         (5, "no template named default"),
     ],
 )
-def test_templates_of_another_form_are_refused(folder: Path, template: Any, reason: str) -> None:
+def test_malformed_templates_are_refused(folder: Path, template: Any, reason: str) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
     with pytest.raises(TokenizerError, match=reason):
         load_tokenizer(folder)
@@ -183,7 +183,7 @@ def test_a_template_that_is_not_utf8_is_refused(folder: Path) -> None:
         {"role": "user", "content": [{"type": "text", "text": "Hi"}]},
     ],
 )
-def test_a_turn_without_text_needs_a_template(folder: Path, turn: dict[str, Any]) -> None:
+def test_a_turn_without_text_requires_a_template(folder: Path, turn: dict[str, Any]) -> None:
     with pytest.raises(TokenizerError, match="no place for a turn without text"):
         load_tokenizer(folder).render_chat([turn])
     (folder / "chat_template.jinja").write_text("{{ messages[0] | tojson }}")

@@ -21,7 +21,7 @@ SHARD = "model-00001-of-00001.safetensors"
 
 @pytest.fixture
 def folder(tmp_path: Path, checkpoint_folder: Callable[[str], Path]) -> Path:
-    """A copy that a test may spoil."""
+    """A copy that a test may damage."""
     copy = tmp_path / "model"
     shutil.copytree(checkpoint_folder("gqa"), copy)
     return copy
@@ -34,7 +34,7 @@ def change(folder: Path, edit: Callable[[dict[str, torch.Tensor]], object]) -> N
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_blocks_come_as_fp32_whatever_is_stored(folder: Path, dtype: torch.dtype) -> None:
+def test_blocks_are_fp32_for_every_stored_dtype(folder: Path, dtype: torch.dtype) -> None:
     change(folder, lambda tensors: tensors.update({k: v.to(dtype) for k, v in tensors.items()}))
     checkpoint = open_checkpoint(folder)
     stored = load_file(folder / "model.safetensors")
@@ -59,7 +59,7 @@ def test_a_tied_head_is_the_embedding(checkpoint_folder: Callable[[str], Path]) 
 
 
 @pytest.mark.parametrize("kept", [0, 4, 100, 0.5, 0.999])
-def test_a_truncated_shard_is_named(folder: Path, kept: float) -> None:
+def test_the_message_names_a_truncated_shard(folder: Path, kept: float) -> None:
     path = folder / "model.safetensors"
     data = path.read_bytes()
     path.write_bytes(data[: int(kept if kept >= 4 else kept * len(data))])
@@ -67,7 +67,7 @@ def test_a_truncated_shard_is_named(folder: Path, kept: float) -> None:
         open_checkpoint(folder)
 
 
-def test_a_shard_without_read_permission_is_named(
+def test_the_message_names_a_shard_without_read_permission(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(path: Path, *_: object) -> None:
@@ -80,7 +80,7 @@ def test_a_shard_without_read_permission_is_named(
         open_tensors(folder)
 
 
-def test_a_pointer_file_in_place_of_a_shard_is_named(folder: Path) -> None:
+def test_the_message_for_a_git_lfs_pointer_gives_the_remedy(folder: Path) -> None:
     (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")
     with pytest.raises(CheckpointError, match=r"a git-lfs pointer.*git lfs pull"):
         open_checkpoint(folder)
@@ -88,7 +88,7 @@ def test_a_pointer_file_in_place_of_a_shard_is_named(folder: Path) -> None:
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.binary(max_size=400))
-def test_any_bytes_as_a_shard_are_refused_and_nothing_worse(tmp_path: Path, data: bytes) -> None:
+def test_arbitrary_bytes_as_a_shard_are_refused(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "model.safetensors").write_bytes(data)
     try:
         opened = open_tensors(tmp_path)
@@ -97,26 +97,26 @@ def test_any_bytes_as_a_shard_are_refused_and_nothing_worse(tmp_path: Path, data
     assert not opened.tensors
 
 
-def test_a_missing_tensor_is_named(folder: Path) -> None:
+def test_the_message_names_a_missing_tensor(folder: Path) -> None:
     change(folder, lambda tensors: tensors.pop(QKV))
     with pytest.raises(CheckpointError, match=f"has no tensor {QKV}"):
         open_checkpoint(folder)
 
 
-def test_a_wrong_shape_is_named_with_both_shapes(folder: Path) -> None:
+def test_the_message_for_a_wrong_shape_has_both_shapes(folder: Path) -> None:
     change(folder, lambda tensors: tensors.update({QKV: tensors[QKV][:-1].clone()}))
     with pytest.raises(CheckpointError, match=r"shape \[127, 64\]; config.json calls for \[128"):
         open_checkpoint(folder)
 
 
-def test_integers_are_no_weights(folder: Path) -> None:
+def test_weights_of_an_integer_type_are_refused(folder: Path) -> None:
     change(folder, lambda tensors: tensors.update({QKV: tensors[QKV].to(torch.int32)}))
     with pytest.raises(CheckpointError, match="is I32; expected one of F32, F16, BF16"):
         open_checkpoint(folder)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_a_value_that_is_not_finite_is_found_and_named(folder: Path, value: float) -> None:
+def test_the_message_locates_a_value_that_is_not_finite(folder: Path, value: float) -> None:
     def spoil(tensors: dict[str, torch.Tensor]) -> None:
         tensors[QKV][3, 5] = value
 
@@ -126,20 +126,20 @@ def test_a_value_that_is_not_finite_is_found_and_named(folder: Path, value: floa
         checkpoint.block(0)
 
 
-def test_an_index_that_names_a_missing_shard(folder: Path) -> None:
+def test_an_index_that_names_a_missing_shard_is_refused(folder: Path) -> None:
     write_index(folder, {QKV: "model-00001-of-00002.safetensors"})
     with pytest.raises(CheckpointError, match=r"00001-of-00002\.safetensors is missing"):
         open_checkpoint(folder)
 
 
-def test_an_index_that_names_the_wrong_shard(folder: Path) -> None:
+def test_an_index_that_names_the_wrong_shard_is_refused(folder: Path) -> None:
     write_index(folder, {QKV: SHARD, "elsewhere": SHARD})
     with pytest.raises(CheckpointError, match=r"elsewhere in model-.*, which doesn't hold it"):
         open_checkpoint(folder)
 
 
 @pytest.mark.parametrize("name", ["../secret.safetensors", "/etc/passwd", "a/b.safetensors", 7])
-def test_an_index_never_leaves_its_folder(folder: Path, name: object) -> None:
+def test_an_index_with_a_path_outside_its_folder_is_refused(folder: Path, name: object) -> None:
     write_index(folder, {QKV: name})
     with pytest.raises(CheckpointError, match="not a file name"):
         open_checkpoint(folder)
@@ -152,7 +152,7 @@ def test_a_folder_of_pickles_is_refused_with_a_hint(folder: Path) -> None:
 
 
 def write_index(folder: Path, weight_map: dict[str, object]) -> None:
-    """An index, and the weights in a shard."""
+    """Turn the weights into one shard and write an index."""
     (folder / "model.safetensors").rename(folder / SHARD)
     index = json.dumps({"weight_map": weight_map})
     (folder / "model.safetensors.index.json").write_text(index)

@@ -5,7 +5,7 @@ import pytest
 from phi3quant.source.hushed import hushed
 
 
-def test_what_is_printed_before_an_error_is_dropped(capfd: pytest.CaptureFixture[str]) -> None:
+def test_output_before_an_error_is_dropped(capfd: pytest.CaptureFixture[str]) -> None:
     def panic() -> None:
         with hushed():
             os.write(2, b"thread panicked at src/lib.rs\n")
@@ -18,7 +18,7 @@ def test_what_is_printed_before_an_error_is_dropped(capfd: pytest.CaptureFixture
     assert capfd.readouterr().err == "after\n"
 
 
-def test_what_is_printed_without_an_error_is_kept(capfd: pytest.CaptureFixture[str]) -> None:
+def test_output_without_an_error_is_kept(capfd: pytest.CaptureFixture[str]) -> None:
     with hushed():
         os.write(2, b"a notice\n")
     with hushed():
@@ -26,7 +26,7 @@ def test_what_is_printed_without_an_error_is_kept(capfd: pytest.CaptureFixture[s
     assert capfd.readouterr().err == "a notice\nanother\n"
 
 
-def test_without_a_standard_error_nothing_happens() -> None:
+def test_a_closed_standard_error_is_tolerated() -> None:
     child = os.fork()
     if child == 0:
         code = 1

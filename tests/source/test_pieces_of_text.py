@@ -50,12 +50,12 @@ def tokenizer(kind: str) -> Tokenizer:
     characters=st.integers(250, 900),
     limit=st.none() | st.integers(0, 900),
 )
-def test_pieces_give_the_ids_of_the_whole(
+def test_pieces_give_the_ids_of_the_whole_text(
     kind: str, parts: list[str], characters: int, limit: int | None
 ) -> None:
-    text, own = "".join(parts), tokenizer(kind)
-    ids = encode_in_pieces(own.encoder.spans, text, limit, characters=characters, overlap=250)
-    assert ids.tolist() == own.encoder.encode(text)[:limit]
+    text, encoder = "".join(parts), tokenizer(kind).encoder
+    ids = encode_in_pieces(encoder.spans, text, limit, characters=characters, overlap=250)
+    assert ids.tolist() == encoder.encode(text)[:limit]
 
 
 def counted(spans: Callable[[str], Spans]) -> tuple[Callable[[str], Spans], list[int]]:
@@ -69,7 +69,7 @@ def counted(spans: Callable[[str], Spans]) -> tuple[Callable[[str], Spans], list
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_piece_is_as_short_as_asked_and_no_more_is_read_than_needed(kind: str) -> None:
+def test_pieces_have_the_requested_length_and_encoding_stops_at_the_limit(kind: str) -> None:
     spans, lengths = counted(tokenizer(kind).encoder.spans)
     ids = encode_in_pieces(spans, PROSE * 20, 1000, characters=1000, overlap=500)
     assert len(ids) == 1000
@@ -91,12 +91,12 @@ def test_text_whose_pieces_never_agree_is_encoded_as_a_whole() -> None:
     assert max(lengths) == 500
 
 
-def test_a_long_text_is_encoded_alike_by_every_function() -> None:
-    own = tokenizer("byte-level")
+def test_every_function_encodes_a_long_text_alike() -> None:
+    byte_level = tokenizer("byte-level")
     text = (PROSE + UNUSUAL) * 160
     assert len(text) > 1 << 19
-    whole = own.encoder.encode(text)
-    assert own.encode(text) == whole
-    assert own.encode_long(text).tolist() == whole
-    assert own.encode_long(text, 5).tolist() == whole[:5]
-    assert own.encode_long("").tolist() == []
+    whole = byte_level.encoder.encode(text)
+    assert byte_level.encode(text) == whole
+    assert byte_level.encode_long(text).tolist() == whole
+    assert byte_level.encode_long(text, 5).tolist() == whole[:5]
+    assert byte_level.encode_long("").tolist() == []

@@ -18,7 +18,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_text_survives_and_nothing_is_added(folder: Path) -> None:
+def test_encoding_and_decoding_keep_the_text_and_add_no_tokens(folder: Path) -> None:
     tokenizer = load_tokenizer(folder)
     ids = tokenizer.encode("The river rose. Überall!")
     assert tokenizer.decode(ids) == "The river rose. Überall!"
@@ -31,7 +31,7 @@ def test_special_tokens_in_text_become_their_ids(folder: Path) -> None:
     assert tokenizer.encode("<|end|>") == [6]
 
 
-def test_without_a_template_a_chat_is_phi3s(folder: Path) -> None:
+def test_a_chat_without_a_template_gets_phi3s_format(folder: Path) -> None:
     rendered = load_tokenizer(folder).render_chat(CHAT, add_generation_prompt=True)
     assert rendered == "<|user|>\nHi<|end|>\n<|assistant|>\nHello!<|end|>\n<|assistant|>\n"
 
@@ -61,7 +61,7 @@ def test_the_models_own_template_is_used(folder: Path, where: str) -> None:
         "{{ raise_exception('only one turn') }}",
     ],
 )
-def test_a_template_that_fails_or_breaks_out_is_refused(folder: Path, template: str) -> None:
+def test_a_template_that_fails_or_escapes_is_refused(folder: Path, template: str) -> None:
     (folder / "chat_template.jinja").write_text(template)
     with pytest.raises(TokenizerError, match="chat template failed"):
         load_tokenizer(folder).render_chat(CHAT)
@@ -71,14 +71,14 @@ def test_phi3_tinys_template_equals_transformers() -> None:
     from transformers import AutoTokenizer
 
     reference = AutoTokenizer.from_pretrained(bundled_folder())
-    own = load_tokenizer(bundled_folder())
+    bundled = load_tokenizer(bundled_folder())
     for chat in (CHAT, [{"role": "system", "content": "Be brief."}, *CHAT]):
         expected = reference.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-        assert own.render_chat(chat, add_generation_prompt=True) == expected
-        assert own.encode(expected) == reference.encode(expected, add_special_tokens=False)
+        assert bundled.render_chat(chat, add_generation_prompt=True) == expected
+        assert bundled.encode(expected) == reference.encode(expected, add_special_tokens=False)
 
 
-def test_sentencepiece_alone_gives_the_ids_of_tokenizer_json(tmp_path: Path) -> None:
+def test_tokenizer_model_gives_the_ids_of_tokenizer_json(tmp_path: Path) -> None:
     for name in ("tokenizer.model", "tokenizer_config.json", "added_tokens.json"):
         shutil.copyfile(bundled_folder() / name, tmp_path / name)
     slow, fast = load_tokenizer(tmp_path), load_tokenizer(bundled_folder())
@@ -92,13 +92,13 @@ def test_sentencepiece_alone_gives_the_ids_of_tokenizer_json(tmp_path: Path) -> 
     assert slow.decode(slow.encode(text)) == fast.decode(fast.encode(text)) == text
 
 
-def test_a_folder_without_tokenizer_says_what_to_do(tmp_path: Path) -> None:
+def test_the_message_for_a_missing_tokenizer_gives_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(TokenizerError, match="copy the tokenizer files"):
         load_tokenizer(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer.model"])
-def test_a_broken_tokenizer_is_named(tmp_path: Path, name: str) -> None:
+def test_the_message_names_a_broken_tokenizer_file(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("not a tokenizer")
     with pytest.raises(TokenizerError, match=f"{name} (can't be read|is not readable)"):
         load_tokenizer(tmp_path)

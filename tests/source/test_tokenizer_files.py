@@ -59,7 +59,7 @@ TRAINING: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("setting", TRAINING)
-def test_settings_of_a_training_run_change_no_token(tmp_path: Path, setting: str) -> None:
+def test_settings_of_a_training_run_are_ignored(tmp_path: Path, setting: str) -> None:
     make_tokenizer(tmp_path)
     expected = load_tokenizer(tmp_path)
     tokenizer = load_tokenizer(changed(tmp_path, lambda file: file.update(TRAINING[setting])))
@@ -68,7 +68,7 @@ def test_settings_of_a_training_run_change_no_token(tmp_path: Path, setting: str
     assert tokenizer.digest == expected.digest
 
 
-def test_dropout_of_a_training_run_is_off(tmp_path: Path) -> None:
+def test_dropout_of_a_training_run_is_switched_off(tmp_path: Path) -> None:
     make_tokenizer(tmp_path)
     expected = load_tokenizer(tmp_path).encode(TEXT)
     tokenizer = load_tokenizer(changed(tmp_path, lambda file: file["model"].update(dropout=0.9)))
@@ -83,7 +83,7 @@ def replacement(content: str) -> dict[str, Any]:
 def test_replacements_that_multiply_a_text_are_refused(tmp_path: Path, part: str) -> None:
     key = {"normalizer": "normalizers", "decoder": "decoders"}[part]
     doubling = {part: {"type": "Sequence", key: [replacement("aa")] * 7}}
-    with pytest.raises(TokenizerError, match=f"its {part} makes 128 characters of one"):
+    with pytest.raises(TokenizerError, match=f"its {part} expands one character to 128"):
         load_tokenizer(changed(tmp_path, lambda file: file.update(doubling)))
     nested = {part: {"type": "Sequence", key: [{"type": "Sequence", key: [replacement("aa")]}] * 6}}
     load_tokenizer(changed(tmp_path, lambda file: file.update(nested)))
@@ -96,12 +96,12 @@ def test_replacements_that_multiply_a_text_are_refused(tmp_path: Path, part: str
         {"type": "Prepend", "prepend": "a" * 80},
     ],
 )
-def test_a_single_step_is_counted_too(tmp_path: Path, step: dict[str, Any]) -> None:
-    with pytest.raises(TokenizerError, match="makes 81 characters of one"):
+def test_a_single_step_that_expands_a_text_is_refused(tmp_path: Path, step: dict[str, Any]) -> None:
+    with pytest.raises(TokenizerError, match="expands one character to 81"):
         load_tokenizer(changed(tmp_path, lambda file: file.update(normalizer=step)))
 
 
-def test_a_pattern_that_takes_for_ever_is_an_error(tmp_path: Path) -> None:
+def test_a_pattern_that_takes_forever_is_an_error(tmp_path: Path) -> None:
     pattern = {
         "type": "Split",
         "pattern": {"Regex": "(a+)+$"},
@@ -123,7 +123,8 @@ def test_a_broken_file_is_named(tmp_path: Path, content: bytes) -> None:
         load_tokenizer(tmp_path)
 
 
-def pieces_alone(folder: Path) -> Path:
+def sentencepiece_folder(folder: Path) -> Path:
+    """Copy phi3-tiny's tokenizer files without tokenizer.json."""
     for name in ("tokenizer.model", "tokenizer_config.json", "added_tokens.json"):
         shutil.copyfile(bundled_folder() / name, folder / name)
     return folder
@@ -144,14 +145,14 @@ def pieces_alone(folder: Path) -> Path:
         ("tokenizer_config.json", {"added_tokens_decoder": {str(2**31): {"content": "x"}}}),
     ],
 )
-def test_added_tokens_of_another_form_are_refused(tmp_path: Path, file: str, content: Any) -> None:
-    (pieces_alone(tmp_path) / file).write_text(json.dumps(content))
+def test_malformed_added_tokens_are_refused(tmp_path: Path, file: str, content: Any) -> None:
+    (sentencepiece_folder(tmp_path) / file).write_text(json.dumps(content))
     with pytest.raises(TokenizerError, match=file):
         load_tokenizer(tmp_path)
 
 
-def test_tokens_of_the_decoder_are_tokens_though_not_special(tmp_path: Path) -> None:
-    slow, fast = load_tokenizer(pieces_alone(tmp_path)), load_tokenizer(bundled_folder())
+def test_added_tokens_that_are_not_special_keep_their_ids(tmp_path: Path) -> None:
+    slow, fast = load_tokenizer(sentencepiece_folder(tmp_path)), load_tokenizer(bundled_folder())
     for text in ("a</s>b", "</s>\n x", "a <unk> b"):
         assert slow.encode(text) == fast.encode(text)
     assert 2 in slow.encode("a</s>b")
@@ -159,12 +160,12 @@ def test_tokens_of_the_decoder_are_tokens_though_not_special(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("kind", ["json", "model"])
 def test_half_of_a_surrogate_pair_is_an_error(tmp_path: Path, kind: str) -> None:
-    make_tokenizer(tmp_path) if kind == "json" else pieces_alone(tmp_path)
+    make_tokenizer(tmp_path) if kind == "json" else sentencepiece_folder(tmp_path)
     with pytest.raises(TokenizerError, match="can't be encoded"):
         load_tokenizer(tmp_path).encode("\ud800")
 
 
-def test_a_token_without_a_row_is_named(checkpoint_folder: Callable[[str], Path]) -> None:
+def test_the_message_names_a_token_without_a_row(checkpoint_folder: Callable[[str], Path]) -> None:
     tokenizer = load_tokenizer(checkpoint_folder("gqa"))
     require_rows(tokenizer, [], 5)
     require_rows(tokenizer, np.array([[1, 4]]), 5)
@@ -172,7 +173,7 @@ def test_a_token_without_a_row_is_named(checkpoint_folder: Callable[[str], Path]
         require_rows(tokenizer, [6, 1], 5)
 
 
-def test_a_prompt_of_tokens_without_rows_is_refused(
+def test_a_prompt_with_a_token_without_a_row_is_refused(
     checkpoint_folder: Callable[[str], Path], tmp_path: Path
 ) -> None:
     folder = tmp_path / "model"

@@ -1,4 +1,4 @@
-"""Weight codecs, one a file: what methods search with and choose codes by."""
+"""Weight codecs: conversion of matrices into codes, for the methods."""
 
 from collections.abc import Mapping
 from typing import Protocol
@@ -10,39 +10,44 @@ from phi3quant.quant.tensor import Quantized
 
 
 class Codec(Protocol):
-    """A way to store a matrix in few bits."""
+    """A way to store a matrix in few bits per weight."""
 
     def group_width(self, columns: int) -> int:
-        """Weights that share a scale in a row of ``columns``.
+        """Number of weights that share a scale in a row of ``columns`` weights.
 
         Raises:
-            SchemeError: such rows can't be stored.
+            SchemeError: rows of this length can't be stored.
         """
 
     def quantize(self, weight: torch.Tensor) -> Quantized:
-        """Quantize FP32 [rows, columns] for what the weights are alone."""
+        """Quantize FP32 [rows, columns] for the least error of the weights themselves."""
 
     def quantize_fitted(self, weight: torch.Tensor, gram: Gram) -> Quantized:
-        """Quantize FP32 [rows, columns] for the least output error."""
+        """Quantize FP32 [rows, columns] for the least output error on inputs with ``gram``."""
 
     def quantize_compensated(
         self, weight: torch.Tensor, gram: Gram, shortfall: torch.Tensor | None = None
     ) -> Quantized | None:
-        """As quantize_fitted, where later codes of a row make up for the errors of earlier ones.
+        """Quantize for the least output error with compensation.
+
+        Later codes of a row compensate the errors of earlier ones (GPTQ).
 
         Args:
             weight: FP32 [rows, columns].
-            gram: of the input x.
-            shortfall: FP32 [rows, columns], the mean of (wanted output - weight x) x^T over tokens:
-                what the weights themselves should make up for.
+            gram: statistics of the input x.
+            shortfall: FP32 [rows, columns], the mean of (target output - weight x) x^T over
+                tokens; the weights are corrected by it first.
 
         Returns:
-            None: the codec can't.
+            The quantized matrix; None if the codec doesn't support compensation.
         """
 
     def round_trip(self, weight: torch.Tensor) -> torch.Tensor:
-        """What remains of ``weight`` after ``quantize``, FP32; cheap, for ranking candidates."""
+        """``weight`` after ``quantize`` and ``dequantize``, FP32 [rows, columns].
+
+        Cheaper than both calls, for ranking candidates.
+        """
 
 
 Codecs = Mapping[str, Codec]
-"""The codec of each linear of a block (layout.LINEARS)."""
+"""Codec of each linear of a block, by its name in architecture.LINEARS."""

@@ -1,7 +1,7 @@
-"""The affine integer codec: groups of weights as codes with one scale and zero point.
+"""Affine integer codec: codes with a scale and a zero point per group of weights.
 
-Scales are rounded to FP16 *before* codes are chosen, so that the codes are the nearest ones for
-the scale that a reader will see.
+Scales are rounded to FP16 *before* codes are chosen, so that the codes are nearest for the scales
+that readers will see.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ import torch
 
 from phi3quant.errors import CheckpointError, SchemeError
 from phi3quant.parallel import over_rows
-from phi3quant.quant.codecs import affine_rounding, affine_search
+from phi3quant.quant.codecs import affine_compensation, affine_rounding, affine_search
 from phi3quant.quant.codecs.compensation import DAMPING, Strip, Walk, compensated_codes, corrected
 from phi3quant.quant.codecs.lanes import LANES
 from phi3quant.quant.gram import Gram
@@ -20,21 +20,22 @@ from phi3quant.quant.scheme import QuantScheme
 from phi3quant.quant.tensor import QuantizedTensor
 
 _ZERO_GROUP_SCALE = float(affine_search.ZERO_GROUP_SCALE)
-# FP16's smallest subnormal number: a scale that would round to zero becomes this.
+# FP16's smallest subnormal number: used for scales that would round to zero.
 _SMALLEST_SCALE = 2.0**-24
 _LARGEST_SCALE = 65504.0
-# Rows are handled in chunks of about this many weights, which stay in a core's cache.
+# Weights per chunk of rows, so that a chunk stays in a core's cache.
 _CHUNK_WEIGHTS = 1 << 20
 
 SHRINKS: Sequence[float] = tuple(1.15 - 0.05 * step for step in range(13))
-"""Multiples of the plain scale that search tries, from 1.15 down to 0.55.
+"""Multiples of the plain scale that the search tries, from 1.15 down to 0.55.
 
-Above 1 pays in symmetric groups, whose plain scale leaves one side an eighth short."""
+Multiples above 1 pay in symmetric groups, where the plain scale reaches only 7/8 as far on one side
+as on the other (4 bits)."""
 
 
 @dataclass(frozen=True)
 class _Grid:
-    """Scale and zero point per group: FP32 [rows, groups], both already as a reader sees them."""
+    """Scales and zero points as readers will see them, FP32 [rows, groups] each."""
 
     scales: torch.Tensor
     zeros: torch.Tensor
@@ -42,7 +43,7 @@ class _Grid:
 
 @dataclass(frozen=True)
 class AffineCodec:
-    """A scheme as a method uses it; see codecs.Codec."""
+    """Codec for a scheme; implements codecs.Codec."""
 
     scheme: QuantScheme
 
@@ -70,18 +71,18 @@ class AffineCodec:
 
 
 def quantize(weight: torch.Tensor, scheme: QuantScheme) -> QuantizedTensor:
-    """Round to nearest with the plain scale of each group: RTN.
+    """Round to nearest with the plain scale of each group (RTN).
 
-    Symmetric: the value of largest magnitude, signed, maps to code 0 (as in a Q4_0 block and in
-    onnxruntime's MatMulNBits). Asymmetric: the range of the group, widened to hold zero, maps to
-    all codes.
+    Symmetric: the value of largest magnitude maps to code 0, whatever its sign (as in a Q4_0 block
+    and in onnxruntime's MatMulNBits). Asymmetric: the range of the group, widened to include zero,
+    maps to the range of the codes.
 
     Args:
-        weight: floats of any type [rows, columns].
+        weight: floats of any dtype [rows, columns].
         scheme: bits, group size, symmetry.
 
     Raises:
-        SchemeError: the groups don't fill the rows, or a scale doesn't fit FP16.
+        SchemeError: rows are not a whole number of groups, or a scale doesn't fit FP16.
         CheckpointError: a weight is NaN or infinite.
     """
     rows, columns = weight.shape
@@ -92,15 +93,15 @@ def quantize(weight: torch.Tensor, scheme: QuantScheme) -> QuantizedTensor:
     share = -1 / scheme.middle if scheme.symmetric else 1 / scheme.max_code
     limits = (np.float32(scheme.max_code), np.float32(share), scheme.symmetric)
 
-    # All is converted and checked here, where a part fits a core's cache.
+    # Conversion and checks are done here, where a part fits into a core's cache.
     def round_part(part: slice) -> None:
-        some = weight[part].contiguous()
-        grids = _empty_grids(len(some), groups)
-        if some.dtype == torch.bfloat16:
-            bits = some.view(torch.uint16).numpy()
+        values = weight[part].contiguous()
+        grids = _empty_grids(len(values), groups)
+        if values.dtype == torch.bfloat16:
+            bits = values.view(torch.uint16).numpy()
             finite = affine_rounding.round_bfloat16_rows(bits, limits, grids, codes[part])
         else:
-            finite = affine_rounding.round_rows(some.float().numpy(), limits, grids, codes[part])
+            finite = affine_rounding.round_rows(values.float().numpy(), limits, grids, codes[part])
         if not finite:
             raise CheckpointError("it holds NaN or infinity")
         grid = _checked_grid(grids)
@@ -113,7 +114,7 @@ def quantize(weight: torch.Tensor, scheme: QuantScheme) -> QuantizedTensor:
 
 
 def round_trip(weight: torch.Tensor, scheme: QuantScheme) -> torch.Tensor:
-    """What remains of ``weight`` after ``quantize``: FP32 [rows, columns], without making codes."""
+    """``weight`` after ``quantize`` and ``dequantize``, FP32 [rows, columns], in fewer steps."""
     groups = _grouped(weight, scheme)
     grid = _plain_grid(groups, scheme)
     return _dequantized(groups, grid, scheme).view_as(weight)
@@ -127,15 +128,15 @@ def quantize_clipped(
 ) -> QuantizedTensor:
     """Round to nearest with the scale of each group that loses least output.
 
-    Each group tries the plain scale times every one of ``shrinks`` and keeps the one with the
-    smallest error E G E^T, where G is the group's own block of the Gram matrix: AWQ's clipping
-    search, without running the layer. Then the scale is fitted to the codes by least squares.
+    For each group, the plain scale times each of ``shrinks`` is tried. The one with the smallest
+    error E G E^T is kept, where G is the group's block of the Gram matrix: AWQ's clipping search,
+    without running the layer. Then the scale is fitted to the codes by least squares.
 
     Args:
         weight: FP32 [rows, columns].
         scheme: bits, group size, symmetry.
-        gram: of the input.
-        shrinks: the multiples to try.
+        gram: statistics of the input.
+        shrinks: multiples of the plain scale to try.
 
     Raises:
         SchemeError: as quantize.
@@ -156,8 +157,8 @@ def quantize_clipped(
     step = _rows_per_chunk(weight)
     for start in range(0, rows, step):
         part = slice(start, start + step)
-        own = _Grid(grid.scales[part], grid.zeros[part])
-        parts.append((_codes(groups[part], own, scheme), own))
+        grid_part = _Grid(grid.scales[part], grid.zeros[part])
+        parts.append((_codes(groups[part], grid_part, scheme), grid_part))
     return _assemble(weight, scheme, parts)
 
 
@@ -168,15 +169,15 @@ def quantize_compensated(
     shortfall: torch.Tensor | None = None,
     damping: float = DAMPING,
 ) -> QuantizedTensor:
-    """Codes of which the later ones of a row make up for the errors of the earlier ones (GPTQ).
+    """Choose codes so that later ones of a row compensate the errors of earlier ones (GPTQ).
 
-    As compensation.compensated_codes does; a group's scale is searched when its turn comes, as
-    quantize_clipped does, but by what its errors will cost after the best of compensations.
+    See compensation.compensated_codes. The scale of a group is searched just before its codes are
+    chosen, as in quantize_clipped, but by the output error that remains after optimal compensation.
 
     Args:
         weight: FP32 [rows, columns].
         scheme: bits, group size, symmetry.
-        gram: of the input.
+        gram: statistics of the input.
         shortfall: FP32 [rows, columns], see Codec.
         damping: added to the diagonal of ``gram``, relative to its mean.
 
@@ -189,11 +190,11 @@ def quantize_compensated(
     scales, zeros = _empty_grids(rows, columns // width)
 
     def choose(strip: Strip) -> None:
-        found = _empty_grids(len(strip.weights), len(strip.groups))
-        affine_search.compensate(
-            strip.weights, strip.factor, strip.metrics, search, found, strip.codes, strip.errors
+        grids = _empty_grids(len(strip.weights), len(strip.groups))
+        affine_compensation.compensate(
+            strip.weights, strip.factor, strip.metrics, search, grids, strip.codes, strip.errors
         )
-        scales[strip.rows, strip.groups], zeros[strip.rows, strip.groups] = found
+        scales[strip.rows, strip.groups], zeros[strip.rows, strip.groups] = grids
 
     if shortfall is not None:
         weight = corrected(weight, gram, shortfall)
@@ -209,14 +210,14 @@ def _checked_grid(grids: affine_search.Grids) -> _Grid:
     scales, zeros = (torch.from_numpy(part) for part in grids)
     if not torch.isfinite(scales).all():
         raise SchemeError(
-            f"a group needs a scale past {_LARGEST_SCALE:g}, which doesn't fit FP16; "
+            f"a group needs a scale above {_LARGEST_SCALE:g}, which doesn't fit FP16; "
             "the weights are too large to quantize"
         )
     return _Grid(scales, zeros)
 
 
 def _plain_grid(groups: torch.Tensor, scheme: QuantScheme) -> _Grid:
-    """The plain scale of groups [rows, groups, width]."""
+    """Plain grid of groups FP32 [rows, groups, width]."""
     lowest, highest = torch.aminmax(groups, dim=-1)
     if scheme.symmetric:
         extreme = torch.where(-lowest >= highest, lowest, highest)
@@ -229,7 +230,7 @@ def _plain_grid(groups: torch.Tensor, scheme: QuantScheme) -> _Grid:
 
 
 def _to_fp16(scales: torch.Tensor) -> torch.Tensor:
-    """Round scales to FP16 (kept as FP32), away from zero where they would vanish."""
+    """Round scales to FP16 (kept as FP32), but never to zero."""
     largest = scales.abs().amax()
     if not largest <= _LARGEST_SCALE:
         raise SchemeError(
@@ -243,7 +244,7 @@ def _to_fp16(scales: torch.Tensor) -> torch.Tensor:
 
 
 def _levels(groups: torch.Tensor, grid: _Grid, scheme: QuantScheme) -> torch.Tensor:
-    """The codes as FP32, [rows, groups, width]."""
+    """Codes as FP32 [rows, groups, width]."""
     levels = groups / grid.scales.unsqueeze(-1)
     levels += grid.zeros.unsqueeze(-1)
     return levels.round_().clamp_(0, scheme.max_code)

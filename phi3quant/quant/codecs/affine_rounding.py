@@ -1,6 +1,6 @@
-"""Plain scales and nearest codes of many groups: what RTN and ONNX's 8-bit matrices need.
+"""Kernels for plain scales and nearest codes, used by RTN and for ONNX's 8-bit matrices.
 
-The same numbers as affine.py's tensor operations, in one pass over weights that are in the cache.
+Results equal those of the tensor operations in affine.py, but take a single pass over the weights.
 """
 
 import numpy as np
@@ -13,8 +13,8 @@ _MAGNITUDE = np.int32(0x7FFFFFFF)
 _INFINITY = np.int32(0x7F800000)
 
 Limits = tuple[np.float32, np.float32, bool]
-"""The largest code, what the extreme value (symmetric) or the range is multiplied by to give the
-scale, and whether the scheme is symmetric."""
+"""The largest code; the factor that turns the extreme value (symmetric) or the range (asymmetric)
+into the scale; and whether the scheme is symmetric."""
 
 
 @kernel
@@ -25,13 +25,13 @@ def round_rows(
 
     Args:
         weights: FP32 [rows, columns].
-        limits: of the scheme.
-        grids: scales FP32 [rows, groups] and zero points FP32 [rows, groups], filled. Scales that
-            don't fit FP16 become infinite.
-        codes: uint8 [rows, columns], filled.
+        limits: from the scheme.
+        grids: output, scales and zero points FP32 [rows, groups]. Scales that don't fit FP16
+            become infinite.
+        codes: output, uint8 [rows, columns].
 
     Returns:
-        Whether all weights are finite; if not, what was filled in means nothing.
+        Whether all weights are finite; if not, the output is meaningless.
     """
     finite = True
     for row in range(len(weights)):
@@ -43,7 +43,7 @@ def round_rows(
 def round_bfloat16_rows(
     weights: np.ndarray, limits: Limits, grids: tuple[np.ndarray, np.ndarray], codes: np.ndarray
 ) -> bool:
-    """``round_rows`` of BF16 weights, given as their bits: uint16 [rows, columns]."""
+    """``round_rows`` for BF16 weights, passed as their bits: uint16 [rows, columns]."""
     finite = True
     bits = np.empty(weights.shape[1], _U32)
     for row in range(len(weights)):
@@ -65,7 +65,7 @@ def _round_row(
         start = group * width
         values = weights[start : start + width]
         least, greatest = _extremes(values.view(_I32))
-        # NaN is past infinity on the side of its sign.
+        # In this order, NaN lies beyond the infinity of its sign.
         finite &= bool(greatest < _INFINITY and least > ~_INFINITY)
         lowest, highest = _number(least), _number(greatest)
         if symmetric:
@@ -77,18 +77,18 @@ def _round_row(
             zero = min(max(np.rint(-lowest / scale), F32(0)), top)
         scales[group] = scale
         zeros[group] = zero
-        own = codes[start : start + width]
+        group_codes = codes[start : start + width]
         for place in range(width):
             level = np.rint(values[place] / scale + zero)
-            own[place] = np.uint8(_I32(min(max(level, F32(0)), top)))
+            group_codes[place] = np.uint8(_I32(min(max(level, F32(0)), top)))
     return finite
 
 
 @kernel
 def _extremes(bits: np.ndarray) -> tuple[np.int32, np.int32]:
-    """Least and greatest of the FP32 numbers with these bits, as int32, as ``_ordered`` has them.
+    """Least and greatest of the FP32 numbers with these bits, as the integers of ``_ordered``.
 
-    Only integers can be compared many at a time: comparing floats one way or the other differs for
+    Integer comparisons can be vectorized. Float comparisons can't, since their order matters for
     NaN.
     """
     least, greatest = _MAGNITUDE, ~_MAGNITUDE
@@ -101,7 +101,7 @@ def _extremes(bits: np.ndarray) -> tuple[np.int32, np.int32]:
 
 @kernel
 def _ordered(bits: np.int32) -> np.int32:
-    """The bits of an FP32 number as an integer that is in the same order; its own inverse."""
+    """Map the bits of FP32 numbers to integers in the same order; the map is its own inverse."""
     return _I32(bits ^ ((bits >> _I32(31)) & _MAGNITUDE))
 
 

@@ -1,10 +1,9 @@
-"""Error compensation (GPTQ), whatever the codes are: strips of columns, most important first.
+"""Error compensation (GPTQ) for any kind of codes, in strips of columns.
 
 Frantar et al., "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained
-Transformers", 2022; with differences beside the damping. The groups that carry most come first, and
-in each group the columns that do, while all of them keep their places in the file. And with each
-strip go the metrics that say what an error costs once all later columns have made up for it as well
-as they can.
+Transformers", 2022. Besides the damping, there are two differences. Groups, and the columns in each
+group, are processed by falling importance, although they keep their places in the file. Scales are
+searched by metrics of the error that remains after optimal compensation by all later columns.
 """
 
 from collections.abc import Callable
@@ -18,30 +17,30 @@ from phi3quant.quant.codecs.lanes import LANES
 from phi3quant.quant.gram import Damped, Gram, remaining_metrics
 
 DAMPING = 0.03
-"""What is added to the Gram matrix, relative to its mean diagonal."""
+"""Number added to the diagonal of the Gram matrix, relative to its mean."""
 
-# The same where weights make up for what came before them: what is learned of that from one text
-# holds less for another, so it is trusted less.
+# Damping of the correction for earlier layers. It is larger, because this correction generalizes
+# less from the calibration text to other texts.
 _CORRECTION_DAMPING = 1.0
 
-# Columns that are compensated for one by one before the rest of the row hears of it.
+# Columns per lazy update of the rest of the row.
 _STRIP = 128
 
 
 @dataclass(frozen=True)
 class Strip:
-    """Rows of a strip of columns, for a kernel to choose codes for.
+    """Some rows of a strip of columns: input and output of a kernel that chooses codes.
 
     Attributes:
-        weights: FP32 [rows, strip], what is left to represent.
-        factor: FP32 [strip, strip], the strip's block of the upper Cholesky factor of the inverse
-            Gram matrix.
-        metrics: FP32 [groups, width, width], gram.remaining_metrics of the strip's groups.
-        rows: which rows of the matrix these are.
-        groups: int64 [groups], where the strip's groups stand in the matrix.
-        codes: uint8 [rows, strip], to fill.
-        errors: FP32 [rows, strip], to fill with what the columns after the strip have to make up
-            for: errors over the factor's diagonal.
+        weights: target values FP32 [rows, strip], with earlier errors compensated.
+        factor: the strip's block of the upper Cholesky factor of the inverse Gram matrix,
+            FP32 [strip, strip].
+        metrics: gram.remaining_metrics of the strip's groups, FP32 [groups, width, width].
+        rows: position of the rows in the matrix.
+        groups: positions of the strip's groups in the matrix, int64 [groups].
+        codes: output, uint8 [rows, strip].
+        errors: output, FP32 [rows, strip]: errors divided by the factor's diagonal, which columns
+            after the strip have to compensate.
     """
 
     weights: np.ndarray
@@ -55,12 +54,13 @@ class Strip:
 
 @dataclass(frozen=True)
 class Walk:
-    """The order in which columns are chosen, and what each one's error costs.
+    """Order in which columns are processed, and the factored Gram matrix in this order.
 
     Attributes:
-        width: columns in a group.
-        order: int64 [groups], by falling importance.
-        damped: the Gram matrix, its columns by group and falling importance in it.
+        width: columns per group.
+        order: groups by falling importance, int64 [groups].
+        damped: the Gram matrix; its columns follow ``order`` and, within a group, fall in
+            importance.
     """
 
     width: int
@@ -69,17 +69,17 @@ class Walk:
 
     @staticmethod
     def of(gram: Gram, width: int, damping: float = DAMPING) -> "Walk":
-        """Of a linear whose inputs have the statistics ``gram``, in groups of ``width``."""
+        """Walk over the columns of a linear with input statistics ``gram``, ``width`` per group."""
         order, places = _most_important_first(gram.diagonal(), width)
         return Walk(width, order, Damped.of(gram, places, damping))
 
 
 def corrected(weight: torch.Tensor, gram: Gram, shortfall: torch.Tensor) -> torch.Tensor:
-    """The weights whose outputs come closest to what is wanted, by least squares.
+    """Weights whose outputs come closest to the target, by damped least squares.
 
     Args:
         weight: FP32 [rows, columns].
-        gram: of the input.
+        gram: statistics of the input.
         shortfall: FP32 [rows, columns], see codecs.Codec.
 
     Returns:
@@ -92,27 +92,27 @@ def corrected(weight: torch.Tensor, gram: Gram, shortfall: torch.Tensor) -> torc
 def compensated_codes(
     weight: torch.Tensor, walk: Walk, choose: Callable[[Strip], None]
 ) -> torch.Tensor:
-    """Codes of which the later ones of a row make up for the errors of the earlier ones.
+    """Choose codes so that later ones of a row compensate the errors of earlier ones.
 
     Args:
         weight: FP32 [rows, columns].
-        walk: over the columns; it is used up.
-        choose: fills in the codes and errors of a strip.
+        walk: order of the columns; its matrix is overwritten.
+        choose: computes the codes and errors of a strip.
 
     Returns:
-        uint8 [rows, columns], every code in its weight's place.
+        uint8 [rows, columns], in the order of the weights.
     """
     rows, columns = weight.shape
     width, order, places = walk.width, walk.order, walk.damped.places
     factor = walk.damped.inverse_factor()
     metrics = remaining_metrics(factor, width).numpy()
-    left = weight[:, places].contiguous()
+    remaining = weight[:, places].contiguous()
     codes = np.empty((rows, columns), np.uint8)
     strip = max(width, _STRIP - _STRIP % width)
     for start in range(0, columns, strip):
         here = slice(start, min(start + strip, columns))
         groups = slice(here.start // width, here.stop // width)
-        weights = left[:, here].contiguous().numpy()
+        weights = remaining[:, here].contiguous().numpy()
         block = factor[here, here].contiguous().numpy()
         errors = np.empty_like(weights)
 
@@ -137,21 +137,23 @@ def compensated_codes(
             )
 
         over_rows(rows, here.stop - here.start, work, multiple=LANES)
-        left[:, here.stop :].addmm_(torch.from_numpy(errors), factor[here, here.stop :], alpha=-1)
+        remaining[:, here.stop :].addmm_(
+            torch.from_numpy(errors), factor[here, here.stop :], alpha=-1
+        )
     return torch.from_numpy(codes)[:, places.argsort()]
 
 
 def _most_important_first(
     importance: torch.Tensor, width: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Groups by falling importance, and columns by group and falling importance in it.
+    """Order of the groups by falling importance, and of the columns by the same within each group.
 
     Args:
         importance: FP32 [columns].
-        width: columns in a group.
+        width: columns per group.
 
     Returns:
-        int64 [groups] and int64 [columns].
+        Indices int64 [groups] and int64 [columns].
     """
     grouped = importance.view(-1, width)
     order = grouped.mean(dim=1).argsort(descending=True, stable=True)

@@ -1,7 +1,7 @@
-"""The block codecs: rows of weights as the bytes of llama.cpp's types, bit for bit.
+"""Codecs of llama.cpp's block types, bit for bit.
 
-Quantized types take an importance for each column; legacy_quants.py and k_quants.py have the
-kernels. What is stored is read by the gguf library.
+Quantized types accept an importance per column. The kernels are in ggml_legacy_quants.py and
+ggml_k_quants.py; the gguf library decodes.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,29 +14,31 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
 from phi3quant.errors import CheckpointError, SchemeError
 from phi3quant.parallel import over_rows
 from phi3quant.quant.codecs import ggml_k_quants, ggml_legacy_quants
-from phi3quant.quant.codecs.affine_search import compensate_on
+from phi3quant.quant.codecs.affine_compensation import compensate_on
 from phi3quant.quant.codecs.compensation import Strip, Walk, compensated_codes, corrected
 from phi3quant.quant.codecs.ggml_grids import GRIDS
 from phi3quant.quant.ggml_types import BlockSize
 from phi3quant.quant.gram import Gram
 
 Encode = Callable[[torch.Tensor, torch.Tensor | None], np.ndarray]
+"""Encodes weights; see BlockType."""
 Kernel = Callable[[np.ndarray, np.ndarray, np.ndarray], None]
-"""Fills uint8 [blocks, block_bytes] from FP32 [weights] and the importance [columns] or [0]."""
+"""Encodes FP32 [weights], with the importance FP32 [columns] or an empty array, into the output
+uint8 [blocks, block_bytes]."""
 _Store = Callable[[torch.Tensor, np.ndarray, np.ndarray], None]
-"""A Kernel that takes FP32 [rows, columns]."""
+"""Like Kernel, but for a tensor FP32 [rows, columns]."""
 
 
 @dataclass(frozen=True)
 class BlockType:
-    """A way to store the rows of a matrix.
+    """A block type with its encoder.
 
     Attributes:
-        type: the gguf library's number for it.
-        encode: weights [rows, columns] of any float type, and the importance of each column (FP32)
-            if there is one, to bytes uint8 [rows, row_bytes]. Raises CheckpointError if a weight is
-            not finite, SchemeError if one doesn't fit the type.
-        group: weights that share a scale.
+        type: its number in the gguf library.
+        encode: encodes weights [rows, columns] of any float dtype, with the importance FP32
+            [columns] or None, into bytes uint8 [rows, row_bytes]. Raises CheckpointError if a
+            weight is not finite, SchemeError if a weight doesn't fit the type.
+        group: number of weights that share a scale.
     """
 
     type: GGMLQuantizationType
@@ -45,17 +47,17 @@ class BlockType:
 
     @property
     def size(self) -> BlockSize:
-        """What it takes."""
+        """Size of the blocks."""
         return BlockSize(self.type)
 
     @property
     def name(self) -> str:
-        """As llama.cpp writes it, such as ``Q4_0``."""
+        """Name in llama.cpp, such as ``Q4_0``."""
         return self.size.name
 
     @property
     def block(self) -> int:
-        """Weights in a block; rows hold a whole number of blocks."""
+        """Weights per block; the number of columns must be a multiple of it."""
         return self.size.block
 
     def row_bytes(self, columns: int) -> int:
@@ -65,10 +67,10 @@ class BlockType:
 
 @dataclass(frozen=True)
 class BlockTensor:
-    """A matrix as blocks.
+    """A matrix stored as blocks.
 
     Attributes:
-        kind: their type.
+        kind: type of the blocks.
         data: uint8 [rows, row_bytes].
         shape: rows and columns.
     """
@@ -78,13 +80,13 @@ class BlockTensor:
     shape: tuple[int, int]
 
     def dequantize(self) -> torch.Tensor:
-        """The weights that the blocks stand for, FP32 [rows, columns]."""
+        """Weights that the blocks represent, FP32 [rows, columns]."""
         return torch.from_numpy(quants.dequantize(self.data, self.kind.type)).view(self.shape)
 
 
 @dataclass(frozen=True)
 class BlockCodec:
-    """A block type as a method uses it; see codecs.Codec."""
+    """Codec for a block type; implements codecs.Codec."""
 
     kind: BlockType
 
@@ -93,7 +95,7 @@ class BlockCodec:
         if columns % self.kind.block:
             raise SchemeError(
                 f"rows of {columns} weights are not a whole number of {self.kind.name}'s blocks of "
-                f"{self.kind.block}"
+                f"{self.kind.block} weights"
             )
         return self.kind.group
 
@@ -102,31 +104,31 @@ class BlockCodec:
         return self._encoded(weight, None)
 
     def quantize_fitted(self, weight: torch.Tensor, gram: Gram) -> BlockTensor:
-        """See Codec; the search weighs each column by its input's mean square."""
+        """See Codec; the search weights each column by the mean square of its input."""
         return self._encoded(weight, gram.diagonal())
 
     def quantize_compensated(
         self, weight: torch.Tensor, gram: Gram, shortfall: torch.Tensor | None = None
     ) -> BlockTensor | None:
-        """See Codec: the scales of quantize_fitted, since a superblock's depend on one another."""
-        found = GRIDS.get(self.kind.name)
-        if found is None:
+        """See Codec; the scales are those of quantize_fitted, because a superblock couples them."""
+        grid = GRIDS.get(self.kind.name)
+        if grid is None:
             return None
         rows, columns = weight.shape
         if shortfall is not None:
             weight = corrected(weight, gram, shortfall)
         data = self.quantize_fitted(weight, gram).data
         blocks = data.reshape(-1, self.kind.row_bytes(self.kind.block))
-        scales, least = (part.reshape(rows, -1) for part in found.read(blocks))
+        scales, least = (part.reshape(rows, -1) for part in grid.read(blocks))
 
         def choose(strip: Strip) -> None:
             grids = (scales[strip.rows][:, strip.groups], least[strip.rows][:, strip.groups])
             compensate_on(
-                strip.weights, strip.factor, grids, found.highest, strip.codes, strip.errors
+                strip.weights, strip.factor, grids, grid.highest, strip.codes, strip.errors
             )
 
         codes = compensated_codes(weight, Walk.of(gram, self.kind.group), choose)
-        found.put(blocks, codes.numpy().reshape(-1, self.kind.block))
+        grid.put(blocks, codes.numpy().reshape(-1, self.kind.block))
         return BlockTensor(self.kind, data, (rows, columns))
 
     def round_trip(self, weight: torch.Tensor) -> torch.Tensor:
@@ -169,7 +171,7 @@ def _block_type(kind: GGMLQuantizationType, store: _Store, group: int) -> BlockT
         every = weight.view(rows, columns)
 
         def encode_part(part: slice) -> None:
-            # Converted and checked here, where a part fits a core's cache.
+            # Conversion and checks are done here, where a part fits into a core's cache.
             values = every[part].float()
             if not torch.isfinite(values.sum()) and not torch.isfinite(values).all():
                 raise CheckpointError("it holds NaN or infinity, or weights too large to quantize")

@@ -1,7 +1,7 @@
-"""The grids inside stored blocks: what each code stands for, and other codes put in their place.
+"""Grids of stored blocks: read them, and replace the codes while the scales stay.
 
-A block's scales depend on all of its weights at once, so they are searched first, by blocks.py;
-what is here lets codes be chosen again on scales that stay. The layouts are ggml-common.h's.
+The scales of a superblock depend on all of its weights, so ggml_blocks.py searches them first, and
+compensation then chooses new codes on fixed scales. The layouts are those of ggml-common.h.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,20 +12,21 @@ from gguf.quants import Q4_K
 
 _F32 = np.float32
 _HEADER = 16
-# Codes of 0 in types whose codes lie around zero: Q5_0, Q6_K.
+# Codes that represent 0 in types without minima: Q5_0 and Q6_K.
 _MIDDLE_5, _MIDDLE_6 = 16, 32
 
 StoredGrids = tuple[np.ndarray, np.ndarray]
-"""Scale and least value of each group, FP32 [blocks, groups]: a weight is scale * code + least."""
+"""Scale and least value of each group, FP32 [blocks, groups] each; a weight is
+scale * code + least."""
 
 
 @dataclass(frozen=True)
 class BlockGrid:
-    """How codes lie in a block type.
+    """Access to the grids and codes of a block type.
 
     Attributes:
         highest: the largest code.
-        read: from blocks uint8 [blocks, block_bytes], their grids.
+        read: reads the grids of blocks uint8 [blocks, block_bytes].
         put: writes codes uint8 [blocks, weights] into blocks uint8 [blocks, block_bytes].
     """
 
@@ -35,7 +36,7 @@ class BlockGrid:
 
 
 def _half(blocks: np.ndarray, start: int) -> np.ndarray:
-    """The FP16 number at byte ``start`` of each block, FP32 [blocks, 1]."""
+    """FP16 number at byte ``start`` of each block, as FP32 [blocks, 1]."""
     return blocks[:, start : start + 2].copy().view(np.float16).astype(_F32)
 
 
@@ -59,7 +60,7 @@ def _read_6_k(blocks: np.ndarray) -> StoredGrids:
 
 
 def _put_5(start: int) -> Callable[[np.ndarray, np.ndarray], None]:
-    """Fifth bits from byte ``start`` on, then the nibbles of places 0 and 16, 1 and 17..."""
+    """Writer of 32 codes: fifth bits from byte ``start`` on, then nibbles of codes i and i + 16."""
 
     def put(blocks: np.ndarray, codes: np.ndarray) -> None:
         blocks[:, start : start + 4] = np.packbits(codes >> 4, axis=1, bitorder="little")
@@ -70,20 +71,24 @@ def _put_5(start: int) -> Callable[[np.ndarray, np.ndarray], None]:
 
 
 def _put_nibbles(blocks: np.ndarray, codes: np.ndarray) -> None:
-    """Two groups of 32 side by side in 32 bytes, four times."""
+    """Write the low nibbles of 8 groups: 32 bytes for each pair of groups of 32."""
     pairs = (codes & 15).reshape(-1, 4, 2, 32)
     blocks[:, -128:] = (pairs[:, :, 0] | pairs[:, :, 1] << 4).reshape(-1, 128)
 
 
 def _put_5_k(blocks: np.ndarray, codes: np.ndarray) -> None:
-    """The fifth bits of place p of all eight groups share byte p."""
+    """Write the codes of Q5_K; byte p of the fifth bits belongs to place p of all eight groups."""
     fifths = (codes >> 4).reshape(-1, 8, 32)
     blocks[:, _HEADER : _HEADER + 32] = np.packbits(fifths, axis=1, bitorder="little")[:, 0]
     _put_nibbles(blocks, codes)
 
 
 def _put_6_k(blocks: np.ndarray, codes: np.ndarray) -> None:
-    """Each half: 64 bytes with the nibbles of places p and p + 64, and 32 with four high pairs."""
+    """Write the codes of Q6_K.
+
+    Each half of a block has 64 bytes with the low nibbles of codes p and p + 64, and 32 bytes with
+    the high bit pairs of codes p, p + 32, p + 64 and p + 96.
+    """
     quarters = codes.reshape(-1, 2, 4, 32)
     low, high = quarters & 15, quarters >> 4
     blocks[:, :128] = (low[:, :, :2] | low[:, :, 2:] << 4).reshape(-1, 128)
@@ -98,4 +103,4 @@ GRIDS: Mapping[str, BlockGrid] = {
     "Q5_K": BlockGrid(31, _read_k, _put_5_k),
     "Q6_K": BlockGrid(63, _read_6_k, _put_6_k),
 }
-"""By block type; those that are schemes in groups of 32 have codecs/affine.py."""
+"""Grids by block type. Types that equal a scheme in groups of 32 use codecs/affine.py instead."""

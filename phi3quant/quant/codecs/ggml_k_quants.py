@@ -1,7 +1,7 @@
-"""K-quants: Q4_K, Q5_K and Q6_K, superblocks of 256 weights whose groups' scales are codes too.
+"""K-quants: Q4_K, Q5_K and Q6_K, superblocks of 256 weights in which the scales are quantized too.
 
-Bit for bit what llama.cpp writes, with and without an importance for each column (there called an
-importance matrix): ``quantize_row_*_ref`` and ``quantize_row_*_impl`` of ggml-quants.c.
+Output equals that of llama.cpp bit for bit: ``quantize_row_*_ref`` of ggml-quants.c without, and
+``quantize_row_*_impl`` with an importance per column (llama.cpp's importance matrix).
 """
 
 import numpy as np
@@ -25,7 +25,7 @@ from phi3quant.quant.codecs.lanes import (
 )
 
 SUPER = 256
-"""Weights in a superblock."""
+"""Weights per superblock."""
 
 # Q4_K and Q5_K: groups of 32, whose scales and minima are 6-bit codes.
 _GROUP, _GROUPS = 32, 8
@@ -44,14 +44,14 @@ def encode_affine(
 ) -> None:
     """Quantize rows to Q4_K or Q5_K.
 
-    A superblock is FP16 d, FP16 dmin, 12 bytes of scales and minima, for Q5_K 32 bytes of fifth
-    bits, and 128 bytes of nibbles.
+    A superblock consists of FP16 d, FP16 dmin, 12 bytes of scales and minima, 32 bytes of fifth
+    bits (Q5_K only) and 128 bytes of nibbles.
 
     Args:
         weights: FP32 [rows * columns], columns a multiple of 256.
-        importance: FP32 [columns], the mean square of what each column is multiplied with; or [0].
+        importance: mean square of each column's input, FP32 [columns]; or empty.
         highest: the largest code, 15 or 31.
-        packed: uint8 [superblocks, 144 or 176], filled.
+        packed: output, uint8 [superblocks, 144 or 176].
     """
     weighted = len(importance) > 0
     x, w = np.empty((_GROUP, LANES), F32), np.empty((_GROUP, LANES), F32)
@@ -80,7 +80,7 @@ def encode_affine(
             header = packed[first + block, :_HEADER]
             for group in range(_GROUPS):
                 lane = group * _BLOCKS + block
-                # Minima are stored as what is subtracted.
+                # The format subtracts minima.
                 scales[group], minima[group] = fit[0, lane], -fit[1, lane]
                 group_sums[group] = sums[lane]
             if weighted:
@@ -95,7 +95,7 @@ def encode_affine(
 
 @kernel
 def _weigh_by_size(x: np.ndarray, w: np.ndarray) -> None:
-    """Fill [places, LANES] with abs(x) plus the root mean square of its group."""
+    """Fill ``w`` FP32 [places, LANES] with abs(x) plus the root mean square of the group."""
     mean = np.zeros(LANES, F32)
     for place in range(x.shape[0]):
         for lane in range(LANES):
@@ -109,7 +109,7 @@ def _weigh_by_size(x: np.ndarray, w: np.ndarray) -> None:
 
 @kernel
 def _weigh_by_importance(x: np.ndarray, w: np.ndarray) -> None:
-    """Multiply the importances [places, LANES] with the size of weight and superblock."""
+    """Multiply ``w``, FP32 [places, LANES], by sqrt(2 * the superblock's mean square + x^2)."""
     squares = np.zeros(_BLOCKS, F32)
     for group in range(_GROUPS):
         for place in range(x.shape[0]):
@@ -126,7 +126,7 @@ def _weigh_by_importance(x: np.ndarray, w: np.ndarray) -> None:
 
 @kernel
 def _plain_header(scales: np.ndarray, minima: np.ndarray, header: np.ndarray) -> None:
-    """Scales and minima of a superblock's groups by rounding to the largest one's 63rd parts."""
+    """Write scales and minima FP32 [groups], each rounded to a 63rd of the largest one."""
     most_scale, most_minimum = F32(0), F32(0)
     for group in range(_GROUPS):
         most_scale = max(most_scale, scales[group])
@@ -143,7 +143,7 @@ def _plain_header(scales: np.ndarray, minima: np.ndarray, header: np.ndarray) ->
 
 @kernel
 def _lowest_byte(value: np.float32) -> int:
-    """Round and keep a byte, which matters if a value is negative; 0 for what isn't finite."""
+    """Round and keep the lowest byte (which wraps negative values); 0 for values beyond 2^22."""
     code = np.rint(value)
     return int(code) & 0xFF if abs(code) < F32(1 << 22) else 0
 
@@ -152,7 +152,7 @@ def _lowest_byte(value: np.float32) -> int:
 def _searched_header(
     scales: np.ndarray, minima: np.ndarray, sums: np.ndarray, header: np.ndarray
 ) -> None:
-    """Scales and minima of a superblock's groups with the scale of scales that loses least."""
+    """Write scales and minima FP32 [groups] with the d and dmin that lose least."""
     scale_codes = np.empty(_GROUPS, np.int64)
     minimum_codes = np.empty(_GROUPS, np.int64)
     put_half(header, 0, positive_scale(scales, sums, _SIX_BITS, scale_codes))
@@ -163,7 +163,7 @@ def _searched_header(
 
 @kernel
 def _put_six_bits(header: np.ndarray, group: int, scale: int, minimum: int) -> None:
-    """Store the six-bit codes of a group in a header's bytes 4 to 15; groups come in order."""
+    """Write a group's six-bit codes into bytes 4 to 15 of a header, in the order of the groups."""
     if group < 4:
         header[4 + group] = scale
         header[8 + group] = minimum
@@ -175,7 +175,7 @@ def _put_six_bits(header: np.ndarray, group: int, scale: int, minimum: int) -> N
 
 @kernel
 def _grid_of(header: np.ndarray, group: int) -> tuple[np.float32, np.float32]:
-    """Scale and minimum of a group as a reader of the header sees them."""
+    """Scale and minimum of a group, as decoded from the header."""
     if group < 4:
         scale, minimum = header[4 + group] & 63, header[8 + group] & 63
     else:
@@ -195,7 +195,7 @@ def _choose_codes(
     grid: tuple[np.float32, np.float32],
     codes: np.ndarray,
 ) -> None:
-    """The codes of one lane: nearest for its grid, or those of the search if its scale is 0."""
+    """Choose the codes of one lane: the nearest, or those of the search if the scale is 0."""
     top, (scale, minimum) = F32(highest), grid
     if scale == 0:
         for place in range(_GROUP):
@@ -208,7 +208,7 @@ def _choose_codes(
 
 @kernel
 def _pack_nibbles(codes: np.ndarray, fifth_bits: bool, packed: np.ndarray) -> None:  # noqa: FBT001
-    """Codes [8, 32] as 32 bytes of fifth bits, if they have any, and 128 of nibbles."""
+    """Pack codes uint8 [8, 32] into 32 bytes of fifth bits (optional) and 128 bytes of nibbles."""
     at = 0
     if fifth_bits:
         at = _GROUP
@@ -229,8 +229,8 @@ def encode_signed(weights: np.ndarray, importance: np.ndarray, packed: np.ndarra
 
     Args:
         weights: FP32 [rows * columns], columns a multiple of 256.
-        importance: FP32 [columns], as encode_affine; or [0].
-        packed: uint8 [superblocks, 210], filled.
+        importance: as encode_affine.
+        packed: output, uint8 [superblocks, 210].
     """
     weighted = len(importance) > 0
     x, w = np.empty((_SMALL_GROUP, LANES), F32), np.empty((_SMALL_GROUP, LANES), F32)
@@ -258,11 +258,11 @@ def _finish_signed(
     codes: np.ndarray,
     packed: np.ndarray,
 ) -> None:
-    """Scale of scales, codes and bytes of one superblock of Q6_K."""
+    """Choose d, the scales and the codes of one superblock of Q6_K, and pack them."""
     extreme = F32(0)
     for group in range(_SMALL_GROUPS):
         scale = scales[group * _SMALL_BLOCKS + block]
-        # NaN, where squared weights overflow, ends as an infinite scale, which is refused.
+        # Squares of weights that overflow give NaN; as an infinite scale it is refused later.
         scale = scale if scale == scale else F32(np.inf)  # noqa: PLR0124
         extreme = scale if abs(scale) > abs(extreme) else extreme
     if abs(extreme) < EPSILON:

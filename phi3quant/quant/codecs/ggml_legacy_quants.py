@@ -1,7 +1,7 @@
-"""llama.cpp's types without superblocks: Q4_0, Q4_1, Q5_0, Q5_1 and Q8_0, blocks of 32.
+"""llama.cpp's types without superblocks: Q4_0, Q4_1, Q5_0, Q5_1 and Q8_0, blocks of 32 weights.
 
-Bit for bit what llama.cpp writes, plain (``quantize_row_*_ref`` of ggml-quants.c) and with an
-importance for each column (``quantize_row_*_impl``; Q8_0 has no use for one).
+Output equals that of llama.cpp bit for bit: ``quantize_row_*_ref`` of ggml-quants.c without, and
+``quantize_row_*_impl`` with an importance per column (which Q8_0 ignores).
 """
 
 import numpy as np
@@ -16,20 +16,22 @@ from phi3quant.quant.codecs.ggml_scale_search import (
 from phi3quant.quant.codecs.lanes import F32, LANES, gather, gather_columns, kernel, put_half
 
 BLOCK = 32
-"""Weights in a block."""
+"""Weights per block."""
 
 
 @kernel
 def encode_symmetric(
     weights: np.ndarray, importance: np.ndarray, highest: int, packed: np.ndarray
 ) -> None:
-    """Quantize rows to Q4_0 or Q5_0: FP16 d, for Q5_0 4 bytes of fifth bits, 16 of nibbles.
+    """Quantize rows to Q4_0 or Q5_0.
+
+    A block consists of FP16 d, 4 bytes of fifth bits (Q5_0 only) and 16 bytes of nibbles.
 
     Args:
         weights: FP32 [rows * columns], columns a multiple of 32.
-        importance: FP32 [columns], the mean square of what each column is multiplied with; or [0].
+        importance: mean square of each column's input, FP32 [columns]; or empty.
         highest: the largest code, 15 or 31.
-        packed: uint8 [blocks, 18 or 22], filled.
+        packed: output, uint8 [blocks, 18 or 22].
     """
     half = (highest + 1) // 2
     x, w = np.empty((BLOCK, LANES), F32), np.empty((BLOCK, LANES), F32)
@@ -53,7 +55,10 @@ def encode_symmetric(
 def _plain_codes(
     x: np.ndarray, half: int, scales: np.ndarray, inverses: np.ndarray, codes: np.ndarray
 ) -> None:
-    """Scales [LANES] that map the value of largest magnitude to code 0, and codes [LANES, 32]."""
+    """Scales [LANES] that map the value of largest magnitude to code 0, and codes [LANES, 32].
+
+    ``scales``, ``inverses`` and ``codes`` are output.
+    """
     middle, top = F32(half), F32(2 * half - 1)
     extremes(x, scales)
     for lane in range(LANES):
@@ -67,7 +72,7 @@ def _plain_codes(
 
 @kernel
 def _nearest_codes(x: np.ndarray, inverses: np.ndarray, half: int, codes: np.ndarray) -> None:
-    """Codes [LANES, 32] of a search; those of groups of zeros are 0, as in the reference."""
+    """Codes [LANES, 32] from inverse scales [LANES]; 0 for groups of zeros, as in llama.cpp."""
     middle, top = F32(half), F32(2 * half - 1)
     for place in range(BLOCK):
         for lane in range(LANES):
@@ -79,13 +84,16 @@ def _nearest_codes(x: np.ndarray, inverses: np.ndarray, half: int, codes: np.nda
 def encode_affine(
     weights: np.ndarray, importance: np.ndarray, highest: int, packed: np.ndarray
 ) -> None:
-    """Quantize rows to Q4_1 or Q5_1: FP16 d, FP16 minimum, then as encode_symmetric.
+    """Quantize rows to Q4_1 or Q5_1.
+
+    A block consists of FP16 d, FP16 minimum, 4 bytes of fifth bits (Q5_1 only) and 16 bytes of
+    nibbles.
 
     Args:
         weights: as encode_symmetric.
         importance: as encode_symmetric.
         highest: the largest code, 15 or 31.
-        packed: uint8 [blocks, 20 or 24], filled.
+        packed: output, uint8 [blocks, 20 or 24].
     """
     top = F32(highest)
     x, w = np.empty((BLOCK, LANES), F32), np.empty((BLOCK, LANES), F32)
@@ -123,7 +131,7 @@ def encode_bytes(weights: np.ndarray, packed: np.ndarray) -> None:
 
     Args:
         weights: FP32 [rows * columns], columns a multiple of 32.
-        packed: uint8 [blocks, 34], filled.
+        packed: output, uint8 [blocks, 34].
     """
     x, scales, inverses = np.empty((BLOCK, LANES), F32), np.empty(LANES, F32), np.empty(LANES, F32)
     codes = np.empty((LANES, BLOCK), np.int8)
@@ -137,7 +145,7 @@ def encode_bytes(weights: np.ndarray, packed: np.ndarray) -> None:
             for lane in range(LANES):
                 value = x[place, lane] * inverses[lane]
                 whole = np.trunc(value)
-                # C's roundf: halves away from zero.
+                # As C's roundf, which rounds halves away from zero.
                 away = np.trunc(F32(2) * (value - whole))
                 codes[lane, place] = np.int8(min(max(whole + away, F32(-127)), F32(127)))
         for lane in range(present):
@@ -148,14 +156,14 @@ def encode_bytes(weights: np.ndarray, packed: np.ndarray) -> None:
 
 @kernel
 def _cut(code: np.float32, top: np.float32) -> np.uint8:
-    """The whole part of a code, at most ``top``; 0 if an inverted subnormal scale overflowed."""
+    """Integer part of a code, at most ``top``; 0 if the inverse of a subnormal scale overflowed."""
     code = code if F32(0) < code < F32(np.inf) else F32(0)
     return np.uint8(min(top, code))
 
 
 @kernel
 def _mean_squares(weights: np.ndarray, importance: np.ndarray) -> np.ndarray:
-    """Mean of the squares in each row [rows], summed from left to right; [0] if not needed."""
+    """Mean square of each row, FP32 [rows], summed from left to right; empty without importance."""
     columns = len(importance)
     if columns == 0:
         return np.empty(0, F32)
@@ -173,7 +181,7 @@ def _mean_squares(weights: np.ndarray, importance: np.ndarray) -> np.ndarray:
 def _weigh(
     x: np.ndarray, first: int, importance: np.ndarray, spread: np.ndarray, w: np.ndarray
 ) -> None:
-    """Fill [places, LANES] with importance times the size of weight and row."""
+    """Fill ``w`` FP32 [places, LANES] with importance * sqrt(the row's mean square + x^2)."""
     gather_columns(importance, first, 1, w)
     rows = np.empty(LANES, F32)
     for lane in range(LANES):
@@ -186,7 +194,7 @@ def _weigh(
 
 @kernel
 def _pack(codes: np.ndarray, highest: int, packed: np.ndarray) -> None:
-    """Codes [32] as 4 bytes of fifth bits, if they have any, and 16 bytes of nibbles."""
+    """Pack codes uint8 [32] into 4 bytes of fifth bits (if any) and 16 bytes of nibbles."""
     at = 0
     if highest > 15:
         at = 4

@@ -1,16 +1,16 @@
 """llama.cpp's searches for the scale of a group, over ``LANES`` groups at once.
 
-Each kernel is one of ggml-quants.c's functions, named in its docstring, with the same FP32
-operations in the same order, so that every bit comes out alike;
-tests/quant/codecs/test_ggml_blocks.py compares with the reference. Arrays are laid out as lanes.py
-says. Codes are not kept while searching: a search returns what they follow from.
+Each kernel reimplements the function of ggml-quants.c named in its docstring. It does the same FP32
+operations in the same order, so that results are equal bit for bit;
+tests/quant/codecs/test_ggml_blocks.py compares them with llama.cpp's. For the layout of arrays see
+lanes.py. A search doesn't keep codes; it returns the numbers from which they can be computed.
 """
 
 import numpy as np
 
 from phi3quant.quant.codecs.lanes import F32, LANES, kernel
 
-# Below this a group counts as zeros.
+# Groups whose largest magnitude is below this are treated as zeros.
 EPSILON = F32(1e-15)
 _TENTH = F32(0.1)
 _INFINITY = F32(np.inf)
@@ -20,8 +20,8 @@ _INFINITY = F32(np.inf)
 def nearest_code(value: np.float32, highest: np.float32) -> np.float32:
     """Round to a code from 0 to ``highest``.
 
-    What isn't finite becomes 0, as in the reference, where the widths of subnormal groups overflow
-    when they are inverted.
+    Values that aren't finite become 0 as in llama.cpp. They occur where the inverse of a subnormal
+    width overflows.
     """
     code = np.rint(value)
     code = max(F32(0), code)
@@ -30,19 +30,22 @@ def nearest_code(value: np.float32, highest: np.float32) -> np.float32:
 
 
 @kernel
-def extremes(x: np.ndarray, found: np.ndarray) -> None:
-    """The first value of largest magnitude in each group of [places, LANES], signed: [LANES]."""
+def extremes(x: np.ndarray, extreme: np.ndarray) -> None:
+    """First value of largest magnitude, with its sign, of each lane of FP32 [places, LANES].
+
+    ``extreme`` is output, FP32 [LANES].
+    """
     for lane in range(LANES):
-        found[lane] = x[0, lane]
+        extreme[lane] = x[0, lane]
     for place in range(1, x.shape[0]):
         for lane in range(LANES):
             value = x[place, lane]
-            found[lane] = value if abs(value) > abs(found[lane]) else found[lane]
+            extreme[lane] = value if abs(value) > abs(extreme[lane]) else extreme[lane]
 
 
 @kernel
 def ranges(x: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
-    """The least and greatest value of each group of [places, LANES]."""
+    """Least and greatest value of each lane of FP32 [places, LANES]: output, FP32 [LANES]."""
     for lane in range(LANES):
         low[lane] = x[0, lane]
         high[lane] = x[0, lane]
@@ -56,21 +59,21 @@ def ranges(x: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
 def signed_scale(
     x: np.ndarray, weights: np.ndarray, half: int, scales: np.ndarray, inverses: np.ndarray
 ) -> None:
-    """Codes from -half to half - 1 with one scale: ``make_qx_quants`` with rmse_type 1.
+    """Search the scale of codes from -half to half - 1: ``make_qx_quants`` with rmse_type 1.
 
     Args:
         x: FP32 [places, LANES].
-        weights: FP32 [places, LANES], the weight of each squared error.
+        weights: weights of the squared errors, FP32 [places, LANES].
         half: half the number of codes.
-        scales: FP32 [LANES], filled; 0 for groups of zeros.
-        inverses: FP32 [LANES], filled with what a value times it, rounded, is the code of.
+        scales: output, FP32 [LANES]; 0 for groups of zeros.
+        inverses: output, inverse scales FP32 [LANES]: code = round(x * inverse).
     """
     middle, highest = F32(half), F32(half - 1)
     extreme, best = np.empty(LANES, F32), np.empty(LANES, F32)
     tried, along, across = np.empty(LANES, F32), np.empty(LANES, F32), np.empty(LANES, F32)
     extremes(x, extreme)
     for attempt in range(-10, 10):
-        # The plain scale comes first, and is not tried again in its turn.
+        # The plain scale is tried first, in place of attempt -10.
         if attempt == 0:
             continue
         wider = F32(0) if attempt == -10 else _TENTH * F32(attempt)
@@ -113,16 +116,16 @@ def scale_and_minimum(
     fit: np.ndarray,
     origin: np.ndarray,
 ) -> None:
-    """Codes with a scale and a minimum: ``make_qkx2_quants`` and ``make_qkx3_quants``.
+    """Search the scale and minimum of codes: ``make_qkx2_quants`` and ``make_qkx3_quants``.
 
     Args:
         x: FP32 [places, LANES].
-        weights: FP32 [places, LANES], the weight of each squared error.
-        grid: the highest code; the first number that is added to it to divide the range by; by
-            how much that number grows; and how often.
-        fit: FP32 [2, LANES], filled with scales and minima; a weight is scale * code + minimum.
-        origin: FP32 [2, LANES], filled with what the codes follow from: inverse scales and minima
-            when they were made.
+        weights: weights of the squared errors, FP32 [places, LANES].
+        grid: the highest code, and the offsets that are added to it to divide the range by: first
+            offset, increment and number of increments.
+        fit: output, scales and minima FP32 [2, LANES]; a weight is scale * code + minimum.
+        origin: output, inverse scales and minima FP32 [2, LANES] from which the codes are computed:
+            code = round((x - minimum) * inverse).
     """
     highest, first, increment = F32(grid[0]), F32(grid[1]), F32(grid[2])
     high, best, error = np.empty(LANES, F32), np.empty(LANES, F32), np.empty(LANES, F32)
@@ -144,7 +147,7 @@ def scale_and_minimum(
     for step in range(grid[3] + 1):
         divisor = first + increment * F32(step) + highest
         for lane in range(LANES):
-            # What is tried depends on the best minimum so far.
+            # The attempt starts from the best minimum so far.
             tried[0, lane] = divisor / (high[lane] - fit[1, lane])
             tried[1, lane] = fit[1, lane]
         _sum_codes(x, weights, tried, highest, codes, sums)
@@ -157,7 +160,7 @@ def scale_and_minimum(
                 origin[row, lane] = tried[row, lane] if better else origin[row, lane]
                 fit[row, lane] = solved[row, lane] if better else fit[row, lane]
     for lane in range(LANES):
-        # A group of one value that isn't positive: all codes are 0.
+        # All values of the group are equal and not positive, so all codes are 0.
         if flat[lane]:
             fit[0, lane] = F32(0)
             origin[0, lane] = F32(0)
@@ -165,7 +168,7 @@ def scale_and_minimum(
 
 @kernel
 def _weighted_totals(x: np.ndarray, weights: np.ndarray, totals: np.ndarray) -> None:
-    """Sums of the weights and of weight * x over each group: [2, LANES], added to zeros."""
+    """Add the sums of weight and of weight * x of each lane to ``totals``, FP32 [2, LANES]."""
     for place in range(x.shape[0]):
         for lane in range(LANES):
             totals[0, lane] += weights[place, lane]
@@ -181,7 +184,10 @@ def _sum_codes(
     codes: np.ndarray,
     sums: np.ndarray,
 ) -> None:
-    """Fill codes [places, LANES], and their weighted sums [3, LANES]: of l, l * l, and l * x."""
+    """Compute codes l, FP32 [places, LANES], and weighted sums of l, l * l and l * x.
+
+    ``codes`` and ``sums``, FP32 [3, LANES], are output.
+    """
     for lane in range(LANES):
         for row in range(3):
             sums[row, lane] = F32(0)
@@ -199,7 +205,10 @@ def _sum_codes(
 def _solve(
     totals: np.ndarray, sums: np.ndarray, solved: np.ndarray, determinant: np.ndarray
 ) -> None:
-    """Scales and minima [2, LANES] that suit the codes best by weighted least squares."""
+    """Fit scales and minima to codes by weighted least squares.
+
+    ``solved``, FP32 [2, LANES], and ``determinant``, FP32 [LANES], are output.
+    """
     for lane in range(LANES):
         sum_w, sum_x = totals[0, lane], totals[1, lane]
         sum_l, sum_l2, sum_xl = sums[0, lane], sums[1, lane], sums[2, lane]
@@ -215,7 +224,7 @@ def _solve(
 def _errors(
     x: np.ndarray, weights: np.ndarray, fit: np.ndarray, codes: np.ndarray, error: np.ndarray
 ) -> None:
-    """Weighted squared error of scale * code + minimum for each group: [LANES]."""
+    """Weighted squared error of scale * code + minimum of each lane: output, FP32 [LANES]."""
     for lane in range(LANES):
         error[lane] = F32(0)
     for place in range(x.shape[0]):
@@ -228,13 +237,13 @@ def _errors(
 def positive_scale(
     x: np.ndarray, weights: np.ndarray, highest: int, codes: np.ndarray
 ) -> np.float32:
-    """Codes from 0 up for a few numbers that are not negative: ``make_qp_quants``.
+    """Search the scale of codes from 0 to ``highest``: ``make_qp_quants``.
 
     Args:
-        x: FP32 [places].
-        weights: FP32 [places].
+        x: numbers that are not negative, FP32 [places].
+        weights: weights of the squared errors, FP32 [places].
         highest: the largest code.
-        codes: int64 [places], filled.
+        codes: output, int64 [places].
 
     Returns:
         The scale.
@@ -270,10 +279,10 @@ def positive_scale(
 def _best_inverse(
     x: np.ndarray, weights: np.ndarray, top: np.float32, largest: np.float32
 ) -> np.float32:
-    """Of nine inverse scales around the plain one, the one with the least weighted error."""
+    """Best of nine inverse scales around the plain one, by weighted squared error."""
     chosen, best = top / largest, F32(np.inf)
     for attempt in range(-5, 5):
-        # The plain scale comes first, and is not tried again in its turn.
+        # The plain scale is tried first, in place of attempt -5.
         if attempt == 0:
             continue
         inverse = chosen if attempt == -5 else (_TENTH * F32(attempt) + top) / largest

@@ -1,7 +1,7 @@
-"""Where compiled kernels are kept: in a folder named by all that went into them.
+"""Cache of compiled kernels, in a folder named after a hash of all their sources.
 
-numba compiles a function again when its own file changes, but not when a function that it calls
-does. A folder for each state of all sources, and of the libraries, leaves nothing stale to run.
+numba recompiles a function when its own file changes, but not when a function that it calls
+changes. A new folder for every change of the sources and libraries rules out stale machine code.
 """
 
 import contextlib
@@ -22,20 +22,20 @@ import numba
 import numpy as np
 
 _ROOT = Path(__file__).resolve().parents[3]
-# Days without use after which a folder of other sources is removed.
+# Folders of other sources are removed after this many days without use.
 _KEPT_DAYS = 30
 _NAME = re.compile(r"kernels-[0-9a-f]{16}")
 
 
 def sources() -> list[Path]:
-    """The files that kernels are compiled from."""
+    """Source files of all kernels."""
     converters = _ROOT / "converters"
     codecs = sorted((_ROOT / "phi3quant" / "quant" / "codecs").glob("*.py"))
     return [*codecs, converters / "packed" / "bits.py", converters / "half.py"]
 
 
 def key(files: Sequence[Path]) -> str:
-    """16 hexadecimal digits that change with any of the files and with the compiler.
+    """Hash of the files and of the compiler's version, 16 hexadecimal digits.
 
     Raises:
         OSError: a file can't be read.
@@ -51,25 +51,25 @@ def key(files: Sequence[Path]) -> str:
 
 @cache
 def folder() -> Path | None:
-    """The folder for these sources, made if need be; None if there is no place to write."""
+    """Cache folder for the current sources, created if necessary; None if it can't be written."""
     place = _place()
     if place is None:
         return None
     try:
-        made = place / f"kernels-{key(sources())}"
-        if not made.is_dir():
-            made.mkdir(parents=True, mode=0o700, exist_ok=True)
+        cache_folder = place / f"kernels-{key(sources())}"
+        if not cache_folder.is_dir():
+            cache_folder.mkdir(parents=True, mode=0o700, exist_ok=True)
             _remove_unused(place)
-        with tempfile.TemporaryFile(dir=made):
-            os.utime(made)
+        with tempfile.TemporaryFile(dir=cache_folder):
+            os.utime(cache_folder)
     except OSError:
         return None
-    return made
+    return cache_folder
 
 
 @contextlib.contextmanager
 def in_folder(path: Path) -> Iterator[None]:
-    """Let numba keep in ``path`` what is decorated meanwhile; other packages keep their place."""
+    """Make ``path`` numba's cache for functions decorated in the body, but not for others."""
     before = numba.config.CACHE_DIR
     numba.config.CACHE_DIR = str(path)
     try:
@@ -79,47 +79,47 @@ def in_folder(path: Path) -> Iterator[None]:
 
 
 class Forgiving:
-    """numba's cache of a function; where it can't be read or written, the function is compiled.
+    """numba's cache of a function, with errors ignored so that the function is compiled instead.
 
     Attributes:
-        kept: numba's.
+        inner: numba's cache.
     """
 
-    def __init__(self, kept: Any) -> None:
-        self.kept = kept
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.kept, name)
+        return getattr(self.inner, name)
 
-    def load_overload(self, *given: Any) -> Any:
-        """Machine code; None if there is none, or it is damaged."""
+    def load_overload(self, *arguments: Any) -> Any:
+        """Machine code; None if it is missing or damaged."""
         try:
-            return self.kept.load_overload(*given)
-        except Exception:  # noqa: BLE001 - whatever unpickling makes of damaged bytes
+            return self.inner.load_overload(*arguments)
+        except Exception:  # noqa: BLE001 - unpickling damaged bytes raises any exception
             return None
 
-    def save_overload(self, *given: Any) -> None:
-        """Keep machine code, if the disk takes it."""
-        # A damaged index is read here, too.
+    def save_overload(self, *arguments: Any) -> None:
+        """Save machine code if possible."""
+        # Saving reads the index, which may be damaged.
         with contextlib.suppress(Exception):
-            self.kept.save_overload(*given)
+            self.inner.save_overload(*arguments)
 
 
 def _place() -> Path | None:
-    """The folder of the folders: the user's choice, or the system's place for caches."""
-    chosen = os.environ.get("NUMBA_CACHE_DIR")
-    if chosen:
-        return Path(chosen)
+    """Parent of the cache folders: NUMBA_CACHE_DIR, or the user's folder for caches."""
+    configured = os.environ.get("NUMBA_CACHE_DIR")
+    if configured:
+        return Path(configured)
     try:
         system = "Library/Caches" if sys.platform == "darwin" else ".cache"
         caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / system)
-    except RuntimeError:  # the user has no home
+    except RuntimeError:  # the user has no home directory
         return None
     return caches / "phi3quant" if caches.is_absolute() else None
 
 
 def _remove_unused(place: Path) -> None:
-    """Remove the folders of sources that nothing has used for a month."""
+    """Remove cache folders that have not been used for ``_KEPT_DAYS``."""
     oldest = time.time() - _KEPT_DAYS * 86400
     for path in place.iterdir():
         ours = _NAME.fullmatch(path.name) and path.is_dir() and not path.is_symlink()

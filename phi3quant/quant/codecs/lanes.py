@@ -1,9 +1,9 @@
-"""What the compiled kernels share: many groups of weights side by side, and FP16 numbers.
+"""Basics of the compiled kernels: groups of weights side by side in lanes, and FP16 numbers.
 
-A kernel takes groups by the ``LANES``, laid out [places, LANES]: each step is one loop over the
-lanes, which the compiler turns into vector instructions, while a sum over a group's places still
-runs one place after another, as llama.cpp's loops do. That is how results agree with its C code
-bit for bit, at several times its speed.
+A kernel handles ``LANES`` groups at once, laid out as [places, LANES]. Each step is a loop over the
+lanes, which the compiler turns into vector instructions. Sums over the places of a group are still
+computed one place after another, as in llama.cpp's loops, so that results equal those of its C code
+bit for bit, at several times the speed.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ import numpy as np
 from phi3quant.quant.codecs import kernel_cache
 
 LANES = 64
-"""Groups that are handled at once; a multiple of the groups in a superblock."""
+"""Number of groups that are handled at once; a multiple of the groups in a superblock."""
 
 F32 = np.float32
 _U32 = np.uint32
@@ -25,37 +25,35 @@ R = TypeVar("R")
 
 
 def kernel(function: Callable[P, R]) -> Callable[P, R]:
-    """Compile a function at its first call; its machine code is kept for later processes.
+    """Compile a function at its first call and cache the machine code for later processes.
 
-    It is kept where phi3quant.quant.codecs.kernel_cache has a place for it.
-
-    Divisions by zero give infinity or NaN, nothing is fused or reordered, and the interpreter's
-    lock is released meanwhile.
+    Division by zero gives infinity or NaN, no operations are fused or reordered, and the function
+    runs without the interpreter's lock. For the cache see kernel_cache.py.
     """
     options = {"error_model": "numpy", "nogil": True, "no_cfunc_wrapper": True}
-    place = kernel_cache.folder()
-    if place is None:
-        alone: Callable[P, R] = numba.njit(**options)(function)
-        return alone
-    with kernel_cache.in_folder(place):
+    folder = kernel_cache.folder()
+    if folder is None:
+        uncached: Callable[P, R] = numba.njit(**options)(function)
+        return uncached
+    with kernel_cache.in_folder(folder):
         compiled: Any = numba.njit(cache=True, **options)(function)
     compiled._cache = kernel_cache.Forgiving(compiled._cache)  # noqa: SLF001
-    kept: Callable[P, R] = compiled
-    return kept
+    cached: Callable[P, R] = compiled
+    return cached
 
 
 @kernel
 def gather(weights: np.ndarray, first: int, groups: int, tile: np.ndarray) -> int:
-    """Lay superblocks out as lanes, group by group: lane ``g * (LANES / groups) + b``.
+    """Lay superblocks out as lanes: group g of block b in lane ``g * (LANES / groups) + b``.
 
     Args:
         weights: FP32 [count], a whole number of superblocks.
         first: the first superblock.
-        groups: in a superblock, side by side.
-        tile: FP32 [width, LANES], filled; lanes past the last superblock with zeros.
+        groups: number of groups per superblock.
+        tile: output, FP32 [width, LANES]; lanes past the last superblock are zero.
 
     Returns:
-        How many superblocks there were.
+        Number of superblocks in the tile.
     """
     width = tile.shape[0]
     blocks = LANES // groups
@@ -70,14 +68,33 @@ def gather(weights: np.ndarray, first: int, groups: int, tile: np.ndarray) -> in
 
 
 @kernel
+def gather_rows(weights: np.ndarray, first: int, start: int, tile: np.ndarray) -> None:
+    """Lay rows out as lanes.
+
+    Args:
+        weights: FP32 [rows, columns].
+        first: the first row.
+        start: the first column.
+        tile: output, FP32 [width, LANES]; lanes past the last row are zero.
+    """
+    present = min(LANES, len(weights) - first)
+    for lane in range(present):
+        for place in range(tile.shape[0]):
+            tile[place, lane] = weights[first + lane, start + place]
+    for lane in range(present, LANES):
+        for place in range(tile.shape[0]):
+            tile[place, lane] = F32(0)
+
+
+@kernel
 def gather_columns(values: np.ndarray, first: int, groups: int, tile: np.ndarray) -> None:
-    """Lay a value for each column out as ``gather`` does with the weights of these columns.
+    """Lay one value per column out as ``gather`` lays out the weights of these columns.
 
     Args:
         values: FP32 [columns].
         first: the first superblock, counted over all rows.
-        groups: in a superblock.
-        tile: FP32 [width, LANES], filled.
+        groups: number of groups per superblock.
+        tile: output, FP32 [width, LANES].
     """
     width = tile.shape[0]
     blocks = LANES // groups
@@ -90,7 +107,7 @@ def gather_columns(values: np.ndarray, first: int, groups: int, tile: np.ndarray
 
 @kernel
 def column_sums(tile: np.ndarray, sums: np.ndarray) -> None:
-    """Sum [places, LANES] over the places, one after another, into [LANES]."""
+    """Sum FP32 [places, LANES] over the places, one after another, into ``sums`` [LANES]."""
     for lane in range(LANES):
         sums[lane] = tile[0, lane]
     for place in range(1, tile.shape[0]):
@@ -100,7 +117,7 @@ def column_sums(tile: np.ndarray, sums: np.ndarray) -> None:
 
 @kernel
 def half_bits(value: np.float32) -> np.uint32:
-    """A number as FP16, rounded to nearest even: its 16 bits."""
+    """The 16 bits of a number in FP16, rounded to nearest even."""
     bits = F32(value).view(_U32)
     sign = (bits >> _U32(16)) & _U32(0x8000)
     bits = bits & _U32(0x7FFFFFFF)
@@ -115,7 +132,7 @@ def half_bits(value: np.float32) -> np.uint32:
 
 @kernel
 def half_value(bits: int | np.uint32) -> np.float32:
-    """The number that 16 bits of FP16 stand for."""
+    """Value of an FP16 number from its 16 bits."""
     exponent, fraction = (bits >> 10) & 31, bits & 1023
     if exponent == 0:
         value = F32(fraction) * F32(2.0**-24)
@@ -128,7 +145,7 @@ def half_value(bits: int | np.uint32) -> np.float32:
 
 @kernel
 def put_half(bytes_: np.ndarray, at: int, value: np.float32) -> np.float32:
-    """Store a number as FP16 at ``bytes_[at : at + 2]``; gives what a reader will see."""
+    """Store a number as FP16 at ``bytes_[at : at + 2]`` and return the rounded value."""
     bits = half_bits(value)
     bytes_[at] = bits & 0xFF
     bytes_[at + 1] = bits >> 8

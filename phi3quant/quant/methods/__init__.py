@@ -1,4 +1,4 @@
-"""Methods that choose codes: functions over (block, statistics, config, codecs), in a table."""
+"""Table of the methods that choose codes, functions of (block, statistics, config, codecs)."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ BlockQuantizer = Callable[[Block, Mapping[str, Gram], Phi3Config, Codecs], Quant
 
 @dataclass(frozen=True)
 class Method:
-    """A way to choose codes.
+    """A method that chooses codes.
 
     Attributes:
-        title: how tables and manifests name it.
-        calibrated: whether it needs the statistics of calibration text.
-        quantize_block: the function; without calibration the statistics are empty.
+        title: name in tables and manifests.
+        calibrated: whether it requires statistics of calibration text.
+        quantize_block: the function; it receives empty statistics if ``calibrated`` is false.
     """
 
     title: str
@@ -37,4 +37,4 @@ METHODS: Mapping[str, Method] = {
     "awq": Method("AWQ", calibrated=True, quantize_block=awq.quantize_block),
     "gptq": Method("GPTQ", calibrated=True, quantize_block=gptq.quantize_block),
 }
-"""Every method by its name on the command line."""
+"""Methods by their names on the command line."""

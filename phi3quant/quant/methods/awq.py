@@ -1,9 +1,9 @@
-"""Activation-aware weight quantization (AWQ), on Gram matrices.
+"""Activation-aware weight quantization (AWQ), computed from Gram matrices.
 
 Lin et al., "AWQ: Activation-aware Weight Quantization for LLM Compression and Acceleration", 2023.
-Where the original runs each layer on all calibration tokens for every candidate, here the output
-error comes from the inputs' second moments: sum((E G) * E), the same number at a cost that doesn't
-depend on the tokens.
+The original runs each layer on all calibration tokens for every candidate. Here the output error is
+computed from the second moments of the inputs: sum((E G) * E). This is the same number at a cost
+that doesn't depend on the number of tokens.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,23 +19,24 @@ from phi3quant.quant.gram import Gram
 from phi3quant.quant.methods import rtn
 from phi3quant.quant.tensor import Quantized
 
-# The exponents r of s = a^r: AWQ's 20 steps, with both ends.
+# Steps of the exponent r of s = a^r between 0 and 1, as in AWQ's code, but with both ends.
 _GRID_STEPS = 20
-# Output rows that rank the candidates, and those that decide among the best few.
+# Number of output rows for ranking all candidates, and for choosing among the best.
 _RANKING_ROWS, _DECIDING_ROWS = 64, 256
 _FINALISTS = 4
-# Output rows from which the loss of a whole linear is estimated.
+# Number of output rows from which the loss of a whole linear is estimated.
 _LOSS_ROWS = 1024
-# A fold must beat no fold by this much, so that rounding noise never decides.
+# A linear is worse than RTN if its loss times this exceeds RTN's, so that rounding noise doesn't
+# decide.
 _WORTHWHILE = 0.999
-# AWQ's guards against vanishing activations and weights.
+# Lower limits for activations and weights, as in AWQ's code.
 _MIN_SCALE, _MIN_WEIGHT = 1e-4, 1e-4
 
 Scales = Mapping[str, torch.Tensor]
-"""Per fold (by its consumer's name), what its channels are multiplied by: FP32 [channels]."""
+"""Factors of the channels, FP32 [channels], by the consumer of the fold."""
 
 Round = Callable[[torch.Tensor, Gram], torch.Tensor]
-"""What remains of FP32 [rows, in] after rounding, given the statistics of the input."""
+"""Rounds FP32 [rows, in] to values that codes represent, given the statistics of the input."""
 
 
 def quantize_block(
@@ -43,15 +44,15 @@ def quantize_block(
 ) -> QuantizedBlock:
     """Choose folds and codes for one decoder block.
 
-    Each linear searches the scales of its own fold, identity included, and then the clipping of
-    each group. The four searches don't touch one another: dividing a producer's rows by s takes
-    the grid of its codes along. A linear that ends up worse than RTN gives its fold up.
+    For each linear, the scales of its fold are searched (including no fold), then the clipping of
+    each group. The four searches are independent: dividing rows of a producer by s divides the
+    grids of its codes as well. If a linear ends up worse than RTN, its fold is dropped.
 
     Args:
         block: FP32 tensors.
-        grams: input statistics of each of layout.LINEARS.
-        config: the model's.
-        codecs: how each linear is stored.
+        grams: statistics of the inputs, by linear (architecture.LINEARS).
+        config: configuration of the model.
+        codecs: codec of each linear.
 
     Raises:
         SchemeError: a codec doesn't fit the block's shapes.
@@ -60,12 +61,11 @@ def quantize_block(
     rtn_losses = {
         name: _linear_loss(q, block[name], grams[name]) for name, q in plain.linears.items()
     }
-    scales = {
-        name: found
+    searched = {
+        name: search_scales(block[name], grams[name], FOLDS[name], config, codecs[name])
         for name in LINEARS
-        if (found := search_scales(block[name], grams[name], FOLDS[name], config, codecs[name]))
-        is not None
     }
+    scales = {name: best for name, best in searched.items() if best is not None}
     while True:
         scales = _with_exact_norms(block, scales)
         result = _choose_codes(block, scales, grams, config, codecs, rtn_losses)
@@ -80,39 +80,38 @@ def quantize_block(
 def search_scales(
     weight: torch.Tensor, gram: Gram, fold: Fold, config: Phi3Config, codec: Codec
 ) -> torch.Tensor | None:
-    """Find what to multiply a linear's input channels by before rounding.
+    """Search the factors of a linear's input channels that lose least output after rounding.
 
-    The candidates are AWQ's: s = a^r with a = mean abs(x), and "duo" s = a^r / w^(1-r) with
-    w = the mean over rows of abs(W) relative to its group's largest; for 21 values of r from 0
-    to 1. A sample of rows ranks them, a larger one decides among the best and against leaving the
-    weights alone.
+    The candidates are AWQ's: s = a^r with a = mean abs(x), and "duo" s = a^r / w^(1-r), where w
+    is the mean over rows of abs(W) relative to the largest in its group; for 21 values of r from 0
+    to 1. A sample of rows ranks them. A larger sample decides among the best ones and no scaling.
 
     Args:
         weight: FP32 [out, in].
         gram: statistics of the linear's input.
-        fold: where the scales go; it says which columns share a channel.
-        config: the model's.
-        codec: how the linear is stored.
+        fold: the fold; it determines which columns share a channel.
+        config: configuration of the model.
+        codec: codec of the linear.
 
     Returns:
-        FP32 [channels], or None if no candidate is worth it.
+        FP32 [channels], or None if no candidate is better than no scaling.
     """
     candidates = list(_candidates(weight, gram, fold, config, codec))
     columns = [fold.per_column(scales, config) for scales in candidates]
 
     def losses(rows: torch.Tensor, tried: Sequence[int | None], round_: Round) -> list[float]:
-        """Of candidates by number, all in one product; None leaves the weights alone."""
+        """Losses of candidates by their numbers, in one product; None stands for no scaling."""
         errors = rows.new_empty(len(tried), *rows.shape)
-        for place, number in zip(errors, tried, strict=True):
+        for error, number in zip(errors, tried, strict=True):
             if number is None:
-                torch.sub(round_(rows, gram), rows, out=place)
+                torch.sub(round_(rows, gram), rows, out=error)
                 continue
             scaled = rows * columns[number]
-            torch.sub(round_(scaled, gram.divided(columns[number])), scaled, out=place)
-            # Back in the units of the weights, so that one Gram matrix serves all candidates.
-            place.div_(columns[number])
-        found = gram.output_error(errors.flatten(0, 1)).view(len(tried), -1)
-        totals: list[float] = found.sum(dim=1, dtype=torch.float64).tolist()
+            torch.sub(round_(scaled, gram.divided(columns[number])), scaled, out=error)
+            # In the units of the weights, so that one Gram matrix serves all candidates.
+            error.div_(columns[number])
+        by_row = gram.output_error(errors.flatten(0, 1)).view(len(tried), -1)
+        totals: list[float] = by_row.sum(dim=1, dtype=torch.float64).tolist()
         return totals
 
     def plain(rows: torch.Tensor, _gram: Gram) -> torch.Tensor:
@@ -144,7 +143,7 @@ def _candidates(
 
 
 def _normalised(scales: torch.Tensor) -> torch.Tensor:
-    """Centre scales around 1; dead channels and overflows get exactly 1."""
+    """Centre scales around 1; scales of dead channels and overflows become exactly 1."""
     scales = scales.clamp(min=_MIN_SCALE)
     scales = scales / (scales.max() * scales.min()).sqrt()
     usable = torch.isfinite(scales) & (scales > 0)
@@ -154,8 +153,8 @@ def _normalised(scales: torch.Tensor) -> torch.Tensor:
 def _with_exact_norms(block: Block, scales: Scales) -> dict[str, torch.Tensor]:
     """Adjust the scales so that the divided norms are FP16 numbers.
 
-    The norm n is stored as n' = fp16(n / s); multiplying the columns by n / n' instead of s makes
-    the fold exact again, and leaves all rounding to the codes.
+    The norm n is stored as n' = fp16(n / s). With n / n' in place of s as the factor of the
+    columns, the fold is exact and only the codes are rounded.
     """
     adjusted = dict(scales)
     for name, value in scales.items():
@@ -175,7 +174,7 @@ def _choose_codes(
     codecs: Codecs,
     rtn_losses: Mapping[str, float],
 ) -> QuantizedBlock:
-    """Fold, then take plain or clipped codes for each linear, whichever loses less output."""
+    """Fold, then choose plain or clipped codes for each linear, whichever loses less output."""
     moved = folded(block, scales, config)
     linears: dict[str, Quantized] = {}
     losses: dict[str, TensorLoss] = {}
@@ -200,9 +199,9 @@ def _choose_codes(
 
 
 def _row_units(name: str, rows: int, scales: Scales, config: Phi3Config) -> torch.Tensor:
-    """What brings a folded linear's outputs back to the units of the unfolded one: [rows, 1].
+    """Factors that convert a folded linear's outputs to the units of the unfolded one: [rows, 1].
 
-    Rows that produce another linear's input were divided by that fold's scales.
+    Rows that produce the input of another linear were divided by the scales of its fold.
     """
     units = torch.ones(rows, 1)
     for consumer, value in scales.items():
@@ -215,21 +214,21 @@ def _row_units(name: str, rows: int, scales: Scales, config: Phi3Config) -> torc
 def _linear_loss(
     quantized: Quantized, weight: torch.Tensor, gram: Gram, units: torch.Tensor | None = None
 ) -> float:
-    """Mean squared output error per token, summed over rows; of many rows, estimated from some.
+    """Mean squared output error per token, summed over rows (if many, estimated from a sample).
 
     Args:
-        quantized: what became of ``weight``.
+        quantized: ``weight`` after quantization.
         weight: FP32 [out, in].
-        gram: of the input.
-        units: FP32 [out, 1], what the outputs are multiplied by; None: 1.
+        gram: statistics of the input.
+        units: factors of the outputs, FP32 [out, 1]; None: all 1.
     """
-    some = _spread(quantized.dequantize(), _LOSS_ROWS) - _spread(weight, _LOSS_ROWS)
+    error = _spread(quantized.dequantize(), _LOSS_ROWS) - _spread(weight, _LOSS_ROWS)
     if units is not None:
-        some *= _spread(units, _LOSS_ROWS)
-    total = gram.output_error(some).sum(dtype=torch.float64)
-    return float(total) * len(weight) / len(some)
+        error *= _spread(units, _LOSS_ROWS)
+    total = gram.output_error(error).sum(dtype=torch.float64)
+    return float(total) * len(weight) / len(error)
 
 
 def _spread(rows: torch.Tensor, count: int) -> torch.Tensor:
-    """Rows at even distances, at least ``count`` of them if there are as many."""
+    """Evenly spaced rows: at least ``count``, or all if there are fewer."""
     return rows[:: max(1, len(rows) // count)]

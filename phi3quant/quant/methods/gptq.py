@@ -1,4 +1,4 @@
-"""GPTQ by itself: no folds, and codes that compensation starts from (codecs/compensation.py).
+"""GPTQ without folds; the compensation itself is in codecs/compensation.py.
 
 Frantar et al., "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained
 Transformers", 2022.
@@ -16,12 +16,12 @@ from phi3quant.quant.gram import Gram
 def quantize_block(
     block: Block, grams: Mapping[str, Gram], _config: Phi3Config, codecs: Codecs
 ) -> QuantizedBlock:
-    """Round with the scales that lose least output: what compensation starts from, without folds.
+    """Round with the scales that lose least output, as the starting point of compensation.
 
     Args:
         block: FP32 tensors.
-        grams: input statistics of each of layout.LINEARS.
-        codecs: how each linear is stored.
+        grams: statistics of the inputs, by linear (architecture.LINEARS).
+        codecs: codec of each linear.
 
     Raises:
         SchemeError: a codec doesn't fit the block's shapes.

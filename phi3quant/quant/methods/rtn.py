@@ -1,4 +1,4 @@
-"""Round to nearest: the baseline that needs no calibration."""
+"""Round to nearest (RTN), the baseline without calibration."""
 
 from phi3quant.model.architecture import LINEARS, Block
 from phi3quant.quant.block import QuantizedBlock, rounded_norms
@@ -6,11 +6,11 @@ from phi3quant.quant.codecs import Codecs
 
 
 def quantize_block(block: Block, codecs: Codecs) -> QuantizedBlock:
-    """Round every linear of a block to nearest; norms stay, as far as FP16 holds them.
+    """Round the linears of a block to the nearest codes, and its norms to FP16.
 
     Args:
         block: FP32 tensors.
-        codecs: how each linear is stored.
+        codecs: codec of each linear.
 
     Raises:
         SchemeError: a codec doesn't fit the block's shapes.

@@ -26,12 +26,12 @@ SCHEMES = st.builds(
 
 @st.composite
 def matrices(draw: st.DrawFn, columns: int) -> torch.Tensor:
-    """Rows of every temper: normal, tiny, constant, one-sided, zero, with an outlier."""
+    """Rows of every kind: normal, tiny, constant, one-sided, zero, with an outlier."""
     rows = draw(st.integers(1, 3))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 10_000)))
     weight = torch.randn(rows, columns, generator=generator)
     for number in range(rows):
-        row = weight[number]  # a view: changes go into the matrix
+        row = weight[number]  # a view, so that changes affect the matrix
         kind = draw(st.sampled_from(["normal", "tiny", "constant", "one-sided", "zero", "outlier"]))
         match kind:
             case "tiny":
@@ -72,7 +72,7 @@ def test_codes_and_scales_stay_in_range(problem: tuple[torch.Tensor, QuantScheme
 
 @settings(max_examples=200, deadline=None)
 @given(problems(), st.sampled_from([torch.float32, torch.bfloat16, torch.float16]))
-def test_one_pass_gives_the_bits_of_the_tensor_operations(
+def test_the_rounding_kernel_equals_the_tensor_operations_bit_for_bit(
     problem: tuple[torch.Tensor, QuantScheme], dtype: torch.dtype
 ) -> None:
     weight, scheme = problem[0].to(dtype), problem[1]
@@ -85,7 +85,7 @@ def test_one_pass_gives_the_bits_of_the_tensor_operations(
         assert torch.equal(tensor.zero_points, grid.zeros.to(torch.uint8))
 
 
-def test_codes_halfway_between_two_go_to_the_even_one() -> None:
+def test_values_halfway_between_two_codes_round_to_the_even_one() -> None:
     weight = torch.tensor([[-8.0, 0.5, 1.5, 2.5, -0.5, -1.5, 7.0, 6.5] * 4])
     tensor = affine.quantize(weight, QuantScheme(4, 32))
     assert float(tensor.scales) == 1.0
@@ -108,7 +108,9 @@ def test_a_weight_that_is_not_finite_is_refused(
 
 @settings(max_examples=150, deadline=None)
 @given(problems())
-def test_rounding_errs_by_half_a_step(problem: tuple[torch.Tensor, QuantScheme]) -> None:
+def test_the_rounding_error_is_at_most_half_a_step(
+    problem: tuple[torch.Tensor, QuantScheme],
+) -> None:
     weight, scheme = problem
     tensor = affine.quantize(weight, scheme)
     step = tensor.scales.float().abs().unsqueeze(-1)
@@ -135,7 +137,7 @@ def test_round_trip_is_quantize_and_dequantize(problem: tuple[torch.Tensor, Quan
 
 @settings(max_examples=60, deadline=None)
 @given(problems(), st.integers(0, 1000))
-def test_searching_scales_never_errs_more_than_plain_ones(
+def test_searched_scales_are_never_worse_than_plain_ones(
     problem: tuple[torch.Tensor, QuantScheme], seed: int
 ) -> None:
     weight, scheme = problem
@@ -153,7 +155,7 @@ def test_searching_scales_never_errs_more_than_plain_ones(
 
 
 def correlated(columns: int, seed: int = 0) -> Gram:
-    """Inputs that have much to do with one another."""
+    """Statistics of strongly correlated inputs."""
     generator = torch.Generator().manual_seed(seed)
     mixing = torch.randn(columns, columns, generator=generator) / columns**0.5
     return Gram.of(torch.randn(3 * columns, columns, generator=generator) @ mixing)
@@ -193,32 +195,34 @@ def test_without_correlations_compensation_is_rounding_to_nearest(strength: floa
     weight = torch.randn(20, 128, generator=torch.Generator().manual_seed(1))
     for scheme in (QuantScheme(), QuantScheme(4, 64, symmetric=False)):
         plain = affine.quantize_clipped(weight, scheme, Gram.of(torch.eye(128)))
-        found = affine.quantize_compensated(weight, scheme, Gram.of(strength * torch.eye(128)))
-        assert torch.equal(found.codes, plain.codes)
-        assert torch.equal(found.scales, plain.scales)
+        compensated = affine.quantize_compensated(
+            weight, scheme, Gram.of(strength * torch.eye(128))
+        )
+        assert torch.equal(compensated.codes, plain.codes)
+        assert torch.equal(compensated.scales, plain.scales)
 
 
-def test_compensation_follows_the_brain_surgeon() -> None:
-    """Against the method that GPTQ computes faster: invert what is left, after every column."""
+def test_compensation_equals_the_optimal_brain_surgeon() -> None:
+    """GPTQ computes the same updates as inverting the rest of the matrix after every column."""
     scheme, damping = QuantScheme(4, 16), 0.01
     weight = torch.randn(5, 64, generator=torch.Generator().manual_seed(2))
     gram = correlated(64, seed=4).captured
-    # In falling order already, so that columns keep their places.
+    # Columns fall in importance already, so that they keep their order.
     strength = torch.linspace(3, 0.5, 64)
     gram *= strength[:, None] * strength / gram.diagonal().sqrt()[:, None] / gram.diagonal().sqrt()
-    found = affine.quantize_compensated(weight, scheme, Gram(gram, strength, 1), damping=damping)
+    tensor = affine.quantize_compensated(weight, scheme, Gram(gram, strength, 1), damping=damping)
     damped = gram.double() + damping * gram.diagonal().mean().double() * torch.eye(64)
-    left = weight.double()
+    remaining = weight.double()
     for column in range(64):
-        scale = found.scales[:, column // 16].double()
-        codes = (left[:, column] / scale + 8).round().clamp(0, 15)
-        assert torch.equal(codes.to(torch.uint8), found.codes[:, column])
-        off = left[:, column] - (codes - 8) * scale
+        scale = tensor.scales[:, column // 16].double()
+        codes = (remaining[:, column] / scale + 8).round().clamp(0, 15)
+        assert torch.equal(codes.to(torch.uint8), tensor.codes[:, column])
+        off = remaining[:, column] - (codes - 8) * scale
         inverse = torch.linalg.inv(damped[column:, column:])
-        left[:, column:] -= off[:, None] * inverse[0] / inverse[0, 0]
+        remaining[:, column:] -= off[:, None] * inverse[0] / inverse[0, 0]
 
 
-def test_searching_scales_pays_on_normal_weights() -> None:
+def test_searched_scales_pay_on_normal_weights() -> None:
     weight = torch.randn(64, 256, generator=torch.Generator().manual_seed(0))
     scheme = QuantScheme()
     gram = Gram.of(torch.eye(256))
@@ -227,7 +231,7 @@ def test_searching_scales_pays_on_normal_weights() -> None:
     assert searched < 0.9 * plain
 
 
-def test_a_group_of_zeros_stays_zero_with_a_normal_scale() -> None:
+def test_a_group_of_zeros_stays_zero_and_its_scale_is_not_subnormal() -> None:
     for symmetric in (True, False):
         tensor = affine.quantize(torch.zeros(2, 64), QuantScheme(symmetric=symmetric))
         assert torch.equal(tensor.dequantize(), torch.zeros(2, 64))
@@ -242,7 +246,7 @@ def test_symmetric_group_of_32_has_the_scale_of_a_q4_0_block() -> None:
     assert np.array_equal(tensor.scales.numpy(), scales)
     codes = np.concatenate([blocks[:, :, 2:] & 15, blocks[:, :, 2:] >> 4], axis=-1)
     off = np.abs(codes.reshape(16, 128).astype(int) - tensor.codes.numpy())
-    # gguf rounds with the scale before it became FP16, so codes at an edge may differ by one.
+    # gguf rounds with the scale before its conversion to FP16, so codes may differ by one.
     assert off.max() <= 1
     assert off.mean() < 0.01
 
@@ -252,18 +256,18 @@ def test_weights_too_large_for_fp16_scales_are_refused() -> None:
         affine.quantize(torch.full((1, 32), 1e6), QuantScheme())
 
 
-def test_a_group_size_that_does_not_divide_a_row_is_refused_with_what_would() -> None:
+def test_the_message_for_a_group_size_that_does_not_divide_rows_lists_those_that_do() -> None:
     with pytest.raises(SchemeError, match=r"rows of 96 weights; choose from \[16, 32, 'row'\]"):
         affine.quantize(torch.zeros(1, 96), QuantScheme(group_size=64))
 
 
 @pytest.mark.parametrize("bad", [{"bits": 3}, {"group_size": 48}, {"group_size": 0}])
-def test_schemes_that_nobody_reads_are_refused(bad: dict[str, Any]) -> None:
+def test_unsupported_schemes_are_refused(bad: dict[str, Any]) -> None:
     with pytest.raises(SchemeError, match="not supported"):
         QuantScheme(**bad)
 
 
-def test_bits_per_weight_count_scales_and_zero_points() -> None:
+def test_bits_per_weight_include_scales_and_zero_points() -> None:
     assert QuantScheme().bits_per_weight(128) == 4.5
     assert QuantScheme(group_size=64, symmetric=False).bits_per_weight(128) == 4 + 20 / 64
     assert QuantScheme(bits=8, group_size=None).bits_per_weight(128) == 8 + 16 / 128

@@ -1,4 +1,4 @@
-"""Block types against llama.cpp's own code (bound by libgguf), bit for bit."""
+"""Block types compared bit for bit with llama.cpp's C code (bindings of libgguf)."""
 
 import gguf
 import libgguf
@@ -18,7 +18,7 @@ QUANTIZED = [name for name, entry in TYPES.items() if entry.group > 1]
 
 
 def rows() -> dict[str, torch.Tensor]:
-    """Rows that are usual, and rows made to break a search."""
+    """Ordinary rows, and rows that are difficult for a search."""
     generator = torch.Generator().manual_seed(5)
 
     def normal(*shape: int) -> torch.Tensor:
@@ -55,7 +55,7 @@ def importances() -> dict[str, torch.Tensor | None]:
 
 @pytest.mark.parametrize("kind", QUANTIZED)
 @pytest.mark.parametrize("importance", importances())
-def test_blocks_equal_the_reference(kind: str, importance: str) -> None:
+def test_blocks_equal_llama_cpps(kind: str, importance: str) -> None:
     weights = importances()[importance]
     number = GGMLQuantizationType[kind]
     for name, x in rows().items():
@@ -65,15 +65,16 @@ def test_blocks_equal_the_reference(kind: str, importance: str) -> None:
 
 
 @pytest.mark.parametrize("kind", TYPES)
-def test_what_is_encoded_reads_back_close(kind: str) -> None:
+def test_decoded_blocks_are_close_to_the_weights(kind: str) -> None:
     x = rows()["normal"]
     entry = TYPES[kind]
     stored = entry.encode(x, None)
     assert stored.nbytes == len(x) * entry.row_bytes(COLUMNS)
-    again = torch.from_numpy(gguf.quants.dequantize(stored, entry.type))
+    decoded = torch.from_numpy(gguf.quants.dequantize(stored, entry.type))
     bits = 8 * entry.row_bytes(COLUMNS) / COLUMNS
-    # Each bit halves the step, and 5 bits leave a tenth of the spread; BF16 spends 8 on exponents.
-    assert float((again - x).std()) < 0.1 * 2 ** (5 - min(bits, 9))
+    # Each bit halves the step. With 5 bits the error is below a tenth of the weights' deviation;
+    # BF16 has only 8 bits besides those of the exponent.
+    assert float((decoded - x).std()) < 0.1 * 2 ** (5 - min(bits, 9))
 
 
 @pytest.mark.parametrize(
@@ -86,23 +87,23 @@ def test_what_is_encoded_reads_back_close(kind: str) -> None:
     ],
     ids=str,
 )
-def test_symmetric_codes_are_repacked_without_a_change(scheme: QuantScheme, kind: str) -> None:
+def test_symmetric_codes_are_repacked_exactly(scheme: QuantScheme, kind: str) -> None:
     tensor = affine.quantize(rows()["normal"], scheme)
     assert type_for(scheme).name == kind
     again = gguf.quants.dequantize(repack(tensor), GGMLQuantizationType[kind])
     assert torch.equal(torch.from_numpy(again), tensor.dequantize())
 
 
-def test_plain_rounding_in_groups_of_32_is_what_llama_cpp_does() -> None:
+def test_rtn_in_groups_of_32_nearly_equals_llama_cpps_q4_0() -> None:
     x = rows()["normal"]
     tensor = affine.quantize(x, QuantScheme(4, 32))
-    # llama.cpp rounds by the scale before it becomes FP16, so that a code may differ by one.
+    # llama.cpp rounds with the scale before its conversion to FP16, so codes may differ by one.
     expected = gguf.quants.dequantize(TYPES["Q4_0"].encode(x, None), GGMLQuantizationType.Q4_0)
     differ = tensor.dequantize() != torch.from_numpy(expected)
     assert float(differ.float().mean()) < 0.01
 
 
-def test_zero_points_become_minima_rounded_once() -> None:
+def test_zero_points_become_minima_that_are_rounded_once() -> None:
     tensor = affine.quantize(rows()["normal"], QuantScheme(4, 32, symmetric=False))
     again = torch.from_numpy(gguf.quants.dequantize(repack(tensor), GGMLQuantizationType.Q4_1))
     scales = tensor.scales.float().repeat_interleave(32, dim=1)
@@ -112,6 +113,6 @@ def test_zero_points_become_minima_rounded_once() -> None:
 @pytest.mark.parametrize(
     "scheme", [QuantScheme(8, 32, symmetric=False), QuantScheme(4, 16)], ids=str
 )
-def test_a_scheme_without_a_type_is_refused(scheme: QuantScheme) -> None:
+def test_a_scheme_without_a_block_type_is_refused(scheme: QuantScheme) -> None:
     with pytest.raises(SchemeError, match="GGUF"):
         type_for(scheme)

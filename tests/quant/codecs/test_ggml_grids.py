@@ -1,4 +1,4 @@
-"""Codes inside stored blocks, read by the gguf library."""
+"""Codes of stored blocks, checked with the gguf library."""
 
 import gguf
 import numpy as np
@@ -19,7 +19,7 @@ def stored(kind: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_any_codes_can_be_put_on_the_grids_of_a_block(kind: str) -> None:
+def test_codes_written_into_a_block_are_read_back_on_its_grids(kind: str) -> None:
     blocks, grid = stored(kind), GRIDS[kind]
     scales, least = grid.read(blocks)
     rng = np.random.default_rng(0)
@@ -32,7 +32,7 @@ def test_any_codes_can_be_put_on_the_grids_of_a_block(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_codes_of_a_block_put_back_are_the_block(kind: str) -> None:
+def test_writing_a_blocks_own_codes_does_not_change_it(kind: str) -> None:
     blocks, grid = stored(kind), GRIDS[kind]
     scales, least = grid.read(blocks)
     width = TYPES[kind].block // scales.shape[1]
@@ -45,7 +45,7 @@ def test_the_codes_of_a_block_put_back_are_the_block(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_compensation_on_grids_that_stay_pays(kind: str) -> None:
+def test_compensation_on_fixed_grids_pays(kind: str) -> None:
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(70, 512, generator=generator)
     x = torch.randn(2000, 512, generator=generator) @ torch.randn(512, 512, generator=generator)
@@ -68,7 +68,7 @@ def test_compensation_on_grids_that_stay_pays(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_zeros_and_dead_inputs_stay_finite(kind: str) -> None:
+def test_zeros_and_dead_inputs_give_finite_weights(kind: str) -> None:
     codec = BlockCodec(TYPES[kind])
     weight = torch.zeros(3, 256)
     weight[1] = torch.linspace(-1, 1, 256)

@@ -1,4 +1,4 @@
-"""Compiled kernels are kept by all that went into them, or not at all."""
+"""Compiled kernels are cached by a hash of all their sources, or not at all."""
 
 import os
 import re
@@ -23,11 +23,11 @@ TRY = (
 
 
 def compiled(**environment: str) -> list[str]:
-    """The folder, a kernel's result and the kernels that were found in the folder."""
-    kept = {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"}
+    """The cache folder, a kernel's result and the number of cache hits."""
+    inherited = {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"}
     command = [sys.executable, "-c", TRY]
     done = subprocess.run(
-        command, env={**kept, **environment}, capture_output=True, text=True, check=False
+        command, env={**inherited, **environment}, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.split()
@@ -61,7 +61,7 @@ def test_another_compiler_changes_the_key(library: str, monkeypatch: pytest.Monk
     assert kernel_cache.key([]) != before
 
 
-def test_kernels_are_kept_in_the_users_cache_and_found_again(tmp_path: Path) -> None:
+def test_kernels_are_cached_in_the_users_cache_folder_and_reused(tmp_path: Path) -> None:
     first, again = (compiled(XDG_CACHE_HOME=str(tmp_path)) for _ in range(2))
     assert Path(first[0]).parent == tmp_path / "phi3quant"
     assert first[1:] == ["1.5", "0"]
@@ -75,17 +75,17 @@ def test_damaged_machine_code_is_compiled_again(tmp_path: Path) -> None:
     assert compiled(XDG_CACHE_HOME=str(tmp_path))[1] == "1.5"
 
 
-def test_without_a_place_to_write_kernels_are_compiled_all_the_same(tmp_path: Path) -> None:
-    # A file in the way stops root too, unlike permissions.
+def test_kernels_work_without_a_folder_to_write_to(tmp_path: Path) -> None:
+    # Unlike permissions, a file in place of the folder stops root too.
     (tmp_path / "phi3quant").write_text("")
     assert compiled(XDG_CACHE_HOME=str(tmp_path)) == ["None", "1.5", "0"]
 
 
-def test_a_users_choice_of_the_folder_is_kept(tmp_path: Path) -> None:
+def test_numba_cache_dir_sets_the_folder(tmp_path: Path) -> None:
     assert Path(compiled(NUMBA_CACHE_DIR=str(tmp_path))[0]).parent == tmp_path
 
 
-def test_folders_that_nothing_used_for_a_month_go(
+def test_folders_without_use_for_a_month_are_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
@@ -93,6 +93,6 @@ def test_folders_that_nothing_used_for_a_month_go(
     for name, days in ((old, 31), (recent, 29), (foreign, 99)):
         (tmp_path / name).mkdir()
         os.utime(tmp_path / name, (0, time.time() - days * 86400))
-    made = kernel_cache.folder.__wrapped__()
-    assert made is not None
-    assert {path.name for path in tmp_path.iterdir()} == {recent, foreign, made.name}
+    current = kernel_cache.folder.__wrapped__()
+    assert current is not None
+    assert {path.name for path in tmp_path.iterdir()} == {recent, foreign, current.name}

@@ -32,7 +32,7 @@ def codecs(scheme: QuantScheme) -> Codecs:
 
 
 class Case:
-    """A variant's first block with its statistics on random text."""
+    """First block of a variant, with statistics of random text."""
 
     def __init__(self, folder: Path) -> None:
         checkpoint = open_checkpoint(folder)
@@ -75,7 +75,7 @@ def test_no_linear_ends_worse_than_rtn(
 
 
 @pytest.mark.parametrize("variant", ["gqa", "mha"])
-def test_the_blocks_output_is_much_better_than_rtns(
+def test_the_output_error_of_a_block_is_much_lower_than_rtns(
     variant: str, case: Callable[[str], Case]
 ) -> None:
     errors = case(variant).output_errors(QuantScheme())
@@ -98,14 +98,14 @@ def test_the_same_input_gives_the_same_codes(case: Callable[[str], Case]) -> Non
         assert torch.equal(one.scales, other.scales)
 
 
-def test_norms_come_out_as_fp16_numbers_without_loss(case: Callable[[str], Case]) -> None:
+def test_norms_are_fp16_numbers_and_folds_stay_exact(case: Callable[[str], Case]) -> None:
     gqa = case("gqa")
     result = gqa.awq(QuantScheme())
     for key, value in result.norms.items():
         assert torch.equal(value, value.half().float())
         fold = next(fold for fold in FOLDS.values() if fold.producer == key)
         if fold.consumer in result.folds:
-            # The scale that was moved is exactly what the rounded norm lacks.
+            # The scale that was moved is the exact quotient of the norm and the rounded norm.
             restored = value * result.folds[fold.consumer]
             assert torch.allclose(restored, gqa.block[key], rtol=1e-6)
 
@@ -128,18 +128,18 @@ def test_dead_channels_give_finite_results(damage: str, case: Callable[[str], Ca
     assert all(torch.isfinite(value).all() for value in result.dequantized().values())
 
 
-def test_scales_that_cannot_help_are_not_moved(case: Callable[[str], Case]) -> None:
+def test_scales_that_do_not_help_are_not_moved(case: Callable[[str], Case]) -> None:
     gqa = case("gqa")
     weight = torch.ones(64, 64)
     gram = Gram(torch.eye(64), torch.ones(64), 1)
-    found = awq.search_scales(
+    scales = awq.search_scales(
         weight, gram, FOLDS["qkv_proj"], gqa.config, AffineCodec(QuantScheme())
     )
-    assert found is None
+    assert scales is None
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_every_method_keeps_shapes_and_scheme(name: str, case: Callable[[str], Case]) -> None:
+def test_every_method_keeps_shapes_and_the_scheme(name: str, case: Callable[[str], Case]) -> None:
     gqa, scheme = case("gqa"), QuantScheme(4, 16, symmetric=False)
     result = METHODS[name].quantize_block(gqa.block, gqa.grams, gqa.config, codecs(scheme))
     for key, value in gqa.block.items():
