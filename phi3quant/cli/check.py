@@ -12,7 +12,8 @@ from phi3quant.cli.terminal import echo_command, finite, print_json
 from phi3quant.disk.output import write_bytes, write_json
 from phi3quant.errors import NotComparableError
 from phi3quant.gating import gate_report
-from phi3quant.gating.check import CheckReport, Finding, Limits, check
+from phi3quant.gating.check import Limits, check
+from phi3quant.gating.check_report import CheckReport, Finding
 from phi3quant.gating.gate import DEFAULT_DRIFT, Verdict
 
 

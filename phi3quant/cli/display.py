@@ -21,7 +21,7 @@ from phi3quant.cli import terminal
 from phi3quant.cli.terminal import echo, note
 from phi3quant.evaluation.evaluate import Evaluation
 from phi3quant.evaluation.metrics import WorstWindow
-from phi3quant.gating.check import CheckReport
+from phi3quant.gating.check_report import CheckReport
 from phi3quant.gating.comparison import ModelComparison
 from phi3quant.gating.gate_report import METRICS
 from phi3quant.progress import Progress, Step, silent

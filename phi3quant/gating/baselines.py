@@ -14,7 +14,7 @@ from phi3quant.evaluation.paired_statistics import PairedMean, paired_mean
 from phi3quant.evaluation.perplexity import Comparison
 from phi3quant.gating import facts
 from phi3quant.gating.baseline import Baseline, read_baseline, write_baseline
-from phi3quant.gating.check import baseline_windows
+from phi3quant.gating.belonging import baseline_windows
 from phi3quant.gating.description import describe, weights_of
 from phi3quant.gating.recorded import record, score_beside
 from phi3quant.model.predictor import predictor

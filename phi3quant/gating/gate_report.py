@@ -5,7 +5,7 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 from phi3quant.evaluation.metrics import plain
-from phi3quant.gating.check import SCHEMA_VERSION, CheckReport
+from phi3quant.gating.check_report import SCHEMA_VERSION, CheckReport
 from phi3quant.gating.gate import Gate, Verdict
 from phi3quant.version import tool_version
 from phi3quant.visible import code_span, in_annotation, in_markdown, in_xml

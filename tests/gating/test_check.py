@@ -13,7 +13,8 @@ from phi3quant.errors import CorpusError, InputError, NotComparableError
 from phi3quant.evaluation.evaluate import EvaluationText
 from phi3quant.gating.baseline import read_baseline, write_baseline
 from phi3quant.gating.baselines import create_baseline, update_baseline
-from phi3quant.gating.check import CheckReport, Limits, check
+from phi3quant.gating.check import Limits, check
+from phi3quant.gating.check_report import CheckReport
 from phi3quant.gating.gate import Verdict
 from phi3quant.gating.gate_report import as_json
 from phi3quant.quant.scheme import QuantScheme

@@ -8,7 +8,7 @@ from junitparser import JUnitXml
 
 from phi3quant.evaluation.metrics import WorstWindow
 from phi3quant.evaluation.paired_statistics import PairedMean
-from phi3quant.gating.check import CheckReport, Finding
+from phi3quant.gating.check_report import CheckReport, Finding
 from phi3quant.gating.gate import Gate, Verdict
 from phi3quant.gating.gate_report import METRICS, annotations, as_json, as_junit, as_markdown
 
