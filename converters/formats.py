@@ -14,8 +14,9 @@ from converters.onnx import writer as onnx_writer
 from converters.onnx.file import is_onnx
 from converters.onnx.reader import OnnxModel, at_levels, open_onnx
 from converters.packed import awq_gemm, compressed_tensors
-from converters.packed.checkpoint import open_packed, packed_format
 from converters.packed.layout import PackedLayout, shown
+from converters.packed.reader import open_packed
+from converters.packed.writer import packed_format
 from phi3quant.errors import CheckpointError, SchemeError
 from phi3quant.model.architecture import LINEARS, block_tensor_name
 from phi3quant.model.config import Phi3Config, read_config

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from converters import open_model
-from converters.packed.checkpoint import PackedCheckpoint
+from converters.packed.reader import PackedCheckpoint
 from phi3quant.disk.output import MANIFEST
 from phi3quant.disk.untrusted_json import read_json_if_there
 from phi3quant.model.architecture import LINEARS, block_tensor_name

@@ -25,7 +25,8 @@ from phi3quant.gating.gate import Gate, Verdict
 from phi3quant.quant.methods import METHODS
 from phi3quant.quant.scheme import GROUP_SIZES, WHOLE_ROW
 from phi3quant.run.artifacts import Artifacts
-from phi3quant.run.pipeline import Conduct, quantize
+from phi3quant.run.conduct import Conduct
+from phi3quant.run.pipeline import quantize
 from phi3quant.run.recipe import Recipe
 from phi3quant.run.verification import Verification
 from phi3quant.source.locate import locate

@@ -17,7 +17,7 @@ from converters.gguf.type_policy import FileType, file_type
 from converters.onnx import sizes as onnx_sizes
 from converters.onnx import writer as onnx_writer
 from converters.onnx.options import OnnxOptions
-from converters.packed.checkpoint import PackedCheckpoint
+from converters.packed.reader import PackedCheckpoint
 from phi3quant.disk.ordered_writer import completed
 from phi3quant.disk.output import (
     MANIFEST,

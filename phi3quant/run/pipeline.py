@@ -1,7 +1,7 @@
 """From a checkpoint to quantized folders: plan, run, seal."""
 
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -25,7 +25,8 @@ from phi3quant.run import mixed_types, preflight
 from phi3quant.run.artifacts import Artifacts
 from phi3quant.run.blocks import Work, quantize_blocks
 from phi3quant.run.calibration_windows import CalibrationWindows, calibration_windows
-from phi3quant.run.draft import Draft, Judge, draft_of, publish
+from phi3quant.run.conduct import Conduct
+from phi3quant.run.draft import Draft, draft_of, publish
 from phi3quant.run.journal import Journal, open_journal
 from phi3quant.run.memory_budget import Calibrated
 from phi3quant.run.recipe import Recipe
@@ -33,23 +34,6 @@ from phi3quant.source.checkpoint import Checkpoint
 from phi3quant.source.locate import Located, locate
 from phi3quant.source.opened_model import OpenedModel
 from phi3quant.source.tokenizer import load_tokenizer
-
-
-@dataclass(frozen=True)
-class Conduct:
-    """How a run is carried out; nothing here changes a weight.
-
-    Attributes:
-        resume: go on after the blocks that an earlier run for the same output finished.
-        max_memory: limit on resident bytes; None: the memory that is available.
-        say: receives lines for the user.
-        judge: scores the result before it is published; None: it is not verified.
-    """
-
-    resume: bool = False
-    max_memory: int | None = None
-    say: Callable[[str], None] = lambda _line: None
-    judge: Judge | None = None
 
 
 @dataclass(frozen=True)

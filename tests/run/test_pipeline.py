@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from calib import windows
 from converters import LAYOUTS, open_weights
-from converters.packed.checkpoint import PackedCheckpoint
+from converters.packed.reader import PackedCheckpoint
 from phi3quant import EvaluationText, QuantScheme, inspect, verify
 from phi3quant.disk.output import MANIFEST
 from phi3quant.errors import CheckpointError, OutputError, SchemeError

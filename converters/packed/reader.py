@@ -1,19 +1,15 @@
-"""Packed checkpoints: a folder like the original's, with quantized matrices. Written and read."""
+"""Reader of packed checkpoints: safetensors folders with quantized matrices."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from converters.companions import carry_along, write_config
-from converters.format import Format, Source
-from converters.half import to_half
 from converters.packed.layout import PackedLayout, Stated
 from converters.packed.sizes import packed_name, packed_tensors
-from phi3quant.disk.tensor_plan import SHARD_BYTES, PlannedTensor
-from phi3quant.disk.tensor_stream import DTYPE_NAMES, SafetensorsStream, spec_of
+from phi3quant.disk.tensor_plan import PlannedTensor
+from phi3quant.disk.tensor_stream import DTYPE_NAMES
 from phi3quant.errors import CheckpointError, SchemeError
 from phi3quant.model.architecture import (
     BLOCK_TENSORS,
@@ -26,7 +22,6 @@ from phi3quant.model.architecture import (
     linear_shapes,
 )
 from phi3quant.model.config import Phi3Config
-from phi3quant.quant.block import QuantizedBlock
 from phi3quant.quant.scheme import QuantScheme
 from phi3quant.quant.tensor import QuantizedTensor
 from phi3quant.source.checkpoint import linear_bytes, untied_if_different
@@ -35,90 +30,6 @@ from phi3quant.source.unread_tensors import refuse_explained, refuse_unread
 
 _GROUP_INDEX = "weight_g_idx"
 """Ending of the tensor that maps columns to groups: int32 [columns]."""
-
-
-def packed_format(layout: PackedLayout) -> Format:
-    """A layout of packed checkpoints as a format to write."""
-    return Format(
-        name=layout.name,
-        title=layout.title,
-        check=layout.check,
-        nbytes=lambda config, scheme: sum(
-            planned.nbytes for planned in packed_plan(config, scheme, layout)
-        ),
-        open=lambda folder, source, scheme: PackedWriter(folder, source, scheme, layout),
-    )
-
-
-class PackedWriter:
-    """Streams a quantized model into a folder, block by block.
-
-    Norms, embedding and head are stored as FP16 beside the packed matrices.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        source: Source,
-        scheme: QuantScheme,
-        layout: PackedLayout,
-        shard_bytes: int = SHARD_BYTES,
-    ) -> None:
-        config = source.config
-        layout.check(scheme, config)
-        self._folder, self._source = folder, source.folder
-        self._config, self._scheme, self._layout = config, scheme, layout
-        folder.mkdir(parents=True, exist_ok=True)
-        specs = [spec_of(planned) for planned in packed_plan(config, scheme, layout)]
-        self._stream = SafetensorsStream(folder, specs, shard_bytes)
-
-    def complete(self) -> None:
-        """See Completable."""
-        self._stream.complete()
-        described = self._layout.describe(self._scheme)
-        write_config(
-            self._folder, self._config, torch_dtype="float16", quantization_config=described
-        )
-        carry_along(self._source, self._folder)
-
-    def abandon(self) -> None:
-        """See Completable."""
-        self._stream.abandon()
-
-    @property
-    def hashed(self) -> Mapping[str, Mapping[str, Any]]:
-        """See ModelWriter."""
-        return self._stream.hashed
-
-    def embedding(self, weight: torch.Tensor) -> None:
-        """Write the token embeddings [vocab, hidden]; comes first."""
-        self._stream.write(EMBEDDING, to_half(EMBEDDING, weight))
-
-    def block(self, index: int, block: QuantizedBlock) -> None:
-        """Write the next block."""
-        for key in BLOCK_TENSORS:
-            name = block_tensor_name(index, key)
-            if key not in LINEARS:
-                self._stream.write(name, to_half(name, block.norms[key]))
-                continue
-            codes = block.linears[key]
-            if not isinstance(codes, QuantizedTensor):
-                raise TypeError(f"{self._layout.name} holds codes, not a {type(codes).__name__}")
-            for ending, tensor in self._layout.pack(codes).items():
-                self._stream.write(packed_name(name, ending), tensor)
-
-    def final(self, norm: torch.Tensor, head: torch.Tensor | None) -> None:
-        """Write the last norm [hidden] and, of an untied model, the head [vocab, hidden]."""
-        self._stream.write(FINAL_NORM, to_half(FINAL_NORM, norm))
-        if head is not None:
-            self._stream.write(HEAD, to_half(HEAD, head))
-
-
-def packed_plan(
-    config: Phi3Config, scheme: QuantScheme, layout: PackedLayout
-) -> list[PlannedTensor]:
-    """Every tensor of a packed checkpoint, in the order of writing."""
-    return packed_tensors(config, scheme, layout.specify)
 
 
 @dataclass(frozen=True)
@@ -265,7 +176,7 @@ def open_packed(
     config, notes = untied_if_different(store, stored_config)
     layout.check(stated.scheme, config)
     _refuse_plain_parts(store, config, stated)
-    planned = packed_plan(config, stated.scheme, layout)
+    planned = packed_tensors(config, stated.scheme, layout.specify)
     if stated.grouped_by_index:
         planned += [
             PlannedTensor(packed_name(block_tensor_name(index, key), _GROUP_INDEX), "I32", (width,))
