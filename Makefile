@@ -22,7 +22,7 @@ help:
 	@echo 'make test       the tests'
 	@echo 'make fuzz       spoiled files for every reader: SECONDS=60 for each, READER=gguf for one'
 	@echo 'make faults     kill and fail runs at POINTS=100 changes of files, with each export'
-	@echo 'make check      formatting, lint, types, layers'
+	@echo 'make check      formatting, lint, types, layers, spelling, prose'
 	@echo 'make docs       the documentation as pages, into build/docs'
 	@echo 'make real       fetch a real model (135M parameters) into models/real'
 	@echo 'make test-real  the tests on the real model and in real runtimes'
@@ -99,6 +99,8 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/codespell
+	$(BIN)/python scripts/check_prose.py
 
 # Warnings are errors.
 docs: $(VENV)/.installed-docs

@@ -28,7 +28,7 @@ def run(words: list[str]) -> int:
 
 
 def in_child(work: Callable[[], int], after: float | None = None) -> int:
-    """Do ``work`` in a forked child; kill it -9 after so many seconds. The status of its end."""
+    """Exit status of a forked child that does ``work`` and is killed -9 after some seconds."""
     child = os.fork()
     if child == 0:
         os._exit(work())

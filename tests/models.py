@@ -56,7 +56,7 @@ VARIANTS: Mapping[str, dict[str, Any]] = {
     "partial": {"hidden_size": 128, "partial_rotary_factor": 0.5},
     "longrope": {"rope_scaling": long_rope(8), "original_max_position_embeddings": 40},
 }
-"""What each variant changes in BASE; heads are of 16 values (partial: 32), so 8 pairs rotate."""
+"""Changes of each variant to BASE; heads have 16 values (partial: 32), so 8 pairs rotate."""
 
 
 def make_model(folder: Path, *, seed: int = 0, **changes: Any) -> Phi3ForCausalLM:
@@ -93,7 +93,7 @@ def make_tokenizer(folder: Path) -> None:
 
 
 def own_logits(model: ModelWeights, ids: torch.Tensor) -> torch.Tensor:
-    """What phi3quant computes for token ids [batch, positions]: FP32 [batch, positions, vocab]."""
+    """Logits by phi3quant for token ids [batch, positions]: FP32 [batch, positions, vocab]."""
     hidden = final_states(model, ids, lambda _steps: None)
     return logits(hidden, model.final_norm(), model.head(), model.config.rms_norm_eps)
 

@@ -239,7 +239,7 @@ def test_a_round_is_measured_again_as_a_whole(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """How many of its two runs are done again, asked to renew and not, for one that differs."""
+    """Number of its two runs that are repeated, with --renew and without, if one differs."""
     turn = Turn("some", Size("mini-4k", 1, 1, 1), ("rtn", "Q4_K_M"), rounds=1)
     monkeypatch.setattr(speed, "_warm_up", Mock())
     monkeypatch.setattr(speed, "described", Mock(return_value="here"))

@@ -31,7 +31,7 @@ def load(name: str) -> Any:
 
 
 def workflow_commands() -> list[str]:
-    """What the job runs with phi3quant, in order; the installation is done already."""
+    """Commands of the job that run phi3quant, in order, without the installation."""
     steps = load("gate.yml")["jobs"]["gate"]["steps"]
     commands = [step["run"].strip() for step in steps if "run" in step]
     return [command for command in commands if command.startswith("phi3quant ")]

@@ -18,7 +18,7 @@ _BLOCK = re.compile(r"^```(.*?)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:
-    """What follows the opening fence of each block of code, and the block."""
+    """Info string and content of each block of code."""
     return _BLOCK.findall(page.read_text(encoding="utf-8"))
 
 

@@ -23,7 +23,7 @@ LINEARS = (
 """The matrices of a block that every tool quantizes."""
 
 SIZES = "sizes.json"
-"""What a driver says of its artifact: ``linear_bytes``, stored for all quantized matrices."""
+"""Key of a driver's report: ``linear_bytes``, the stored bytes of all quantized matrices."""
 
 
 def parse_job() -> argparse.Namespace:

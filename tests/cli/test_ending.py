@@ -1,4 +1,4 @@
-"""However a command ends: one message, and an exit code that means what the table says."""
+"""Every end of a command: one message, and the exit code that is documented for it."""
 
 import errno
 import os

@@ -72,7 +72,7 @@ def series(generator: torch.Generator, noise: float, correlation: float) -> torc
 
 
 def share_failed(effect: float, trials: int = 1000) -> float:
-    """How often either measure of drift fails at the default limit when the truth is ``effect``."""
+    """Share of trials in which a measure of drift fails at the default limit; truth: ``effect``."""
     generator = torch.Generator().manual_seed(5)
     shift, failed = math.log1p(effect), 0
     for _ in range(trials):

@@ -31,7 +31,7 @@ from phi3quant.run.verification import verify
 
 SHORT = EvaluationText(max_tokens=2048)
 SIXTEEN = OnnxOptions(embedding="fp16", head="fp16")
-"""What a packed folder holds beside its codes."""
+"""ONNX options with the FP16 parts of a packed folder."""
 RECIPE = Recipe("rtn", formats=("onnx", "compressed-tensors"), onnx=SIXTEEN)
 
 
@@ -50,7 +50,7 @@ def packed(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def baseline(folder: Path) -> Path:
-    """Of the ONNX folder."""
+    """Baseline of the ONNX folder."""
     path = folder.parent / "onnx.baseline"
     create_baseline(folder, path, text=SHORT)
     return path

@@ -55,7 +55,7 @@ def test_logits_equal_transformers(real: Path, ids: torch.Tensor, tmp_path: Path
 
 
 def write(folder: Path, prompt: list[int], count: int) -> list[int]:
-    """What onnxruntime-genai writes after a prompt, always choosing the best token."""
+    """Greedy answer of onnxruntime-genai to a prompt."""
     model = genai.Model(str(folder))
     options = genai.GeneratorParams(model)
     options.set_search_options(do_sample=False, max_length=len(prompt) + count)

@@ -1,4 +1,4 @@
-"""What 4 bits cost the real model, on text that nothing was calibrated on."""
+"""Cost of 4 bits for the real model, on text that nothing was calibrated on."""
 
 from collections.abc import Mapping
 from pathlib import Path

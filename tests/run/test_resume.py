@@ -42,7 +42,7 @@ def invoke(*words: str) -> Result:
 def interrupted_after(
     blocks: int, monkeypatch: pytest.MonkeyPatch, *words: str, error: type[BaseException] | OSError
 ) -> Result:
-    """Run a command that ends in the block after so many, as if by itself."""
+    """Run a command that is interrupted after a number of blocks."""
     done = []
 
     def write(path: Path, *given: object) -> None:

@@ -26,7 +26,7 @@ Kernel = Callable[[np.ndarray, np.ndarray, np.ndarray], None]
 """Encodes FP32 [weights], with the importance FP32 [columns] or an empty array, into the output
 uint8 [blocks, block_bytes]."""
 _Store = Callable[[torch.Tensor, np.ndarray, np.ndarray], None]
-"""Like Kernel, but for a tensor FP32 [rows, columns]."""
+"""Like Kernel, for a tensor FP32 [rows, columns]."""
 
 
 @dataclass(frozen=True)

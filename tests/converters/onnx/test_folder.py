@@ -26,7 +26,7 @@ from tests.models import VOCABULARY
 
 IDS = torch.randint(0, VOCABULARY, (1, 60), generator=torch.Generator().manual_seed(5))
 SIXTEEN = OnnxOptions(embedding="fp16", head="fp16")
-"""What a packed folder holds beside its codes."""
+"""ONNX options with the FP16 parts of a packed folder."""
 
 
 @pytest.fixture(scope="module")
