@@ -14,19 +14,21 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 PAGES = [DOCS / "index.md", *sorted((DOCS / "guide").glob("*.md"))]
 RUN, NOT_RUN = "sh", "console"
-_BLOCK = re.compile(r"^```(.*?)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+_BLOCK = re.compile(
+    r"^(?:<!-- not run: (.+?) -->\n)?```(.*?)\n(.*?)^```$", re.DOTALL | re.MULTILINE
+)
 
 
-def blocks(page: Path) -> list[tuple[str, str]]:
-    """Info string and content of each block of code."""
+def blocks(page: Path) -> list[tuple[str, str, str]]:
+    """The reason why a block of code isn't run, if any, its language, and the block."""
     return _BLOCK.findall(page.read_text(encoding="utf-8"))
 
 
 def commands(page: Path) -> list[str]:
     return [
         line
-        for info, text in blocks(page)
-        if info == RUN
+        for _reason, language, text in blocks(page)
+        if language == RUN
         for line in text.replace("\\\n", " ").splitlines()
         if line.strip()
     ]
@@ -48,11 +50,19 @@ def test_every_command_of_a_page_succeeds_in_turn(
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_what_is_not_run_says_why(page: Path) -> None:
-    for info, text in blocks(page):
-        language, _, title = info.partition(" ")
-        if language != RUN and ("phi3quant" in text or language == NOT_RUN):
-            assert re.fullmatch(r'title="Not run by the tests: [^"]+"', title), info
+def test_a_block_that_is_not_run_has_a_hidden_reason(page: Path) -> None:
+    for reason, language, text in blocks(page):
+        assert " " not in language, "readers see a title"
+        skipped = language == NOT_RUN or (language != RUN and "phi3quant" in text)
+        assert bool(reason) == skipped, text
+
+
+def test_the_torch_of_the_install_lines_is_the_pinned_one() -> None:
+    (pinned,) = re.findall(
+        r"^torch==(\S+)$", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    for page in (ROOT / "README.md", DOCS / "index.md"):
+        assert re.findall(r"install torch==(\S+)", page.read_text(encoding="utf-8")) == [pinned]
 
 
 def test_every_page_is_in_the_navigation_or_in_a_list_of_its_folder() -> None:

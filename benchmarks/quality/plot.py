@@ -1,92 +1,138 @@
-"""Plot of perplexity increase against bits per weight, one panel per model."""
+"""The plot of one model: perplexity increase against bits per weight, each point labelled."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter
+from matplotlib.legend import Legend
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
+from matplotlib.transforms import Bbox
 
 from benchmarks.peers.tools import OURS, TOOLS
 from benchmarks.quality.entries import Entry
 from benchmarks.quality.result import Result
 from benchmarks.svg import saved
 
-# Height of a label relative to the panel, and the smallest increase that is drawn.
-_LABEL_HEIGHT = 0.022
 _LEAST = 1e-4
-_PLAIN_NUMBER = FuncFormatter(lambda value, _place: f"{value:g}")
+"""Smallest increase that is drawn, as a share; a logarithmic axis has no zero."""
+
+_STEPS = (", rtn", " alone")
+"""Endings of the rows that run a part of our method; only the table has them."""
+
 _MARKERS = "osD^vPX<"
+_COLORS = ("crimson", "tab:blue", "tab:orange", "tab:green", "tab:purple", "k", "tab:brown", "c")
+_STYLES = dict(zip(TOOLS, zip(_MARKERS, _COLORS, strict=True), strict=True))
+"""Marker and colour of each tool; ours stands out."""
+
+_TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200)
+_PERCENT = FuncFormatter(lambda value, _place: f"+{value:g} %")
+
+# In points. Browsers choose among several fonts; the width suits the widest of them.
+_FONT = 9.0
+_LINE = 11.5
+_LETTER = 5.4
+_GAP = 6.0
+_SHIFTS = sorted((step * _LINE / 2 for step in range(-120, 121)), key=abs)
+
+Box = tuple[float, float, float, float]
+"""Left, bottom, right and top, in points from the panel's corner."""
 
 
-def write_plot(panels: Mapping[str, Mapping[Entry, Result]], path: Path) -> None:
+def write_plot(title: str, results: Mapping[Entry, Result], path: Path) -> None:
     """Write the plot as SVG.
 
     Args:
-        panels: results by entry, by name of the model.
-        path: the file.
+        title: heading of the plot.
+        results: the results of one model.
+        path: the file to write.
     """
-    with saved(path, width=9, height=5.5 * max(1, len(panels))) as figure:
-        for number, (name, results) in enumerate(panels.items(), start=1):
-            _draw(figure.add_subplot(len(panels), 1, number), name, results)
+    drawn = {entry: each for entry, each in results.items() if not entry.name.endswith(_STEPS)}
+    with saved(path, width=9, height=6.2) as figure:
+        axes = figure.add_subplot()
+        axes.set_title(title, fontsize=_FONT + 1)
+        axes.set_xlabel("bits per weight of the blocks' matrices, scales included", fontsize=_FONT)
+        axes.set_ylabel("perplexity increase (lower is better)", fontsize=_FONT)
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(FixedLocator(_TICKS))
+        axes.yaxis.set_major_formatter(_PERCENT)
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.tick_params(labelsize=_FONT)
+        axes.margins(x=0.17, y=0.06)
+        axes.grid(which="major", alpha=0.25)
+        legend = _draw_points(axes, drawn)
+        figure.draw_without_rendering()  # settles the size of the panel
+        _draw_labels(axes, drawn, _in_points(axes, legend.get_window_extent()))
 
 
-def _draw(axes: Axes, name: str, results: Mapping[Entry, Result]) -> None:
-    axes.set_title(name)
-    axes.set_xlabel("bits a weight, of the blocks' matrices")
-    axes.set_ylabel("perplexity increase, %")
-    axes.set_yscale("log")
-    for (tool, marker), color in zip(zip(TOOLS, _MARKERS, strict=True), _colors(), strict=True):
-        points = [(each, results[each]) for each in results if each.tool == tool]
-        if not points:
-            continue
-        axes.plot(
-            [result.linear_bits for _, result in points],
-            [_height(result) for _, result in points],
-            marker,
-            color=color,
-            label=tool,
-            markersize=7 if tool == OURS else 4,
-        )
-    axes.margins(x=0.12)
-    axes.legend(bbox_to_anchor=(1.01, 1), loc="upper left")
-    axes.yaxis.set_major_formatter(_PLAIN_NUMBER)
-    axes.yaxis.set_minor_formatter(_PLAIN_NUMBER)
-    axes.grid(which="both", alpha=0.2)
-    _label(axes, results)
+def _draw_points(axes: Axes, results: Mapping[Entry, Result]) -> Legend:
+    for tool, (marker, color) in _STYLES.items():
+        points = [_point(result) for entry, result in results.items() if entry.tool == tool]
+        if points:
+            x, y = zip(*points, strict=True)
+            axes.plot(x, y, marker, color=color, label=tool, markersize=8 if tool == OURS else 6)
+    return axes.legend(loc="upper right", fontsize=_FONT)
 
 
-def _colors() -> Sequence[str]:
-    """One color per tool; ours stands out."""
-    return ["crimson", *(f"C{number}" for number in range(len(TOOLS) - 1))]
+def _point(result: Result) -> tuple[float, float]:
+    """Bits per weight, and the increase in percent."""
+    return result.linear_bits, 100 * max(result.increase(0), _LEAST)
 
 
-def _height(result: Result) -> float:
-    """Perplexity increase in percent, at least the smallest that is drawn."""
-    return 100 * max(result.increase(0), _LEAST)
-
-
-def _label(axes: Axes, results: Mapping[Entry, Result]) -> None:
-    """Write each entry's name next to its point, moved up if another name is there."""
-    # Reading the limits applies pending autoscaling, which the transformation doesn't do.
-    axes.get_xlim()
-    axes.get_ylim()
-    to_panel = axes.transData + axes.transAxes.inverted()
-    taken: list[tuple[float, float]] = []
-    for entry in sorted(results, key=lambda each: _height(results[each])):
-        point = (results[entry].linear_bits, _height(results[entry]))
-        x, y = (float(value) for value in to_panel.transform(point))
-        # Names are about a fifth of the panel's width.
-        near = [top for left, top in taken if abs(left - x) < 0.2]
-        y = max([y, *(top + _LABEL_HEIGHT for top in near if top + _LABEL_HEIGHT > y)])
-        taken.append((x, y))
-        label = axes.annotate(
+def _draw_labels(axes: Axes, results: Mapping[Entry, Result], legend: Box) -> None:
+    """Write each entry's name next to its point, in the nearest place that is free."""
+    panel = _in_points(axes, axes.bbox)
+    places = {entry: _place(axes, result) for entry, result in results.items()}
+    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in places.values()]
+    taken.append(legend)
+    for entry in sorted(results, key=lambda each: places[each]):
+        x, y = places[entry]
+        candidates = list(_candidates(x, y, len(entry.name) * _LETTER))
+        free = (each for each in candidates if _inside(each[0], panel))
+        free = (each for each in free if not any(_overlap(each[0], other) for other in taken))
+        label, on_left = next(free, candidates[0])
+        taken.append(label)
+        left, bottom, right, top = label
+        shift = (bottom + top) / 2 - y
+        _marker, color = _STYLES[entry.tool]
+        leader = {"arrowstyle": "-", "color": color, "alpha": 0.4, "linewidth": 0.7}
+        axes.annotate(
             entry.name,
-            point,
-            (x + 0.012, y),
-            textcoords="axes fraction",
-            fontsize=6,
+            _point(results[entry]),
+            ((right if on_left else left) - x, shift),
+            textcoords="offset points",
+            fontsize=_FONT,
             va="center",
-            color="crimson" if entry.tool == OURS else "black",
-        )
-        # A stack of names must not shrink the panel.
-        label.set_in_layout(False)
+            ha="right" if on_left else "left",
+            color=color,
+            arrowprops=leader if abs(shift) > _LINE / 2 else None,
+        ).set_in_layout(False)
+
+
+def _place(axes: Axes, result: Result) -> tuple[float, float]:
+    """A result's point on the drawing, in points from the panel's corner."""
+    x, y = axes.transData.transform(_point(result))
+    scale = 72 / axes.figure.dpi
+    return (x - axes.bbox.x0) * scale, (y - axes.bbox.y0) * scale
+
+
+def _in_points(axes: Axes, box: Bbox) -> Box:
+    scale = 72 / axes.figure.dpi
+    left, bottom = axes.bbox.x0, axes.bbox.y0
+    x0, y0, x1, y1 = box.x0 - left, box.y0 - bottom, box.x1 - left, box.y1 - bottom
+    return x0 * scale, y0 * scale, x1 * scale, y1 * scale
+
+
+def _candidates(x: float, y: float, width: float) -> Iterator[tuple[Box, bool]]:
+    """Boxes for a label next to a point, the nearest first, and whether each is on its left."""
+    for shift in _SHIFTS:
+        low, high = y + shift - _LINE / 2, y + shift + _LINE / 2
+        yield (x + _GAP, low, x + _GAP + width, high), False
+        yield (x - _GAP - width, low, x - _GAP, high), True
+
+
+def _overlap(one: Box, other: Box) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+def _inside(box: Box, panel: Box) -> bool:
+    return all(low > 0 for low in box[:2]) and box[2] < panel[2] and box[3] < panel[3]

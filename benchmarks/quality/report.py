@@ -15,9 +15,12 @@ from benchmarks.quality.subject import Subject
 Rows = Mapping[Entry, Result]
 """Entries with their results."""
 
+_TITLES = {"real": "Quality against size: SmolLM2-135M in Phi-3's layout, quantized by each tool"}
+"""Headings of plots, by the name of the model."""
+
 
 def write_report(subjects: Sequence[Subject], docs: Path) -> None:
-    """Write the tables between the markers of quality.md, and the plot next to it.
+    """Write the tables into quality.md, between its markers, and the first model's plot next to it.
 
     Results of other texts or settings are left out and listed on the terminal; those of an older
     version of the source are marked.
@@ -26,8 +29,14 @@ def write_report(subjects: Sequence[Subject], docs: Path) -> None:
     tables = [_section(subject, found[subject.name]) for subject in subjects]
     docs.mkdir(parents=True, exist_ok=True)
     replace_between(docs / "quality.md", "bench-quality", "\n\n".join(tables))
-    measured = {name: _made(rows) for name, rows in found.items()}
-    write_plot({name: rows for name, rows in measured.items() if rows}, docs / "quality.svg")
+    first = subjects[0].name
+    if measured := _made(found[first]):
+        write_plot(plot_title(first), measured, docs / "quality.svg")
+
+
+def plot_title(subject: str) -> str:
+    """Heading of a model's plot."""
+    return _TITLES.get(subject, subject)
 
 
 def _current(subject: Subject) -> dict[Entry, Result]:

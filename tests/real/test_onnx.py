@@ -19,7 +19,7 @@ from phi3quant.evaluation.evaluate import EvaluationText, evaluate
 from phi3quant.run.export import export_gguf, export_onnx
 from phi3quant.source.tokenizer import load_tokenizer
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+EXAMPLE = Path(__file__).resolve().parents[2] / "docs" / "formats.md"
 QUESTIONS = ("What is the capital of France?", "Write one sentence about rivers.")
 
 
@@ -141,9 +141,11 @@ def test_rounded_activations_cost_little(shipped: Path, awq: Mapping[str, Path])
     assert rounded.ratio == pytest.approx(1, abs=0.03)
 
 
-def test_the_readmes_example_writes(shipped: Path, tmp_path: Path) -> None:
+def test_the_example_in_the_documentation_writes(shipped: Path, tmp_path: Path) -> None:
     (code,) = re.findall(
-        r"```python\n((?:(?!```).)*onnxruntime_genai.*?)```", README.read_text(), re.DOTALL
+        r"```python\n((?:(?!```).)*onnxruntime_genai.*?)```",
+        EXAMPLE.read_text(encoding="utf-8"),
+        re.DOTALL,
     )
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "onnx").symlink_to(shipped)
