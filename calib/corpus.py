@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from pathlib import Path
 
@@ -78,8 +79,12 @@ def load_corpus(source: str | Path, part: str, field: str | None = None) -> Corp
 
 def suitable(tokenizer: Tokenizer) -> str:
     """Name of the bundled corpus for a model: ``tiny`` if it has phi3-tiny's vocabulary."""
-    bundled = load_tokenizer(locate.bundled_folder())
-    return "tiny" if tokenizer.digest == bundled.digest else "general"
+    return "tiny" if tokenizer.digest == _bundled_digest() else "general"
+
+
+@cache
+def _bundled_digest() -> str:
+    return load_tokenizer(locate.bundled_folder()).digest
 
 
 def render(corpus: Corpus, tokenizer: Tokenizer) -> str:

@@ -77,12 +77,12 @@ def _opened(path: Path) -> StoredWeights:
     config = read_config(path)
     described = config.raw.get("quantization_config")
     if described is None:
-        return open_checkpoint(path)
+        return open_checkpoint(path, config)
     if not isinstance(described, Mapping):
         raise CheckpointError(f"{path}/config.json: quantization_config is not an object")
     store = open_tensors(path)
     if _all_plain(store, config):
-        return _plain_in_spite_of(described, path)
+        return _plain_in_spite_of(described, path, config)
     for layout in LAYOUTS.values():
         try:
             stated = layout.recognise(described)
@@ -127,14 +127,16 @@ def _all_plain(store: TensorFolder, config: Phi3Config) -> bool:
     return all(tensor is not None and tensor.dtype in FLOAT_DTYPES for tensor in stored)
 
 
-def _plain_in_spite_of(described: Mapping[str, Any], path: Path) -> StoredWeights:
+def _plain_in_spite_of(
+    described: Mapping[str, Any], path: Path, config: Phi3Config
+) -> StoredWeights:
     """A plain checkpoint whose configuration still describes the quantization of another."""
     if described.get("transform_config") not in (None, {}, {"config_groups": {}}):
         raise CheckpointError(
             f"{path}: the quantization_config has a transform_config, which changes the model and "
             "can't be read"
         )
-    opened = open_checkpoint(path)
+    opened = open_checkpoint(path, config)
     method = described.get("quant_method")
     of = "" if method is None else f" of {shown(method)}"
     note = (

@@ -89,10 +89,11 @@ class Verification:
 
     def __call__(self, draft: Draft) -> dict[str, dict[str, Any]]:
         """See Judge."""
-        located = [draft.source.located]
-        located += [Located(path, str(draft.places[name])) for name, path in draft.folders.items()]
-        opened = [open_located(each) for each in located]
-        self.evaluation = evaluate_opened(opened, self._text, self._progress)
+        artifacts = [
+            open_located(Located(folder, str(draft.places[name])))
+            for name, folder in draft.folders.items()
+        ]
+        self.evaluation = evaluate_opened([draft.source, *artifacts], self._text, self._progress)
         records = _records(self.evaluation, len(draft.folders))
         return dict(zip(draft.folders, records, strict=True))
 

@@ -78,18 +78,23 @@ class Checkpoint:
         return self.store.load_finite(EMBEDDING if self.config.tie_word_embeddings else HEAD)
 
 
-def open_checkpoint(folder: Path) -> Checkpoint:
+def open_checkpoint(folder: Path, config: Phi3Config | None = None) -> Checkpoint:
     """Open a plain checkpoint and check its configuration and all headers.
 
     Weights are read only to compare the head of a tied model with its embedding.
+
+    Args:
+        folder: of the model.
+        config: from its config.json, if that has been read.
 
     Raises:
         ConfigError: config.json is missing or not of a Phi-3 model.
         CheckpointError: weights are missing, truncated or of a wrong shape or dtype, or there are
             tensors that don't belong to the model described by config.json.
     """
+    stored = config or read_config(folder)
     store = open_tensors(folder)
-    config, notes = untied_if_different(store, read_config(folder))
+    config, notes = untied_if_different(store, stored)
     shapes = tensor_shapes(config)
     known = {*shapes, HEAD}
     refuse_explained(store.folder, store.tensors, known, config)
