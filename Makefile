@@ -33,6 +33,7 @@ help:
 
 # What using phi3quant takes; the tests and checks take more.
 $(VENV)/.installed: pyproject.toml constraints.txt
+	@echo 'setting up $(VENV) with the packages of constraints.txt (once; downloads take some minutes)'
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; try make PYTHON=python3.12")'
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	$(INSTALL) -e .

@@ -130,6 +130,6 @@ def test_needs_grow_with_the_text_alone(mini: Phi3Config) -> None:
 
 @pytest.mark.parametrize(("given", "size"), [("4GiB", 4 << 30), ("1.5g", 1_500_000_000)])
 def test_sizes_are_decimal_or_binary(given: str, size: int) -> None:
-    from phi3quant.cli.options import Size
+    from phi3quant.cli.values import Size
 
     assert Size().convert(given, None, None) == size

@@ -21,9 +21,12 @@ import llvmlite
 import numba
 import numpy as np
 
+from phi3quant.notices import announce
+
 _ROOT = Path(__file__).resolve().parents[3]
 # Days without use after which a folder of other sources is removed.
 _KEPT_DAYS = 30
+COMPILING = "compiling kernels for this machine (once, about 20 s)"
 _NAME = re.compile(r"kernels-[0-9a-f]{16}")
 
 
@@ -94,9 +97,12 @@ class Forgiving:
     def load_overload(self, *given: Any) -> Any:
         """Machine code; None if there is none, or it is damaged."""
         try:
-            return self.kept.load_overload(*given)
+            compiled = self.kept.load_overload(*given)
         except Exception:  # noqa: BLE001 - whatever unpickling makes of damaged bytes
-            return None
+            compiled = None
+        if compiled is None:
+            announce(COMPILING)
+        return compiled
 
     def save_overload(self, *given: Any) -> None:
         """Keep machine code, if the disk takes it."""
