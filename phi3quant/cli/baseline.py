@@ -56,7 +56,7 @@ _CREATION = options.group(
 )
 
 
-@baseline.command()
+@baseline.command(short_help="Write a baseline file.")
 @click.argument("artifact", required=False)
 @_CREATION
 @SCORED_TEXT
@@ -91,7 +91,7 @@ def create(
     print_recorded(recorded, running)
 
 
-@baseline.command()
+@baseline.command(short_help="Replace the artifact in a baseline.")
 @click.argument("artifact")
 @click.option("--baseline", "path", type=values.OUTPUT, required=True, help="File to change.")
 @click.option("--reason", required=True, help="Why it changes; an entry for its history.")

@@ -87,7 +87,7 @@ def check_command(
     \b
     phi3quant check ./phi3-4bit --baseline phi3-4bit.baseline
     phi3quant check model-Q4_K_M.gguf --baseline q4.baseline --junit gate.xml
-    phi3quant check ./phi3-4bit --baseline phi3-4bit.baseline --max-ppl-increase 8%
+    phi3quant check ./phi3-4bit --baseline my.baseline --max-ppl-increase 8%
 
     The artifact is read back from disk and scored. Two gates compare its perplexity: the budget
     with full precision, the drift with the artifact in the baseline. A gate fails if the model is

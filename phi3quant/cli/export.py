@@ -96,7 +96,7 @@ def export() -> None:
     """
 
 
-@export.command()
+@export.command(short_help="Write a GGUF file for llama.cpp and its apps.")
 @options.MODEL
 @_GGUF
 @_target("MODEL-TYPE")
@@ -141,7 +141,7 @@ def gguf(
         note_slow_type(output)
 
 
-@export.command()
+@export.command(short_help="Write an ONNX folder for onnxruntime-genai.")
 @options.MODEL
 @options.ONNX_LAYOUT
 @_target("MODEL-onnx")

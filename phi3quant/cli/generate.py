@@ -77,15 +77,17 @@ def generate(
     sampling: Sampling,
     running: Running,
 ) -> None:
-    """Let ARTIFACT answer PROMPT and report its speed; "-" reads the prompt from stdin.
+    """Let ARTIFACT answer PROMPT and report its speed.
 
     \b
     phi3quant generate phi3-4bit "What is the capital of France?"
-    phi3quant generate phi3-4bit "Write a haiku." --compare ./Phi-3-mini-4k-instruct
-    phi3quant generate model-Q4_K_M.gguf "Once upon a time" --raw --temperature 0.8
+    phi3quant generate phi3-4bit "Write a haiku." --compare ./Phi-3-mini-4k
+    phi3quant generate model.gguf "Once upon a time" --raw --temperature 0.8
     echo "Hello" | phi3quant generate out/onnx - --json
 
     ARTIFACT is a folder (a checkpoint, quantized or ONNX), a .gguf file, a hub id, or phi3-tiny.
+    PROMPT is a text, or - for standard input.
+
     ONNX runs in onnxruntime, GGUF in llama.cpp if llama-cpp-python is installed. Everything else
     is computed by phi3quant in FP32: models of up to 500 million weights in memory, larger ones by
     reading their weights for every token, which needs little memory and takes seconds a token.

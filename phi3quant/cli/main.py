@@ -160,12 +160,12 @@ def main() -> None:
     phi3quant awq MODEL -o OUT                 quantize a checkpoint and verify it
     phi3quant evaluate MODEL OUT               score both on the same text
     phi3quant generate OUT "Hello"             let the result answer
-    phi3quant export gguf OUT                  write a file for llama.cpp on a phone
+    phi3quant export gguf OUT                  write a file for llama.cpp apps
     phi3quant estimate phi-3-mini-4k           will it fit a phone, and how fast?
     phi3quant report OUT -o report.html        quality and size as an HTML page
     phi3quant inspect OUT                      architecture, size, provenance
     phi3quant compare MODEL OUT                differences between two models
-    phi3quant verify OUT                       check the files against their hashes
+    phi3quant verify OUT                       check files against their hashes
     phi3quant baseline create OUT -o FILE      record the quality for the CI gate
     phi3quant check OUT --baseline FILE        the CI gate: is it still as good?
 

@@ -1,10 +1,12 @@
 """Notes of the library on stderr, each of them once in a command."""
 
 import logging
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 import click
+from tqdm import tqdm
 
 from phi3quant.cli import terminal
 from phi3quant.notices import LOGGER
@@ -23,7 +25,9 @@ class _Handler(logging.Handler):
         line = record.getMessage()
         if line not in self._shown and not self._shared.get(QUIET):
             self._shown.add(line)
-            terminal.note(line if record.levelno == logging.INFO else f"note: {line}")
+            # A progress bar steps aside.
+            with tqdm.external_write_mode(file=sys.stderr):
+                terminal.note(line if record.levelno == logging.INFO else f"note: {line}")
 
 
 def show_notices() -> None:

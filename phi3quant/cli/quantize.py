@@ -95,8 +95,8 @@ def awq(
     phi3quant awq ./my-finetune -o out --asym --group-size 64 --calib train.jsonl
     phi3quant awq ./my-finetune -o out --export gguf --target-bpw 5.2
     phi3quant awq ./my-finetune -o out --max-memory 4GB
-    phi3quant awq ./my-finetune -o out --resume             after an interruption
-    phi3quant awq ./my-finetune -o out --max-ppl-increase 8%    exit code 1 if worse
+    phi3quant awq ./my-finetune -o out --resume              after an interruption
+    phi3quant awq ./my-finetune -o out --max-ppl-increase 8% exit code 1 if worse
 
     MODEL is a folder or a hub id; the default is the bundled phi3-tiny.
     """

@@ -79,8 +79,8 @@ RECIPE = options.group(
         "--samples",
         type=click.IntRange(1),
         default=_DEFAULT.samples,
-        show_default=f"{_DEFAULT.samples}; 128 with a preset",
-        help="Number of calibration windows.",
+        show_default=True,
+        help="Number of calibration windows; presets use 128.",
     ),
     click.option(
         "--seq-len",

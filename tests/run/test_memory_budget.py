@@ -96,7 +96,7 @@ def test_too_little_memory_is_refused_before_any_work(
         words = line(method, checkpoint_folder("gqa"), prose, "--max-memory", "100MiB")
         result = CliRunner().invoke(main, [*words, "-o", str(tmp_path / "out")])
         assert result.exit_code == 2
-        assert "GiB of memory and --max-memory is 0.10 GiB; allow more" in result.stderr
+        assert "MB of memory and --max-memory is 104.86 MB; allow more" in result.stderr
     assert not list(tmp_path.iterdir())
 
 
