@@ -8,6 +8,7 @@ import click
 from converters.gguf.type_policy import FILE_TYPES
 from phi3quant.cli import options, values
 from phi3quant.cli.estimate_display import print_everything, print_first_screen
+from phi3quant.cli.help_sections import SectionedCommand
 from phi3quant.cli.options import OnnxLayout
 from phi3quant.cli.terminal import print_json
 from phi3quant.estimating.artifact import FORMATS, GGUF
@@ -121,7 +122,7 @@ _DEVICES = options.group(
 )
 
 
-@click.command()
+@click.command(cls=SectionedCommand)
 @options.MODEL
 @_PLAN
 @_DEVICES

@@ -10,6 +10,7 @@ import click
 from converters.gguf.type_policy import FILE_TYPES, file_type
 from phi3quant.cli import options, values
 from phi3quant.cli.evaluation_table import print_evaluation
+from phi3quant.cli.help_sections import SectionedCommand
 from phi3quant.cli.options import OnnxLayout, Running
 from phi3quant.cli.progress import progress_bars, use_threads
 from phi3quant.cli.run_cost import peak_memory_bytes, run_cost
@@ -62,9 +63,9 @@ def _target(default: str) -> options.Decorator[Callable[..., None]]:
 class _GgufOptions:
     """Types and parts of a GGUF file."""
 
-    kind: str | None
+    gguf_type: str | None
     tensor_types: tuple[str, ...]
-    split_size: int | None
+    part_size: int | None
 
 
 _GGUF = options.group(
@@ -72,7 +73,7 @@ _GGUF = options.group(
     _GgufOptions,
     click.option(
         "--type",
-        "kind",
+        "gguf_type",
         type=values.Name("GGUF type", FILE_TYPES),
         help=f"Type of the file: {', '.join(FILE_TYPES)}.  [default: the type that stores "
         "MODEL's codes unchanged; F16 for a checkpoint]",
@@ -80,6 +81,7 @@ _GGUF = options.group(
     options.TENSOR_TYPES,
     click.option(
         "--split-size",
+        "part_size",
         type=values.Size(),
         help="Largest size of a file, such as 2GB; the rest goes to further files.",
     ),
@@ -96,7 +98,7 @@ def export() -> None:
     """
 
 
-@export.command(short_help="Write a GGUF file for llama.cpp and its apps.")
+@export.command(cls=SectionedCommand, short_help="Write a GGUF file for llama.cpp and its apps.")
 @options.MODEL
 @_GGUF
 @_target("MODEL-TYPE")
@@ -120,28 +122,28 @@ def gguf(
     The first example keeps the codes of a quantized folder: Q4_0 for awq's defaults.
     MODEL is a folder or a hub id; the default is the bundled phi3-tiny.
     """
-    if wanted.tensor_types and not wanted.kind:
+    if wanted.tensor_types and not wanted.gguf_type:
         raise click.UsageError("--tensor-type requires --type.")
-    kind = file_type(wanted.kind, wanted.tensor_types) if wanted.kind else None
+    kind = file_type(wanted.gguf_type, wanted.tensor_types) if wanted.gguf_type else None
 
     def write(model: str, output: Path, judge: Judge | None, progress: Progress) -> Artifacts:
         return export_gguf(
             model,
             output,
             kind=kind,
-            split_bytes=wanted.split_size,
+            split_bytes=wanted.part_size,
             revision=target.revision,
             overwrite=target.overwrite,
             progress=progress,
             judge=judge,
         )
 
-    output = _run(write, model, (wanted.kind or "gguf").lower(), target, text, running)
+    output = _run(write, model, (wanted.gguf_type or "gguf").lower(), target, text, running)
     if not (running.quiet or running.as_json):
         note_slow_type(output)
 
 
-@export.command(short_help="Write an ONNX folder for onnxruntime-genai.")
+@export.command(cls=SectionedCommand, short_help="Write an ONNX folder for onnxruntime-genai.")
 @options.MODEL
 @options.ONNX_LAYOUT
 @_target("MODEL-onnx")

@@ -138,17 +138,17 @@ _OUTER = (
     click.option(
         "--embedding",
         type=click.Choice(STORAGES),
-        help="ONNX: type of the stored embedding.  [default: int8 if the model is quantized]",
+        help="Type of the stored embedding.  [default: int8 if the model is quantized]",
     ),
     click.option(
         "--head",
         type=click.Choice(STORAGES),
-        help="ONNX: type of the stored output matrix.  [default: int8 if the model is quantized]",
+        help="Type of the stored output matrix.  [default: int8 if the model is quantized]",
     ),
     click.option(
         "--io",
         type=click.Choice(list(FLOATS)),
-        help="ONNX: type of inputs, outputs and products.  [default: fp32]",
+        help="Type of inputs, outputs and products.  [default: fp32]",
     ),
 )
 ONNX_OUTER = group("layout", OnnxLayout, *_OUTER)
@@ -160,20 +160,20 @@ ONNX_LAYOUT = group(
     click.option(
         "--accuracy-level",
         type=click.IntRange(ACCURACY_LEVELS.start, ACCURACY_LEVELS.stop - 1),
-        help="ONNX: 4 rounds activations to 8 bits, which phones compute fastest; 0 doesn't round "
+        help="4 rounds activations to 8 bits, which phones compute fastest; 0 doesn't round "
         "them.  [default: 4]",
     ),
     click.option(
         "--opset",
         type=click.Choice([str(number) for number in IR_VERSIONS]),
-        help=f"ONNX: operator set; {PORTABLE_OPSET} loads in older mobile runtimes.  "
+        help=f"Operator set; {PORTABLE_OPSET} loads in older mobile runtimes.  "
         f"[default: {DEFAULT_OPSET}]",
     ),
     *_OUTER,
     click.option(
         "--split-size",
         type=values.Size(),
-        help="ONNX: largest size of a data file, such as 2GB; the rest goes to further files.",
+        help="Largest size of a data file, such as 2GB; the rest goes to further files.",
     ),
 )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from phi3quant.cli import options, values
+from phi3quant.cli.help_sections import SectionedCommand
 from phi3quant.cli.options import OnnxLayout, Running
 from phi3quant.cli.progress import progress_bars, use_threads
 from phi3quant.cli.quality_gate import MAX_INCREASE, end_if_missed
@@ -71,7 +72,7 @@ def _quantizing(command: Callable[..., None]) -> Callable[..., None]:
     return options.MODEL(command)
 
 
-@click.command()
+@click.command(cls=SectionedCommand)
 @_quantizing
 def awq(
     model: str | None,
@@ -103,7 +104,7 @@ def awq(
     _run(model, recipe_of("awq", wanted, layout), run, text, running)
 
 
-@click.command()
+@click.command(cls=SectionedCommand)
 @_quantizing
 def gptq(
     model: str | None,
@@ -126,7 +127,7 @@ def gptq(
     _run(model, recipe_of("gptq", wanted, layout), run, text, running)
 
 
-@click.command()
+@click.command(cls=SectionedCommand)
 @_quantizing
 def rtn(
     model: str | None,
