@@ -69,7 +69,7 @@ $(VENV)/.installed-bench: $(VENV)/.installed-real
 demo: $(VENV)/.installed
 	$(BIN)/phi3quant rtn --bits 4 -o build/demo/rtn --overwrite --no-verify
 	$(BIN)/phi3quant awq --bits 4 -o build/demo/awq --overwrite --no-verify
-	$(BIN)/phi3quant perplexity phi3-tiny build/demo/rtn build/demo/awq
+	$(BIN)/phi3quant evaluate phi3-tiny build/demo/rtn build/demo/awq
 
 # The commands of docs/ci/gate.yml; tests/test_ci_recipe.py holds them against it.
 gate: $(VENV)/.installed

@@ -37,9 +37,13 @@ def _rows(evaluation: Evaluation) -> Iterator[list[str]]:
 
 def _perplexity(comparison: Comparison) -> str:
     score = comparison.candidate
-    error = score.standard_error
     # A single window has no standard error.
-    return f"{score.perplexity:.4g} ±{'?' if math.isnan(error) else f'{error:.2g}'}"
+    error = "?" if math.isnan(score.standard_error) else _digits(score.standard_error, 2)
+    return f"{_digits(score.perplexity, 4)} ±{error}"
+
+
+def _digits(value: float, count: int) -> str:
+    return f"{value:#.{count}g}".removesuffix(".")
 
 
 def _compared(comparison: Comparison) -> list[str]:

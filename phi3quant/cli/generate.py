@@ -142,14 +142,14 @@ def _speed(answer: Generated) -> str:
 
 
 def _agreement(first: Generated, second: Generated) -> str:
-    """The number of tokens before two texts differ."""
+    """The token from which two texts differ."""
     if (first.ids, first.stopped) == (second.ids, second.stopped):
         return "both wrote the same tokens"
     pairs = zip(first.ids, second.ids, strict=False)
     same = next((at for at, (one, other) in enumerate(pairs) if one != other), None)
     if same is None:
         same = min(len(first.ids), len(second.ids))
-    return f"{count(same, 'token')} at the start agree"
+    return f"they differ from token {same + 1} on"
 
 
 def _read_stdin() -> str:

@@ -129,7 +129,7 @@ def _blocks(cells: Rows, room: int) -> Iterator[str]:
     for number, (name, *values) in enumerate(rows):
         if number:
             yield ""
-        yield shortened(name, room)
+        yield shortened(f"{headings[0]} {name}" if name.isdecimal() else name, room)
         for heading, value in zip(headings[1:], values, strict=True):
             if value:
                 indented = _labelled(heading, value, column, room - len(_GAP))
