@@ -33,6 +33,7 @@ help:
 
 # What using phi3quant takes; the tests and checks take more.
 $(VENV)/.installed: pyproject.toml constraints.txt
+	@echo 'setting up $(VENV) with the packages of constraints.txt (once; downloads take some minutes)'
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; try make PYTHON=python3.12")'
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	$(INSTALL) -e .
@@ -68,7 +69,7 @@ $(VENV)/.installed-bench: $(VENV)/.installed-real
 demo: $(VENV)/.installed
 	$(BIN)/phi3quant rtn --bits 4 -o build/demo/rtn --overwrite --no-verify
 	$(BIN)/phi3quant awq --bits 4 -o build/demo/awq --overwrite --no-verify
-	$(BIN)/phi3quant perplexity phi3-tiny build/demo/rtn build/demo/awq
+	$(BIN)/phi3quant evaluate phi3-tiny build/demo/rtn build/demo/awq
 
 # The commands of docs/ci/gate.yml; tests/test_ci_recipe.py holds them against it.
 gate: $(VENV)/.installed

@@ -18,7 +18,8 @@ import click
 import numpy as np
 import onnxruntime_genai as genai
 
-from phi3quant.cli.display import print_evaluation, use_threads
+from phi3quant.cli.evaluation_table import print_evaluation
+from phi3quant.cli.progress import use_threads
 from phi3quant.evaluation.evaluate import EvaluationText, evaluate
 from phi3quant.source.tokenizer import load_tokenizer
 

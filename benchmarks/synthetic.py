@@ -19,7 +19,7 @@ from typing import Any
 import click
 import torch
 
-from phi3quant.cli.display import progress_bars
+from phi3quant.cli.progress import progress_bars
 from phi3quant.disk.ordered_writer import completed
 from phi3quant.disk.tensor_stream import SafetensorsStream, TensorSpec
 from phi3quant.model.architecture import BLOCK_TENSORS, EMBEDDING, FINAL_NORM, HEAD, tensor_shapes

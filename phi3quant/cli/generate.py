@@ -1,133 +1,155 @@
 """``phi3quant generate``."""
 
 import sys
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import click
-from rich.columns import Columns
-from rich.panel import Panel
 
-from phi3quant.cli import options, terminal
-from phi3quant.cli.display import use_threads
+from phi3quant.cli import options
+from phi3quant.cli.layout import print_side_by_side
+from phi3quant.cli.options import Running
+from phi3quant.cli.progress import use_threads
 from phi3quant.cli.terminal import echo, note, print_json, stream_text
 from phi3quant.errors import InputError
 from phi3quant.generation.generate import DEFAULT_NEW_TOKENS, Generated, TellText
 from phi3quant.generation.generate import generate as generate_text
 from phi3quant.generation.sampling import Sampling
+from phi3quant.units import count
 
-_WIDTH = 110
+
+@dataclass(frozen=True)
+class _Answering:
+    """How models answer, apart from the sampling."""
+
+    raw: bool
+    max_new_tokens: int | None
+    revision: str | None
+
+
+_ANSWERING = options.group(
+    "answering",
+    _Answering,
+    click.option("--raw", is_flag=True, help="Continue PROMPT itself, without the chat template."),
+    click.option(
+        "--max-new-tokens",
+        type=click.IntRange(1),
+        help=f"Largest number of tokens to write.  [default: {DEFAULT_NEW_TOKENS}, or fewer if the "
+        "context is shorter]",
+    ),
+    options.REVISION,
+)
+_SAMPLING = options.group(
+    "sampling",
+    Sampling,
+    click.option(
+        "--temperature",
+        type=click.FloatRange(0),
+        default=0.0,
+        show_default=True,
+        help="Randomness of the choice; 0 always takes the most likely token.",
+    ),
+    click.option(
+        "--top-p",
+        type=click.FloatRange(0, 1, min_open=True),
+        default=1.0,
+        show_default=True,
+        help="Choose among the most likely tokens that together have this probability.",
+    ),
+    click.option("--seed", type=int, default=0, show_default=True, help="Sampling seed."),
+)
 
 
 @click.command()
 @click.argument("artifact")
 @click.argument("prompt")
-@click.option("--compare", "reference", metavar="REFERENCE", help="Another model, side by side.")
-@click.option("--raw", is_flag=True, help="Continue PROMPT as it is, without the chat template.")
 @click.option(
-    "--max-new-tokens",
-    type=click.IntRange(1),
-    help=f"Write at most so many.  [default: {DEFAULT_NEW_TOKENS}, or what the context has room "
-    "for]",
+    "--compare", "reference", metavar="REFERENCE", help="Another model, to answer next to it."
 )
-@click.option(
-    "--temperature",
-    type=click.FloatRange(0),
-    default=0.0,
-    show_default=True,
-    help="0 always takes the best token.",
-)
-@click.option(
-    "--top-p",
-    type=click.FloatRange(0, 1, min_open=True),
-    default=1.0,
-    show_default=True,
-    help="Draw among the best tokens that have so much probability together.",
-)
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the draws.")
-@options.common
-def generate(artifact: str, prompt: str, **given: Any) -> None:
-    """Let ARTIFACT answer PROMPT, and say how fast; PROMPT - is read from stdin.
+@_ANSWERING
+@_SAMPLING
+@options.RUNNING
+def generate(
+    artifact: str,
+    prompt: str,
+    reference: str | None,
+    answering: _Answering,
+    sampling: Sampling,
+    running: Running,
+) -> None:
+    """Let ARTIFACT answer PROMPT and report its speed.
 
     \b
     phi3quant generate phi3-4bit "What is the capital of France?"
-    phi3quant generate phi3-4bit "Write a haiku." --compare ./Phi-3-mini-4k-instruct
-    phi3quant generate model-Q4_K_M.gguf "Once upon a time" --raw --temperature 0.8 --top-p 0.9
+    phi3quant generate phi3-4bit "Write a haiku." --compare ./Phi-3-mini-4k
+    phi3quant generate model.gguf "Once upon a time" --raw --temperature 0.8
     echo "Hello" | phi3quant generate out/onnx - --json
 
-    ARTIFACT is a folder, plain, quantized or ONNX, a .gguf file, a hub id, or phi3-tiny. ONNX runs
-    in onnxruntime, GGUF in llama.cpp where llama-cpp-python is installed. All else is computed
-    here in FP32: up to 500 million weights in memory, more than that read for every token, which
-    takes little memory and seconds a token.
+    ARTIFACT is a folder (a checkpoint, quantized or ONNX), a .gguf file, a hub id, or phi3-tiny.
+    PROMPT is a text, or - for standard input.
+
+    ONNX runs in onnxruntime, GGUF in llama.cpp if llama-cpp-python is installed. Everything else
+    is computed by phi3quant in FP32: models of up to 500 million weights in memory, larger ones by
+    reading their weights for every token, which needs little memory and takes seconds a token.
     """
-    use_threads(given["threads"])
+    use_threads(running.threads)
     text = _read_stdin() if prompt == "-" else prompt
     if not text.strip():
         raise InputError("the prompt is empty; give some text")
-    sampling = Sampling(given["temperature"], given["top_p"], given["seed"])
-    streams = not given["as_json"] and given["reference"] is None
+    streams = not running.as_json and reference is None
 
     def run(model: str, tell: TellText) -> Generated:
         return generate_text(
             model,
             text,
-            raw=given["raw"],
-            max_new_tokens=given["max_new_tokens"],
+            raw=answering.raw,
+            max_new_tokens=answering.max_new_tokens,
             sampling=sampling,
-            revision=given["revision"],
+            revision=answering.revision,
             tell=tell,
         )
 
-    made = run(artifact, stream_text() if streams else lambda _text: None)
-    models = [made]
-    if given["reference"] is not None:
-        models.append(run(given["reference"], lambda _text: None))
-    _show(models, given, streamed=streams)
-
-
-def _show(models: list[Generated], given: Mapping[str, Any], *, streamed: bool) -> None:
-    if given["as_json"]:
-        first, *others = (model.as_json() for model in models)
+    answers = [run(artifact, stream_text() if streams else lambda _text: None)]
+    if reference is not None:
+        answers.append(run(reference, lambda _text: None))
+    if running.as_json:
+        first, *others = (answer.as_json() for answer in answers)
         print_json({**first, "reference": others[0]} if others else first)
         return
-    if streamed:
+    if streams:
         echo()
     else:
-        _print_side_by_side(models)
-    if given["quiet"]:
-        return
-    for model in models:
-        note(_speed(model))
-    if len(models) > 1:
-        note(_agreement(*models))
+        print_side_by_side([(answer.name, answer.text) for answer in answers])
+    if not running.quiet:
+        _note_speed(answers)
 
 
-def _print_side_by_side(models: list[Generated]) -> None:
-    console = terminal.console(_WIDTH)
-    width = console.width // len(models) - 1
-    texts = [(terminal.plain(model.name), terminal.plain(model.text)) for model in models]
-    panels = [Panel(text, title=name, width=width) for name, text in texts]
-    console.print(Columns(panels))
+def _note_speed(answers: Sequence[Generated]) -> None:
+    for answer in answers:
+        note(_speed(answer))
+    if len(answers) > 1:
+        note(_agreement(*answers))
 
 
-def _speed(model: Generated) -> str:
-    decoding = "" if model.decode_rate is None else f", then {model.decode_rate:.1f} tokens/s"
-    end = "a stop token" if model.stopped else "the limit of tokens"
+def _speed(answer: Generated) -> str:
+    decoding = "" if answer.decode_rate is None else f", then {answer.decode_rate:.1f} tokens/s"
+    end = "a stop token" if answer.stopped else "the limit of tokens"
     return (
-        f"{model.name} ({model.format}, {model.runtime}): prompt of {model.prompt_tokens} tokens "
-        f"at {model.prompt_rate:.1f} tokens/s{decoding}; {len(model.ids)} written, ended by {end}"
+        f"{answer.name} ({answer.format}, {answer.runtime}): "
+        f"prompt of {count(answer.prompt_tokens, 'token')} at {answer.prompt_rate:.1f} tokens/s"
+        f"{decoding}; {count(len(answer.ids), 'token')} written, ended by {end}"
     )
 
 
 def _agreement(first: Generated, second: Generated) -> str:
-    """Where two texts part, in tokens."""
+    """The token from which two texts differ."""
     if (first.ids, first.stopped) == (second.ids, second.stopped):
         return "both wrote the same tokens"
     pairs = zip(first.ids, second.ids, strict=False)
     same = next((at for at, (one, other) in enumerate(pairs) if one != other), None)
     if same is None:
         same = min(len(first.ids), len(second.ids))
-    return f"the first {same} tokens are the same"
+    return f"they differ from token {same + 1} on"
 
 
 def _read_stdin() -> str:

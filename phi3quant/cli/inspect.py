@@ -6,71 +6,73 @@ from typing import Any
 import click
 
 from phi3quant.cli import options
-from phi3quant.cli.display import use_threads
-from phi3quant.cli.terminal import echo, print_json
+from phi3quant.cli.layout import print_values
+from phi3quant.cli.options import Running
+from phi3quant.cli.progress import use_threads
+from phi3quant.cli.terminal import print_json
 from phi3quant.evaluation import inspection
 from phi3quant.model.config import Phi3Config
 from phi3quant.reporting import wording
 from phi3quant.reporting.stated import mapping, number
+from phi3quant.units import count, size
 
 
 @click.command()
-@click.argument("path", required=False)
-@options.common
-def inspect(
-    path: str | None, revision: str | None, threads: int | None, *, quiet: bool, as_json: bool
-) -> None:
-    """Show a model's architecture, parameters, sizes, hashes and how it was made.
+@click.argument("model", required=False)
+@options.REVISION
+@options.RUNNING
+def inspect(model: str | None, revision: str | None, running: Running) -> None:
+    """Show a model's architecture, size, hashes and provenance.
 
     \b
     phi3quant inspect ./Phi-3-mini-4k-instruct
     phi3quant inspect ./phi3-4bit --json
 
-    PATH is a folder, plain, quantized or ONNX, a .gguf file, or a hub id; left out, it is the
-    bundled phi3-tiny.
+    MODEL is a folder (a checkpoint, quantized or ONNX), a .gguf file, or a hub id; the default is
+    the bundled phi3-tiny.
     """
-    use_threads(threads)
-    found = inspection.inspect(options.note_bundled(path, quiet=quiet), revision)
-    if as_json:
-        print_json(found.as_json())
+    use_threads(running.threads)
+    name = options.model_or_bundled(model, quiet=running.quiet)
+    inspected = inspection.inspect(name, revision)
+    if running.as_json:
+        print_json(inspected.as_json())
         return
-    size = found.weight_bytes
-    rows = [
-        ("model", found.name),
-        ("format", found.format),
-        *_architecture(found.config),
-        ("parameters", f"{found.parameters:,}"),
-        ("weights", f"{size:,} bytes = {size / 1e9:.3f} GB = {size / 2**30:.3f} GiB"),
-        ("bits a weight", f"{found.bits_per_weight:.3f} over all parameters"),
-        ("", f"{found.linear_bits_per_weight:.3f} in the blocks' matrices"),
-        *(("sha256", f"{digest}  {name}") for name, digest in found.sha256.items()),
-        *_provenance(found.manifest),
-    ]
-    for label, value in rows:
-        echo(f"{label:<16}{value}")
+    nbytes = inspected.weight_bytes
+    print_values(
+        [
+            ("model", inspected.name),
+            ("format", inspected.format),
+            *_architecture(inspected.config),
+            ("parameters", f"{inspected.parameters:,}"),
+            ("weights", f"{size(nbytes)} ({count(nbytes, 'byte')})"),
+            ("bits a weight", f"{inspected.bits_per_weight:.3f} over all parameters"),
+            ("", f"{inspected.linear_bits_per_weight:.3f} in the blocks' matrices"),
+            *(("sha256", f"{digest}  {file}") for file, digest in inspected.sha256.items()),
+            *_provenance(inspected.manifest),
+        ]
+    )
 
 
 def _architecture(config: Phi3Config) -> list[tuple[str, str]]:
     heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
-    kind = "MHA" if heads == kv_heads else f"GQA, {config.queries_per_key_value} queries share one"
+    kind = (
+        "MHA" if heads == kv_heads else f"GQA, {config.queries_per_key_value} query heads share one"
+    )
     window = config.sliding_window
-    rotary = f"theta {config.rope_theta:g}, {config.rotary_dim} of {config.head_dim} values rotate"
+    sees = f", with a sliding window of {window}" if window else ""
+    rotary = f"theta {config.rope_theta:g}, {config.rotary_dim} of {config.head_dim} values rotated"
     return [
         ("layers", str(config.num_hidden_layers)),
         ("widths", f"hidden {config.hidden_size}, intermediate {config.intermediate_size}"),
         ("heads", f"{heads} of {config.head_dim} values, {kv_heads} key-value ({kind})"),
         ("vocabulary", f"{config.vocab_size}{' (tied)' if config.tie_word_embeddings else ''}"),
-        (
-            "context",
-            f"{config.max_position_embeddings} tokens"
-            + (f", each sees the last {window}" if window else ""),
-        ),
+        ("context", f"{config.max_position_embeddings} tokens{sees}"),
         ("rope", rotary + (", LongRoPE" if config.long_rope else "")),
     ]
 
 
 def _provenance(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What a manifest says, as far as it can be read: files come from anywhere."""
+    """Rows of a manifest, as far as it can be read: files come from anywhere."""
     source, recipe, tools, calibration, verified = (
         value if isinstance(value := manifest.get(key), Mapping) else {}
         for key in ("source", "recipe", "tools", "calibration", "verification")
@@ -85,16 +87,11 @@ def _provenance(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
     if recipe:
         rows.append(("recipe", _listed(recipe)))
     if calibration:
-        rows.append(
-            (
-                "calibrated on",
-                (
-                    f"{calibration.get('windows')} windows of {calibration.get('window_tokens')} "
-                    f"tokens from {calibration.get('text')}, SHA-256 of the ids "
-                    f"{calibration.get('tokens_sha256')}"
-                ),
-            )
+        line = (
+            f"{calibration.get('windows')} windows of {calibration.get('window_tokens')} tokens "
+            f"from {calibration.get('text')}, SHA-256 of the ids {calibration.get('tokens_sha256')}"
         )
+        rows.append(("calibrated on", line))
     if isinstance(score := verified.get("artifact"), Mapping):
         rows.append(("verified", _verdict(score, mapping(verified.get("text")).get("windows"))))
     return rows
@@ -115,5 +112,5 @@ def _verdict(score: Mapping[str, Any], windows: Any) -> str:
 
 
 def _number(value: Any) -> str:
-    found = number(value)
-    return "unknown" if found is None else f"{found:.4f}"
+    figure = number(value)
+    return "unknown" if figure is None else f"{figure:.4f}"

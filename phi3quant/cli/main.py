@@ -5,10 +5,12 @@ import gc
 import importlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
 
 import click
+from click.exceptions import NoSuchCommand
 
 from phi3quant.cli.ending import StreamError, ended
 from phi3quant.cli.interruption import take_signals
@@ -17,39 +19,35 @@ from phi3quant.cli.terminal import prepare_streams
 from phi3quant.errors import InputError, on_the_command_line
 from phi3quant.version import tool_version
 
-_HOMES: Mapping[str, tuple[str, str]] = {
-    "awq": ("quantize", "awq"),
-    "baseline": ("baseline", "baseline"),
-    "check": ("check", "check_command"),
-    "compare": ("compare", "compare"),
-    "estimate": ("estimate", "estimate"),
-    "export": ("export", "export"),
-    "generate": ("generate", "generate"),
-    "gptq": ("quantize", "gptq"),
-    "inspect": ("inspect", "inspect"),
-    "perplexity": ("perplexity", "perplexity"),
-    "report": ("report", "report"),
-    "rtn": ("quantize", "rtn"),
-    "verify": ("verify", "verify"),
-}
-"""Each command's module beside this one, and its name there."""
 
-_SUMMARIES: Mapping[str, str] = {
-    "awq": "Quantize a model by AWQ, and verify it.",
-    "baseline": "Record what an artifact says, for the gate.",
-    "check": "The CI gate: hold an artifact against a baseline.",
-    "compare": "What differs between two models, and how much it matters.",
-    "estimate": "Sizes, memory and devices, before anything is made.",
-    "export": "Write a model in another format.",
-    "generate": "Let a model of any format answer a prompt.",
-    "gptq": "Quantize a model by compensation alone.",
-    "inspect": "A model's architecture, sizes, hashes and provenance.",
-    "perplexity": "Score models on the same text.",
-    "report": "What runs cost, as tables and as a page with figures.",
-    "rtn": "Quantize a model by rounding to nearest.",
-    "verify": "Hold every file against the hash in its manifest.",
+@dataclass(frozen=True)
+class _Entry:
+    """A command: its module next to this one, its name there, and its line in the list."""
+
+    module: str
+    attribute: str
+    summary: str
+
+
+_COMMANDS: Mapping[str, _Entry] = {
+    "awq": _Entry("quantize", "awq", "Quantize a model by AWQ and verify the result."),
+    "baseline": _Entry("baseline", "baseline", "Record an artifact's predictions for the gate."),
+    "check": _Entry("check", "check_command", "Check an artifact against a baseline, as in CI."),
+    "compare": _Entry("compare", "compare", "List the differences between two models."),
+    "estimate": _Entry("estimate", "estimate", "Estimate sizes, memory and fitting devices."),
+    "evaluate": _Entry("evaluate", "evaluate", "Score models on a text (alias: perplexity)."),
+    "export": _Entry("export", "export", "Write a model in another format."),
+    "generate": _Entry("generate", "generate", "Let a model of any format answer a prompt."),
+    "gptq": _Entry("quantize", "gptq", "Quantize a model by error compensation alone."),
+    "inspect": _Entry("inspect", "inspect", "Show architecture, size, hashes and provenance."),
+    "report": _Entry("report", "report", "Show quality and size, as tables and an HTML page."),
+    "rtn": _Entry("quantize", "rtn", "Quantize a model by rounding to nearest."),
+    "verify": _Entry("verify", "verify", "Check every file against the hash in its manifest."),
 }
-"""What the list of commands says: asking the commands would load them, and torch."""
+"""The list of commands: asking the commands for their help would load them, and torch."""
+
+_ALIASES: Mapping[str, str] = {"perplexity": "evaluate"}
+"""Other names, with the command for each."""
 
 
 class _Group(click.Group):
@@ -83,17 +81,28 @@ class _Group(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         del ctx
-        return sorted(_HOMES)
+        return sorted(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         del ctx
-        if cmd_name not in _HOMES:
-            return None
-        return _loaded(*_HOMES[cmd_name])
+        entry = _COMMANDS.get(_ALIASES.get(cmd_name, cmd_name))
+        return None if entry is None else _loaded(entry.module, entry.attribute)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except NoSuchCommand as error:
+            # Suggestions are looked for among loaded commands, and there are none.
+            names = (*_COMMANDS, *_ALIASES)
+            raise NoSuchCommand(error.command_name, possibilities=names, ctx=ctx) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, _SUMMARIES[name]) for name in self.list_commands(ctx)])
+            formatter.write_dl(
+                [(name, _COMMANDS[name].summary) for name in self.list_commands(ctx)]
+            )
 
     def invoke(self, ctx: click.Context) -> Any:
         with on_the_command_line(), _past_click():
@@ -126,15 +135,16 @@ def _check_words(words: Sequence[str]) -> None:
 @cache
 def _loaded(module: str, name: str) -> click.Command:
     """A command, with all that it needs."""
-    # What loading makes stays, so that looking through it for garbage, time and again, only takes
-    # a quarter of a second. Once in a process: what is frozen is never looked through again.
+    # Loaded modules stay, so searching them for garbage again and again would only cost a quarter
+    # of a second. Frozen objects are never searched again.
     gc.disable()
     try:
-        found: click.Command = getattr(importlib.import_module(f"phi3quant.cli.{module}"), name)
+        home = importlib.import_module(f"phi3quant.cli.{module}")
+        command: click.Command = getattr(home, name)
     finally:
         gc.freeze()
         gc.enable()
-    return found
+    return command
 
 
 @click.group(
@@ -143,24 +153,27 @@ def _loaded(module: str, name: str) -> click.Command:
 )
 @click.version_option(tool_version(), prog_name="phi3quant")
 def main() -> None:
-    """Turn FP16/BF16 Phi-3 checkpoints into 4-bit models and measure what that cost.
+    """Turn FP16/BF16 Phi-3 checkpoints into 4-bit models and measure the quality they lose.
 
     \b
-    phi3quant awq --bits 4                        the bundled model, to see it work
-    phi3quant awq MODEL -o OUT                    quantize a checkpoint and verify it
-    phi3quant perplexity MODEL OUT                score both on the same text
-    phi3quant inspect OUT                         sizes, architecture, provenance
-    phi3quant compare MODEL OUT                   what differs, and how much it matters
-    phi3quant baseline create OUT -o FILE         record what it says of a text
-    phi3quant check OUT --baseline FILE           the CI gate: is it still as good?
-    phi3quant report OUT -o report.html           all of it as a page with figures
-    phi3quant verify OUT                          are its bytes those that were written?
-    phi3quant estimate phi-3-mini-4k              will it fit, and how fast could it be?
-    phi3quant generate OUT "Hello"                let it answer
+    phi3quant awq --bits 4                     try it on the bundled model
+    phi3quant awq MODEL -o OUT                 quantize a checkpoint and verify it
+    phi3quant evaluate MODEL OUT               score both on the same text
+    phi3quant generate OUT "Hello"             let the result answer
+    phi3quant export gguf OUT                  write a file for llama.cpp apps
+    phi3quant estimate phi-3-mini-4k           will it fit a phone, and how fast?
+    phi3quant report OUT -o report.html        quality and size as an HTML page
+    phi3quant inspect OUT                      architecture, size, provenance
+    phi3quant compare MODEL OUT                differences between two models
+    phi3quant verify OUT                       check files against their hashes
+    phi3quant baseline create OUT -o FILE      record the quality for the CI gate
+    phi3quant check OUT --baseline FILE        the CI gate: is it still as good?
 
-    MODEL is a folder, a hub id, or phi3-tiny, which is bundled.
-    Exit codes: 0 done, 1 a quality limit was missed or a file changed, 2 bad input or an error of
-    the system, 3 not comparable or (estimate) doesn't fit, 70 a bug, 130 interrupted.
+    MODEL is a folder, a hub id, or phi3-tiny, which is bundled. Sizes of memory and files are
+    decimal everywhere: 1 GB is 10^9 bytes.
+
+    Exit codes: 0 done; 1 a quality limit was missed or a file has changed; 2 bad input or a system
+    error; 3 not comparable, or (estimate) it doesn't fit; 70 a bug; 130 interrupted.
     """
     take_signals()
     show_notices()

@@ -1,37 +1,129 @@
-"""From options to a recipe: presets, and what was given beside them."""
+"""Options that decide the weights, and the recipe that they make together with a preset."""
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
+from converters import FORMATS
 from converters.gguf import writer as gguf_writer
+from converters.gguf.type_policy import FILE_TYPES
 from converters.onnx import writer as onnx_writer
-from phi3quant.cli import options
+from phi3quant.cli import options, values
+from phi3quant.cli.options import OnnxLayout
+from phi3quant.quant.scheme import GROUP_SIZES, WHOLE_ROW
 from phi3quant.run.presets import PRESETS
-from phi3quant.run.recipe import Recipe
+from phi3quant.run.recipe import Calibration, Recipe
 
-PRESET_OPTIONS = (
+
+@dataclass(frozen=True)
+class RecipeOptions:
+    """Options of awq, gptq and rtn that decide the weights, apart from the layout of ONNX."""
+
+    preset: str | None
+    target_bpw: float | None
+    bits: int
+    group_size: int | None
+    symmetric: bool
+    calib: str | None
+    calib_field: str | None
+    samples: int
+    seq_len: int
+    seed: int
+    compensate: bool
+    gguf_type: str | None
+    tensor_types: tuple[str, ...]
+    formats: tuple[str, ...]
+
+
+_DEFAULT = Calibration()
+
+RECIPE = options.group(
+    "wanted",
+    RecipeOptions,
     click.option(
         "--preset",
-        type=click.Choice(list(PRESETS)),
-        help="Options chosen for you: phone-fast (GGUF Q4_0 and ONNX, the blocks that phones' "
-        "kernels are fastest with), phone-quality (GGUF Q4_K_M), small (ONNX, groups of 128, 4-bit "
-        "embedding). Options that are given count more.",
+        type=values.Name("preset", PRESETS),
+        help="Tested set of options: phone-fast (GGUF Q4_0 and ONNX, fastest on phones), "
+        "phone-quality (GGUF Q4_K_M) or small (ONNX, groups of 128, 4-bit embedding). Other "
+        "options on the command line override it.",
     ),
     click.option(
         "--target-bpw",
         type=click.FloatRange(1, 16),
-        help="Bits a weight that a GGUF file may take, embedding and head included. Each matrix "
+        help="Size limit of a GGUF file in bits a weight, with embedding and head. Each matrix "
         "gets the type that lowers the measured loss most for its bytes.",
+    ),
+    click.option("--bits", type=int, default=4, show_default=True, help="Bits a code: 4 or 8."),
+    click.option(
+        "--group-size",
+        type=values.GroupSize(),
+        default="32",
+        show_default=True,
+        help=f"Weights that share a scale: {', '.join(map(str, GROUP_SIZES))} or {WHOLE_ROW}.",
+    ),
+    click.option(
+        "--sym/--asym",
+        "symmetric",
+        default=True,
+        show_default=True,
+        help="Symmetric codes, or codes with a zero point for each group.",
+    ),
+    click.option("--calib", help=f"Text for calibration: {options.TEXT_SOURCES}"),
+    click.option(
+        "--calib-field", help="Field of each record that holds the text, or the chat messages."
+    ),
+    click.option(
+        "--samples",
+        type=click.IntRange(1),
+        default=_DEFAULT.samples,
+        show_default=True,
+        help="Number of calibration windows; presets use 128.",
+    ),
+    click.option(
+        "--seq-len",
+        type=click.IntRange(2),
+        default=_DEFAULT.length,
+        show_default=True,
+        help="Tokens in a calibration window.",
+    ),
+    click.option(
+        "--seed",
+        type=int,
+        default=_DEFAULT.seed,
+        show_default=True,
+        help="Seed for the choice of calibration windows.",
+    ),
+    click.option(
+        "--compensate/--no-compensate",
+        default=True,
+        show_default=True,
+        help="Let later weights make up for the rounding errors of earlier ones, in a row (GPTQ) "
+        "and across blocks, where that lowers the error on held-back windows.",
+    ),
+    click.option(
+        "--gguf-type",
+        type=values.Name("GGUF type", FILE_TYPES),
+        help="With --export gguf: type of the file, in place of --bits, --group-size and --sym or "
+        f"--asym. One of {', '.join(FILE_TYPES)}.",
+    ),
+    options.TENSOR_TYPES,
+    click.option(
+        "--export",
+        "formats",
+        type=values.Names("format", FORMATS),
+        default=next(iter(FORMATS)),
+        show_default=True,
+        help=f"Formats, separated by commas: {', '.join(FORMATS)}. The first is written to the "
+        "output folder itself, the others to folders in it.",
     ),
 )
 
 _SCHEME = ("bits", "group_size", "symmetric")
 _FIELDS = ("gguf_type", "tensor_types", "target_bpw")
-# Options by the fields of a calibration.
+# Fields of a calibration, and the option for each.
 _TEXT = {
     "source": "calib",
     "field": "calib_field",
@@ -41,46 +133,56 @@ _TEXT = {
 }
 
 
-def recipe_of(method: str, given: Mapping[str, Any]) -> Recipe:
-    """The preset, if there is one, changed by the options that were given.
+def recipe_of(method: str, wanted: RecipeOptions, layout: OnnxLayout) -> Recipe:
+    """The preset, if there is one, changed by the options on the command line.
 
     Args:
         method: a key of phi3quant.quant.methods.METHODS.
-        given: the options of ``phi3quant awq`` by name.
+        wanted: the options.
+        layout: of an ONNX folder.
 
     Raises:
         click.UsageError: options of ONNX without ONNX.
     """
-    preset = given["preset"]
+    preset = wanted.preset
     base = Recipe() if preset is None else PRESETS[preset]
-    # Without a preset, defaults count as given.
-    counted = {name: value for name, value in given.items() if preset is None or _was_given(name)}
-    changes = {name: counted[name] for name in _FIELDS if name in counted}
-    if given["target_bpw"] is not None and not _was_given("formats"):
+    # Defaults don't override a preset.
+    counts = _was_entered if preset is not None else _always
+    changes = _chosen(wanted, {name: name for name in _FIELDS}, counts)
+    if wanted.target_bpw is not None and not _was_entered("formats"):
         # Bits are spent by choosing among GGUF's types.
         changes["formats"] = (gguf_writer.FORMAT.name,)
-    elif "formats" in counted:
-        names = (name.strip() for name in counted["formats"].split(","))
-        changes["formats"] = tuple(name for name in names if name)
-    text = {field: counted[name] for field, name in _TEXT.items() if name in counted}
-    layout = options.onnx_options(given)
+    elif counts("formats"):
+        changes["formats"] = wanted.formats
+    scheme = _chosen(wanted, {name: name for name in _SCHEME}, counts)
     recipe = replace(
         base,
         method=method,
-        scheme=replace(base.scheme, **{name: counted[name] for name in _SCHEME if name in counted}),
-        calibration=replace(base.calibration, **text),
-        compensate=given["compensate"],
-        onnx=replace(base.onnx, **layout),
+        scheme=replace(base.scheme, **scheme),
+        calibration=replace(base.calibration, **_chosen(wanted, _TEXT, counts)),
+        compensate=wanted.compensate,
+        onnx=replace(base.onnx, **layout.chosen),
         **changes,
     )
-    if layout and onnx_writer.FORMAT.name not in recipe.formats:
+    if layout.chosen and onnx_writer.FORMAT.name not in recipe.formats:
         raise click.UsageError(
-            "--accuracy-level, --embedding, --head, --opset, --io and --split-size go with onnx "
-            "among the formats of --export"
+            "--accuracy-level, --embedding, --head, --opset, --io and --split-size require onnx "
+            "among the formats of --export."
         )
     return recipe
 
 
-def _was_given(name: str) -> bool:
+def _chosen(
+    wanted: RecipeOptions, names: Mapping[str, str], counts: Callable[[str], bool]
+) -> dict[str, Any]:
+    """Values of the options that count, by the fields that they set."""
+    return {field: getattr(wanted, name) for field, name in names.items() if counts(name)}
+
+
+def _was_entered(name: str) -> bool:
     source = click.get_current_context().get_parameter_source(name)
     return source is not ParameterSource.DEFAULT
+
+
+def _always(_name: str) -> bool:
+    return True

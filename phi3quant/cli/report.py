@@ -1,15 +1,16 @@
 """``phi3quant report``."""
 
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
 
 import click
-from rich import box
-from rich.console import Console
-from rich.table import Table as RichTable
 
-from phi3quant.cli import options, terminal
-from phi3quant.cli.display import progress_bars, use_threads
-from phi3quant.cli.terminal import note, print_json
+from phi3quant.cli import options, values
+from phi3quant.cli.layout import print_table, print_text
+from phi3quant.cli.options import Running
+from phi3quant.cli.progress import progress_bars, use_threads
+from phi3quant.cli.scored_text import SCORED_TEXT
+from phi3quant.cli.terminal import echo, note, print_json, width
 from phi3quant.evaluation.evaluate import EvaluationText
 from phi3quant.reporting import tables, wording
 from phi3quant.reporting.drawing import check_drawing
@@ -17,95 +18,102 @@ from phi3quant.reporting.memory_tables import device_table, memory_table
 from phi3quant.reporting.page import check_page, write_page
 from phi3quant.reporting.report import Report, make_report
 from phi3quant.reporting.summary import summary
+from phi3quant.units import size
 from phi3quant.visible import one_line
 
-# Tables keep their width when piped into a file, where there is no terminal to measure.
+# Of tables in files and pipes, which have no width: error maps are wide.
 _WIDTH = 160
+
+
+@dataclass(frozen=True)
+class _Page:
+    """What a report contains and where it goes."""
+
+    output: Path | None
+    reference: str | None
+    no_score: bool
+    overwrite: bool
+
+
+_PAGE = options.group(
+    "page",
+    _Page,
+    click.option(
+        "-o",
+        "--output",
+        type=values.OutputFile(),
+        help="HTML page to write; an earlier report there is replaced.  [default: none, only the "
+        "terminal]",
+    ),
+    click.option(
+        "--reference",
+        help="The original model.  [default: the one named in the manifests, if it is here]",
+    ),
+    click.option(
+        "--no-score",
+        is_flag=True,
+        help="Don't run the models; show the quality figures of the manifests.",
+    ),
+    click.option("--overwrite", is_flag=True, help="Replace a file that isn't a report."),
+)
 
 
 @click.command()
 @click.argument("run", nargs=-1, required=True)
-@click.option(
-    "-o",
-    "--output",
-    type=options.OutputFile(),
-    help="HTML page to write; a report that is there is replaced.  [default: only the terminal]",
-)
-@click.option(
-    "--reference",
-    help="The original, to score beside.  [default: the one that the manifests name, if it is "
-    "here]",
-)
-@click.option(
-    "--no-score", is_flag=True, help="Run no model; figures of quality are the manifests'."
-)
-@click.option("--overwrite", is_flag=True, help="Replace a file that is no report, too.")
-@options.evaluation_text
-@options.running
-def report(run: tuple[str, ...], **given: Any) -> None:
-    """Show what RUNs cost in quality, and where, in the terminal and as one HTML page.
+@_PAGE
+@SCORED_TEXT
+@options.RUNNING
+def report(run: tuple[str, ...], page: _Page, text: EvaluationText, running: Running) -> None:
+    """Show the quality and the size of RUNs, in the terminal and as one HTML page.
 
     \b
     phi3quant report ./out -o report.html
-    phi3quant report ./out-rtn ./out-awq somebodys.gguf --reference ./my-finetune -o report.html
+    phi3quant report ./out-rtn ./out-awq other.gguf --reference ./my-finetune
     phi3quant report ./out --no-score --json
 
-    A RUN is the output folder of awq, gptq or rtn, with the formats in it, a .gguf file or an ONNX
-    folder. All are scored beside their original. The page holds its figures, loads nothing from
-    elsewhere, and can be read on a phone, in the dark and on paper (extra: report).
+    A RUN is an output folder of awq, gptq or rtn with all its formats, a .gguf file or an ONNX
+    folder. Each is scored against its original. The page is one file with all its figures, for
+    phones, dark mode and paper. It requires the extra "report": pip install "phi3quant[report]".
     """
-    quiet, output = given["quiet"], given["output"]
-    if output is not None:
+    if page.output is not None:
         check_drawing()
-        check_page(output, overwrite=given["overwrite"])
-    use_threads(given["threads"])
+        check_page(page.output, overwrite=page.overwrite)
+    use_threads(running.threads)
     made = make_report(
         run,
-        given["reference"],
-        EvaluationText(given["text"], given["text_field"], given["window"], given["max_tokens"]),
-        scored=not given["no_score"],
-        progress=progress_bars(quiet=quiet),
+        page.reference,
+        text,
+        scored=not page.no_score,
+        progress=progress_bars(quiet=running.quiet),
     )
-    if made.measurement.unscored and not quiet and not given["no_score"]:
+    if made.measurement.unscored and not running.quiet and not page.no_score:
         note(f"note: nothing was scored: {made.measurement.unscored}")
-    if given["as_json"]:
+    if running.as_json:
         print_json(made.as_json())
     else:
         _print(made)
-    if output is not None:
-        nbytes = write_page(output, made)
-        if not quiet:
-            note(f"{output}: {wording.size(nbytes)}")
+    if page.output is not None:
+        nbytes = write_page(page.output, made)
+        if not running.quiet:
+            note(f"{page.output}: {size(nbytes)}; open it in a browser")
 
 
 def _print(made: Report) -> None:
     """The page's figures as tables."""
-    console = terminal.console(_WIDTH)
-    found = [tables.variant_table(made), tables.divergence_table(made)]
-    found += map(tables.error_table, made.error_maps)
-    for table in (*found, memory_table(made.outlooks), device_table(made.outlooks)):
+    room = width(_WIDTH)
+    shown = [tables.variant_table(made), tables.divergence_table(made)]
+    shown += map(tables.error_table, made.error_maps)
+    for table in (*shown, memory_table(made.outlooks), device_table(made.outlooks)):
         if table is not None:
-            _print_table(console, table)
+            echo(table.title)
+            print_table(table.headings, table.rows, words=table.words, width=room)
+            print_text(table.note, width=room)
+            echo()
     for number, row in enumerate(made.measurement.rows, start=1):
         for window in row.worst[:1]:
-            text = one_line(window.text)
-            line = f"window {window.number}, ratio {wording.ratio(window.ratio)}, at ...{text}..."
-            console.print(f"{tables.numbered(number, row)}: {line}")
-    console.print()
+            worst = f"window {window.number}, ratio {wording.ratio(window.ratio)}"
+            name = tables.numbered(number, row)
+            print_text(f"{name}: {worst}, at ...{one_line(window.text)}...", width=room)
+    echo()
     for line in summary(made):
-        console.print(line)
-
-
-def _print_table(console: Console, table: tables.Table) -> None:
-    shown = RichTable(title=table.title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for index, heading in enumerate(table.headings):
-        figure = index >= table.words
-        shown.add_column(
-            heading, overflow="fold", justify="right" if figure else "left", no_wrap=figure
-        )
-    for row in table.rows:
-        shown.add_row(*row)
-    console.print(shown)
-    if table.note:
-        console.print(table.note)
-        console.print()
+        print_text(line, width=room)

@@ -13,20 +13,22 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TextIO
 
-from rich.console import Console
-from rich.text import Text
-
 from phi3quant.visible import in_json, in_log, in_table
 
 _ENCODING_ERRORS = "phi3quant.readable"
 # For terminals that aren't UTF-8: the characters that tables and messages use.
 _PLAIN = {
+    "\N{BOX DRAWINGS LIGHT HORIZONTAL}": "-",
     "\N{EN DASH}": "-",
     "\N{NO-BREAK SPACE}": " ",
     "\N{PLUS-MINUS SIGN}": "+-",
     "\N{DOUBLE VERTICAL LINE}": "||",
     "\N{HORIZONTAL ELLIPSIS}": "...",
 }
+# Cells stay on one line, and a space in them may be looked for with grep.
+_IN_CELLS = str.maketrans("\n\t\N{NO-BREAK SPACE}", "   ")
+# Where a terminal states fewer columns, its lines wrap.
+_NARROWEST = 20
 
 
 def echo(text: str = "", *, err: bool = False) -> None:
@@ -79,38 +81,37 @@ def finite(value: Any) -> Any:
     return value
 
 
-class _Console(Console):
-    """A console whose every text is made safe; rich reads no markup in it."""
+def width(default: int) -> int:
+    """Columns of stdout.
 
-    def render_str(self, text: str, **options: Any) -> Text:
-        """Text of a cell, a title or a line."""
-        return super().render_str(in_table(text), **options)
-
-    def print(self, *objects: Any, **options: Any) -> None:
-        """Print, and name the stream where that fails."""
-        with _named("standard output"):
-            super().print(*objects, **options)
-
-
-def console(width: int) -> Console:
-    """A console for tables on stdout.
+    COLUMNS in the environment counts most, then the terminal.
 
     Args:
-        width: where stdout is not a terminal that has a width, in columns.
+        default: for files, pipes and terminals without a size.
     """
-    return _Console(
-        width=None if sys.stdout.isatty() else width, highlight=False, markup=False, emoji=False
-    )
+    wanted = os.environ.get("COLUMNS", "")
+    columns = int(wanted) if wanted.isdecimal() else _columns(sys.stdout)
+    return max(columns, _NARROWEST) if columns else default
 
 
-def plain(text: str) -> Text:
-    """Safe text as rich's, for places that take no strings."""
-    return Text(in_table(text))
+def progress_width() -> int:
+    """Columns of the terminal on stderr; 0 where no bar can be drawn.
+
+    Files and pipes have none, some terminals of CI jobs have no size, and a dumb terminal can't go
+    back to the start of a line.
+    """
+    return 0 if os.environ.get("TERM") in {"dumb", "unknown"} else _columns(sys.stderr)
+
+
+def cell(text: str) -> str:
+    """A line of safe text with the characters that stdout will show, so that it can be measured."""
+    safe = in_table(text).translate(_IN_CELLS)
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return safe.encode(encoding, _ENCODING_ERRORS).decode(encoding)
 
 
 def prepare_streams() -> None:
     """Let stdout and stderr write any character: the nearest one, or its escape."""
-    codecs.register_error(_ENCODING_ERRORS, _readable)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, ValueError):
             stream.reconfigure(errors=_ENCODING_ERRORS)  # type: ignore[union-attr]
@@ -168,12 +169,22 @@ def _readable(error: UnicodeError) -> tuple[str, int]:
     return "".join(escaped), error.end
 
 
+codecs.register_error(_ENCODING_ERRORS, _readable)
+
+
 def _encodes(stream: TextIO, text: str) -> bool:
     try:
         text.encode(stream.encoding or "utf-8", "surrogatepass" if _is_utf8(stream) else "strict")
     except (UnicodeEncodeError, LookupError):
         return False
     return True
+
+
+def _columns(stream: TextIO | None) -> int:
+    try:
+        return os.get_terminal_size(stream.fileno()).columns if stream else 0
+    except (AttributeError, OSError, ValueError):  # not a terminal, or closed
+        return 0
 
 
 def _is_utf8(stream: TextIO) -> bool:

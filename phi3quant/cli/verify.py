@@ -1,30 +1,35 @@
 """``phi3quant verify``."""
 
+from pathlib import Path
+
 import click
 
-from phi3quant.cli import options
+from phi3quant.cli import options, values
 from phi3quant.cli.terminal import echo, note, print_json
 from phi3quant.provenance.integrity import check_hashes, check_source
 from phi3quant.provenance.sealing import read_provenance
 from phi3quant.source.locate import locate
+from phi3quant.units import count
 
 EXIT_CHANGED = 1
 
 
 @click.command()
-@click.argument("artifact", type=options.OUTPUT_TYPE)
-@click.option("--source", help="Hold the model that it was made from against its hashes too.")
-@click.option("--quiet", "-q", is_flag=True, help="Print only what is wrong.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def verify(artifact: str, source: str | None, *, quiet: bool, as_json: bool) -> None:
-    """Check that every file of ARTIFACT has the size and hash that its manifest says.
+@click.argument("artifact", type=values.OUTPUT)
+@click.option("--source", help="The original model, to check it against its hashes as well.")
+@click.option("--quiet", "-q", is_flag=True, help="Print only files that differ.")
+@options.AS_JSON
+def verify(artifact: Path, source: str | None, *, quiet: bool, as_json: bool) -> None:
+    """Check the size and hash of every file of ARTIFACT against its manifest.
 
     \b
     phi3quant verify ./phi3-4bit
     phi3quant verify ./phi3-4bit --source ./Phi-3-mini-4k-instruct
-    phi3quant verify phi3-Q4_0.gguf          the hash of its tensors, carried in its metadata
+    phi3quant verify phi3-Q4_0.gguf
 
-    Exit codes: 0 all as stated, 1 something changed, 2 bad input, 3 no manifest with hashes.
+    A single .gguf file is checked against the hash of its tensors in its metadata.
+
+    Exit codes: 0 all files match, 1 a file differs, 2 bad input, 3 no manifest with hashes.
     """
     located = locate(artifact)
     checks = check_hashes(located.path)
@@ -42,7 +47,14 @@ def verify(artifact: str, source: str | None, *, quiet: bool, as_json: bool) -> 
     else:
         for check in checks:
             if check.problem or not quiet:
-                echo(f"{check.name}: {check.problem or 'as stated'}")
+                echo(f"{check.name}: {check.problem or 'matches the manifest'}")
+        if not (changed or quiet):
+            echo(f"PASS: {count(len(checks), 'file')} checked")
     if changed:
-        note(f"FAIL: {len(changed)} of {len(checks)} are not as the manifest says")
+        files = count(len(checks), "file")
+        note(f"FAIL: {len(changed)} of {files} {_differ(len(changed))} from the manifest")
         raise click.exceptions.Exit(EXIT_CHANGED)
+
+
+def _differ(number: int) -> str:
+    return "differs" if number == 1 else "differ"

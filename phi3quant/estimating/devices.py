@@ -9,6 +9,7 @@ from importlib import resources
 from typing import Any
 
 from phi3quant.errors import InputError
+from phi3quant.units import size
 
 _GIB = 1 << 30
 _GB = 10**9
@@ -88,7 +89,7 @@ def choose_devices(names: Sequence[str]) -> list[Device]:
 def custom_device(memory: int, bandwidth: float | None) -> Device:
     """A device of which ``memory`` bytes can be used, as they are given."""
     return Device(
-        name=f"{memory / _GIB:g} GiB",
+        name=size(memory),
         kind="given",
         memory=memory,
         usable=memory,

@@ -1,5 +1,6 @@
 """Figures in words, the same on the page and in the terminal."""
 
+from phi3quant import units
 from phi3quant.evaluation.paired_statistics import FEW_WINDOWS
 from phi3quant.reporting.stated import interval, number
 
@@ -10,10 +11,7 @@ _GAP = "\N{NO-BREAK SPACE}"
 
 def size(nbytes: float) -> str:
     """Bytes in decimal units."""
-    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if nbytes >= unit:
-            return f"{nbytes / unit:.2f}{_GAP}{name}"
-    return f"{nbytes:.0f}{_GAP}bytes"
+    return units.size(nbytes).replace(" ", _GAP)
 
 
 def ratio(value: object) -> str:

@@ -15,6 +15,7 @@ from phi3quant.errors import MemoryLimitError
 from phi3quant.model.architecture import BLOCK_TENSORS, LINEARS
 from phi3quant.model.config import Phi3Config
 from phi3quant.run import control_groups
+from phi3quant.units import size
 
 _FULL = 4
 """Bytes of an FP32 number."""
@@ -118,8 +119,8 @@ def in_memory(need: Needs, limit: int | None) -> bool:
     if need.memory > room:
         what = "--max-memory is" if limit is not None else "the system has"
         raise MemoryLimitError(
-            f"this needs about {need.memory / 2**30:.2f} GiB of memory and {what} "
-            f"{room / 2**30:.2f} GiB"
+            f"this needs about {size(need.memory)} of memory and {what} "
+            f"{size(room)}"
             + (
                 "; allow more"
                 if limit is not None

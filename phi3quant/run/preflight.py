@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from phi3quant import units
 from phi3quant.disk.output import check_space
 from phi3quant.model.config import Phi3Config
 from phi3quant.model.precision import product_dtype
@@ -43,8 +44,8 @@ def check(
     check_space(folder, disk)
     if disk + need.memory >= _WORTH_SAYING:
         memory = need.memory + (need.states if in_memory else 0)
-        where = "" if in_memory else f" ({need.states / 2**30:.2f} GiB of it hidden states)"
-        parts = [f"{memory / 2**30:.2f} GiB of memory", f"{disk / 2**30:.2f} GiB of disk{where}"]
+        where = "" if in_memory else f" ({units.size(need.states)} of it hidden states)"
+        parts = [f"{units.size(memory)} of memory", f"{units.size(disk)} of disk{where}"]
         if run is not None:
             lasting = _roughly(time_estimate.seconds(config, run, time_estimate.measured()))
             parts.append(f"{lasting} for all blocks")

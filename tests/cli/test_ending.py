@@ -1,10 +1,13 @@
 """Every end of a command: one message, and the exit code that is documented for it."""
 
+import contextlib
 import errno
 import os
+import pty
 import signal
 import subprocess
 import sys
+import termios
 from collections.abc import Callable
 from pathlib import Path
 
@@ -100,6 +103,33 @@ def test_a_reader_that_has_gone_ends_a_command_quietly() -> None:
     os.close(writing)
     assert done.returncode == ending.EXIT_READER_GONE
     assert done.stderr == ""
+
+
+def test_head_may_take_the_first_lines_alone() -> None:
+    command = f"{sys.executable} -m phi3quant estimate phi-3-mini-4k --tensors | head -n 1"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("phi-3-mini-4k: ")
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {"TERM": "dumb"}, {"TERM": "xterm"}])
+def test_a_terminal_gets_tables_without_escape_sequences(environment: dict[str, str]) -> None:
+    main_end, terminal_end = pty.openpty()
+    termios.tcsetwinsize(terminal_end, (25, 60))
+    named = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    done = phi3quant(
+        *("estimate", "phi-3-mini-4k"), env={**named, **environment}, stdout=terminal_end
+    )
+    os.close(terminal_end)
+    assert done.returncode == 0, done.stderr
+    shown = b""
+    with contextlib.suppress(OSError):  # the end of what was written
+        while part := os.read(main_end, 4096):
+            shown += part
+    os.close(main_end)
+    lines = shown.decode().splitlines()
+    assert "\x1b" not in shown.decode()
+    assert 50 < max(map(len, lines)) <= 60
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])

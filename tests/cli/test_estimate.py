@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -8,9 +9,15 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from phi3quant.cli.estimate import Memory
 from phi3quant.cli.main import main
+from phi3quant.cli.values import Size
+from phi3quant.estimating.devices import known_devices
 from phi3quant.source.bundled import bundled_folder
+
+MODELS = [
+    *("phi-3-mini-4k", "phi-3-mini-128k", "phi-3.5-mini", "phi-3-medium-4k"),
+    *("phi-3-medium-128k", "phi-4-mini", "phi3-tiny"),
+]
 
 
 def run(*words: Any) -> Result:
@@ -23,12 +30,45 @@ def test_tables_tell_sizes_memory_devices_and_cost() -> None:
     for expected in (
         "3,821,079,552 parameters",
         "2,175,438,336",  # bytes of Q4_0's tensors
-        "1,536",  # MiB of the cache
+        "4.15 GB",  # needed with a cache in FP16
         "iphone-14",
         "needs an entitlement",
         "to quantize (awq)",
     ):
         assert expected in result.output
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_first_screen_fits_a_terminal_of_25_lines(
+    model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = run(model).output.splitlines()
+    assert len(lines) <= 24  # and the prompt
+    assert max(map(len, lines)) <= 80
+    assert {device.name for device in known_devices()} <= set(
+        re.findall(r"[a-z0-9-]{4,}", " ".join(lines))
+    )
+
+
+@pytest.mark.parametrize("width", [80, 60, 45])
+def test_all_tables_keep_their_figures_at_any_width(
+    width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def figures(columns: int) -> set[str]:
+        monkeypatch.setenv("COLUMNS", str(columns))
+        output = run("phi-3-mini-4k", "--all", "--device", "iphone-14").output
+        lines = [line for line in output.splitlines() if " x " not in line]
+        assert columns == 200 or max(map(len, lines)) <= columns
+        return set(re.findall(r"\d[\d.,()-]*\d", output))
+
+    assert figures(width) == figures(200)
+
+
+def test_named_devices_are_shown_in_a_table() -> None:
+    output = run("phi-3-mini-4k", "--device", "iphone-14", "--memory", "6GB").output
+    assert re.search(r"iphone-14 +needs an entitlement +3\.22 \(4\.38\) GB", output)
+    assert re.search(r"6\.00 GB +fits", output)
 
 
 @pytest.mark.parametrize(
@@ -70,12 +110,12 @@ def test_json_holds_what_tables_show() -> None:
     ("words", "reason"),
     [
         (("phi-3-mini-4k", "--context", 131072), "impossible"),
-        (("phi-3-mini-4k", "--context", "1k"), "is no context"),
-        (("phi-3-mini-4k", "--memory", "lots"), "is no memory"),
-        (("phi-3-mini-4k", "--bandwidth", 5), "--bandwidth belongs to --memory"),
+        (("phi-3-mini-4k", "--context", "1k"), "is not a context"),
+        (("phi-3-mini-4k", "--memory", "lots"), "is not a size"),
+        (("phi-3-mini-4k", "--bandwidth", 5), "--bandwidth requires --memory"),
         (("phi-3-mini-4k", "--device", "iphone14"), "did you mean iphone-14"),
         (("phi-3-mini-4k", "--gguf-type", "q9"), "there is no GGUF type"),
-        (("phi-3-mini-4k", "--gguf-type", "q4_0", "--format", "onnx"), "goes with --format gguf"),
+        (("phi-3-mini-4k", "--gguf-type", "q4_0", "--format", "onnx"), "requires --format gguf"),
         (("phi-3-mini-4k", "--bits", 3), "3 bits are not supported"),
         (("phi-3-mini-k4",), "did you mean phi-3-mini-4k"),
     ],
@@ -91,7 +131,7 @@ def test_what_makes_no_sense_is_refused(words: tuple[Any, ...], reason: str) -> 
     ("text", "number"), [("6GiB", 6 << 30), ("3.1GB", 3_100_000_000), ("800 MiB", 800 << 20)]
 )
 def test_memory_is_read_in_either_unit(text: str, number: int) -> None:
-    assert Memory().convert(text, None, None) == number
+    assert Size().convert(text, None, None) == number
 
 
 @pytest.mark.parametrize("words", [("estimate", "phi-3-mini-4k", "--context", "4096"), ("--help",)])

@@ -43,7 +43,7 @@ def run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
 def test_a_check_passes_and_prints_its_verdict_last(run: Callable[..., Result]) -> None:
     result = run("check", "out", "--baseline", "b")
     assert result.exit_code == PASSED, result.output
-    assert result.output.splitlines()[-1] == "PASS: out beside b"
+    assert result.output.splitlines()[-1] == "PASS: out against b"
     for words in ("mean KL", "same top token", "perplexity past the sliding window", "worst: "):
         assert words in result.output
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from tqdm import tqdm
 
-from phi3quant.cli import display
+from phi3quant.cli import progress
 from phi3quant.progress import silent
 
 BLOCKS = 32
@@ -26,8 +26,8 @@ def test_after_three_blocks_the_end_is_known_to_a_fifth(
         bars.append(tqdm(**given))
         return bars[0]
 
-    monkeypatch.setattr(display, "tqdm", bar)
-    with display._bar("quantizing", BLOCKS) as step:
+    monkeypatch.setattr(progress, "tqdm", bar)
+    with progress._bar("quantizing", BLOCKS) as step:
         for number, took in enumerate(seconds, start=1):
             now[0] += took
             step(1, "0.812 of RTN's error")
@@ -43,7 +43,7 @@ def test_a_log_gets_a_line_a_minute_at_most(
 ) -> None:
     now = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
-    with display.progress_bars(quiet=False)("quantizing", BLOCKS) as step:
+    with progress.progress_bars(quiet=False)("quantizing", BLOCKS) as step:
         for _ in range(4):
             now[0] += 45
             step(1, "0.812 of RTN's error")
@@ -57,17 +57,27 @@ def test_a_log_gets_a_line_a_minute_at_most(
 def test_a_terminal_without_a_size_is_a_log(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
     main, terminal = pty.openpty()
     termios.tcsetwinsize(terminal, (24, columns))
+    monkeypatch.setenv("TERM", "xterm")
     with os.fdopen(main, "rb"), os.fdopen(terminal, "w") as stderr:
         monkeypatch.setattr("sys.stderr", stderr)
-        chosen = display.progress_bars(quiet=False)
-    assert chosen is (display._bar if columns else display._lines)
+        chosen = progress.progress_bars(quiet=False)
+    assert chosen is (progress._bar if columns else progress._lines)
+
+
+def test_a_dumb_terminal_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    main, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (24, 80))
+    monkeypatch.setenv("TERM", "dumb")
+    with os.fdopen(main, "rb"), os.fdopen(terminal, "w") as stderr:
+        monkeypatch.setattr("sys.stderr", stderr)
+        assert progress.progress_bars(quiet=False) is progress._lines
 
 
 def test_a_log_of_a_quick_run_stays_empty(capsys: pytest.CaptureFixture[str]) -> None:
-    with display.progress_bars(quiet=False)("quantizing", BLOCKS) as step:
+    with progress.progress_bars(quiet=False)("quantizing", BLOCKS) as step:
         step(BLOCKS)
     assert capsys.readouterr().err == ""
 
 
 def test_quiet_is_silent_in_a_log_too() -> None:
-    assert display.progress_bars(quiet=True) is silent
+    assert progress.progress_bars(quiet=True) is silent

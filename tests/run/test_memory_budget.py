@@ -99,7 +99,7 @@ def test_too_little_memory_is_refused_before_any_work(
         words = line(method, checkpoint_folder("gqa"), prose, "--max-memory", "100MiB")
         result = CliRunner().invoke(main, [*words, "-o", str(tmp_path / "out")])
         assert result.exit_code == 2
-        assert "GiB of memory and --max-memory is 0.10 GiB; allow more" in result.stderr
+        assert "MB of memory and --max-memory is 104.86 MB; allow more" in result.stderr
     assert not list(tmp_path.iterdir())
 
 
@@ -133,6 +133,6 @@ def test_needs_grow_with_the_text_alone(mini: Phi3Config) -> None:
 
 @pytest.mark.parametrize(("given", "size"), [("4GiB", 4 << 30), ("1.5g", 1_500_000_000)])
 def test_sizes_are_decimal_or_binary(given: str, size: int) -> None:
-    from phi3quant.cli.options import Size
+    from phi3quant.cli.values import Size
 
     assert Size().convert(given, None, None) == size

@@ -21,9 +21,12 @@ import llvmlite
 import numba
 import numpy as np
 
+from phi3quant.notices import announce
+
 _ROOT = Path(__file__).resolve().parents[3]
 # Folders of other sources are removed after this many days without use.
 _KEPT_DAYS = 30
+COMPILING = "compiling kernels for this machine (once, about 20 s)"
 _NAME = re.compile(r"kernels-[0-9a-f]{16}")
 
 
@@ -94,9 +97,12 @@ class Forgiving:
     def load_overload(self, *arguments: Any) -> Any:
         """Machine code; None if it is missing or damaged."""
         try:
-            return self.inner.load_overload(*arguments)
+            compiled = self.inner.load_overload(*arguments)
         except Exception:  # noqa: BLE001 - unpickling damaged bytes raises any exception
-            return None
+            compiled = None
+        if compiled is None:
+            announce(COMPILING)
+        return compiled
 
     def save_overload(self, *arguments: Any) -> None:
         """Save machine code if possible."""

@@ -1,0 +1,62 @@
+"""Files that a run has written, and the next step with them."""
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+
+from converters import open_model
+from converters.gguf import writer as gguf_writer
+from converters.gguf.type_policy import phone_note
+from converters.onnx import writer as onnx_writer
+from phi3quant.cli.layout import print_values
+from phi3quant.cli.terminal import echo, note
+from phi3quant.units import count, size
+
+# Files that hold weights, by their names.
+_WEIGHTS = ("*.safetensors", "*.gguf", "model.onnx*")
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files with a model's weights, and the graph of an ONNX model."""
+    return sorted({path for pattern in _WEIGHTS for path in folder.glob(pattern)})
+
+
+def print_files(title: str, folder: Path) -> None:
+    """Print a folder's files that hold weights, and the number of all others, with their sizes.
+
+    Folders in it are other formats of a run.
+    """
+    weights = weight_files(folder)
+    others = [path for path in folder.iterdir() if path.is_file() and path not in weights]
+    echo(f"{folder}: {title}")
+    rows = [(f"  {path}", size(path.stat().st_size)) for path in weights]
+    if others:
+        total = size(sum(path.stat().st_size for path in others))
+        rows.append((f"  and {count(len(others), 'other file')}", total))
+    print_values(rows)
+
+
+def note_next_steps(folders: Mapping[str, Path]) -> None:
+    """Print on stderr how to use each format of a run.
+
+    Args:
+        folders: by the name of their format.
+    """
+    for name, folder in folders.items():
+        weights = weight_files(folder)
+        if name == gguf_writer.FORMAT.name:
+            file = weights[0] if len(weights) == 1 else folder
+            note(f"next: copy {file} to the phone, for an app with llama.cpp")
+        elif name == onnx_writer.FORMAT.name:
+            note(f"next: copy the folder {folder} to the phone, for onnxruntime-genai")
+        else:
+            note(f"next: for phones: phi3quant export gguf {shlex.quote(str(folder))}")
+    folder = next(iter(folders.values()))
+    note(f'try:  phi3quant generate {shlex.quote(str(folder))} "Hello"')
+
+
+def note_slow_type(gguf: Path) -> None:
+    """Print on stderr if a GGUF file is of a type that phones are slow with."""
+    line = phone_note(open_model(gguf).format.removeprefix("GGUF "))
+    if line:
+        note(f"note: {line}")

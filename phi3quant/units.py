@@ -1,0 +1,24 @@
+"""Sizes and counts in words: one unit of size and one plural rule for everything that is shown."""
+
+
+def size(nbytes: float) -> str:
+    """Bytes of memory or disk in decimal units: 1 GB is 10^9 bytes.
+
+    Examples:
+        >>> size(2_175_438_336), size(3_430_000), size(512)
+        ('2.18 GB', '3.43 MB', '512 bytes')
+    """
+    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if nbytes >= unit:
+            return f"{nbytes / unit:.2f} {name}"
+    return count(round(nbytes), "byte")
+
+
+def count(number: int, noun: str) -> str:
+    """A number with its noun, in the plural where that is right.
+
+    Examples:
+        >>> count(1, "file"), count(2, "file"), count(1022, "token")
+        ('1 file', '2 files', '1,022 tokens')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
