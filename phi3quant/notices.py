@@ -1,7 +1,7 @@
-"""Notes on what was read otherwise than one might think, for whoever runs a command or a script.
+"""Notices about unexpected facts, such as a part of a file that is ignored.
 
-They go to the logger ``phi3quant`` as warnings: a script sees them on stderr unless it configures
-logging, and the command line prints them (phi3quant.cli.notices).
+They go to the logger ``phi3quant`` as warnings. Python prints these on stderr unless logging is
+configured; the command line prints them itself (phi3quant.cli.notices).
 """
 
 import logging
@@ -11,6 +11,6 @@ LOGGER = logging.getLogger("phi3quant")
 
 
 def notify(notes: Iterable[str]) -> None:
-    """Pass notes on, each a sentence."""
+    """Log notices, one sentence each."""
     for note in notes:
         LOGGER.warning("%s", note)
