@@ -1,7 +1,7 @@
-"""Formats: one writer and reader each, and a table of them (formats.py).
+"""Formats: a writer and a reader each, and a table of them (formats.py).
 
-A writer takes codes, scales and folded norms; it can't tell RTN from AWQ. The names below are
-imported when they are first used: modules that know sizes alone must not load torch.
+A writer takes codes, scales and folded norms, which look the same after RTN and AWQ. The names
+below are imported when they are first used: modules that only compute sizes must not load torch.
 """
 
 import importlib

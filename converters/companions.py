@@ -1,4 +1,4 @@
-"""The files that stand beside weights: config.json, tokenizer, generation settings, licences."""
+"""Companions of weights: config.json, tokenizer files, generation settings, licences."""
 
 import json
 import shutil
@@ -9,17 +9,17 @@ from phi3quant.errors import CheckpointError
 from phi3quant.model.config import Phi3Config
 from phi3quant.source.tokenizer import FILES
 
-# What config.json must not promise any more: code that lies elsewhere, and the old dtype.
+# Keys that no longer hold for an output: code in other files, and how the weights were stored.
 _DROPPED_KEYS = ("auto_map", "torch_dtype", "dtype", "quantization_config")
 
 
 def write_config(folder: Path, config: Phi3Config, **added: Any) -> None:
-    """Write config.json as the source has it, but for what described its weights.
+    """Write the source's config.json without the keys that described its weights.
 
     Args:
-        folder: where to.
-        config: of the source.
-        added: keys that describe the new weights.
+        folder: destination.
+        config: configuration of the source.
+        added: further keys, which describe the new weights.
     """
     kept = {key: value for key, value in config.raw.items() if key not in _DROPPED_KEYS}
     text = json.dumps({**kept, **added}, indent=2, ensure_ascii=False)
@@ -27,31 +27,31 @@ def write_config(folder: Path, config: Phi3Config, **added: Any) -> None:
 
 
 def carry_along(source: Path, folder: Path) -> None:
-    """Copy tokenizer, generation settings and licences."""
+    """Copy tokenizer files, generation settings and licences."""
     for path in _companions(source):
         shutil.copyfile(path, folder / path.name)
 
 
 def check_companions(source: Path) -> None:
-    """Refuse companions that can't be carried along, before any work.
+    """Refuse companions that can't be copied into an output, before any work.
 
-    Outputs get published, and a link may lead to any file of the user's. Links into the hub's cache
-    are fine: snapshots consist of them, and folders that older clients downloaded to. So are links
-    to files of the same name: a variant of a model is often a folder of links to another.
+    Outputs get published, and a link may lead to any of the user's files. Two kinds of links are
+    accepted. Links into the hub's cache make up its snapshots and the folders of older clients.
+    Links to files of the same name occur in variants of a model that share files.
 
     Raises:
-        CheckpointError: one is such a link, or has a name that a manifest can't hold.
+        CheckpointError: a companion is another kind of link, or its name is not UTF-8.
     """
     home = source.resolve()
     for path in _companions(source):
         if path.name != path.name.encode("utf-8", "replace").decode():
             raise CheckpointError(f"the name of {path} is not UTF-8; rename the file")
         target = path.resolve()
-        own = home in target.parents or target.name == path.name or _is_hub_blob(target)
-        if path.is_symlink() and not own:
+        accepted = home in target.parents or target.name == path.name or _is_hub_blob(target)
+        if path.is_symlink() and not accepted:
             raise CheckpointError(
                 f"{path} is a link to {target.name} outside of the model's folder, and the output "
-                "would hold a copy of that; replace the link by the file that is meant"
+                "would contain a copy of that file; replace the link with the intended file"
             )
 
 

@@ -1,4 +1,4 @@
-"""What a format is: a check, a size, and a writer that takes a model block by block."""
+"""Formats of artifacts: a check, a size, and a writer that takes a model block by block."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,37 +16,37 @@ from phi3quant.source.opened_model import OpenedModel
 from phi3quant.source.stored_model import StoredWeights
 
 Source: TypeAlias = OpenedModel[StoredWeights]
-"""The model that an artifact is made from."""
+"""Model that an artifact is made from."""
 
 MANIFEST_PREFIX = "phi3quant."
-"""Start of the keys under which files carry a manifest inside."""
+"""Prefix of the metadata keys that hold a manifest inside a file."""
 
 
 class ModelWriter(Completable, Protocol):
-    """Takes a quantized model's parts in order."""
+    """Writer of a quantized model, which receives its parts in order."""
 
     @property
     def hashed(self) -> Mapping[str, Mapping[str, Any]]:
-        """Entries of hashed_file.describe_file for files that were hashed while written.
+        """Entries of hashed_file.describe_file for files that were hashed while they were written.
 
-        All of them once the writer is completed.
+        They are complete once the writer is.
         """
 
     def embedding(self, weight: torch.Tensor) -> None:
-        """The token embeddings, FP32 [vocab, hidden]; first."""
+        """Write the token embeddings, FP32 [vocab, hidden]; called first."""
 
     def block(self, index: int, block: QuantizedBlock) -> None:
-        """The next decoder block."""
+        """Write the next decoder block."""
 
     def final(self, norm: torch.Tensor, head: torch.Tensor | None) -> None:
-        """The last norm [hidden] and, of an untied model, the head [vocab, hidden]; last."""
+        """Write the last norm [hidden] and an untied head [vocab, hidden]; called last."""
 
 
 class TensorWriter(ModelWriter, Protocol):
-    """Takes blocks that no method has made, too."""
+    """Writer that also accepts blocks that were not quantized by a method."""
 
     def tensors(self, index: int, block: Mapping[str, torch.Tensor | Quantized]) -> None:
-        """The next decoder block, from its tensors by their short names."""
+        """Write the next decoder block, given its tensors by short name."""
 
 
 @dataclass(frozen=True)
@@ -54,15 +54,15 @@ class Format:
     """A kind of artifact.
 
     Attributes:
-        name: on the command line.
-        title: in messages.
+        name: name on the command line.
+        title: name in messages.
         check: raises SchemeError if the format can't hold this scheme for this model; called
             before any work.
         nbytes: size of the weights on disk.
-        open: a writer into a folder.
+        open: creates a writer into a folder.
         embed: puts a manifest's strings (provenance.manifest.flat) into the finished files of a
-            folder, for formats whose files travel alone. Returns the entries of
-            hashed_file.describe_file for files that needn't be read again.
+            folder, for formats whose files are copied on their own. Returns the entries of
+            hashed_file.describe_file for the files whose hashes are already known.
     """
 
     name: str

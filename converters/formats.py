@@ -1,4 +1,4 @@
-"""The table of formats, and what opens a model of any of them."""
+"""Table of formats, and functions that open a model of any of them."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -31,13 +31,13 @@ from phi3quant.source.tokenizer import Tokenizer, load_tokenizer
 LAYOUTS: Mapping[str, PackedLayout] = {
     layout.name: layout for layout in (compressed_tensors.LAYOUT, awq_gemm.LAYOUT)
 }
-"""Layouts of packed checkpoints by their name."""
+"""Layouts of packed checkpoints by name."""
 
 FORMATS: Mapping[str, Format] = {
     entry.name: entry
     for entry in (*map(packed_format, LAYOUTS.values()), gguf_writer.FORMAT, onnx_writer.FORMAT)
 }
-"""All formats by their name on the command line; the first is the default."""
+"""Formats by their name on the command line; the first is the default."""
 
 
 def open_model(path: Path) -> StoredWeights | OnnxModel:
@@ -48,8 +48,8 @@ def open_model(path: Path) -> StoredWeights | OnnxModel:
 
     Raises:
         ConfigError: config.json is missing or not Phi-3.
-        CheckpointError: weights are missing, truncated, mis-shaped, or quantized by other means.
-        SchemeError: the quantization is of a known layout in a form that can't be read.
+        CheckpointError: weights are missing, truncated, mis-shaped or in an unknown quantization.
+        SchemeError: the quantization has a known layout, but in a form that can't be read.
     """
     if is_onnx(path):
         return open_onnx(path)
@@ -57,12 +57,12 @@ def open_model(path: Path) -> StoredWeights | OnnxModel:
 
 
 def open_weights(path: Path) -> StoredWeights:
-    """Open a model whose weights can be had, as open_model does.
+    """Open a model whose weights can be read, as open_model does.
 
-    Its notes are passed on (phi3quant.notices).
+    Its notes go to phi3quant.notices.
 
     Raises:
-        CheckpointError: also if it is an ONNX model, whose weights only a runtime reads.
+        CheckpointError: also if it is an ONNX model, whose weights only a runtime can read.
     """
     opened = _opened(path)
     notify(f"{path}: {note}" for note in opened.notes)
@@ -71,7 +71,7 @@ def open_weights(path: Path) -> StoredWeights:
 
 def _opened(path: Path) -> StoredWeights:
     if is_onnx(path):
-        raise CheckpointError(f"{path} is an ONNX model already; give what it was made from")
+        raise CheckpointError(f"{path} is an ONNX model already; use the model it was made from")
     if is_gguf(path):
         return open_gguf(path)
     config = read_config(path)
@@ -91,23 +91,23 @@ def _opened(path: Path) -> StoredWeights:
         except SchemeError as error:
             raise SchemeError(f"{path}: {error}") from None
     raise CheckpointError(
-        f"{path} is quantized by {_quantizer(described)}, which can't be read; known are "
+        f"{path} is quantized by {_quantizer(described)}, which can't be read; supported are "
         f"{', '.join(LAYOUTS)}. {_ADVICE.get(str(described.get('quant_method')), _ORIGINAL)}"
     )
 
 
-_ORIGINAL = "Take the checkpoint that it was made from"
+_ORIGINAL = "Use the checkpoint that it was made from"
 _ADVICE: Mapping[str, str] = {
     "fp8": (
-        "Take a BF16 checkpoint, or load this one with transformers "
+        "Use a BF16 checkpoint, or load this one with transformers "
         "(FineGrainedFP8Config(dequantize=True)) and save it as BF16"
     ),
     "bitsandbytes": (
-        "Take the checkpoint that it was made from, or call dequantize() on the model in "
+        "Use the checkpoint that it was made from, or call dequantize() on the model in "
         "transformers and save it as BF16"
     ),
 }
-"""How to come by plain weights, by ``quant_method``."""
+"""Advice on how to get plain weights, by ``quant_method``."""
 
 
 def _quantizer(described: Mapping[str, Any]) -> str:
@@ -130,7 +130,7 @@ def _all_plain(store: TensorFolder, config: Phi3Config) -> bool:
 def _plain_in_spite_of(
     described: Mapping[str, Any], path: Path, config: Phi3Config
 ) -> StoredWeights:
-    """A plain checkpoint whose configuration still describes the quantization of another."""
+    """Open a plain checkpoint whose config.json still has a quantization_config."""
     if described.get("transform_config") not in (None, {}, {"config_groups": {}}):
         raise CheckpointError(
             f"{path}: the quantization_config has a transform_config, which changes the model and "
@@ -138,10 +138,10 @@ def _plain_in_spite_of(
         )
     opened = open_checkpoint(path, config)
     method = described.get("quant_method")
-    of = "" if method is None else f" of {shown(method)}"
+    origin = "" if method is None else f" of {shown(method)}"
     note = (
-        f"config.json has a quantization_config{of}, but all weights are plain "
-        f"{opened.format.removeprefix('safetensors ')}; they are read as they are"
+        f"config.json has a quantization_config{origin}, but all weights are plain "
+        f"{opened.format.removeprefix('safetensors ')}; the quantization_config is ignored"
     )
     return replace(opened, notes=(*opened.notes, note))
 
@@ -149,13 +149,14 @@ def _plain_in_spite_of(
 def as_run(
     name: str, model: StoredWeights | OnnxModel
 ) -> list[tuple[str, StoredWeights | OnnxModel]]:
-    """The ways in which a model is scored, each with a name.
+    """Ways to score a model, each with a name.
 
-    There is one, but for ONNX models that round activations: those are also scored without that.
+    ONNX models that round activations are scored both with and without that rounding; all other
+    models have one way.
 
     Args:
-        name: of the model.
-        model: from open_model.
+        name: name of the model.
+        model: model from open_model.
     """
     levels = at_levels(model) if isinstance(model, OnnxModel) else {}
     if len(levels) < 2:
@@ -174,14 +175,14 @@ def open_located(located: Located) -> OpenedModel[StoredWeights | OnnxModel]:
 
 
 def tokenizer_of(model: StoredModel, path: Path) -> Tokenizer:
-    """The tokenizer of an opened model.
+    """Tokenizer of an opened model.
 
     Args:
-        model: from open_model.
-        path: of the model.
+        model: model from open_model.
+        path: folder or file of the model.
 
     Raises:
-        TokenizerError: there is none that can be read.
+        TokenizerError: the model has no readable tokenizer.
         MissingExtraError: as load_tokenizer.
     """
     if isinstance(model, GgufCheckpoint):
@@ -190,10 +191,10 @@ def tokenizer_of(model: StoredModel, path: Path) -> Tokenizer:
 
 
 def open_tokenizer(path: Path) -> Tokenizer:
-    """The tokenizer of a model of any kind.
+    """Tokenizer of a model of any kind.
 
     Raises:
-        TokenizerError: there is none that can be read.
+        TokenizerError: the model has no readable tokenizer.
         CheckpointError: a GGUF file's header can't be read.
         MissingExtraError: as load_tokenizer.
     """

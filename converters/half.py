@@ -1,4 +1,4 @@
-"""Floats of any type as FP16 or FP32, refused where that can't hold them."""
+"""Conversion of floats to FP16 or FP32, which refuses values that don't fit."""
 
 import numpy as np
 import torch
@@ -16,27 +16,28 @@ def to_half(name: str, tensor: torch.Tensor) -> torch.Tensor:
     """Round to FP16.
 
     Args:
-        name: of the tensor, for the message.
-        tensor: floats.
+        name: name of the tensor, for messages.
+        tensor: floats of any shape.
 
     Raises:
-        CheckpointError: a value is too large, NaN or infinite.
+        CheckpointError: a value is too large.
+        DamagedError: a value is NaN or infinite.
     """
     rows = tensor.reshape(len(tensor), -1)
     halves = np.empty(rows.shape, np.uint16)
 
     def convert(part: slice) -> None:
-        some = rows[part].contiguous()
-        if some.dtype == torch.bfloat16:
-            held = _halve(some.view(torch.uint16).numpy(), _BFLOAT16_SHIFT, halves[part])
+        values = rows[part].contiguous()
+        if values.dtype == torch.bfloat16:
+            fits = _halve(values.view(torch.uint16).numpy(), _BFLOAT16_SHIFT, halves[part])
         else:
-            held = _halve(some.float().numpy().view(_U32), _U32(0), halves[part])
-        if not held:
-            if not torch.isfinite(some).all():
+            fits = _halve(values.float().numpy().view(_U32), _U32(0), halves[part])
+        if not fits:
+            if not torch.isfinite(values).all():
                 raise DamagedError(_damaged(name))
             raise CheckpointError(
-                f"tensor {name} has a value of {float(some.abs().max()):g}, which doesn't "
-                "fit FP16; a format that stores it as FP16 can't hold it"
+                f"tensor {name} has a value of {float(values.abs().max()):g}, which doesn't "
+                "fit FP16; choose a format that stores it as FP32, such as GGUF"
             )
 
     over_rows(rows.shape[0], rows.shape[1], convert)
@@ -45,7 +46,7 @@ def to_half(name: str, tensor: torch.Tensor) -> torch.Tensor:
 
 @kernel
 def _halve(numbers: np.ndarray, shift: np.uint32, halves: np.ndarray) -> bool:
-    """Bits of FP16 from those of FP32 once they are shifted; whether FP16 holds all of them."""
+    """Write FP16 bits of shifted FP32 bits into ``halves``; return whether all values fit."""
     largest = _U32(0)
     for row in range(len(numbers)):
         for place in range(numbers.shape[1]):
@@ -59,8 +60,8 @@ def to_full(name: str, tensor: torch.Tensor) -> torch.Tensor:
     """Convert to FP32.
 
     Args:
-        name: of the tensor, for the message.
-        tensor: floats.
+        name: name of the tensor, for messages.
+        tensor: floats of any shape.
 
     Raises:
         DamagedError: a value is NaN or infinite.

@@ -1,4 +1,4 @@
-"""Tokens that end a generation: those that a model's files name, and the ends of turns."""
+"""Tokens that end a generation: those listed in a model's files, and ends of turns."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,13 +14,13 @@ END_OF_TEXT = "<|endoftext|>"
 
 
 def stop_tokens(opened: OpenedModel[StoredModel]) -> frozenset[int]:
-    """Ids any of which ends a generation.
+    """Token ids that end a generation.
 
-    config.json and generation_config.json may name the end of a text alone, so that a chat would
-    never stop; ends of turns count whatever they say.
+    Some config.json and generation_config.json list only the end of a text, so that a chat would
+    never stop. Ends of turns are therefore always included.
 
     Raises:
-        TokenizerError: an id is none.
+        TokenizerError: a listed value is not a token id.
     """
     config = opened.config
     if isinstance(opened.model, GgufCheckpoint):
@@ -38,10 +38,10 @@ def stop_tokens(opened: OpenedModel[StoredModel]) -> frozenset[int]:
 
 
 def token_ids(settings: Mapping[str, Any], key: str) -> list[int]:
-    """The ids under a key: none, one or several.
+    """Token ids under a key, where one id or a list may stand.
 
     Raises:
-        TokenizerError: it holds something else.
+        TokenizerError: the value is neither.
     """
     value = settings.get(key)
     values = value if isinstance(value, list) else [] if value is None else [value]
@@ -52,6 +52,6 @@ def token_ids(settings: Mapping[str, Any], key: str) -> list[int]:
 
 
 def known_tokens(tokenizer: Tokenizer, *tokens: str) -> list[int]:
-    """Ids of those tokens that the tokenizer knows as one."""
+    """Ids of those ``tokens`` that the tokenizer encodes as a single id."""
     encoded = [tokenizer.encode(token) for token in tokens]
     return [ids[0] for ids in encoded if len(ids) == 1]

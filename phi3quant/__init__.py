@@ -1,4 +1,4 @@
-"""phi3quant: 4-bit Phi-3 checkpoints, and a measured statement of what they cost.
+"""phi3quant: 4-bit Phi-3 checkpoints with a measured loss of quality.
 
     import phi3quant
 

@@ -8,16 +8,16 @@ from phi3quant.supported import UNSUPPORTED
 
 
 def run() -> None:
-    """Run the command line from ``sys.argv``; signals are taken before anything slow is loaded."""
+    """Run the command line from ``sys.argv``; signals are handled before slow imports."""
     if UNSUPPORTED:
         sys.exit(_refused(UNSUPPORTED))
-    # Needs a system with all signals.
+    # The module requires POSIX signals.
     from phi3quant.cli import interruption  # noqa: PLC0415
 
     interruption.take_signals()
     interruption.strike_again()
     if not sys.warnoptions:
-        # Libraries' notices to their developers.
+        # Libraries' warnings are meant for their developers.
         warnings.simplefilter("ignore")
     try:
         from phi3quant.cli.main import main  # noqa: PLC0415

@@ -1,22 +1,22 @@
-"""The exceptions phi3quant raises for anything a user can cause or mend.
+"""Exceptions for everything that a user can cause or fix.
 
     Phi3QuantError
-    ├── InputError             something given can't be used
+    ├── InputError             an input can't be used
     │   ├── ModelNotFoundError   no such folder, hub id or bundled model
     │   ├── ConfigError          config.json is missing, broken or not Phi-3
     │   ├── CheckpointError      a shard or tensor is missing, truncated or mis-shaped
-    │   │   └── DamagedError           its values are not finite, or changed while they were read
+    │   │   └── DamagedError           values are not finite, or changed while they were read
     │   ├── TokenizerError       no usable tokenizer files
     │   ├── CorpusError          text is missing, empty, too short or not UTF-8
-    │   └── SchemeError          bits, group size and symmetry don't go with the model or the format
-    ├── NotComparableError     two things that were to be compared don't belong together
-    ├── OutputError            the result can't be written there
-    ├── ResumeError            an unfinished run can't be gone on with, or would be lost
-    ├── MemoryLimitError       a run needs more memory than there is, or than it may use
+    │   └── SchemeError          a quantization scheme doesn't fit the model or the format
+    ├── NotComparableError     two results can't be compared
+    ├── OutputError            the output can't be written
+    ├── ResumeError            an unfinished run can't be resumed, or would be lost
+    ├── MemoryLimitError       a run needs more memory than is available or allowed
     ├── MissingExtraError      an optional dependency is not installed
-    └── RuntimeTooOldError     a runtime is older than what a model needs
+    └── RuntimeTooOldError     a runtime is older than the model requires
 
-The command line prints the message alone and exits with code 2, or 3 if nothing could be compared.
+The command line prints only the message and exits with code 2, or 3 for NotComparableError.
 """
 
 import re
@@ -40,7 +40,7 @@ OPTIONS: Mapping[str, str] = {
     "--text": "text",
     "--text-field": "EvaluationText(field=...)",
 }
-"""Names in Python of the options that messages mention."""
+"""Python arguments by the command-line option that messages mention."""
 
 _OPTION = re.compile(r"(?<![\w-])(?:--[a-z][a-z-]*|-o)(?![\w-])")
 _COMMAND_LINE: ContextVar[bool] = ContextVar("command_line", default=False)
@@ -48,7 +48,7 @@ _COMMAND_LINE: ContextVar[bool] = ContextVar("command_line", default=False)
 
 @contextmanager
 def on_the_command_line() -> Iterator[None]:
-    """Leave options in messages as the command line spells them."""
+    """Keep the command line's names of options in messages."""
     token = _COMMAND_LINE.set(True)
     try:
         yield
@@ -57,10 +57,10 @@ def on_the_command_line() -> Iterator[None]:
 
 
 class Phi3QuantError(Exception):
-    """Base of all errors with a message meant for the user: what is wrong, where, what to do.
+    """Base of all errors with a message for the user: what is wrong, where, what to do.
 
-    Messages are written with the names of command-line options; in Python, those of arguments
-    stand in their place.
+    Messages contain the names of command-line options, which are replaced by names of arguments in
+    Python.
     """
 
     def __str__(self) -> str:
@@ -71,16 +71,16 @@ class Phi3QuantError(Exception):
 
     @property
     def command_line_message(self) -> str:
-        """The message with options as the command line spells them."""
+        """Message with the command line's names of options."""
         return super().__str__()
 
 
 class InputError(Phi3QuantError):
-    """Something the user gave can't be used."""
+    """An input can't be used."""
 
 
 class ModelNotFoundError(InputError):
-    """The model is neither a folder, a hub id that can be had, nor the bundled one."""
+    """The model is neither a folder, nor an available hub id, nor a bundled model."""
 
 
 class ConfigError(InputError):
@@ -88,15 +88,15 @@ class ConfigError(InputError):
 
 
 class CheckpointError(InputError):
-    """A weight file or tensor is missing, truncated, mis-shaped or of a kind that can't be read."""
+    """A weight file or tensor is missing, truncated, mis-shaped or of an unsupported kind."""
 
 
 class DamagedError(CheckpointError):
-    """Weights hold NaN or infinity, or changed while they were read: they give no result."""
+    """Weights contain NaN or infinity, or changed while they were read."""
 
 
 class TokenizerError(InputError):
-    """The model folder has no tokenizer that can be read."""
+    """The model has no readable tokenizer."""
 
 
 class CorpusError(InputError):
@@ -104,11 +104,11 @@ class CorpusError(InputError):
 
 
 class SchemeError(InputError):
-    """A quantization scheme does not go with the model, the method or the format."""
+    """A quantization scheme doesn't fit the model, the method or the format."""
 
 
 class NotComparableError(Phi3QuantError):
-    """A comparison would say nothing: other text, tokenizer or recipe, or files that changed."""
+    """A comparison is meaningless: different text, tokenizer or recipe, or changed files."""
 
 
 class OutputError(Phi3QuantError):
@@ -116,22 +116,22 @@ class OutputError(Phi3QuantError):
 
 
 class ResumeError(Phi3QuantError):
-    """An unfinished run can't be gone on with, or would be lost without its owner's leave."""
+    """An unfinished run can't be resumed, or would be lost without permission."""
 
 
 class MemoryLimitError(Phi3QuantError):
-    """A run needs more memory than there is, or than it may use."""
+    """A run needs more memory than is available or allowed."""
 
 
 class MissingExtraError(Phi3QuantError):
-    """An optional dependency is needed; the message names the extra that brings it."""
+    """An optional dependency is missing; the message names the extra that installs it."""
 
     def __init__(self, what: str, extra: str) -> None:
         super().__init__(f"{what} needs an optional dependency: pip install 'phi3quant[{extra}]'")
 
 
 class RuntimeTooOldError(Phi3QuantError):
-    """A runtime would not run a model, or would compute something else than newer ones."""
+    """A runtime can't run a model, or would compute other results than newer versions."""
 
     def __init__(self, name: str, version: str, needed: str) -> None:
         super().__init__(
@@ -141,19 +141,19 @@ class RuntimeTooOldError(Phi3QuantError):
 
 
 def require(error: type[Phi3QuantError], name: str, value: object, *kinds: type | None) -> None:
-    """Refuse an argument of another type than those that are allowed.
+    """Refuse an argument whose type is not allowed.
 
     Args:
-        error: class of the error.
-        name: of the argument.
-        value: that was passed.
-        kinds: types that are allowed; None allows None.
+        error: class of the error to raise.
+        name: name of the argument.
+        value: value of the argument.
+        kinds: allowed types; None allows None.
 
     Raises:
         Phi3QuantError: of the class ``error``.
     """
     types = tuple(kind for kind in kinds if kind is not None)
-    # True is an int to Python, and a mistake here.
+    # In Python True is an int, but passing it for a number is a mistake.
     if (isinstance(value, types) and not (isinstance(value, bool) and bool not in types)) or (
         value is None and None in kinds
     ):

@@ -1,8 +1,8 @@
-"""Notes for whoever runs a command or a script.
+"""Notices about unexpected facts, such as a part of a file that is ignored, and about slow steps.
 
-They go to the logger ``phi3quant``, and the command line prints them (phi3quant.cli.notices). Input
-that is read in an unexpected way is a warning, which a script shows on stderr unless it configures
-logging; slow steps are announced at level INFO, which a script shows only if it asks for it.
+They go to the logger ``phi3quant``, and the command line prints them (phi3quant.cli.notices). Python
+prints warnings on stderr unless logging is configured; slow steps have level INFO, which a script
+shows only if it asks for it.
 """
 
 import logging
@@ -12,7 +12,7 @@ LOGGER = logging.getLogger("phi3quant")
 
 
 def notify(notes: Iterable[str]) -> None:
-    """Pass notes on, each a sentence."""
+    """Log notices, one sentence each."""
     for note in notes:
         LOGGER.warning("%s", note)
 

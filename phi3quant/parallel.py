@@ -1,22 +1,22 @@
-"""Rows of a matrix on several threads, for kernels that release the interpreter's lock."""
+"""Work on rows of a matrix in several threads, for kernels that release the GIL."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-# Weights that are handed out at once: enough that handing out costs nothing beside them.
+# Weights in a slice: enough to make the cost of handing it out negligible.
 _CHUNK_WEIGHTS = 1 << 18
 
 
 def over_rows(rows: int, columns: int, work: Callable[[slice], None], *, multiple: int = 1) -> None:
-    """Call ``work`` for slices of rows that together make all, on torch's number of threads.
+    """Call ``work`` for slices that cover all rows, on torch's number of threads.
 
     Args:
-        rows: of the matrix.
-        columns: of the matrix.
-        work: gets a slice of rows; slices may be worked on at the same time.
-        multiple: slices hold a multiple of so many rows, but for the last.
+        rows: rows of the matrix.
+        columns: columns of the matrix.
+        work: receives a slice of rows; called from several threads at the same time.
+        multiple: number that divides the rows of every slice except the last one.
 
     Raises:
         Exception: whatever ``work`` raises first.
@@ -29,5 +29,5 @@ def over_rows(rows: int, columns: int, work: Callable[[slice], None], *, multipl
             work(part)
         return
     with ThreadPoolExecutor(threads) as pool:
-        # Reading the results raises what went wrong.
+        # Reading the results raises the first error.
         list(pool.map(work, parts))

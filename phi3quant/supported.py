@@ -1,4 +1,4 @@
-"""Systems that phi3quant runs on."""
+"""Supported operating systems."""
 
 import sys
 
@@ -7,14 +7,14 @@ UNSUPPORTED = (
     if sys.platform in {"win32", "cygwin"}
     else ""
 )
-"""Reason why it can't run here; empty where it can."""
+"""Reason why this system is not supported; empty if it is."""
 
 
 def require_supported() -> None:
-    """Refuse other systems with a sentence, before a module that they lack is imported.
+    """Refuse unsupported systems with a clear message, before a missing module fails to import.
 
     Raises:
-        ImportError: this is one.
+        ImportError: the system is not supported.
     """
     if UNSUPPORTED:
         raise ImportError(UNSUPPORTED)

@@ -1,10 +1,10 @@
-"""Which phi3quant this is."""
+"""Version of phi3quant."""
 
 from importlib.metadata import PackageNotFoundError, version
 
 
 def tool_version() -> str:
-    """The installed version of phi3quant."""
+    """Installed version of phi3quant, or ``unknown``."""
     try:
         return version("phi3quant")
     except PackageNotFoundError:  # run from a source tree that was never installed

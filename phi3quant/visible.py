@@ -1,14 +1,14 @@
-"""Text from outside made safe to show: in a terminal, a CI log, Markdown, JSON or XML.
+"""Escaping of untrusted text for a terminal, a CI log, Markdown, JSON or XML.
 
-Names of files, chat templates, manifests and what models generate may hold anything. Every place
-that shows text passes it through one of these functions.
+File names, chat templates, manifests and generated text may contain anything. All code that shows
+text passes it through one of these functions.
 """
 
 import re
 
 REPLACEMENT = "\ufffd"
 
-# Control characters, surrogates and noncharacters; and what turns the direction of text.
+# Control characters, surrogates, noncharacters and characters that change the direction of text.
 _UNSEEN = (
     "\x00-\x08\x0b\x0c\x0d\x0e-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff"
     "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
@@ -25,7 +25,7 @@ _MARKDOWN = re.compile(r"([\\`*_\[\]<>|~&#$])")
 
 
 def visible(text: str) -> str:
-    r"""Text whose every character is one to be read; line breaks and tabs stay.
+    r"""Replace characters that can't be read; line breaks and tabs stay.
 
     Examples:
         >>> visible("a\x1b[31mb\r\nc")
@@ -35,10 +35,10 @@ def visible(text: str) -> str:
 
 
 def in_log(text: str) -> str:
-    r"""Visible text with a backslash in whatever a CI system would obey.
+    r"""Make text visible, and break commands to CI systems with a backslash.
 
-    What it makes of the beginning of a text is the beginning of what it makes of the whole, so that
-    a text may be shown in pieces.
+    The result for the beginning of a text is the beginning of the result for the whole text, so
+    that a text may be shown in pieces.
 
     Examples:
         >>> in_log("::error::no\n##[endgroup]")
@@ -48,7 +48,7 @@ def in_log(text: str) -> str:
 
 
 def in_table(text: str) -> str:
-    r"""As ``in_log``, for text that will be wrapped: any place may become the start of a line.
+    r"""Escape as ``in_log`` does, for text that will be wrapped, so that a line may start anywhere.
 
     Examples:
         >>> in_table("a ::error::")
@@ -58,12 +58,12 @@ def in_table(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """Visible text without line breaks and runs of spaces."""
+    """Make text visible on one line, without runs of spaces."""
     return visible(" ".join(text.split()))
 
 
 def in_markdown(text: str) -> str:
-    r"""One line of plain text in Markdown, also in a cell of a table.
+    r"""Escape text for one line of Markdown, including a cell of a table.
 
     Examples:
         >>> in_markdown("a|b <img src=x>")
@@ -73,7 +73,7 @@ def in_markdown(text: str) -> str:
 
 
 def code_span(text: str) -> str:
-    r"""One line of text as a code span of Markdown, also in a cell of a table.
+    r"""Format text as a code span of Markdown on one line, including a cell of a table.
 
     Examples:
         >>> code_span("a`b|c")
@@ -83,9 +83,9 @@ def code_span(text: str) -> str:
 
 
 def in_json(text: str) -> str:
-    r"""JSON text with escapes for whatever a terminal or a CI system would obey.
+    r"""Escape JSON text so that a terminal or a CI system doesn't obey it.
 
-    The value stays the same: these characters stand in strings alone.
+    The value stays the same, since these characters occur only in strings.
 
     Examples:
         >>> in_json('"##[group]\x9b"')
@@ -96,10 +96,10 @@ def in_json(text: str) -> str:
 
 
 def in_xml(text: str) -> str:
-    """Visible text that XML 1.0 can hold; markup is the writer's business."""
+    """Make text visible and valid in XML 1.0; escaping of markup is left to the XML writer."""
     return _NOT_XML.sub(REPLACEMENT, visible(text))
 
 
 def in_annotation(text: str) -> str:
-    """The message of a workflow command of GitHub Actions; stays on its line."""
+    """Escape the message of a GitHub Actions workflow command, so that it stays on its line."""
     return visible(text).replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")

@@ -1,4 +1,4 @@
-"""GGUF files as models that write, in llama.cpp, where llama-cpp-python is installed."""
+"""Text generation from GGUF files by llama.cpp, where llama-cpp-python is installed."""
 
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -18,7 +18,7 @@ def has_llama() -> bool:
 
 
 class LlamaDecoder:
-    """llama.cpp with a context of a given length; implements generation.decoder.Decoder."""
+    """Implementation of generation.decoder.Decoder by llama.cpp, with a context of fixed length."""
 
     def __init__(self, model: GgufCheckpoint, context: int) -> None:
         import llama_cpp  # noqa: PLC0415 - an optional runtime
@@ -56,7 +56,7 @@ class LlamaDecoder:
         try:
             self._model.eval(list(ids))
         except RuntimeError as error:
-            raise CheckpointError(f"llama.cpp can't go on: {error}") from None
+            raise CheckpointError(f"llama.cpp failed: {error}") from None
         scores = self._library.llama_get_logits_ith(self._model.ctx, -1)
         row = np.ctypeslib.as_array(scores, shape=(self._model.n_vocab(),))
         return torch.from_numpy(row.copy())

@@ -1,8 +1,8 @@
-"""A manifest inside a GGUF file: metadata keys of our own, which llama.cpp passes over.
+"""Manifest inside a GGUF file: metadata keys with a prefix of this project, ignored by llama.cpp.
 
-What a manifest says is known only when the file is complete, and the metadata comes first in it.
-So the writer reserves room, a string of spaces, and afterwards the keys take the place of some of
-the spaces: nothing behind them moves.
+Metadata comes first in a file, but its manifest is complete only at the end. So the writer reserves
+room, a string of spaces, and later overwrites part of it with the manifest's keys; nothing after
+the reserved room moves.
 """
 
 import hashlib
@@ -19,26 +19,26 @@ from phi3quant.model.config import Phi3Config
 RESERVED = f"{MANIFEST_PREFIX}reserved"
 TENSORS_SHA256 = f"{MANIFEST_PREFIX}tensors_sha256"
 BLOCKS = f"{MANIFEST_PREFIX}blocks"
-# After magic and version, and the number of tensors.
+# Offset of the number of fields: after the magic, the version and the number of tensors.
 _COUNT_AT = 16
 _CHUNK = 1 << 22
 
 
 def reserve(writer: GGUFWriter, config: Phi3Config) -> None:
-    """Make room for a manifest among the metadata."""
+    """Reserve room for a manifest in the metadata."""
     writer.add_string(RESERVED, " " * manifest_room(config))
 
 
 def fill(model: GgufModel, strings: Mapping[str, str]) -> None:
-    """Put a manifest's strings, and a hash of all tensors, into the room of a complete file.
+    """Write a manifest's strings, and a hash of all tensors, into the reserved room.
 
-    The blocks' errors are left out if they don't fit; the folder's manifest has them. The file is
-    changed in place, so it must be one that nobody reads yet.
+    Errors of blocks are left out if they don't fit; the manifest of the folder has them. The file
+    must be complete. It is changed in place, so nothing may read it at the same time.
     """
-    file, mine = model.files[0], [key for key in model.spans if key.startswith(MANIFEST_PREFIX)]
-    start = min(model.spans[key][0] for key in mine)
-    stop = max(model.spans[key][1] for key in mine)
-    # Tensors don't change after they were hashed once; if they did, that hash should tell.
+    file, replaced = model.files[0], [key for key in model.spans if key.startswith(MANIFEST_PREFIX)]
+    start = min(model.spans[key][0] for key in replaced)
+    stop = max(model.spans[key][1] for key in replaced)
+    # A hash from an earlier call is kept, so that it reveals later changes to tensors.
     digest = model.fields.get(TENSORS_SHA256) or tensors_sha256(model)
     values = {**strings, TENSORS_SHA256: digest}
     if _size(values) > stop - start:
@@ -46,9 +46,9 @@ def fill(model: GgufModel, strings: Mapping[str, str]) -> None:
     entries = [_entry(key, value) for key, value in values.items()]
     rest = stop - start - sum(map(len, entries)) - len(_entry(RESERVED, ""))
     if rest < 0:
-        raise ValueError(f"{file} has room for {stop - start} bytes of provenance only")
+        raise ValueError(f"{file} has room for only {stop - start} bytes of provenance")
     region = b"".join((*entries, _entry(RESERVED, " " * rest)))
-    count = len(model.fields) - len(mine) + len(entries) + 1
+    count = len(model.fields) - len(replaced) + len(entries) + 1
     with file.open("r+b") as opened:
         opened.seek(start)
         opened.write(region)

@@ -1,7 +1,7 @@
-"""The container of a GGUF file: its header, read with every count checked against the file's size.
+"""Header of a GGUF file, read with every count checked against the size of the file.
 
-The gguf library's reader believes the counts that it finds, so that a few flipped bytes keep it
-busy forever; files come from anywhere, hence a reader that doesn't.
+The reader of the gguf library trusts all counts, so that a few flipped bytes keep it busy forever.
+Files come from anywhere, hence a reader that checks them.
 """
 
 import math
@@ -35,7 +35,7 @@ _SCALARS: Mapping[int, str] = {
     11: "q",
     12: "d",
 }
-"""struct's letters for GGUF's value types."""
+"""Format letters of ``struct`` by GGUF's value type."""
 _MAX_DIMENSIONS, _MAX_NAME = 4, 512
 _DEFAULT_ALIGNMENT = 32
 _ALIGNMENTS = [1 << power for power in range(21)]
@@ -44,13 +44,13 @@ _PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 
 @dataclass(frozen=True)
 class GgufTensor:
-    """Where a tensor lies and how it is stored.
+    """Position and storage of a tensor.
 
     Attributes:
-        file: the part of the model that holds it.
-        type: its block type.
-        shape: rows first.
-        start, nbytes: in the file.
+        file: part of the model that holds the tensor.
+        type: block type.
+        shape: dimensions, rows first.
+        start, nbytes: position in the file.
     """
 
     file: Path
@@ -65,10 +65,10 @@ class GgufModel:
     """A GGUF file, or all parts of one.
 
     Attributes:
-        files: in order.
-        fields: metadata of the first.
-        tensors: by name.
-        spans: for each of the fields, where its entry begins and ends in the first file.
+        files: parts in order.
+        fields: metadata of the first file.
+        tensors: tensors by name.
+        spans: begin and end of each field's entry in the first file.
     """
 
     files: tuple[Path, ...]
@@ -77,10 +77,10 @@ class GgufModel:
     spans: Mapping[str, tuple[int, int]]
 
     def load(self, name: str) -> torch.Tensor:
-        """A tensor's weights, FP32.
+        """Read a tensor's weights as FP32.
 
         Raises:
-            CheckpointError: it isn't there, is of a type that can't be read, or isn't finite.
+            CheckpointError: the tensor is missing, cut short, of an unsupported type or not finite.
         """
         stored = self.tensors.get(name)
         if stored is None:
@@ -104,17 +104,17 @@ def read_gguf(path: Path) -> GgufModel:
     """Read a file's header, and those of the other parts if it is the first of several.
 
     Raises:
-        CheckpointError: it is no GGUF file, or its header contradicts itself or the file's size.
+        CheckpointError: it is not a GGUF file, or its header contradicts itself or the file's size.
     """
     files = _parts(path)
     cursors = [_Header(file) for file in files]
     headers = [cursor.read() for cursor in cursors]
     spans = cursors[0].spans
     tensors: dict[str, GgufTensor] = {}
-    for file, (_, found) in zip(files, headers, strict=True):
-        for name, stored in found.items():
+    for file, (_, entries) in zip(files, headers, strict=True):
+        for name, stored in entries.items():
             if name in tensors:
-                raise CheckpointError(f"{file}: tensor {name} stands in another part too")
+                raise CheckpointError(f"{file}: tensor {name} occurs in another part too")
             tensors[name] = stored
     _check_parts(files, [fields for fields, _ in headers], len(tensors))
     return GgufModel(files, headers[0][0], tensors, spans)
@@ -123,19 +123,19 @@ def read_gguf(path: Path) -> GgufModel:
 def _check_parts(
     files: tuple[Path, ...], fields: Sequence[Mapping[str, Any]], tensor_count: int
 ) -> None:
-    """Refuse parts whose metadata contradicts their names; llama.cpp ends the process there."""
-    for number, (file, found) in enumerate(zip(files, fields, strict=True)):
+    """Refuse parts whose metadata contradicts their names; llama.cpp would abort on them."""
+    for number, (file, metadata) in enumerate(zip(files, fields, strict=True)):
         expected = {
             "split.no": number,
             "split.count": len(files),
             "split.tensors.count": tensor_count,
         }
         for key, value in expected.items():
-            stated = found.get(key, value if len(files) == 1 else None)
+            stated = metadata.get(key, value if len(files) == 1 else None)
             # Files that were never split may have a count of 0.
             if type(stated) is not int or (stated != value and (len(files), stated) != (1, 0)):
                 raise CheckpointError(
-                    f"{file} has {key} {str(stated)[:80]}, where the {len(files)} parts there "
+                    f"{file} has {key} {str(stated)[:80]}, but the {len(files)} parts there "
                     f"require {value}"
                 )
 
@@ -147,7 +147,7 @@ def _parts(path: Path) -> tuple[Path, ...]:
     count = int(match["count"])
     if not 0 < int(match["number"]) <= count:
         raise CheckpointError(
-            f"{path} is named as part {match['number']} of {match['count']}, which can't be; "
+            f"{path} is named as part {match['number']} of {match['count']}, which can't be right; "
             "rename it, without the numbers if it is a whole file"
         )
     names = [f"{match['stem']}-{number:05}-of-{count:05}.gguf" for number in range(1, count + 1)]
@@ -159,13 +159,13 @@ def _parts(path: Path) -> tuple[Path, ...]:
 
 
 class _Header:
-    """A cursor over one file's header."""
+    """Cursor over the header of one file."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
         self._at = 0
         self.spans: dict[str, tuple[int, int]] = {}
-        """Where the entry of each metadata key begins and ends; filled by ``read``."""
+        """Begin and end of each metadata key's entry; filled by ``read``."""
         try:
             with file.open("rb") as handle:
                 self._data: Any = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
@@ -173,7 +173,7 @@ class _Header:
             raise CheckpointError(f"{file} can't be read: {error}") from None
 
     def read(self) -> tuple[dict[str, Any], dict[str, GgufTensor]]:
-        """Metadata and tensors."""
+        """Read metadata and tensors."""
         self._check_preamble()
         tensor_count, field_count = self._scalar("Q"), self._scalar("Q")
         # A tensor's entry takes at least 24 bytes, a field's 13.
@@ -213,13 +213,13 @@ class _Header:
         if int.from_bytes(version.to_bytes(4, "little"), "big") in _VERSIONS:
             self._refuse("is big-endian, which can't be read; use gguf-py's gguf_convert_endian")
         if version not in _VERSIONS:
-            self._refuse(f"is of version {version}; known are {_VERSIONS}")
+            self._refuse(f"is of GGUF version {version}; supported are {_VERSIONS}")
 
     def _refuse_overlaps(self, tensors: Mapping[str, GgufTensor]) -> None:
         end = 0
         for name, stored in sorted(tensors.items(), key=lambda entry: entry[1].start):
             if stored.start < end:
-                self._refuse(f"has tensor {name!r} where another one lies")
+                self._refuse(f"has tensor {name!r} overlapping with another one")
             end = stored.start + stored.nbytes
 
     def _tensor_entry(self) -> tuple[str, int, tuple[int, ...], int]:

@@ -41,11 +41,11 @@ _FIXED: Mapping[str, tuple[Any, ...]] = {
     "use_parallel_residual": (False,),
     "tensor_data_layout": ("Meta AI original pth", "reference"),
 }
-"""Keys that change the model, and the values that leave it as it is."""
+"""Keys that can change the model, with the values that don't."""
 
 
 def add_config(writer: GGUFWriter, config: Phi3Config, number: LlamaFileType) -> None:
-    """Write the model's sizes; the keys are those of llama.cpp's own converter."""
+    """Write the model's sizes, under the same keys as llama.cpp's converter."""
     writer.add_context_length(config.max_position_embeddings)
     writer.add_rope_scaling_orig_ctx_len(config.original_max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
@@ -98,16 +98,16 @@ def parse_metadata(
     tied: bool,
     factors: tuple[tuple[float, ...], tuple[float, ...]] | None,
 ) -> Phi3Config:
-    """The configuration that a Phi-3 GGUF file describes.
+    """Configuration described by a Phi-3 GGUF file.
 
     Args:
-        fields: its metadata.
-        vocab_size: rows of its embedding.
-        tied: whether it lacks an output matrix.
-        factors: LongRoPE's short and long factors, if it has them.
+        fields: metadata of the file.
+        vocab_size: rows of the embedding.
+        tied: whether the file has no output matrix.
+        factors: short and long factors of LongRoPE; None without LongRoPE.
 
     Raises:
-        CheckpointError: another architecture, or a key is missing or absurd.
+        CheckpointError: the architecture is another one, or a key is missing or invalid.
     """
     architecture = fields.get("general.architecture")
     if architecture != ARCHITECTURE:
@@ -122,14 +122,15 @@ def parse_metadata(
     key_values = numbers.whole("attention.head_count_kv", heads)
     if hidden % heads or heads % key_values:
         raise CheckpointError(
-            f"its {heads} heads, {key_values} of them key-value, don't divide {hidden} values"
+            f"its sizes contradict each other: {heads} heads, {key_values} of them for keys and "
+            f"values, and an embedding_length of {hidden}"
         )
     head_dim = hidden // heads
     for key in _LENGTHS:
         if numbers.whole(key, head_dim) != head_dim:
             raise CheckpointError(
-                f"its key {ARCHITECTURE}.{key} is {numbers.whole(key)}; heads of a Phi-3 file have "
-                f"{head_dim} values"
+                f"its key {ARCHITECTURE}.{key} is {numbers.whole(key)}, but its heads have "
+                f"{head_dim} values (embedding_length / attention.head_count)"
             )
     context = numbers.whole("context_length")
     rotary = numbers.whole("rope.dimension_count", head_dim)
@@ -158,12 +159,12 @@ def parse_metadata(
 
 @dataclass(frozen=True)
 class _Numbers:
-    """The numbers among a file's keys."""
+    """Access to a file's numeric keys."""
 
     fields: Mapping[str, Any]
 
     def whole(self, key: str, default: int | None = None, *, least: int = 1) -> int:
-        """An integer of 31 bits."""
+        """Integer of at most 31 bits."""
         value = self.fields.get(f"{ARCHITECTURE}.{key}", default)
         if type(value) is not int or not least <= value < 1 << 31:
             raise CheckpointError(
@@ -172,7 +173,7 @@ class _Numbers:
         return value
 
     def real(self, key: str, default: float | None = None) -> float:
-        """A positive number that FP32 holds."""
+        """Positive number in FP32's range."""
         value = self.fields.get(f"{ARCHITECTURE}.{key}", default)
         if type(value) not in (int, float) or not _in_fp32(value):
             raise CheckpointError(
@@ -202,21 +203,21 @@ def _long_rope(
 
 
 def _in_fp32(value: float) -> bool:
-    """Whether a number is positive and in FP32's range."""
+    """Whether a number is positive and in FP32's normal range."""
     return 2.0**-126 <= value <= 2.0**127
 
 
 def _refuse_unread(fields: Mapping[str, Any]) -> None:
-    """Refuse keys of the architecture that change the model and aren't implemented."""
+    """Refuse keys of the architecture that are unknown or have values that aren't implemented."""
     prefix = f"{ARCHITECTURE}."
     for name, value in fields.items():
         key = name.removeprefix(prefix)
         if not name.startswith(prefix) or key in _READ or key in _HARMLESS or key in _LENGTHS:
             continue
         if key not in _FIXED:
-            raise CheckpointError(f"it has the key {name}, which isn't known and may matter")
+            raise CheckpointError(f"its key {name} is unknown and may change the model")
         if isinstance(value, list) or value not in _FIXED[key]:
             raise CheckpointError(
-                f"its key {name} is {shown(value)}, which can't be read; "
-                f"only {' or '.join(map(repr, _FIXED[key]))}"
+                f"its key {name} is {shown(value)}, which isn't supported; it must be "
+                f"{' or '.join(map(repr, _FIXED[key]))}"
             )

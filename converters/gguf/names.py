@@ -1,4 +1,4 @@
-"""llama.cpp's names of Phi-3's tensors."""
+"""Names of Phi-3's tensors in llama.cpp."""
 
 from collections.abc import Mapping
 
@@ -18,10 +18,10 @@ _IN_BLOCK: Mapping[str, str] = {
 
 
 def outer_name(name: str) -> str:
-    """The name of layout.EMBEDDING, FINAL_NORM or HEAD."""
+    """Name of architecture.EMBEDDING, FINAL_NORM or HEAD."""
     return f"{_OUTER[name]}.weight"
 
 
 def block_name(index: int, key: str) -> str:
-    """The name of block ``index``'s tensor ``key`` (layout.BLOCK_TENSORS)."""
+    """Name of tensor ``key`` (architecture.BLOCK_TENSORS) of block ``index``."""
     return f"blk.{index}.{_IN_BLOCK[key]}.weight"

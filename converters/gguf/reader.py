@@ -1,4 +1,4 @@
-"""Read Phi-3 GGUF files, ours or anyone's, as models to score."""
+"""Reader of Phi-3 GGUF files by any converter, as models to score."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -30,12 +30,12 @@ _SPLIT: Mapping[str, tuple[str, ...]] = {
     "qkv_proj": ("attn_q", "attn_k", "attn_v"),
     "gate_up_proj": ("ffn_gate", "ffn_up"),
 }
-"""Matrices that other converters leave apart, in the order of their rows."""
+"""Parts of fused matrices that other converters store separately, in the order of rows."""
 
 
 @dataclass(frozen=True)
 class GgufCheckpoint:
-    """A GGUF model; implements ModelWeights by dequantizing."""
+    """GGUF model that implements ModelWeights by dequantizing."""
 
     path: Path
     config: Phi3Config
@@ -100,10 +100,10 @@ class GgufCheckpoint:
 
 
 def open_gguf(path: Path) -> GgufCheckpoint:
-    """Open a GGUF file (or the first of its parts), or the one in a folder.
+    """Open a GGUF file (or the first of its parts), or the only one in a folder.
 
     Raises:
-        CheckpointError: it is no Phi-3 GGUF file, or a tensor is missing or of a wrong shape.
+        CheckpointError: it is not a Phi-3 GGUF file, or a tensor is missing or mis-shaped.
     """
     model = read_gguf(_the_file(path))
     embedding = model.tensors.get(outer_name(EMBEDDING))
@@ -124,7 +124,7 @@ def open_gguf(path: Path) -> GgufCheckpoint:
 
 
 def is_gguf(path: Path) -> bool:
-    """Whether this is a GGUF file, or a folder that holds one instead of config.json."""
+    """Whether ``path`` is a GGUF file, or a folder that holds one instead of config.json."""
     if path.is_dir():
         return not (path / "config.json").exists() and any(path.glob("*.gguf"))
     return path.suffix == GGUF_SUFFIX or starts_with(path, GGUF_MAGIC)
@@ -136,7 +136,9 @@ def _the_file(path: Path) -> Path:
     files = sorted(path.glob("*.gguf"))
     first = [file for file in files if "-of-" not in file.stem or "-00001-of-" in file.stem]
     if len(first) != 1:
-        raise CheckpointError(f"{path} holds {len(first)} GGUF models; name one of them")
+        raise CheckpointError(
+            f"{path} holds {len(first)} GGUF models, not one; give the path of a file"
+        )
     return first[0]
 
 
@@ -159,7 +161,7 @@ def _check_shapes(model: GgufModel, config: Phi3Config) -> None:
 
 
 def _read_names(model: GgufModel, config: Phi3Config) -> set[str]:
-    """Names of the tensors that the model consists of."""
+    """Names of all tensors that the model consists of."""
     names = {outer_name(EMBEDDING), outer_name(FINAL_NORM), outer_name(HEAD)}
     if config.long_rope is not None:
         names |= {ROPE_LONG, ROPE_SHORT}
@@ -171,11 +173,11 @@ def _read_names(model: GgufModel, config: Phi3Config) -> set[str]:
 
 def _check(model: GgufModel, names: tuple[str, ...], shape: Shape) -> None:
     parts = [_stored(model, name) for name in names]
-    found: Shape = (sum(part[0] for part in parts), *parts[0][1:])
-    if found != shape or any(part[1:] != parts[0][1:] for part in parts):
+    stored: Shape = (sum(part[0] for part in parts), *parts[0][1:])
+    if stored != shape or any(part[1:] != parts[0][1:] for part in parts):
         raise CheckpointError(
-            f"tensor {' + '.join(names)} in {model.files[0]} is {list(found)}; "
-            f"its metadata calls for {list(shape)}"
+            f"tensor {' + '.join(names)} in {model.files[0]} is {list(stored)}; "
+            f"its metadata requires {list(shape)}"
         )
 
 
@@ -186,7 +188,7 @@ def _stored(model: GgufModel, name: str) -> Shape:
 
 
 def _names(model: GgufModel, index: int, key: str) -> tuple[str, ...]:
-    """The tensors whose rows make one of the block's, fused or apart."""
+    """Names of the stored tensors that hold one tensor of a block, fused or split."""
     apart = tuple(f"blk.{index}.{part}.weight" for part in _SPLIT.get(key, ()))
-    # ffn_up alone may be the fused matrix, so that the first of the parts decides.
+    # The first part decides, since ffn_up is also the name of the fused matrix.
     return apart if apart and apart[0] in model.tensors else (block_name(index, key),)

@@ -1,4 +1,4 @@
-"""Codes that a method chose, as GGUF blocks: repacked, never quantized again."""
+"""Repacking of a method's codes as GGUF blocks, without quantizing again."""
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from phi3quant.quant.tensor import QuantizedTensor
 
 
 def type_for(scheme: QuantScheme) -> BlockType:
-    """The block type that holds a scheme's codes as they are.
+    """Block type that holds a scheme's codes unchanged.
 
     Raises:
         SchemeError: there is none.
@@ -19,10 +19,10 @@ def type_for(scheme: QuantScheme) -> BlockType:
 
 
 def repack(tensor: QuantizedTensor) -> np.ndarray:
-    """Codes, scales and zero points as blocks: uint8 [rows, row_bytes].
+    """Pack codes, scales and zero points into blocks: uint8 [rows, row_bytes].
 
-    Q4_0 and Q8_0 hold the very same weights; Q4_1 stores a minimum of -zero_point * scale in place
-    of the zero point, which rounds it to FP16 once.
+    Q4_0 and Q8_0 hold exactly the same weights. Q4_1 stores the minimum -zero_point * scale instead
+    of the zero point, rounded to FP16.
 
     Raises:
         SchemeError: as type_for.
@@ -48,5 +48,5 @@ def repack(tensor: QuantizedTensor) -> np.ndarray:
 
 
 def _bytes(halves: torch.Tensor) -> torch.Tensor:
-    """FP16 [rows, blocks] as uint8 [rows, blocks, 2]."""
+    """View FP16 [rows, blocks] as uint8 [rows, blocks, 2]."""
     return halves.contiguous().view(torch.uint8).view(*halves.shape, 2)

@@ -1,4 +1,4 @@
-"""FP16 scales inside GGUF blocks: a group that needs a larger one than FP16 holds is refused."""
+"""Check of the FP16 scales inside GGUF blocks: scales beyond FP16's range are refused."""
 
 from collections.abc import Mapping
 
@@ -18,10 +18,10 @@ _SCALES: Mapping[str, tuple[int, ...]] = {
     "Q5_K": (0, 2),
     "Q6_K": (208,),
 }
-"""Where the FP16 numbers of a block begin, in bytes; of F16 these are the weights."""
+"""Byte offsets of the FP16 numbers in a block by its type; in F16 the number is a weight."""
 
 _EXPONENT = 0x7C
-"""Bits of an FP16 number's upper byte that are all set in infinity and NaN alone."""
+"""Bits of an FP16 number's upper byte that are all set only in infinity and NaN."""
 _CHUNK_BYTES = 1 << 24
 
 
@@ -29,11 +29,11 @@ def check_scales(size: BlockSize, data: np.ndarray) -> None:
     """Refuse blocks with a scale or minimum that isn't finite.
 
     Args:
-        size: the type of the blocks.
+        size: type of the blocks.
         data: uint8 [rows, row_bytes].
 
     Raises:
-        CheckpointError: there is one.
+        CheckpointError: there is such a block.
     """
     places = _SCALES.get(size.name, ())
     width = size.row_bytes(size.block)
@@ -44,6 +44,6 @@ def check_scales(size: BlockSize, data: np.ndarray) -> None:
             upper = blocks[start : start + step, place + 1]
             if ((upper & _EXPONENT) == _EXPONENT).any():
                 raise CheckpointError(
-                    f"a group of its weights needs a scale past 65504, which {size.name} can't "
-                    "hold; choose BF16 or F32 for it, or mend the checkpoint"
+                    f"a group of its weights needs a scale above 65504, which {size.name} can't "
+                    "hold; choose BF16 or F32 for it, or repair the checkpoint"
                 )

@@ -1,4 +1,4 @@
-"""What a GGUF file holds, as names, types and shapes: sizes without loading torch."""
+"""Contents of a GGUF file as names, types and shapes, for sizes without loading torch."""
 
 import math
 from collections import Counter
@@ -25,16 +25,16 @@ BLOCK = 32
 """Weights in a block of the legacy quantized types."""
 
 ALIGNMENT = 32
-"""Where each tensor begins, in bytes."""
+"""Bytes to a multiple of which every tensor's offset is aligned."""
 
 _MIXES = {"Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
-"""Recipes that are called after their most frequent type."""
+"""Recipes by their most frequent type, where the names differ."""
 
 _ROOM, _ROOM_PER_BLOCK = 24_576, 1024
 
 
 def type_name_for(scheme: QuantScheme) -> str:
-    """Name of the block type that holds a scheme's codes as they are.
+    """Name of the block type that holds a scheme's codes unchanged.
 
     Raises:
         SchemeError: there is none.
@@ -47,14 +47,14 @@ def type_name_for(scheme: QuantScheme) -> str:
         )
     if scheme.group_size is not None and scheme.group_size % BLOCK:
         raise SchemeError(
-            f"GGUF's blocks hold {BLOCK} weights, so that groups of {scheme.group_size} don't fit; "
+            f"GGUF's blocks hold {BLOCK} weights, so groups of {scheme.group_size} don't fit; "
             f"choose a group size of {BLOCK} or more"
         )
     return kind
 
 
 def natural_type(scheme: QuantScheme) -> FileType:
-    """The recipe that keeps a scheme's codes as they are.
+    """Recipe that keeps a scheme's codes unchanged.
 
     Raises:
         SchemeError: GGUF has no type for them.
@@ -66,7 +66,7 @@ def tensor_types(kind: FileType, config: Phi3Config) -> dict[str, tuple[BlockSiz
     """Type and shape of every tensor, in the order of writing.
 
     Raises:
-        SchemeError: a type doesn't fit the model's rows, or llama.cpp's graph not its heads.
+        SchemeError: a type doesn't fit the model's rows, or llama.cpp can't compute its heads.
     """
     if config.query_rows != config.hidden_size:
         raise SchemeError(
@@ -95,9 +95,9 @@ def tensor_types(kind: FileType, config: Phi3Config) -> dict[str, tuple[BlockSiz
 
 
 def file_number(kind: FileType, config: Phi3Config) -> LlamaFileType:
-    """general.file_type of a file; of a mixture it is that of the type with the most bytes.
+    """Value of general.file_type; a mixture gets that of the type with the most bytes.
 
-    Runtimes only display it; the tensors carry their own types.
+    Runtimes only display it; every tensor has its own type.
     """
     if kind.name != MIXED.name:
         return kind.number
@@ -109,7 +109,7 @@ def file_number(kind: FileType, config: Phi3Config) -> LlamaFileType:
 
 
 def tensor_bytes(entry: BlockSize, shape: Shape) -> int:
-    """Bytes of a tensor of a type and shape."""
+    """Bytes of a tensor of a given type and shape."""
     return entry.row_bytes(shape[-1]) * math.prod(shape[:-1])
 
 
@@ -119,8 +119,9 @@ def nbytes(kind: FileType, config: Phi3Config) -> int:
 
 
 def manifest_room(config: Phi3Config) -> int:
-    """Bytes that a file keeps free for its manifest.
+    """Bytes reserved in a file for its manifest.
 
-    Most of a manifest are the errors of each block's linears; the rest is hashes of source files.
+    Most of a manifest consists of the errors of linears in each block, the rest of hashes of source
+    files.
     """
     return _ROOM + _ROOM_PER_BLOCK * config.num_hidden_layers

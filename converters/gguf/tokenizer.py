@@ -1,4 +1,4 @@
-"""The tokenizer of a GGUF file, built with the tokenizers library from its metadata."""
+"""Tokenizer of a GGUF file, built from its metadata with the tokenizers library."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -19,14 +19,14 @@ _MAX_SPLITS = 1 << 27
 
 
 def build_tokenizer(fields: Mapping[str, Any], where: str) -> Tokenizer:
-    """Rebuild the tokenizer, such that it encodes as llama.cpp does.
+    """Rebuild the tokenizer so that it encodes as llama.cpp does.
 
     Args:
-        fields: the file's metadata.
-        where: the file, for messages.
+        fields: metadata of the file.
+        where: path of the file, for messages.
 
     Raises:
-        TokenizerError: it has none, a broken one, or one of a kind that can't be rebuilt.
+        TokenizerError: the tokenizer is missing, broken or of an unsupported kind.
     """
     tokens = _list(fields, "tokens", str, where)
     types = _list(fields, "token_type", int, where)
@@ -35,16 +35,16 @@ def build_tokenizer(fields: Mapping[str, Any], where: str) -> Tokenizer:
     kind = fields.get("tokenizer.ggml.model")
     if not isinstance(kind, str) or kind not in _BUILDERS:
         raise TokenizerError(
-            f"{where} has a tokenizer of kind {_short(kind)}; known are {', '.join(_BUILDERS)}"
+            f"{where} has a tokenizer of kind {_short(kind)}; supported are {', '.join(_BUILDERS)}"
         )
     vocabulary = {
         token: number
         for number, (token, kind_) in enumerate(zip(tokens, types, strict=True))
-        # Older files don't mark fillers as unused, but name them in the same way.
+        # Older files use the same names for fillers, but don't mark them as unused.
         if kind_ != TokenType.UNUSED and token != filler(number)
     }
-    # llama.cpp goes by the name, and strips after all marks but these.
-    strips = _says_phi3(fields)
+    # llama.cpp decides by the model's name, and strips spaces after all marks except these.
+    strips = _named_phi3(fields)
     marks = [
         AddedToken(
             token,
@@ -69,7 +69,7 @@ def build_tokenizer(fields: Mapping[str, Any], where: str) -> Tokenizer:
 
 
 def _list(fields: Mapping[str, Any], key: str, kind: Any, where: str) -> list[Any]:
-    """An array of the tokenizer's section, with elements of one kind."""
+    """Array from the tokenizer section, checked to hold elements of one kind."""
     values = fields.get(f"tokenizer.ggml.{key}")
     if not isinstance(values, list):
         raise TokenizerError(f"{where} has no complete tokenizer: {key} is {_short(values)}")
@@ -87,7 +87,7 @@ def _short(value: Any) -> str:
 def _sentencepiece(
     fields: Mapping[str, Any], vocabulary: Mapping[str, int], where: str
 ) -> FastTokenizer:
-    """BPE whose merges are every way to split a piece in two, the best scored pieces first."""
+    """BPE whose merges are all splits of a piece into two, pieces of the highest score first."""
     tokens: Sequence[str] = fields["tokenizer.ggml.tokens"]
     types: Sequence[int] = fields["tokenizer.ggml.token_type"]
     scores = _list(fields, "scores", int | float, where)
@@ -95,7 +95,7 @@ def _sentencepiece(
         raise TokenizerError(f"{where} has {len(tokens)} tokens, but {len(scores)} scores")
     if any(math.isnan(score) for score in scores):
         raise TokenizerError(f"{where} has a broken tokenizer: a score is NaN")
-    # Every split of a piece is tried, which takes the square of its length.
+    # All splits of a piece are tried, at a cost that grows with the square of its length.
     if sum(len(piece) ** 2 for piece in vocabulary) > _MAX_SPLITS:
         longest = max(vocabulary, key=len)
         raise TokenizerError(
@@ -163,7 +163,7 @@ def _split(name: Any, where: str) -> pre_tokenizers.PreTokenizer:
         bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         return pre_tokenizers.Sequence([split, bytes_])
     raise TokenizerError(
-        f"{where} splits text in a way called {_short(name)}, which is not known here"
+        f"{where} has an unsupported tokenizer: tokenizer.ggml.pre is {_short(name)}"
     )
 
 
@@ -171,9 +171,9 @@ _BUILDERS: Mapping[str, Callable[[Mapping[str, Any], Mapping[str, int], str], Fa
     "llama": _sentencepiece,
     "gpt2": _byte_level,
 }
-"""How to rebuild a tokenizer, by llama.cpp's name of its kind."""
+"""Builders of tokenizers, by llama.cpp's name for the kind."""
 
 
-def _says_phi3(fields: Mapping[str, Any]) -> bool:
+def _named_phi3(fields: Mapping[str, Any]) -> bool:
     name = str(fields.get("general.name", "")).lower()
     return "phi-3" in name or "phi3" in name

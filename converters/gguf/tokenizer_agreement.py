@@ -1,8 +1,8 @@
-"""Whether llama.cpp encodes texts with a GGUF vocabulary as the source's tokenizer does.
+"""Agreement between a GGUF vocabulary in llama.cpp and the source's tokenizer.
 
-llama.cpp has no equal of some settings of tokenizer.json, such as spaces that only some tokens take
-with them. So texts are encoded both ways before a file is written: plain text and the model's own
-chats must give the same tokens; differences around other added tokens are reported.
+llama.cpp has no equivalent of some settings of tokenizer.json, such as spaces that only some tokens
+absorb. So texts are encoded both ways before a file is written. Plain text and chats by the model's
+template must give the same tokens; differences around other added tokens are reported.
 """
 
 from collections.abc import Sequence
@@ -26,27 +26,27 @@ PLAIN = (
     '{"a": [1, 2.5e-3, null], "b": "<tag/>"}\r\n|---|---|\n',
     "x" * 40 + " " * 20 + "\n" * 5 + "UPPERCASE camelCase snake_case",
 )
-"""Code, digits, spaces and several scripts."""
+"""Trial texts: code, digits, spaces and several scripts."""
 
 _AROUND = ("{}", "a{}b", "a {} b", "a\n{}\nb", "{}{}", " {}")
 _MAX_MARKS = 500
-# Added tokens that a note names before it only counts them.
+# Added tokens that a note lists by name; the rest are counted.
 _SHOWN = 8
 
 
 def agreeing(vocabulary: GgufVocabulary, source: Tokenizer, where: str) -> GgufVocabulary:
-    """The vocabulary, such that it agrees with the source's tokenizer on most texts.
+    """Choose the variant of a vocabulary that agrees with the source's tokenizer on most texts.
 
     Args:
-        vocabulary: what would be written.
-        source: the model's tokenizer.
-        where: its folder, for messages.
+        vocabulary: vocabulary to be written.
+        source: tokenizer of the model.
+        where: folder of the model, for messages.
 
     Returns:
-        The same, or with the other choice about spaces after special tokens.
+        The vocabulary, or a copy with the opposite treatment of spaces after special tokens.
 
     Raises:
-        TokenizerError: plain text or the model's chats would be encoded in another way.
+        TokenizerError: llama.cpp would encode plain text or chats differently.
     """
     texts = [*PLAIN, *_chats(source)]
     marks = [
@@ -63,13 +63,13 @@ def agreeing(vocabulary: GgufVocabulary, source: Tokenizer, where: str) -> GgufV
     wrong, around = differing
     if wrong:
         raise TokenizerError(
-            f"{where}: llama.cpp would encode text in another way than this tokenizer, such as "
-            f"{wrong[0][:60]!r}; it has no equal of it"
+            f"{where}: llama.cpp would encode some text differently from this tokenizer, such as "
+            f"{wrong[0][:60]!r}; export another format than GGUF"
         )
     if around:
         more = f" and {len(around) - _SHOWN} more" if len(around) > _SHOWN else ""
         note = (
-            f"{where}: llama.cpp encodes text next to added tokens in another way than the "
+            f"{where}: llama.cpp encodes text next to these added tokens differently from the "
             f"source's tokenizer: {', '.join(around[:_SHOWN])}{more}"
         )
         notify([note])
@@ -79,7 +79,7 @@ def agreeing(vocabulary: GgufVocabulary, source: Tokenizer, where: str) -> GgufV
 def _differing(
     vocabulary: GgufVocabulary, source: Tokenizer, texts: Sequence[str], marks: Sequence[str]
 ) -> tuple[list[str], list[str]]:
-    """Texts, and added tokens with text around them, that are encoded in another way."""
+    """Texts that are encoded differently, and added tokens with such a difference around them."""
     rebuilt = build_tokenizer(vocabulary.fields(), "the GGUF vocabulary")
 
     def differs(text: str) -> bool:
@@ -96,7 +96,7 @@ def _differing(
 
 
 def _chats(tokenizer: Tokenizer) -> list[str]:
-    """Chats by the model's template, those that it takes."""
+    """Trial chats by the model's template, without those that it refuses."""
     rendered = []
     for chat in TRIAL_CHATS:
         try:

@@ -1,7 +1,7 @@
-"""Which tensor gets which block type: what ``Q4_K_M`` and the like mean, as a table.
+"""Block types of tensors: ``Q4_K_M`` and other recipes as a table.
 
-The rules are llama.cpp's (llama-quant.cpp), as far as they touch Phi-3: norms stay F32, the head
-(or a tied embedding) gets more bits than the rest, and the K mixes spend more on some layers.
+The rules are those of llama.cpp (llama-quant.cpp) that affect Phi-3: norms stay F32, the head (or a
+tied embedding) gets more bits than the rest, and the K mixes spend more bits on some layers.
 """
 
 import re
@@ -17,27 +17,28 @@ from phi3quant.model.config import Phi3Config
 from phi3quant.quant.ggml_types import BLOCK_SIZES, BlockSize
 
 _FALLBACK: Mapping[str, str] = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
-"""What takes a K-quant's place in rows that aren't a whole number of superblocks."""
+"""Replacements of K-quants for rows that aren't a whole number of superblocks."""
 
 _FAST_ON_PHONES = ("Q4_0", "Q8_0", "Q4_K", "Q5_K", "Q6_K")
-"""What llama.cpp rearranges for ARM's dot products when it loads a file."""
+"""Types that llama.cpp rearranges for ARM's dot products when it loads a file."""
 
 LayerRule = Callable[[int, int], bool]
-"""Whether block ``index`` of ``count`` gets the exceptional type."""
+"""Predicate of (index, count): whether this block of ``count`` gets the exceptional type."""
 
 
 @dataclass(frozen=True)
 class FileType:
-    """A recipe for a whole file.
+    """Recipe for the types in a file.
 
     Attributes:
-        name: as in the file's name.
-        number: general.file_type.
-        base: the type of all matrices without a rule, the embedding among them.
-        head: of the output matrix, or of a tied embedding.
-        exceptions: per linear (layout.LINEARS), in which blocks it gets another type, and which.
-        overrides: patterns of tensor names (gguf_names) with the types that they get instead; the
-            first that matches counts.
+        name: name of the recipe, as in names of files.
+        number: value of general.file_type.
+        base: type of all matrices without a rule, including the embedding.
+        head: type of the output matrix, or of a tied embedding.
+        exceptions: rule and type by linear (architecture.LINEARS): blocks that satisfy the rule get
+            the type.
+        overrides: patterns of tensor names (names.py) with types that replace the others; the
+            first pattern that matches counts.
     """
 
     name: str
@@ -101,48 +102,49 @@ FILE_TYPES: Mapping[str, FileType] = {
         _plain(_Files.MOSTLY_Q6_K, "Q6_K"),
     )
 }
-"""Recipes by the name that ``--type`` takes, in any case."""
+"""Recipes by name; ``--type`` accepts the names in any case."""
 
 
 MIXED = FileType("MIXED", _Files.MOSTLY_Q4_0, "Q4_0", "Q6_K", {})
-"""For files whose overrides set every type (run/mixed_types.py); see sizes.file_number."""
+"""Recipe for files whose overrides set every type (run/mixed_types.py); see sizes.file_number."""
 
 
 def file_type(name: str, overrides: Sequence[str] = ()) -> FileType:
-    """Look a recipe up, and change the types of some tensors.
+    """Look up a recipe, and override the types of matching tensors.
 
     Args:
         name: a key of FILE_TYPES, in any case.
-        overrides: as ``PATTERN=TYPE``, where the regular expression is searched in llama.cpp's
-            names of the matrices, such as ``blk.3.ffn_down.weight``.
+        overrides: entries ``PATTERN=TYPE``; the regular expression is searched in llama.cpp's names
+            of matrices, such as ``blk.3.ffn_down.weight``.
 
     Raises:
-        SchemeError: there is none of that name, or an override can't be read.
+        SchemeError: no recipe has that name, or an override can't be parsed.
     """
-    found = MIXED if name.upper() == MIXED.name else FILE_TYPES.get(name.upper())
-    if found is None:
+    recipe = MIXED if name.upper() == MIXED.name else FILE_TYPES.get(name.upper())
+    if recipe is None:
         known = ", ".join(FILE_TYPES)
         raise SchemeError(f"there is no GGUF type {name!r}; choose from {known}")
-    return replace(found, overrides=tuple(_override(text) for text in overrides))
+    return replace(recipe, overrides=tuple(_override(text) for text in overrides))
 
 
 def _override(text: str) -> tuple[re.Pattern[str], str]:
     pattern, _, kind = text.rpartition("=")
     if not pattern or kind.upper() not in BLOCK_SIZES:
         raise SchemeError(
-            f"{text!r} is no PATTERN=TYPE such as ffn_down=q8_0; types are {', '.join(BLOCK_SIZES)}"
+            f"{text!r} is not PATTERN=TYPE, such as ffn_down=q8_0; types are "
+            f"{', '.join(BLOCK_SIZES)}"
         )
     try:
         return re.compile(pattern), kind.upper()
     except re.error as error:
-        raise SchemeError(f"{pattern!r} is no regular expression: {error}") from None
+        raise SchemeError(f"{pattern!r} is not a regular expression: {error}") from None
 
 
 def check_overrides(kind: FileType, names: Iterable[str]) -> None:
-    """Refuse patterns that match nothing.
+    """Refuse overrides whose pattern matches no tensor.
 
     Raises:
-        SchemeError: one does.
+        SchemeError: there is one.
     """
     known = list(names)
     for pattern, _ in kind.overrides:
@@ -154,7 +156,7 @@ def check_overrides(kind: FileType, names: Iterable[str]) -> None:
 
 
 def phone_note(name: str) -> str | None:
-    """What to tell who makes a file of this kind for a phone; None if it is a good choice.
+    """Warning against a type that is slow on phones; None for types that are fast.
 
     Raises:
         SchemeError: as file_type.
@@ -168,7 +170,7 @@ def phone_note(name: str) -> str | None:
 def linear_type(
     kind: FileType, name: str, index: int, config: Phi3Config, columns: int
 ) -> BlockSize:
-    """The type of linear ``name`` (layout.LINEARS) in block ``index``, with rows of ``columns``.
+    """Type of linear ``name`` (architecture.LINEARS) in block ``index``, with rows of ``columns``.
 
     Raises:
         SchemeError: no type fits the rows.
@@ -181,7 +183,7 @@ def linear_type(
 
 
 def matrix_type(kind: FileType, name: str, config: Phi3Config) -> BlockSize:
-    """The type of layout.EMBEDDING or layout.HEAD.
+    """Type of architecture.EMBEDDING or HEAD.
 
     Raises:
         SchemeError: no type fits the rows.
@@ -196,7 +198,7 @@ def _overridden(kind: FileType, name: str, chosen: str) -> str:
 
 
 def fitting_type(name: str, columns: int) -> BlockSize:
-    """The type ``name`` for rows of ``columns``, or what llama.cpp puts in its place.
+    """Type ``name`` if it fits rows of ``columns``, otherwise llama.cpp's replacement.
 
     Raises:
         SchemeError: no type fits the rows.

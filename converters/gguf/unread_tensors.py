@@ -1,4 +1,4 @@
-"""Tensors of a GGUF file that no part of the model reads, refused with the reason."""
+"""Refusal of tensors in a GGUF file that the model doesn't use, with the reason."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -9,25 +9,25 @@ from phi3quant.errors import CheckpointError
 from phi3quant.model.config import Phi3Config
 
 _REASONS: Mapping[str, str] = {
-    r"\.bias$": "Phi-3 has no biases, and it would be left out",
-    r"\.lora_[ab]$": "an adapter (LoRA), not a model; merge it into its model first",
-    r"^rope_freqs\.": "factors of a RoPE that Phi-3 doesn't have",
-    r"^rope_factors_": "LongRoPE has long and short factors, and one of them is missing",
-    r"^(v|mm|a)\.": "part of a vision or audio tower; models of more than text can't be read",
-    r"^blk\.\d+\.attn_(q|k|v|qkv)\.": "the block has the attention's matrix fused and apart",
-    r"^blk\.\d+\.ffn_(gate|up)\.": "the block has the gate's matrix fused and apart",
-    r"^(cls|cls_out)\.": "the head of a classifier; only language models can be read",
+    r"\.bias$": "Phi-3 has no biases, so it would be ignored",
+    r"\.lora_[ab]$": "it belongs to a LoRA adapter; merge the adapter into its model first",
+    r"^rope_freqs\.": "it holds factors of a kind of RoPE that Phi-3 doesn't have",
+    r"^rope_factors_": "LongRoPE has long and short factors, and one of the two is missing",
+    r"^(v|mm|a)\.": "it belongs to a vision or audio tower; only text models can be read",
+    r"^blk\.\d+\.attn_(q|k|v|qkv)\.": "the block has the attention's matrix both fused and split",
+    r"^blk\.\d+\.ffn_(gate|up)\.": "the block has the gate's matrix both fused and split",
+    r"^(cls|cls_out)\.": "it is the head of a classifier; only language models can be read",
 }
-"""Patterns that are searched in names, in this order, with the reason why the tensor is there."""
+"""Reasons by a pattern that is searched in the tensor's name; the first match counts."""
 
 _BLOCK = re.compile(r"blk\.(\d+)\.")
 
 
 def refuse_unread(path: Path, model: GgufModel, config: Phi3Config, known: Collection[str]) -> None:
-    """Refuse tensors that nothing reads: the file holds another model than its metadata says.
+    """Refuse unused tensors: the file doesn't hold the model that its metadata describes.
 
     Raises:
-        CheckpointError: there is one; the message names it, with the reason if it is known.
+        CheckpointError: there is one; the message has its name and the reason.
     """
     unread = sorted(set(model.tensors) - set(known))
     if unread:
@@ -40,8 +40,8 @@ def refuse_unread(path: Path, model: GgufModel, config: Phi3Config, known: Colle
 def _reason(name: str, blocks: int) -> str:
     block = _BLOCK.match(name)
     if block is not None and int(block[1][:9]) >= blocks:
-        return f"its metadata has a block_count of {blocks}, and the file more"
+        return f"the file has more blocks than its metadata's block_count, {blocks}"
     for pattern, reason in _REASONS.items():
         if re.search(pattern, name):
             return reason
-    return "it is not part of a Phi-3 model, and would be left out"
+    return "it is not part of a Phi-3 model and would be ignored"

@@ -1,7 +1,7 @@
-"""A model's tokenizer as GGUF metadata: what llama.cpp tokenizes with.
+"""Tokenizer of a model as GGUF metadata for llama.cpp.
 
-It is derived from tokenizer.json, which every published Phi-3 has: a SentencePiece BPE there
-becomes llama.cpp's ``llama`` tokenizer, a byte-level BPE its ``gpt2`` one.
+It is derived from tokenizer.json, which every published Phi-3 has. A SentencePiece BPE becomes
+llama.cpp's ``llama`` tokenizer, a byte-level BPE its ``gpt2`` tokenizer.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ from phi3quant.source.tokenizer import (
 
 _FILLER_SCORE, _ADDED_SCORE, _LOWEST_SCORE = -10000.0, -1000.0, -1e9
 _SPACE = "▁"
-# What llama.cpp insists on before it strips spaces after special tokens; see names_phi3.
+# Pieces that llama.cpp requires before it strips spaces after special tokens; see model_name.
 _STRIP_PIECES = ("</s>", "<unk>", "<s>", "<|endoftext|>")
 BYTE_LEVEL_SPLITS: Mapping[str, str] = {
     "gpt-2": r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
@@ -33,23 +33,23 @@ BYTE_LEVEL_SPLITS: Mapping[str, str] = {
         r" ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
     ),
 }
-"""Patterns by which tokenizer.json splits text before byte-level BPE, by llama.cpp's names."""
+"""Patterns that split text before byte-level BPE in tokenizer.json, by llama.cpp's names."""
 
 
 @dataclass(frozen=True)
 class GgufVocabulary:
-    """The tokenizer section of a GGUF file.
+    """Tokenizer section of a GGUF file.
 
     Attributes:
         model: ``llama`` or ``gpt2``.
-        pre: llama.cpp's name for how text is split first.
-        tokens, types, scores: one per id; scores only for ``llama``.
-        merges: only for ``gpt2``.
+        pre: llama.cpp's name for the way in which text is split first.
+        tokens, types, scores: one entry per id; scores only for ``llama``.
+        merges: merges of BPE; only for ``gpt2``.
         special: ids by llama.cpp's names (bos, eos, unk, pad, eot).
-        adds: whether text gets a bos before it and an eos after it; only what is known.
-        strips_right: whether spaces after special tokens disappear.
-        space_prefix: whether a space is put before a text; None: llama.cpp's default, which is yes.
-        chat_template: jinja.
+        adds: whether texts start with bos and end with eos; unknown choices are left out.
+        strips_right: whether spaces after special tokens are dropped.
+        space_prefix: whether texts get a leading space; None for llama.cpp's default, which is yes.
+        chat_template: Jinja template.
     """
 
     model: str
@@ -65,7 +65,7 @@ class GgufVocabulary:
     chat_template: str | None
 
     def fields(self) -> dict[str, Any]:
-        """The metadata that decides how text is encoded, as a file has it."""
+        """Metadata that determines the encoding of text, with the keys of a file."""
         fields = {
             "model": self.model,
             "pre": self.pre,
@@ -82,21 +82,22 @@ class GgufVocabulary:
 
     @property
     def can_strip(self) -> bool:
-        """Whether it has the pieces that llama.cpp insists on before it strips spaces."""
+        """Whether it has the pieces that llama.cpp requires before it strips spaces."""
         return all(piece in self.tokens for piece in _STRIP_PIECES)
 
     def model_name(self, name: str) -> str:
-        """``name`` such that llama.cpp treats spaces after special tokens as this tokenizer does.
+        """Adapt ``name`` so that llama.cpp treats spaces after special tokens correctly.
 
-        It strips them if general.name contains phi-3 or phi3, and then insists on some pieces.
+        llama.cpp strips them if general.name contains phi-3 or phi3, and then requires the pieces
+        of ``can_strip``.
         """
-        says_phi3 = any(word in name.lower() for word in ("phi-3", "phi3"))
-        if says_phi3 == self.strips_right:
+        named_phi3 = any(word in name.lower() for word in ("phi-3", "phi3"))
+        if named_phi3 == self.strips_right:
             return name
         if self.strips_right and self.can_strip:
             return f"{name} (phi3)"
         return (
-            name if not says_phi3 else name.lower().replace("phi-3", "phi").replace("phi3", "phi")
+            name if not named_phi3 else name.lower().replace("phi-3", "phi").replace("phi3", "phi")
         )
 
 
@@ -106,12 +107,12 @@ def read_vocabulary(
     """Derive the metadata from a model folder's tokenizer files.
 
     Args:
-        folder: with tokenizer.json, and tokenizer_config.json and generation_config.json if any.
-        vocab_size: rows of the embedding; ids without a token become fillers.
-        tokenizer: of the model; None: read from the folder.
+        folder: folder with tokenizer.json, and tokenizer_config.json and config.json if any.
+        vocab_size: rows of the embedding; ids without a token get fillers.
+        tokenizer: tokenizer of the model; None to read it from the folder.
 
     Raises:
-        TokenizerError: there is no tokenizer.json, or llama.cpp has no equal of its tokenizer.
+        TokenizerError: there is no tokenizer.json, or llama.cpp has no equivalent of its tokenizer.
     """
     file = require_tokenizer_json(folder, "a GGUF file")
     loaded = tokenizer or load_tokenizer(folder)
@@ -119,7 +120,10 @@ def read_vocabulary(
     settings = read_json_if_there(folder / "tokenizer_config.json", raises=TokenizerError)
     model = described.get("model") or {}
     if model.get("type") != "BPE":
-        raise TokenizerError(f"{file}: llama.cpp has no equal of a {model.get('type')!r} tokenizer")
+        raise TokenizerError(
+            f"{file}: llama.cpp has no equivalent of a tokenizer of type {model.get('type')!r}; "
+            "export another format than GGUF"
+        )
     pieces: Mapping[str, int] = model["vocab"]
     added: Sequence[Mapping[str, Any]] = described.get("added_tokens") or []
     size = vocab_size
@@ -165,10 +169,10 @@ def read_vocabulary(
 
 
 def _adds(settings: Mapping[str, Any], processor: Any) -> dict[str, bool]:
-    """Whether a text gets a bos before it and an eos after it.
+    """Whether texts start with bos and end with eos, by role.
 
-    Without the key in the file, llama.cpp begins every text of a ``llama`` tokenizer with bos.
-    Since version 5, transformers states it in tokenizer.json's post_processor alone.
+    If a file has no such key, llama.cpp starts every text of a ``llama`` tokenizer with bos. Since
+    version 5, transformers stores the choice only in tokenizer.json's post_processor.
     """
     before, after = _surroundings(processor)
     stated = {"bos": settings.get("add_bos_token"), "eos": settings.get("add_eos_token")}
@@ -179,7 +183,7 @@ def _adds(settings: Mapping[str, Any], processor: Any) -> dict[str, bool]:
 
 
 def _surroundings(processor: Any) -> tuple[bool, bool]:
-    """Whether a post_processor puts tokens before, and after, a single text."""
+    """Whether a post_processor adds tokens before and after a single text."""
     if not isinstance(processor, Mapping):
         return False, False
     kind = processor.get("type")
@@ -195,7 +199,7 @@ def _surroundings(processor: Any) -> tuple[bool, bool]:
 
 
 def _has_space_prefix(described: Mapping[str, Any]) -> bool:
-    """Whether tokenizer.json puts a space before a text, in one of the two ways there are."""
+    """Whether tokenizer.json adds a space before a text, in either of two ways."""
     steps = [*_steps(described.get("normalizer")), *_steps(described.get("pre_tokenizer"))]
     return any(
         step.get("type") == "Prepend"
@@ -216,7 +220,7 @@ def _steps(section: Any) -> list[Mapping[str, Any]]:
 
 
 def filler(number: int) -> str:
-    """What llama.cpp calls an id that stands for nothing."""
+    """Text that llama.cpp uses for an id without a token."""
     return f"[PAD{number}]"
 
 
@@ -228,17 +232,17 @@ def _merge_pair(merge: Any) -> tuple[str, str]:
 def _scores(
     file: Path, pieces: Mapping[str, int], merges: Sequence[tuple[str, str]], size: int
 ) -> list[float]:
-    """SentencePiece's scores: the earlier a piece is merged, the higher, as its trainer has it.
+    """SentencePiece scores of pieces: the earlier a piece is merged, the higher its score.
 
-    llama.cpp merges by score where tokenizer.json merges by the order of its list; both agree
-    because pieces are numbered in the order in which they were learned. Llama's vocabulary, which
-    is Phi-3's, merges runs of spaces after all else; there they have the lowest of scores.
+    llama.cpp merges by score, tokenizer.json by the order of its list. Both agree because pieces
+    are numbered in the order in which they were learned. Llama's vocabulary, which Phi-3 uses,
+    merges runs of spaces last; they get the lowest score.
     """
     order = [pieces[left + right] for left, right in merges]
     learned = [pieces[left + right] for left, right in merges if (left + right).strip(_SPACE)]
     spaces_last = len(learned) < len(order) and order[: len(learned)] == learned
     if (learned if spaces_last else order) != sorted(learned if spaces_last else order):
-        raise TokenizerError(f"{file}: merges are not in the order of their pieces' numbers")
+        raise TokenizerError(f"{file}: merges are not in the order of their pieces' ids")
     first = min(order, default=0)
     scores = [_FILLER_SCORE] * size
     for piece, number in pieces.items():
@@ -248,7 +252,7 @@ def _scores(
 
 
 def _split_name(file: Path, described: Mapping[str, Any]) -> str:
-    """llama.cpp's name for tokenizer.json's pre_tokenizer."""
+    """Name that llama.cpp uses for tokenizer.json's pre_tokenizer."""
     section = described.get("pre_tokenizer") or {}
     parts = section.get("pretokenizers", [section])
     kinds = [part.get("type") for part in parts]
@@ -262,8 +266,8 @@ def _split_name(file: Path, described: Mapping[str, Any]) -> str:
             if pattern == known:
                 return name
     raise TokenizerError(
-        f"{file}: how it splits text ({', '.join(map(str, kinds))}) is none of the ways that "
-        "llama.cpp has a name for"
+        f"{file}: its pre_tokenizer ({', '.join(map(str, kinds))}) has no equivalent in llama.cpp; "
+        "export another format than GGUF"
     )
 
 
@@ -284,7 +288,7 @@ def _special_ids(
         number = numbers.get(str(text)) if text is not None else config.get(f"{role}_token_id")
         if isinstance(number, int) and not isinstance(number, bool) and 0 <= number < len(numbers):
             ids[role] = number
-    # llama.cpp stops there because it is written down as the end-of-turn token.
+    # llama.cpp stops only at an end of turn that has its own key.
     end = next((numbers[text] for text in END_OF_TURN if text in numbers), None)
     if end is not None:
         ids["eot"] = end

@@ -1,4 +1,4 @@
-"""GGUF, the format of llama.cpp: streamed one tensor at a time, in one file or in parts."""
+"""Writer of GGUF files, which streams one tensor at a time into one file or into parts."""
 
 import math
 from collections.abc import Mapping
@@ -54,13 +54,14 @@ _AFFINE: Mapping[str, QuantScheme] = {
     "Q4_1": QuantScheme(4, 32, symmetric=False),
     "Q8_0": QuantScheme(8, 32),
 }
-"""Types that are schemes in groups of 32."""
+"""Block types that hold an affine scheme in groups of 32."""
 
 
 class GgufWriter:
-    """Streams a model into ``FOLDER/NAME-TYPE.gguf``, or into numbered parts of it.
+    """Writer of a model into ``FOLDER/NAME-TYPE.gguf``, or into numbered parts of it.
 
-    Matrices come as codes, which are stored as they are where their type holds them, or as FP32.
+    Codes are stored unchanged if the type of their tensor holds them; other codes and floats are
+    encoded.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class GgufWriter:
         add_vocabulary(self._writer, vocabulary)
         reserve(self._writer, config)
         for tensor, (block_type, shape) in self._types.items():
-            # The number of bytes of a row is what the library takes for the length of a row.
+            # The library expects the bytes of a row as the length of the row.
             rows = tuple(shape[:-1])
             self._writer.add_tensor_info(
                 tensor,
@@ -119,11 +120,11 @@ class GgufWriter:
 
     @property
     def hashed(self) -> Mapping[str, Mapping[str, Any]]:
-        """None: the file is changed once more (see ``_embed``)."""
+        """Always empty, since ``_embed`` changes the file once more."""
         return {}
 
     def embedding(self, weight: torch.Tensor) -> None:
-        """Write the token embeddings [vocab, hidden]; comes first."""
+        """Write the token embeddings [vocab, hidden]; called first."""
         self._write(outer_name(EMBEDDING), weight)
 
     def block(self, index: int, block: QuantizedBlock) -> None:
@@ -131,12 +132,12 @@ class GgufWriter:
         self.tensors(index, {**block.norms, **block.linears})
 
     def tensors(self, index: int, block: Mapping[str, torch.Tensor | Quantized]) -> None:
-        """Write the next block from its tensors by their short names."""
+        """Write the next block, given its tensors by short name."""
         for key in BLOCK_TENSORS:
             self._write(block_name(index, key), block[key])
 
     def final(self, norm: torch.Tensor, head: torch.Tensor | None) -> None:
-        """Write the last norm [hidden] and, of an untied model, the head [vocab, hidden]."""
+        """Write the last norm [hidden] and an untied head [vocab, hidden]."""
         self._write(outer_name(FINAL_NORM), norm)
         if head is not None:
             self._write(outer_name(HEAD), head)
@@ -158,7 +159,7 @@ class GgufWriter:
 
 
 class _Written(np.ndarray):
-    """What a Python file writes, which says why it can't; numpy's way says only how far it came."""
+    """Array written by its Python file, whose errors give a reason; numpy's don't."""
 
     def tofile(self, fid: Any, sep: str = "", format: str = "%s") -> None:  # noqa: A002 - numpy's
         """See numpy.ndarray."""
@@ -167,7 +168,7 @@ class _Written(np.ndarray):
 
 
 def _stored(size: BlockSize, tensor: torch.Tensor | Quantized) -> np.ndarray:
-    """What goes into the file: codes as they are where the type holds them, else encoded anew."""
+    """Bytes to store: codes unchanged if the type holds them, otherwise encoded."""
     kind = TYPES[size.name]
     if isinstance(tensor, BlockTensor) and tensor.kind == kind:
         return tensor.data
@@ -198,15 +199,15 @@ def _nbytes(config: Phi3Config, scheme: QuantScheme) -> int:
 
 
 def codec(name: str) -> Codec:
-    """What chooses the codes of a matrix of type ``name``.
+    """Codec for matrices of block type ``name``.
 
-    Where that is an affine scheme in groups of 32, the scheme's own search is the better one.
+    Types that hold an affine scheme in groups of 32 use the scheme's search, which is better.
     """
     return AffineCodec(_AFFINE[name]) if name in _AFFINE else BlockCodec(TYPES[name])
 
 
 def codecs(kind: FileType, config: Phi3Config, index: int) -> Codecs:
-    """The codec of each linear of block ``index`` in a file of a kind.
+    """Codecs of the linears of block ``index`` in a file of this kind.
 
     Raises:
         SchemeError: a type doesn't fit the model's rows.
@@ -219,7 +220,7 @@ def codecs(kind: FileType, config: Phi3Config, index: int) -> Codecs:
 
 
 def typed_format(kind: FileType) -> Format:
-    """GGUF with the types of a kind, whatever the scheme."""
+    """Format for GGUF with the types of ``kind``, regardless of the scheme."""
     return Format(
         name=FORMAT.name,
         title=FORMAT.title,

@@ -1,4 +1,4 @@
-"""External data of an ONNX model: planned first, then streamed in that order, hashed on the way."""
+"""External data of an ONNX model: planned first, then streamed in that order and hashed."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,7 +20,7 @@ from phi3quant.disk.untrusted_json import read_json_if_there
 from phi3quant.errors import CheckpointError
 
 FILE_LIST = "files.json"
-"""Bytes and SHA-256 of every other file of a model's folder."""
+"""File with the size and SHA-256 of every other file in a model's folder."""
 
 _NUMBER = re.compile(r"[0-9]{1,18}")
 _SHOWN = 80
@@ -32,11 +32,11 @@ TYPES: Mapping[torch.dtype, int] = {
     torch.int64: TensorProto.INT64,
     torch.int32: TensorProto.INT32,
 }
-"""ONNX's numbers of the types that are written."""
+"""ONNX's type numbers by torch dtype."""
 
 
 def tensor_proto(name: str, spec: TensorSpec, place: Place) -> TensorProto:
-    """An initializer whose bytes lie elsewhere."""
+    """Initializer whose bytes are in another file."""
     proto = TensorProto(
         name=name,
         data_type=TYPES[spec.dtype],
@@ -53,9 +53,10 @@ def tensor_proto(name: str, spec: TensorSpec, place: Place) -> TensorProto:
 
 
 class DataStream:
-    """Writes tensors at their places, one piece in memory at a time.
+    """Writer of tensors at their places, with one piece in memory at a time.
 
-    Completing it checks that all of them came.
+    Attributes:
+        files: entries of hashed_file.describe_file for the files finished so far.
     """
 
     def __init__(
@@ -77,11 +78,10 @@ class DataStream:
         self._order.abandon()
 
     def write(self, name: str, pieces: Iterable[torch.Tensor]) -> None:
-        """Write the next tensor, in pieces along its first axis; they must not be changed later.
+        """Write the next tensor, in pieces along its first axis; they must not change afterwards.
 
         Raises:
-            ValueError: it is not the one that was planned for this place, or of another type or
-                size.
+            ValueError: another tensor comes next by the plan, or the planned type or size differs.
         """
         self._order.expect(name)
         spec = self._specs[name]
@@ -98,7 +98,7 @@ class DataStream:
             raise ValueError(f"tensor {name} has {written} bytes; {place.nbytes} were planned")
 
     def _begin(self, place: Place) -> None:
-        """Go to where a tensor begins."""
+        """Start a tensor: open its file if necessary, and fill the gap before it."""
         if self._file is None or place.file != self._file.path.name:
             self._close()
             self._file = HashedFile(self._folder / place.file)
@@ -115,10 +115,10 @@ class DataStream:
 
 
 def write_file_list(folder: Path, known: Mapping[str, Mapping[str, Any]]) -> None:
-    """List all files of a folder.
+    """Write the list of all files in a folder.
 
     Args:
-        folder: where they are.
+        folder: folder of the model.
         known: entries of files that were hashed while they were written.
     """
     listed = {
@@ -130,20 +130,22 @@ def write_file_list(folder: Path, known: Mapping[str, Mapping[str, Any]]) -> Non
 
 
 def check_sizes(folder: Path, needed: Mapping[str, int]) -> None:
-    """Make sure that data files are whole, by their sizes.
+    """Check by their sizes that data files are complete.
 
     Args:
-        folder: of the model.
-        needed: for each data file, where the last tensor in it ends.
+        folder: folder of the model.
+        needed: end of the last tensor in each data file, in bytes.
 
     Raises:
-        CheckpointError: one is missing or shorter, or has another size than was listed.
+        CheckpointError: a file is missing or too short, or its size differs from the list of files.
     """
     listed = read_file_list(folder)
     for name, end in needed.items():
         path = folder / name
         if not path.is_file():
-            raise CheckpointError(f"{path} is missing; the model's weights are in it")
+            raise CheckpointError(
+                f"{path} is missing, which holds weights of the model; copy it again"
+            )
         size = path.stat().st_size
         expected = listed.get(name, {}).get("bytes", size)
         if size < end or size != expected:
@@ -157,10 +159,10 @@ def check_sizes(folder: Path, needed: Mapping[str, int]) -> None:
 
 
 def check_hashes(folder: Path, names: Iterable[str]) -> None:
-    """Make sure that files hold what was written; those that aren't listed pass.
+    """Compare files with the hashes in the list of files; files that aren't listed pass.
 
     Raises:
-        CheckpointError: one doesn't.
+        CheckpointError: a hash differs.
     """
     listed = read_file_list(folder)
     for name in names:
@@ -173,42 +175,42 @@ def check_hashes(folder: Path, names: Iterable[str]) -> None:
 
 
 def all_tensors(model: ModelProto) -> Iterator[TensorProto]:
-    """Every tensor of a model: of its graph, and inside nodes, branches and functions."""
-    yield from _of_graph(model.graph)
+    """All tensors of a model: in its graph, and inside nodes, branches and functions."""
+    yield from _graph_tensors(model.graph)
     for function in model.functions:
-        yield from _of_nodes(function.node)
+        yield from _node_tensors(function.node)
 
 
-def _of_graph(graph: GraphProto) -> Iterator[TensorProto]:
+def _graph_tensors(graph: GraphProto) -> Iterator[TensorProto]:
     yield from graph.initializer
     for sparse in graph.sparse_initializer:
         yield from (sparse.values, sparse.indices)
-    yield from _of_nodes(graph.node)
+    yield from _node_tensors(graph.node)
 
 
-def _of_nodes(nodes: Iterable[NodeProto]) -> Iterator[TensorProto]:
+def _node_tensors(nodes: Iterable[NodeProto]) -> Iterator[TensorProto]:
     for node in nodes:
         for attribute in node.attribute:
-            yield from _of_attribute(attribute)
+            yield from _attribute_tensors(attribute)
 
 
-def _of_attribute(attribute: AttributeProto) -> Iterator[TensorProto]:
+def _attribute_tensors(attribute: AttributeProto) -> Iterator[TensorProto]:
     yield from (attribute.t, *attribute.tensors)
     for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
         yield from (sparse.values, sparse.indices)
     for graph in (attribute.g, *attribute.graphs):
-        yield from _of_graph(graph)
+        yield from _graph_tensors(graph)
 
 
 def external_ends(tensors: Iterable[TensorProto], where: Path) -> dict[str, int]:
-    """For each file that tensors lie in, where the last of them ends.
+    """End of the last tensor in each external file, in bytes.
 
     Args:
-        tensors: of a model.
-        where: the graph's file.
+        tensors: tensors of a model.
+        where: file of the graph.
 
     Raises:
-        CheckpointError: a tensor claims to lie outside the model's folder, or nowhere.
+        CheckpointError: a tensor's place is invalid or outside the model's folder.
     """
     ends: dict[str, int] = {}
     for tensor in tensors:
@@ -219,7 +221,7 @@ def external_ends(tensors: Iterable[TensorProto], where: Path) -> dict[str, int]
 
 
 def place_of(tensor: TensorProto, where: Path) -> Place:
-    """Where an external tensor lies.
+    """Place of an external tensor.
 
     Raises:
         CheckpointError: as external_ends.
@@ -240,15 +242,15 @@ def _shortened(text: str) -> str:
 
 
 def read_file_list(folder: Path) -> dict[str, Any]:
-    """The entries of a folder's list of files, by name; none if it has no list.
+    """Entries of a folder's list of files by name; empty if there is no list.
 
     Raises:
-        CheckpointError: it can't be read as such.
+        CheckpointError: the list is malformed.
     """
     path = folder / FILE_LIST
     listed = read_json_if_there(path)
     for entry in listed.values():
         values = entry if isinstance(entry, dict) else {}
         if [type(values.get(key)) for key in ("bytes", "sha256")] != [int, str]:
-            raise CheckpointError(f"{path} is no list of files with bytes and sha256")
+            raise CheckpointError(f"{path} is not a list of files with bytes and sha256")
     return listed

@@ -1,4 +1,4 @@
-"""ONNX folders as models that write: onnxruntime with present and past."""
+"""Text generation from ONNX folders by onnxruntime, with a key-value cache."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,18 +19,18 @@ from converters.onnx.session import Session, to_tensor
 from converters.onnx.surgery import tensor_type
 from phi3quant.model.config import Phi3Config
 
-# Tokens of a prompt that are run at once: the runtime gives logits of all of them.
+# Tokens of a prompt in one run; the runtime returns the logits of all of them.
 _PIECE = 128
 
 
 class OnnxDecoder:
-    """Runs a graph as it is; implements phi3quant.generation.decoder.Decoder."""
+    """Implementation of generation.decoder.Decoder by an unchanged graph in onnxruntime."""
 
     def __init__(self, model: OnnxModel) -> None:
         config = self._config = model.config
         self._session = Session(model.graph, model.folder)
         shape = (1, config.num_key_value_heads, 0, config.head_dim)
-        self._nothing = torch.zeros(shape, dtype=tensor_type(model.graph, PAST_KEY % 0))
+        self._empty = torch.zeros(shape, dtype=tensor_type(model.graph, PAST_KEY % 0))
         self._past: dict[str, Any] = {}
         self._seen: list[int] = []
 
@@ -55,11 +55,11 @@ class OnnxDecoder:
         length, limit = len(self._seen), self._config.original_max_position_embeddings
         piece = _PIECE
         if self._config.long_rope is not None and start <= limit < length:
-            # The graph turns all positions otherwise from here on: the cache holds no more, and
-            # the text must be run as a whole.
+            # From here on the graph rotates all positions by other factors. The cache is no longer
+            # valid, and the whole text must be run at once.
             start, piece = 0, length
         if not start:
-            self._past = dict.fromkeys(self._names(PAST_KEY, PAST_VALUE), self._nothing)
+            self._past = dict.fromkeys(self._names(PAST_KEY, PAST_VALUE), self._empty)
         outputs = [LOGITS, *self._names(PRESENT_KEY, PRESENT_VALUE)]
         scores: Any = None
         for first in range(start, length, piece):

@@ -1,6 +1,6 @@
-"""A manifest inside an ONNX model: strings among the metadata of its graph.
+"""Manifest inside an ONNX model: strings in the metadata of its graph.
 
-The weights lie in other files, so that the graph's is small and can be written again.
+Weights are in other files, so that the file of the graph is small and can be rewritten.
 """
 
 from collections.abc import Mapping
@@ -17,15 +17,15 @@ from phi3quant.disk.output import write_bytes, write_json
 
 
 def fill(folder: Path, strings: Mapping[str, str]) -> Mapping[str, Mapping[str, Any]]:
-    """Put a manifest's strings into a complete model, in the place of those that are there.
+    """Write a manifest's strings into a complete model, replacing those of an earlier manifest.
 
-    The list of files is brought up to date; the hashes of weights were taken while they were
-    written, and they aren't read again.
+    The list of files is updated. Weights were hashed while they were written and aren't read again.
 
     Returns:
-        The entries of the list of files.
+        Entries of the list of files.
 
     Raises:
+        CheckpointError: the graph or the list of files can't be read.
         OutputError: a file can't be written.
     """
     path = folder / MODEL_FILE
@@ -43,7 +43,7 @@ def fill(folder: Path, strings: Mapping[str, str]) -> Mapping[str, Mapping[str, 
 
 
 def read_metadata(folder: Path) -> dict[str, str]:
-    """All metadata of a model, ours and others'.
+    """All metadata of a model, whoever wrote it.
 
     Raises:
         CheckpointError: the graph can't be read.

@@ -1,4 +1,4 @@
-"""The file of an ONNX model that isn't weights: its graph, read."""
+"""Reader of an ONNX model's graph, without its weights."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,15 +13,15 @@ MODEL_FILE = "model.onnx"
 
 
 def is_onnx(path: Path) -> bool:
-    """Whether this is a folder with a graph."""
+    """Whether ``path`` is a folder with a graph."""
     return (path / MODEL_FILE).is_file()
 
 
 def read_graph(folder: Path) -> ModelProto:
-    """The graph of a folder, without its weights.
+    """Read the graph of a folder, without its weights.
 
     Raises:
-        CheckpointError: it can't be read.
+        CheckpointError: the graph can't be read.
     """
     graph = ModelProto()
     path = folder / MODEL_FILE
@@ -37,8 +37,8 @@ def read_graph(folder: Path) -> ModelProto:
 
 
 def _is_text(message: Message) -> bool:
-    """Whether all strings are text; the library hands those that aren't UTF-8 out as bytes."""
-    # Fields of bytes hold weights, which may be large, and are never looked at.
+    """Whether all strings are UTF-8; the library returns the others as bytes."""
+    # Fields of type bytes are skipped: they hold weights, which may be large.
     for field in message.DESCRIPTOR.fields:
         if field.type not in (field.TYPE_STRING, field.TYPE_MESSAGE):
             continue

@@ -1,4 +1,4 @@
-"""What onnxruntime-genai reads beside a graph: genai_config.json and the tokenizer's files."""
+"""Files for onnxruntime-genai next to a graph: genai_config.json and the tokenizer's files."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,18 +30,18 @@ from phi3quant.source.tokenizer import (
 
 CONFIG_FILE = "genai_config.json"
 
-# The runtime allocates its cache for so many tokens: 1.6 GB for Phi-3-mini in FP32.
+# Tokens that the runtime allocates its cache for: 1.6 GB for Phi-3-mini in FP32.
 _MAX_LENGTH = 2048
 
 
 @dataclass(frozen=True)
 class GenerationIds:
-    """Token ids that a runtime needs to know.
+    """Token ids that a runtime requires.
 
     Attributes:
-        begin: put before a text; None if the model has none.
-        stops: any of them ends a generation; at least one.
-        pad: fills up the shorter texts of a batch.
+        begin: token put before a text; None if the model has none.
+        stops: tokens that end a generation; at least one.
+        pad: token that fills up the shorter texts of a batch.
     """
 
     begin: int | None
@@ -52,31 +52,31 @@ class GenerationIds:
 def generation_ids(
     folder: Path, config: Phi3Config, tokenizer: Tokenizer | None = None
 ) -> GenerationIds:
-    """Read the ids from generation_config.json and config.json, with ends of turns added.
+    """Read the ids from generation_config.json and config.json, and add ends of turns.
 
-    Both files may name the end of a text alone, so that a chat would never stop.
+    Both files may list only the end of a text, so that a chat would never stop.
 
     Args:
-        folder: of the model.
-        config: of the model.
-        tokenizer: of the model; None: read from the folder.
+        folder: folder of the model.
+        config: configuration of the model.
+        tokenizer: tokenizer of the model; None to read it from the folder.
 
     Raises:
-        TokenizerError: there is no tokenizer.json, an id is none, or nothing ends a text.
+        TokenizerError: there is no tokenizer.json, an id is invalid, or no token ends a text.
     """
     require_tokenizer_json(folder, "onnxruntime-genai")
     tokenizer = tokenizer or load_tokenizer(folder)
     settings = read_json_if_there(folder / "generation_config.json", raises=TokenizerError)
-    found = [
+    listed = [
         *token_ids(settings, "eos_token_id"),
         *token_ids(config.raw, "eos_token_id"),
         *known_tokens(tokenizer, *END_OF_TURN, END_OF_TEXT),
     ]
-    stops = tuple(number for number in dict.fromkeys(found) if number < config.vocab_size)
+    stops = tuple(number for number in dict.fromkeys(listed) if number < config.vocab_size)
     if not stops:
         raise TokenizerError(
-            f"{folder} names no token that ends a text (eos_token_id in generation_config.json or "
-            "config.json); a generation would never stop"
+            f"{folder} has no token that ends a text, so a generation would never stop; set "
+            "eos_token_id in generation_config.json or config.json"
         )
     begin = [*token_ids(settings, "bos_token_id"), *token_ids(config.raw, "bos_token_id")]
     pad = [*token_ids(settings, "pad_token_id"), *token_ids(config.raw, "pad_token_id"), stops[0]]
@@ -85,17 +85,17 @@ def generation_ids(
             f"{folder}: bos_token_id is {begin[0]}, but the model's embedding has "
             f"{config.vocab_size} rows"
         )
-    # Tokens that were added for padding alone often have no row; any token fills up as well.
+    # Tokens added only for padding often have no row; any other token can replace them.
     fills = next(number for number in pad if number < config.vocab_size)
     return GenerationIds(begin[0] if begin else None, stops, fills)
 
 
 def genai_config(config: Phi3Config, ids: GenerationIds, file: str) -> dict[str, Any]:
-    """The runtime's description of the model; it refuses keys that it doesn't know.
+    """Contents of genai_config.json; the runtime refuses unknown keys.
 
     Args:
-        config: the model's sizes.
-        ids: its special tokens.
+        config: configuration of the model.
+        ids: special tokens of the model.
         file: name of the graph's file.
     """
     model: dict[str, Any] = {
@@ -136,12 +136,12 @@ def genai_config(config: Phi3Config, ids: GenerationIds, file: str) -> dict[str,
 
 
 def write_companions(folder: Path, source: Source, settings: Mapping[str, Any]) -> None:
-    """Write all that stands beside the graph and its weights.
+    """Write all files next to the graph and its weights.
 
     Args:
-        folder: where to.
-        source: whose tokenizer it is.
-        settings: from genai_config.
+        folder: destination.
+        source: model whose configuration and tokenizer are copied.
+        settings: contents from genai_config.
     """
     write_config(folder, source.config)
     carry_along(source.folder, folder)
@@ -150,11 +150,11 @@ def write_companions(folder: Path, source: Source, settings: Mapping[str, Any]) 
 
 
 def _tokenizer_config(source: Source) -> dict[str, Any]:
-    """As the source has it, but with a length that is one, and with the chat template."""
+    """The source's tokenizer_config.json with a usable length and the chat template."""
     settings = read_json_if_there(source.folder / "tokenizer_config.json", raises=TokenizerError)
     length = settings.get("model_max_length")
     longest = source.config.max_position_embeddings
-    # Transformers writes 10**30 where it knows none, which runtimes can't read.
+    # transformers writes 10**30 for an unknown length, which runtimes can't read.
     if not isinstance(length, int) or not 0 < length <= 1 << 30:
         length = longest
     template = source.tokenizer.chat_template

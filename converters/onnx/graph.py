@@ -1,7 +1,7 @@
-"""Phi-3 as an ONNX graph, one function for each part of it.
+"""Phi-3 as an ONNX graph, one function for each part of the model.
 
-Attention is onnxruntime's GroupQueryAttention, which rotates, masks and keeps the cache; no
-position ids are needed. Every function appends to a Graph and gives names of its results.
+Attention is onnxruntime's GroupQueryAttention, which rotates, masks and keeps the cache, so that no
+position ids are needed. Every function appends to a Graph and returns the names of its results.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,10 +24,10 @@ from phi3quant.model.rope import rope_tables
 IDS, MASK, LOGITS = "input_ids", "attention_mask", "logits"
 PAST_KEY, PAST_VALUE = "past_key_values.%d.key", "past_key_values.%d.value"
 PRESENT_KEY, PRESENT_VALUE = "present.%d.key", "present.%d.value"
-"""Names of inputs and outputs, as onnxruntime-genai's configuration writes them."""
+"""Names of inputs and outputs, in the notation of onnxruntime-genai's configuration."""
 
 ROPE_SWITCH = "rope_switch"
-"""The constant that LongRoPE's choice is made by: texts longer than this take the long factors."""
+"""Name of LongRoPE's threshold: texts with more tokens use the long factors."""
 
 _BATCH, _SEQUENCE, _PAST, _TOTAL = (
     "batch_size",
@@ -37,20 +37,20 @@ _BATCH, _SEQUENCE, _PAST, _TOTAL = (
 )
 
 Sizes: TypeAlias = list[str | int | None]
-"""A shape: numbers, and names of what isn't known before a run."""
+"""Shape: numbers, and names of sizes that vary between runs."""
 
 Linears: TypeAlias = Mapping[str, Matrix]
-"""A block's matrices: qkv_proj, o_proj, gate_proj, up_proj and down_proj."""
+"""Matrices of a block: qkv_proj, o_proj, gate_proj, up_proj and down_proj."""
 
 
 @dataclass(frozen=True)
 class Matrices:
-    """All matrices of a model.
+    """Matrices of a model.
 
     Attributes:
-        embedding, head: the same name if they share their tensors.
-        blocks: of each block.
-        io: the type that is computed with.
+        embedding, head: matrices with the same name if they share their tensors.
+        blocks: matrices of each block.
+        io: type of activations.
     """
 
     embedding: Matrix
@@ -61,7 +61,7 @@ class Matrices:
 
 @dataclass(frozen=True)
 class _Shared:
-    """What every block reads: names of values."""
+    """Names of the values that every block reads."""
 
     lengths: str
     total: str
@@ -70,17 +70,17 @@ class _Shared:
 
 
 def build_graph(config: Phi3Config, matrices: Matrices, accuracy_level: int) -> Graph:
-    """Nodes and announced tensors of a whole model.
+    """Build the nodes and announce the tensors of a whole model.
 
     Args:
-        config: its sizes.
-        matrices: how its matrices are stored.
-        accuracy_level: of MatMulNBits.
+        config: configuration of the model.
+        matrices: stored form of its matrices.
+        accuracy_level: accuracy level of MatMulNBits.
     """
     graph = Graph()
     hidden = matrices.embedding.look_up(graph, IDS, "/model/embed_tokens")
     if config.tie_word_embeddings:
-        # A head that is stored in another way is made of the embedding while that is in memory.
+        # A tied head with another storage is written while the embedding is in memory.
         for spec in matrices.head.specify():
             graph.store(spec)
     lengths, total = _lengths(graph)
@@ -104,13 +104,13 @@ def build_graph(config: Phi3Config, matrices: Matrices, accuracy_level: int) -> 
 
 
 def rotary_pieces(config: Phi3Config, io: torch.dtype) -> dict[str, torch.Tensor]:
-    """The tables of cos and sin by name, in the order of writing: ``io`` [positions, pairs]."""
+    """Tables of cos and sin by name, in the order of writing: ``io`` [positions, pairs]."""
     half = config.rotary_dim // 2
     tables: dict[str, torch.Tensor] = {}
     for ending, length in rotary_lengths(config).items():
-        made = rope_tables(config, length)
-        tables[f"cos_cache{ending}"] = made.cos[:, :half].to(io)
-        tables[f"sin_cache{ending}"] = made.sin[:, :half].to(io)
+        pair = rope_tables(config, length)
+        tables[f"cos_cache{ending}"] = pair.cos[:, :half].to(io)
+        tables[f"sin_cache{ending}"] = pair.sin[:, :half].to(io)
     return tables
 
 
@@ -121,19 +121,19 @@ def model_proto(
     versions: tuple[int, int],
     places: Mapping[str, Place],
 ) -> ModelProto:
-    """The file, without its weights.
+    """Contents of the model's file, without its weights.
 
     Args:
-        graph: from build_graph.
-        config: the model's sizes.
-        io: the type that is computed with.
+        graph: graph from build_graph.
+        config: configuration of the model.
+        io: type of activations.
         versions: operator set and file version.
-        places: of the stored tensors, by name.
+        places: places of the stored tensors, by name.
     """
     opset, ir_version = versions
-    made = graph.finish("phi3", _inputs(config, io), _outputs(config, io), places)
+    proto = graph.finish("phi3", _inputs(config, io), _outputs(config, io), places)
     return helper.make_model(
-        made,
+        proto,
         ir_version=ir_version,
         opset_imports=[helper.make_opsetid("", opset), helper.make_opsetid(CONTRIB, 1)],
         producer_name="phi3quant",
@@ -168,7 +168,7 @@ def _caches(
 
 
 def _lengths(graph: Graph) -> tuple[str, str]:
-    """From the mask: int32 [batch], tokens of each sequence less one; and int32, the longest."""
+    """Lengths by the mask: int32 [batch], tokens of each sequence minus one; int32, the longest."""
     where = "/model/attn_mask"
     one = graph.constant("one", [1], np.int64)
     first = graph.constant("first", 1, np.int64)
@@ -202,7 +202,7 @@ def _rotary_tables(
     for branch, ending in (("then_branch", "_long"), ("else_branch", "_short")):
         nodes, outputs = [], []
         for table in ("cos", "sin"):
-            # The tables stay outside, where their bytes are external like all others.
+            # The tables stay outside the branches, where their bytes can be external.
             result = f"{where}/{table}{ending}"
             outer = names[f"{table}{ending}"]
             nodes.append(helper.make_node("Identity", [outer], [result], name=result))
@@ -220,7 +220,7 @@ def _norm_spec(config: Phi3Config, io: torch.dtype, name: str) -> TensorSpec:
 def _norm(
     graph: Graph, config: Phi3Config, weight: TensorSpec, x: str, residual: str | None, where: str
 ) -> tuple[str, str]:
-    """RMS norm of ``x`` plus what has gone past it; gives the norm and that sum."""
+    """RMS norm of ``x`` plus the residual; returns the norm and the sum."""
     gamma = graph.tensor(weight)
     if residual is None:
         # A contrib operator that onnxruntime keeps in the default domain.
@@ -246,16 +246,16 @@ def _norm(
 
 
 def _attention(graph: Graph, config: Phi3Config, shared: _Shared, qkv: str, index: int) -> str:
-    """Rotated causal attention over packed rows q|k|v, with the cache of block ``index``.
+    """Causal attention over rows q|k|v, which are rotated first, with the cache of a block.
 
-    The window is the number of tokens that a query sees, itself included, as in config.json.
+    The window is the number of tokens that a query sees, including itself, as in config.json.
     """
     where = f"/model/layers.{index}/attn/GroupQueryAttention"
     past = [name % index for name in (PAST_KEY, PAST_VALUE)]
     present = [name % index for name in (PRESENT_KEY, PRESENT_VALUE)]
     return graph.node(
         "GroupQueryAttention",
-        # Nine inputs, no more: what was added later, older runtimes refuse even if it is empty.
+        # Only nine inputs: older runtimes refuse the later ones, even if they are empty.
         [qkv, "", "", *past, shared.lengths, shared.total, shared.cos, shared.sin],
         where,
         domain=CONTRIB,
@@ -270,7 +270,7 @@ def _attention(graph: Graph, config: Phi3Config, shared: _Shared, qkv: str, inde
 
 
 def _gated_mlp(graph: Graph, linears: Linears, x: str, where: str, accuracy_level: int) -> str:
-    """SiLU(gate) * up, and down again."""
+    """Gated MLP: down(SiLU(gate) * up)."""
     gate = linears["gate_proj"].multiply(graph, x, f"{where}/gate_proj", accuracy_level)
     up = linears["up_proj"].multiply(graph, x, f"{where}/up_proj", accuracy_level)
     share = graph.node("Sigmoid", [gate], f"{where}/Sigmoid")

@@ -1,4 +1,4 @@
-"""Matrices of an ONNX model, floats or codes: their tensors, and the operators that use them."""
+"""Matrices of an ONNX model, as floats or codes: their tensors and operators."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -17,27 +17,27 @@ from phi3quant.quant.scheme import QuantScheme
 from phi3quant.quant.tensor import Quantized, QuantizedTensor
 
 Weight = torch.Tensor | Quantized
-"""A matrix that is handed in: floats [rows, columns], or quantized."""
+"""Matrix to be stored: floats [rows, columns], or quantized."""
 
 Pieces = Iterator[tuple[str, Iterable[torch.Tensor]]]
-"""Tensors by name, each in pieces along its first axis; to be consumed in order."""
+"""Tensors by name, each in pieces along its first axis; they must be consumed in order."""
 
-# Weights that are rounded or converted at once.
+# Weights in a piece that is rounded or converted.
 _CHUNK_WEIGHTS = 1 << 24
 
 
 class Matrix(Protocol):
-    """A matrix as it is stored and used."""
+    """Matrix in its stored form, with the operators that use it."""
 
     @property
     def name(self) -> str:
-        """Of its tensors, without their endings."""
+        """Common start of its tensors' names."""
 
     def specify(self) -> list[TensorSpec]:
-        """Its tensors, in the order of ``pieces``."""
+        """Specifications of its tensors, in the order of ``pieces``."""
 
     def pieces(self, weight: Weight) -> Pieces:
-        """What its tensors hold.
+        """Contents of its tensors.
 
         Raises:
             CheckpointError: a value doesn't fit FP16.
@@ -47,21 +47,21 @@ class Matrix(Protocol):
     def multiply(
         self, graph: Graph, x: str, node: str, accuracy_level: int, output: str | None = None
     ) -> str:
-        """Put ``x @ weight.T`` into the graph; gives the result's name, ``output`` if given."""
+        """Append ``x @ weight.T``; return the name of the result, which ``output`` can set."""
 
     def look_up(self, graph: Graph, ids: str, node: str) -> str:
-        """Put the rows of ``ids`` into the graph; gives the result's name."""
+        """Append a lookup of the rows ``ids``; return the name of the result."""
 
 
 @dataclass(frozen=True)
 class FloatMatrix:
-    """Plain weights; implements Matrix.
+    """Matrix of floats.
 
     Attributes:
         name: see Matrix.
         rows, columns: outputs and inputs.
-        dtype: of the weights.
-        io: the type that is computed with.
+        dtype: type of the weights.
+        io: type of activations.
     """
 
     name: str
@@ -83,12 +83,12 @@ class FloatMatrix:
     def multiply(
         self, graph: Graph, x: str, node: str, accuracy_level: int, output: str | None = None
     ) -> str:
-        """See Matrix; runtimes turn and convert the weights once, when they load them."""
-        del accuracy_level  # concerns codes
+        """See Matrix; runtimes transpose and convert the weights once, when they load them."""
+        del accuracy_level  # applies only to codes
         (spec,) = self.specify()
         weight = self._converted(graph, graph.tensor(spec), node)
-        turned = graph.node("Transpose", [weight], f"{node}/Transpose", perm=[1, 0])
-        return graph.node("MatMul", [x, turned], f"{node}/MatMul", output=output)
+        transposed = graph.node("Transpose", [weight], f"{node}/Transpose", perm=[1, 0])
+        return graph.node("MatMul", [x, transposed], f"{node}/MatMul", output=output)
 
     def look_up(self, graph: Graph, ids: str, node: str) -> str:
         """See Matrix."""
@@ -104,13 +104,13 @@ class FloatMatrix:
 
 @dataclass(frozen=True)
 class CodeMatrix:
-    """Codes with scales, in blocks along the rows; implements Matrix.
+    """Matrix of codes with scales, in groups along the rows.
 
     Attributes:
         name: see Matrix.
         rows, columns: outputs and inputs.
-        scheme: of the codes.
-        io: the type that is computed with, and that scales are stored in.
+        scheme: scheme of the codes.
+        io: type of activations and stored scales.
     """
 
     name: str
@@ -124,7 +124,7 @@ class CodeMatrix:
         return _specs(self.name, self.rows, self.columns, self.scheme, self.io)
 
     def pieces(self, weight: Weight) -> Pieces:
-        """See Matrix; codes of this scheme stay as they are, all else is rounded to nearest."""
+        """See Matrix; codes of this scheme stay unchanged, other weights are rounded to nearest."""
         rest: dict[str, list[torch.Tensor]] = {"scales": [], "qzeros": []}
 
         def codes() -> Iterator[torch.Tensor]:
@@ -158,7 +158,7 @@ class CodeMatrix:
         )
 
     def look_up(self, graph: Graph, ids: str, node: str) -> str:
-        """See Matrix; the operator wants the same bytes in two dimensions."""
+        """See Matrix; the operator requires the same bytes in two dimensions."""
         weight, scales, *zeros = self.specify()
         row = (self.rows, self.columns * self.scheme.bits // 8)
         flat = replace(weight, name=f"{self.name}.qrows", shape=row)
@@ -182,7 +182,7 @@ class CodeMatrix:
 
 
 def matrix(plan: PlannedMatrix) -> Matrix:
-    """A planned matrix with what fills and uses it."""
+    """Matrix in the form that a plan gives it."""
     io = DTYPES[plan.io]
     if isinstance(plan.storage, QuantScheme):
         return CodeMatrix(plan.name, plan.rows, plan.columns, plan.storage, io)

@@ -1,4 +1,4 @@
-"""A graph under construction: nodes in the order of execution, tensors in the order of use."""
+"""Graph under construction: nodes in the order of execution, tensors in the order of use."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,19 +12,19 @@ from converters.onnx.sizes import Place
 from phi3quant.disk.tensor_stream import TensorSpec
 
 CONTRIB = "com.microsoft"
-"""The domain of onnxruntime's own operators."""
+"""Domain of the operators that onnxruntime adds to ONNX."""
 
 
 @dataclass(frozen=True)
 class _Initializer:
-    """A tensor that nodes read, and the name that its bytes are stored under."""
+    """Tensor that nodes read, and the name under which its bytes are stored."""
 
     spec: TensorSpec
     stored_as: str
 
 
 class Graph:
-    """Collects what a graph is made of; weights are announced, never held.
+    """Builder of a graph; weights are announced, never held.
 
     Attributes:
         stored: tensors that must be written, in the order in which they are first used.
@@ -51,34 +51,34 @@ class Graph:
         """Append a node.
 
         Args:
-            operator: its type.
-            inputs: names; an empty one is an input left out.
-            name: its own.
-            domain: the operator's.
-            output: name of its first output; by default made from ``name``.
-            more_outputs: names of the others; an empty one is left out.
-            attributes: the operator's.
+            operator: type of the node.
+            inputs: names of its inputs; an empty name leaves one out.
+            name: name of the node.
+            domain: domain of the operator.
+            output: name of the first output; by default derived from ``name``.
+            more_outputs: names of the other outputs; an empty name leaves one out.
+            attributes: attributes of the operator.
 
         Returns:
-            The name of its first output.
+            Name of the first output.
         """
         names = [output or f"{name}/output_0", *more_outputs]
-        made = helper.make_node(operator, list(inputs), names, name, domain=domain, **attributes)
-        self._nodes.append(made)
+        node = helper.make_node(operator, list(inputs), names, name, domain=domain, **attributes)
+        self._nodes.append(node)
         return names[0]
 
     def store(self, spec: TensorSpec) -> None:
-        """Announce a tensor that must be written, unless that has been done."""
+        """Announce a tensor that must be written; repeated calls have no effect."""
         if spec.name not in self._known:
             self._known.add(spec.name)
             self.stored.append(spec)
 
     def tensor(self, spec: TensorSpec, stored_as: TensorSpec | None = None) -> str:
-        """Let nodes read a stored tensor; gives its name.
+        """Add a stored tensor as an input for nodes; return its name.
 
         Args:
-            spec: name, type and shape as nodes see them.
-            stored_as: the tensor whose bytes it shares, if they have several shapes.
+            spec: name, type and shape for nodes.
+            stored_as: tensor that holds the bytes, if its shape is another one.
         """
         origin = stored_as or spec
         self.store(origin)
@@ -86,7 +86,7 @@ class Graph:
         return spec.name
 
     def constant(self, name: str, values: Any, dtype: type[np.generic]) -> str:
-        """Let nodes read a few numbers that stand in the graph itself; gives their name."""
+        """Add a few numbers, stored in the graph itself, as an input for nodes; return its name."""
         self._constants[name] = numpy_helper.from_array(np.array(values, dtype), name)
         return name
 
@@ -97,7 +97,7 @@ class Graph:
         outputs: Sequence[ValueInfoProto],
         places: Mapping[str, Place],
     ) -> GraphProto:
-        """The graph, with its stored tensors at ``places`` (keys are names in ``stored``)."""
+        """Finished graph, with its stored tensors at ``places`` (by the names in ``stored``)."""
         initializers = list(self._constants.values())
         initializers += [
             tensor_proto(key, entry.spec, places[entry.stored_as])

@@ -1,4 +1,4 @@
-"""Choices that an ONNX export leaves to its user, and what they default to."""
+"""Options of an ONNX export and their defaults."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -11,39 +11,39 @@ from phi3quant.quant.scheme import QuantScheme
 PORTABLE_OPSET, DEFAULT_OPSET = 14, 21
 
 IR_VERSIONS: Mapping[int, int] = {PORTABLE_OPSET: 8, DEFAULT_OPSET: 10}
-"""Operator sets that can be chosen, with the file version that goes with each."""
+"""File versions by operator set, for the sets that can be chosen."""
 
 ACCURACY_LEVELS = range(5)
-"""Of MatMulNBits: 0 leaves activations alone, 4 rounds them to 8 bits for integer products."""
+"""Levels of MatMulNBits: 0 leaves activations unchanged, 4 rounds them to 8-bit integers."""
 
 FLOATS: Mapping[str, str] = {"fp32": "F32", "fp16": "F16"}
-"""Types of inputs, outputs and everything between, and of matrices that aren't quantized."""
+"""Types of activations, and of matrices that aren't quantized."""
 
 OUTER_GROUP = 32
-"""Weights that share a scale in an embedding or head; phones' kernels are made for it."""
+"""Group size of a quantized embedding or head; kernels on phones are optimized for it."""
 
 CODES: Mapping[str, QuantScheme] = {
     "int8": QuantScheme(8, OUTER_GROUP),
     "int4": QuantScheme(4, OUTER_GROUP),
 }
-"""How a quantized embedding or head is stored; neither is calibrated."""
+"""Schemes of a quantized embedding or head, which are not calibrated."""
 
 STORAGES = (*FLOATS, *CODES)
 
 
 @dataclass(frozen=True)
 class OnnxOptions:
-    """How an ONNX model is laid out; codes and scales of the blocks don't depend on it.
+    """Layout of an ONNX model; codes and scales of its blocks don't depend on it.
 
     Attributes:
-        accuracy_level: one of ACCURACY_LEVELS.
-        embedding, head: keys of FLOATS or CODES; None: see ``settled``.
+        accuracy_level: an entry of ACCURACY_LEVELS.
+        embedding, head: keys of FLOATS or CODES; None for the default (see ``settled``).
         opset: a key of IR_VERSIONS.
         io: a key of FLOATS.
-        split_bytes: start another data file before one grows past this.
+        split_bytes: size limit of a data file; None for a single file.
 
     Raises:
-        SchemeError: a choice is unknown, or two don't go together.
+        SchemeError: a choice is unknown, or two choices contradict each other.
     """
 
     accuracy_level: int = 4
@@ -67,31 +67,31 @@ class OnnxOptions:
                 raise SchemeError(f"there is no {what} {value}; choose from {choices}")
         if self.opset == PORTABLE_OPSET and self.embedding in CODES:
             raise SchemeError(
-                f"opset {PORTABLE_OPSET} is for runtimes that can't look {self.embedding} "
-                f"embeddings up; choose {' or '.join(FLOATS)}, or opset {DEFAULT_OPSET}"
+                f"runtimes of opset {PORTABLE_OPSET} can't look up {self.embedding} embeddings; "
+                f"choose {' or '.join(FLOATS)}, or opset {DEFAULT_OPSET}"
             )
 
     def settled(self, config: Phi3Config, scheme: QuantScheme | None) -> "OnnxOptions":
-        """With the embedding and the head that a model gets by default.
+        """Replace a None in ``embedding`` and ``head`` by the default for a model.
 
         Args:
-            config: the model's sizes.
-            scheme: of its blocks; None: they are plain.
+            config: configuration of the model.
+            scheme: scheme of its blocks; None if they are plain.
         """
         default = self.io
         if scheme is not None:
-            # Runtimes that want the portable set look no codes up, and multiply by those of 4 bits
-            # alone, which are too few for a head.
+            # Runtimes of the portable set can't look up codes, and multiply only by 4-bit codes,
+            # which are too coarse for a head.
             fits = config.hidden_size % OUTER_GROUP == 0 and self.opset != PORTABLE_OPSET
             default = "int8" if fits else "fp16"
         return replace(self, embedding=self.embedding or default, head=self.head or default)
 
     def as_json(self) -> dict[str, Any]:
-        """The choices as plain values."""
+        """Options as JSON values."""
         return asdict(self)
 
 
 def storage(choice: str | None) -> QuantScheme | str:
-    """What a key of FLOATS or CODES stands for."""
-    assert choice is not None, "settled options have no None"
+    """Scheme or type of floats for a key of CODES or FLOATS."""
+    assert choice is not None, "options must be settled first"
     return CODES[choice] if choice in CODES else FLOATS[choice]

@@ -1,4 +1,4 @@
-"""Read ONNX folders, ours or the stock builder's, as models that onnxruntime itself scores."""
+"""Reader of ONNX folders by any builder, as models that onnxruntime scores."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -32,19 +32,19 @@ from phi3quant.errors import CheckpointError, InputError
 from phi3quant.model.config import Phi3Config, read_config
 from phi3quant.model.predictor import PIECE_ROWS, CountSteps, Predictions
 
-# Tokens that are run at once: of several windows, or a piece of one.
+# Tokens in one run: several windows, or a piece of one.
 _RUN_TOKENS = 2048
 
 
 @dataclass(frozen=True)
 class OnnxModel:
-    """A folder with a graph and its weights; implements StoredModel and Predictor.
+    """Folder with a graph and its weights; implements StoredModel and Predictor.
 
     Attributes:
-        folder: of the model.
-        config: from its config.json.
-        graph: without weights.
-        accuracy_level: to score at; None: as the graph says.
+        folder: folder of the model.
+        config: contents of its config.json.
+        graph: graph without weights.
+        accuracy_level: accuracy level for scoring; None for the graph's.
     """
 
     folder: Path
@@ -54,7 +54,7 @@ class OnnxModel:
 
     @property
     def notes(self) -> Sequence[str]:
-        """See StoredModel; the runtime reads everything that the graph holds."""
+        """See StoredModel; always empty, since the runtime reads the whole graph."""
         return ()
 
     @property
@@ -69,7 +69,7 @@ class OnnxModel:
 
     @property
     def stored_level(self) -> int | None:
-        """The accuracy level that the graph asks for; None if nothing is quantized."""
+        """Accuracy level of the graph; None if nothing is quantized."""
         product = _first_product(self.graph)
         return None if product is None else _integers(product).get("accuracy_level", 0)
 
@@ -80,7 +80,7 @@ class OnnxModel:
 
     @property
     def weight_bytes(self) -> int:
-        """See StoredModel; bytes that several tensors share count once."""
+        """See StoredModel; bytes shared by several tensors count once."""
         return self._nbytes(self.graph.graph.initializer)
 
     @property
@@ -94,23 +94,22 @@ class OnnxModel:
 
     @property
     def steps(self) -> int:
-        """See Predictor: as many as the model has blocks, each a share of the text."""
+        """See Predictor: the number of blocks, although each step is a share of the text."""
         return self.config.num_hidden_layers
 
     def prepare(self, windows: torch.Tensor, tell: CountSteps) -> Predictions:
-        """See Predictor; the hidden states FP32 [windows, length, hidden] are kept.
+        """See Predictor; keeps the hidden states, FP32 [windows, length, hidden], in memory.
 
         Raises:
-            CheckpointError: the data files don't hold what was written, or the runtime refuses
-                the model.
+            CheckpointError: a data file is damaged, or the runtime refuses the model.
             InputError: windows are longer than the model's context.
-            RuntimeTooOldError: onnxruntime is.
+            RuntimeTooOldError: onnxruntime is too old.
         """
         length, config = windows.shape[1], self.config
         if length > config.max_position_embeddings:
             raise InputError(
                 f"windows of {length} tokens are longer than the context of {self.folder}, "
-                f"{config.max_position_embeddings} tokens"
+                f"{config.max_position_embeddings} tokens; choose a shorter context"
             )
         check_hashes(self.folder, [path.name for path in self._data_files()])
         graph = ModelProto()
@@ -145,7 +144,7 @@ class OnnxModel:
 
 @dataclass(frozen=True)
 class _Run:
-    """A body that computes hidden states."""
+    """Body of a model, which computes hidden states."""
 
     session: Session
     config: Phi3Config
@@ -153,25 +152,25 @@ class _Run:
     cache_type: torch.dtype
 
     def states(self, windows: torch.Tensor, piece: int) -> torch.Tensor:
-        """Of windows [batch, length], ``piece`` tokens at a time: FP32 [batch, length, hidden].
+        """Hidden states of windows [batch, length], FP32 [batch, length, hidden].
 
-        Windows in several pieces must come alone: the operator takes a cache and more than one
-        token a text for a single text only.
+        Windows longer than ``piece`` tokens must come one at a time: with a cache and more than one
+        token per text, the operator accepts only a single text.
         """
         shape = (len(windows), self.config.num_key_value_heads, 0, self.config.head_dim)
         empty = torch.zeros(shape, dtype=self.cache_type)
         caches: dict[str, Any] = dict.fromkeys(self._names(PAST_KEY, PAST_VALUE), empty)
-        made, seen = [], 0
+        states, seen = [], 0
         for ids in torch.split(windows, piece, dim=1):
             seen += ids.shape[1]
             mask = torch.ones(len(windows), seen, dtype=torch.int64)
             more = seen < windows.shape[1]
-            wanted = self._names(PRESENT_KEY, PRESENT_VALUE) if more else []
+            names = self._names(PRESENT_KEY, PRESENT_VALUE) if more else []
             feeds = {IDS: ids.contiguous(), MASK: mask, **caches}
-            hidden, *present = self.session.run([self.seam, *wanted], feeds)
+            hidden, *present = self.session.run([self.seam, *names], feeds)
             caches = dict(zip(caches, present, strict=False))
-            made.append(to_tensor(hidden))
-        return torch.cat(made, dim=1)
+            states.append(to_tensor(hidden))
+        return torch.cat(states, dim=1)
 
     def _names(self, *patterns: str) -> list[str]:
         return [
@@ -182,7 +181,7 @@ class _Run:
 
 
 def open_onnx(folder: Path) -> OnnxModel:
-    """Open a folder with a graph; its data files are measured, no weights are read.
+    """Open a folder with a graph; sizes of data files are checked, no weights are read.
 
     Raises:
         ConfigError: config.json is missing or not Phi-3.
@@ -192,7 +191,7 @@ def open_onnx(folder: Path) -> OnnxModel:
     graph = read_graph(folder)
     if not any(value.name == LOGITS for value in graph.graph.output):
         raise CheckpointError(
-            f"{folder / MODEL_FILE} is no language model: it has no output {LOGITS}"
+            f"{folder / MODEL_FILE} is not a language model: it has no output {LOGITS}"
         )
     product = _first_product(graph)
     if product is not None and _integers(product).get("block_size", 0) < 1:
@@ -204,7 +203,7 @@ def open_onnx(folder: Path) -> OnnxModel:
 
 
 def at_levels(model: OnnxModel) -> dict[int, OnnxModel]:
-    """The model as its graph says, and with activations left alone (level 0), by level."""
+    """The model at its graph's accuracy level and at level 0, without rounded activations."""
     stored = model.stored_level
     if not stored:
         return {0: model}
@@ -212,7 +211,7 @@ def at_levels(model: OnnxModel) -> dict[int, OnnxModel]:
 
 
 def _shares(windows: torch.Tensor, size: int, steps: int) -> Iterator[tuple[torch.Tensor, int]]:
-    """Batches of windows, each with the steps that it is worth; they add up to ``steps``."""
+    """Batches of windows, each with its share of ``steps``."""
     batches = torch.split(windows, size)
     marks = [steps * done // len(batches) for done in range(len(batches) + 1)]
     for batch, (before, after) in zip(batches, pairwise(marks), strict=True):
@@ -242,5 +241,5 @@ def _first_product(graph: ModelProto) -> NodeProto | None:
 
 
 def _integers(node: NodeProto) -> dict[str, int]:
-    """A node's attributes that are integers."""
+    """Integer attributes of a node."""
     return {entry.name: entry.i for entry in node.attribute if entry.type == AttributeProto.INT}

@@ -1,8 +1,8 @@
-"""Codes as MatMulNBits takes them, and back: the same codes, scales and zero points.
+"""Repacking of codes, scales and zero points for MatMulNBits.
 
-The operator's B is uint8 [rows, groups, group * bits / 8], the lower nibble first; its zero points
-are packed in the same way along a row, and without them it takes the middle of the range. An
-embedding's operator, GatherBlockQuantized, reads the same bytes.
+The operator's B is uint8 [rows, groups, group * bits / 8], the lower nibble first. Its zero points
+are packed in the same way along a row; without them it uses the middle of the range. The operator
+of embeddings, GatherBlockQuantized, reads the same bytes.
 """
 
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ from phi3quant.quant.tensor import QuantizedTensor
 
 @dataclass(frozen=True)
 class NBits:
-    """A quantized matrix as MatMulNBits' inputs.
+    """Quantized matrix as inputs of MatMulNBits.
 
     Attributes:
-        weight: uint8 [rows, groups, bytes of a group].
+        weight: codes, uint8 [rows, groups, bytes per group].
         scales: float16 [rows, groups].
-        zero_points: uint8 [rows, bytes of a row's]; None in a symmetric scheme.
+        zero_points: uint8 [rows, bytes per row]; None in a symmetric scheme.
     """
 
     weight: torch.Tensor
@@ -45,7 +45,7 @@ def to_nbits(tensor: QuantizedTensor) -> NBits:
 
 
 def _pack(values: torch.Tensor, bits: int) -> torch.Tensor:
-    """Uint8 [rows, count] below 2**bits as uint8 [rows, bytes]; an odd nibble is filled with 0."""
+    """Pack uint8 [rows, count] below 2**bits into uint8 [rows, bytes]; an odd count is padded."""
     if bits == 8:
         return values.contiguous()
     padded = functional.pad(values, (0, values.shape[1] % 2))

@@ -1,4 +1,4 @@
-"""onnxruntime, with a graph in its hands."""
+"""Sessions of onnxruntime."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,14 +11,16 @@ from packaging.version import Version
 from phi3quant.errors import CheckpointError, RuntimeTooOldError
 
 NEEDED_RUNTIME = "1.23"
-"""Older ones count the window of GroupQueryAttention without the token itself, and look up no codes
-of 8 bits."""
+"""Oldest supported onnxruntime.
+
+Older ones exclude the token itself from the window of GroupQueryAttention, and can't look up 8-bit
+codes."""
 
 _FATAL_ONLY = 4
 
 
 class Session:
-    """A graph in onnxruntime's hands."""
+    """Graph loaded by onnxruntime."""
 
     def __init__(self, model: ModelProto, folder: Path) -> None:
         runtime = _runtime()
@@ -29,7 +31,7 @@ class Session:
         settings.add_session_config_entry(key, str(folder.resolve()))
         try:
             self._session = runtime.InferenceSession(model.SerializeToString(), settings)
-        except Exception as error:  # noqa: BLE001 - what the library raises has no common base
+        except Exception as error:  # noqa: BLE001 - the library's exceptions have no common base
             raise CheckpointError(
                 f"onnxruntime {runtime.__version__} can't load {folder}: {_first_line(error)}"
             ) from None
@@ -37,11 +39,11 @@ class Session:
         self._value = runtime.OrtValue.ortvalue_from_numpy
 
     def run(self, outputs: Sequence[str], feeds: Mapping[str, Any]) -> list[Any]:
-        """Compute outputs, as the runtime's values.
+        """Compute outputs as values of the runtime.
 
         Args:
-            outputs: their names.
-            feeds: tensors, or values of the runtime, by the inputs' names.
+            outputs: names of the outputs.
+            feeds: tensors or values of the runtime by input name.
 
         Raises:
             CheckpointError: the runtime fails.
@@ -51,24 +53,24 @@ class Session:
             for name, feed in feeds.items()
         }
         try:
-            found: list[Any] = self._session.run_with_ort_values(list(outputs), values)
+            results: list[Any] = self._session.run_with_ort_values(list(outputs), values)
         except Exception as error:  # noqa: BLE001 - as above
             raise CheckpointError(
                 f"onnxruntime can't run {self._folder}: {_first_line(error)}"
             ) from None
-        return found
+        return results
 
 
 def to_tensor(value: Any) -> torch.Tensor:
-    """A runtime's value as an FP32 tensor."""
+    """Convert a value of the runtime to an FP32 tensor."""
     return torch.from_numpy(value.numpy()).float()
 
 
 def _runtime() -> Any:
-    """The runtime's module.
+    """Import the runtime's module.
 
     Raises:
-        RuntimeTooOldError: it is.
+        RuntimeTooOldError: the installed version is too old.
     """
     import onnxruntime  # noqa: PLC0415 - takes a while to load, and only scoring needs it
 

@@ -1,4 +1,4 @@
-"""What an ONNX folder holds, as names, types, shapes and places: sizes without loading torch."""
+"""Contents of an ONNX folder as names, types, shapes and places, without loading torch."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,29 +19,29 @@ from phi3quant.quant.scheme import GROUP_SIZES, QuantScheme, check_groups
 
 DATA_FILE = "model.onnx.data"
 
-# What mapping a file into memory takes at a time on every system; smaller tensors are copied.
+# Alignment for mapping into memory, enough on every system; smaller tensors are copied anyway.
 _PAGE, _SMALL_PAGE = 64 << 10, 64
 _LARGE = 1 << 20
 _HEAD_MULTIPLE = 16
 _HALVES = ("gate_proj", "up_proj")
-"""What gate_up_proj is cut into: one product for both would be cut again at every step."""
+"""Halves of gate_up_proj: the result of a single product would be split at every step."""
 
 
 class Announced(Protocol):
-    """A tensor's name and size."""
+    """Name and size of a tensor."""
 
     @property
     def name(self) -> str:
-        """Its name."""
+        """Name of the tensor."""
 
     @property
     def nbytes(self) -> int:
-        """Its bytes."""
+        """Size in bytes."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a tensor's bytes lie."""
+    """Place of a tensor's bytes."""
 
     file: str
     offset: int
@@ -50,13 +50,13 @@ class Place:
 
 @dataclass(frozen=True)
 class PlannedMatrix:
-    """How a matrix is stored.
+    """Storage of a matrix.
 
     Attributes:
-        name: of its tensors, without their endings.
+        name: common start of its tensors' names.
         rows, columns: outputs and inputs.
-        storage: the scheme of its codes, or the type of its floats.
-        io: the type that is computed with, and that scales are stored in.
+        storage: scheme of its codes, or type of its floats.
+        io: type of activations and stored scales.
     """
 
     name: str
@@ -66,7 +66,7 @@ class PlannedMatrix:
     io: str
 
     def tensors(self) -> list[PlannedTensor]:
-        """Its tensors, in the order of writing."""
+        """Tensors of the matrix, in the order of writing."""
         scheme = self.storage
         if isinstance(scheme, str):
             return [PlannedTensor(f"{self.name}.weight", scheme, (self.rows, self.columns))]
@@ -85,12 +85,12 @@ class PlannedMatrix:
 
 @dataclass(frozen=True)
 class PlannedMatrices:
-    """All matrices of a model.
+    """Storage of all matrices of a model.
 
     Attributes:
-        embedding, head: the same name if they share their tensors.
-        blocks: of each block: qkv_proj, o_proj, gate_proj, up_proj and down_proj.
-        io: the type that is computed with.
+        embedding, head: matrices with the same name if they share their tensors.
+        blocks: qkv_proj, o_proj, gate_proj, up_proj and down_proj of each block.
+        io: type of activations.
     """
 
     embedding: PlannedMatrix
@@ -102,15 +102,15 @@ class PlannedMatrices:
 def plan_matrices(
     config: Phi3Config, scheme: QuantScheme | None, options: OnnxOptions
 ) -> PlannedMatrices:
-    """How every matrix of a model is stored.
+    """Plan the storage of every matrix of a model.
 
     Args:
-        config: the model's sizes.
-        scheme: of the blocks' codes; None: they are plain, in the io type.
-        options: for the rest.
+        config: configuration of the model.
+        scheme: scheme of the blocks' codes; None for floats of the io type.
+        options: options for everything else.
 
     Raises:
-        SchemeError: the operators can't hold this.
+        SchemeError: the operators can't hold a scheme.
     """
     io = FLOATS[options.io]
     shapes = {}
@@ -145,12 +145,12 @@ def plan_matrices(
 
 
 def stored_tensors(config: Phi3Config, matrices: PlannedMatrices) -> list[PlannedTensor]:
-    """Every tensor of a data file, in the order of writing, which is that of computation."""
+    """All tensors of the data files, in the order of writing, which is the order of use."""
     tied = config.tie_word_embeddings
     apart = matrices.head.name != matrices.embedding.name
     planned = matrices.embedding.tensors()
     if tied and apart:
-        # A head that is stored in another way is made of the embedding while that is in memory.
+        # A tied head with another storage is written while the embedding is in memory.
         planned += matrices.head.tensors()
     planned += [
         PlannedTensor(f"{table}_cache{ending}", matrices.io, (length, config.rotary_dim // 2))
@@ -170,7 +170,7 @@ def stored_tensors(config: Phi3Config, matrices: PlannedMatrices) -> list[Planne
 
 
 def rotary_lengths(config: Phi3Config) -> dict[str, int]:
-    """Positions of each pair of tables: LongRoPE has two, unless no text gets to the long one."""
+    """Positions by pair of tables: LongRoPE has two, unless no text reaches the second."""
     original, longest = config.original_max_position_embeddings, config.max_position_embeddings
     if config.long_rope is None or longest <= original:
         return {"": longest}
@@ -178,11 +178,11 @@ def rotary_lengths(config: Phi3Config) -> dict[str, int]:
 
 
 def place_tensors(specs: Sequence[Announced], split_bytes: int | None) -> dict[str, Place]:
-    """Decide where every tensor goes, in the order given.
+    """Assign places to tensors, in their order.
 
     Args:
-        specs: name and size of each.
-        split_bytes: start another file before one grows past this; a larger tensor stands alone.
+        specs: names and sizes of the tensors.
+        split_bytes: size limit of a file; a larger tensor gets a file of its own.
     """
     places: dict[str, Place] = {}
     number, end = 0, 0
@@ -198,7 +198,7 @@ def place_tensors(specs: Sequence[Announced], split_bytes: int | None) -> dict[s
 
 
 def nbytes(config: Phi3Config, scheme: QuantScheme | None, options: OnnxOptions) -> int:
-    """Bytes of all tensors, with what alignment adds.
+    """Bytes of all tensors, including alignment.
 
     Raises:
         SchemeError: as plan_matrices.
@@ -210,10 +210,10 @@ def nbytes(config: Phi3Config, scheme: QuantScheme | None, options: OnnxOptions)
 
 
 def check(scheme: QuantScheme | None, config: Phi3Config, options: OnnxOptions) -> None:
-    """Refuse what can't be written, before any work.
+    """Refuse models and options that can't be written, before any work.
 
     Raises:
-        SchemeError: the operators can't hold this scheme, these options or a model of these sizes.
+        SchemeError: the operators can't hold the scheme, the options or a model of these sizes.
     """
     _check_heads(config)
     if scheme is not None:
@@ -223,28 +223,29 @@ def check(scheme: QuantScheme | None, config: Phi3Config, options: OnnxOptions) 
 
 
 def check_scheme(scheme: QuantScheme) -> None:
-    """Refuse what MatMulNBits can't hold.
+    """Refuse schemes that MatMulNBits can't hold.
 
     Raises:
-        SchemeError: whole rows share a scale.
+        SchemeError: the scheme has one scale for a whole row.
     """
     if scheme.group_size is None:
         raise SchemeError(
-            "ONNX's MatMulNBits has no scale for whole rows; it holds 4 and 8 bits, symmetric or "
-            f"asymmetric, in groups of {', '.join(map(str, GROUP_SIZES))}: choose a --group-size"
+            "ONNX's MatMulNBits can't share a scale in a whole row; choose a --group-size. It "
+            "holds 4 and 8 bits, symmetric or asymmetric, in groups of "
+            f"{', '.join(map(str, GROUP_SIZES))}"
         )
 
 
 def zero_point_bytes(groups: int, bits: int) -> int:
-    """Bytes that hold a row's zero points."""
+    """Bytes of a row's zero points."""
     return -(-groups * bits // 8)
 
 
 def _check_heads(config: Phi3Config) -> None:
-    """The sizes that GroupQueryAttention takes on a CPU."""
+    """Refuse sizes of heads that GroupQueryAttention doesn't support on a CPU."""
     if config.head_dim % _HEAD_MULTIPLE or config.rotary_dim % _HEAD_MULTIPLE:
         raise SchemeError(
-            f"ONNX's GroupQueryAttention takes heads, and the part of them that rotates, in "
-            f"multiples of {_HEAD_MULTIPLE} values; this model's have {config.head_dim}, of which "
-            f"{config.rotary_dim} rotate. Export gguf instead"
+            f"ONNX's GroupQueryAttention requires heads, and their rotated parts, in multiples of "
+            f"{_HEAD_MULTIPLE} values; this model's have {config.head_dim}, of which "
+            f"{config.rotary_dim} are rotated. Export gguf instead"
         )

@@ -1,6 +1,7 @@
-"""Changes to graphs in memory, so that they can be scored; their weights stay where they are.
+"""Changes to graphs in memory for scoring; files of weights are not touched.
 
-A graph is cut before its last product: hidden states of whole texts can be kept, logits can't.
+A graph is cut before its last product, since hidden states of whole texts fit into memory, and
+logits don't.
 """
 
 from collections.abc import Iterator
@@ -19,23 +20,23 @@ def cut(model: ModelProto, hidden_size: int) -> tuple[ModelProto, ModelProto, st
     """Cut a model before its head.
 
     Args:
-        model: with an output ``logits``.
-        hidden_size: width of what the head reads.
+        model: model with an output ``logits``.
+        hidden_size: width of the head's input.
 
     Returns:
-        The body, the head, and the name of the value that the one gives to the other.
+        The body, the head, and the name of the value that connects them.
 
     Raises:
-        CheckpointError: logits don't come from one product.
+        CheckpointError: the logits are not the result of a single product.
     """
     last = next((node for node in model.graph.node if LOGITS in node.output), None)
     if last is None or last.op_type not in _PRODUCTS:
-        found = "nothing" if last is None else last.op_type
+        origin = "no node" if last is None else last.op_type
         raise CheckpointError(
-            f"logits come from {found}; only from {' or '.join(_PRODUCTS)} can they be scored"
+            f"logits come from {origin}; they can be scored only from {' or '.join(_PRODUCTS)}"
         )
     if not last.input:
-        raise CheckpointError(f"node {last.name!r}, which makes the logits, has no inputs")
+        raise CheckpointError(f"node {last.name!r}, which computes the logits, has no inputs")
     seam = last.input[0]
     kind = next(value for value in model.graph.output if value.name == LOGITS).type.tensor_type
     shape: Sizes = ["batch_size", "sequence_length", hidden_size]
@@ -50,14 +51,14 @@ def cut(model: ModelProto, hidden_size: int) -> tuple[ModelProto, ModelProto, st
     return body, head, seam
 
 
-def _part(model: ModelProto, given: set[str], wanted: set[str]) -> ModelProto:
-    """The nodes that lead from ``given`` values to ``wanted`` ones, and the tensors they read."""
-    wanted = set(wanted)
+def _part(model: ModelProto, inputs: set[str], outputs: set[str]) -> ModelProto:
+    """Nodes that lead from ``inputs`` to ``outputs``, with the tensors that they read."""
+    required = set(outputs)
     nodes: list[NodeProto] = []
     for node in reversed(model.graph.node):
-        if wanted & set(node.output):
+        if required & set(node.output):
             nodes.append(node)
-            wanted |= {name for name in _reads(node) if name not in given}
+            required |= {name for name in _reads(node) if name not in inputs}
     part = ModelProto(
         ir_version=model.ir_version,
         producer_name=model.producer_name,
@@ -66,13 +67,13 @@ def _part(model: ModelProto, given: set[str], wanted: set[str]) -> ModelProto:
     part.graph.name = model.graph.name
     part.graph.node.extend(reversed(nodes))
     part.graph.initializer.extend(
-        tensor for tensor in model.graph.initializer if tensor.name in wanted
+        tensor for tensor in model.graph.initializer if tensor.name in required
     )
     return part
 
 
 def _reads(node: NodeProto) -> Iterator[str]:
-    """Names of the values that a node reads, inside its branches too."""
+    """Names of the values that a node reads, including those inside its branches."""
     yield from node.input
     for attribute in node.attribute:
         if attribute.type == AttributeProto.GRAPH:
@@ -81,7 +82,7 @@ def _reads(node: NodeProto) -> Iterator[str]:
 
 
 def set_accuracy_level(model: ModelProto, level: int) -> None:
-    """Let every MatMulNBits compute at ``level``."""
+    """Set the accuracy level of every MatMulNBits."""
     for node in model.graph.node:
         if node.op_type == "MatMulNBits":
             kept = [entry for entry in node.attribute if entry.name != "accuracy_level"]
@@ -90,9 +91,9 @@ def set_accuracy_level(model: ModelProto, level: int) -> None:
 
 
 def always_take_long_factors(model: ModelProto) -> bool:
-    """Let LongRoPE take its long factors from the first token on; False if there is no switch.
+    """Switch LongRoPE to its long factors from the first token; False if there is no switch.
 
-    Whole texts decide on their factors, and a text that is run in pieces starts out short.
+    A whole text's length decides on its factors, but a text that is run in pieces starts short.
     """
     for tensor in model.graph.initializer:
         if tensor.name == ROPE_SWITCH:
@@ -106,7 +107,7 @@ def tensor_type(model: ModelProto, name: str) -> torch.dtype:
     """Type of an input.
 
     Raises:
-        CheckpointError: there is no such input, or it holds no floats.
+        CheckpointError: there is no such input, or it doesn't hold floats.
     """
     kinds = {value.name: value.type.tensor_type.elem_type for value in model.graph.input}
     if kinds.get(name) not in _TORCH_TYPES:

@@ -1,4 +1,4 @@
-"""ONNX for onnxruntime and onnxruntime-genai: a graph, and weights streamed beside it."""
+"""Writer of ONNX folders: a graph for onnxruntime(-genai), and weights streamed next to it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,7 +42,7 @@ from phi3quant.quant.tensor import Quantized, QuantizedTensor
 
 
 class OnnxWriter:
-    """Streams a model into ``FOLDER/model.onnx`` and its data files."""
+    """Writer of a model into ``FOLDER/model.onnx`` and its data files."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class OnnxWriter:
         plan = plan_matrices(config, scheme, options)
         self._matrices = _matrices(plan)
         graph = build_graph(config, self._matrices, options.accuracy_level)
-        # What sizes are told by is what is written.
+        # The plan that sizes are computed from must be the one that is written.
         specs = [spec_of(planned) for planned in stored_tensors(config, plan)]
         assert graph.stored == specs
         places = place_tensors(specs, options.split_bytes)
@@ -86,7 +86,7 @@ class OnnxWriter:
         return self._data.files
 
     def embedding(self, weight: torch.Tensor) -> None:
-        """Write the token embeddings [vocab, hidden], and a tied head; comes first."""
+        """Write the token embeddings [vocab, hidden] and a tied head; called first."""
         matrices = self._matrices
         self._matrix(matrices.embedding, weight)
         if self._config.tie_word_embeddings and matrices.head.name != matrices.embedding.name:
@@ -99,7 +99,7 @@ class OnnxWriter:
         self.tensors(index, {**block.norms, **block.linears})
 
     def tensors(self, index: int, block: Mapping[str, torch.Tensor | Quantized]) -> None:
-        """Write the next block from its tensors by their short names."""
+        """Write the next block, given its tensors by short name."""
         linears = self._matrices.blocks[index]
         gate, up = _halves(block["gate_up_proj"])
         self._norm(block_tensor_name(index, "input_layernorm"), block["input_layernorm"])
@@ -112,7 +112,7 @@ class OnnxWriter:
         self._matrix(linears["down_proj"], block["down_proj"])
 
     def final(self, norm: torch.Tensor, head: torch.Tensor | None) -> None:
-        """Write the last norm [hidden] and, of an untied model, the head [vocab, hidden]."""
+        """Write the last norm [hidden] and an untied head [vocab, hidden]."""
         self._norm(FINAL_NORM, norm)
         if head is not None:
             self._matrix(self._matrices.head, head)
@@ -128,13 +128,13 @@ class OnnxWriter:
         if io == torch.float16:
             rounded = to_half(name, weight)
         elif self._coded:
-            # Packed folders store norms as FP16, and what goes with the same codes must be equal.
+            # Packed folders store norms as FP16; models with the same codes must have equal norms.
             rounded = rounded_norm(weight)
         self._data.write(name, [rounded.to(io)])
 
 
 def _matrices(plan: PlannedMatrices) -> Matrices:
-    """Planned matrices with what fills and uses them."""
+    """Matrices in the form that a plan gives them."""
     blocks = tuple(
         {name: matrix(linear) for name, linear in linears.items()} for linears in plan.blocks
     )
@@ -142,7 +142,7 @@ def _matrices(plan: PlannedMatrices) -> Matrices:
 
 
 def onnx_format(options: OnnxOptions) -> Format:
-    """ONNX with these options."""
+    """Format for ONNX with these options."""
     return Format(
         name="onnx",
         title="ONNX",
@@ -157,7 +157,7 @@ FORMAT = onnx_format(OnnxOptions())
 
 
 def _halves(weight: Weight) -> tuple[Weight, Weight]:
-    """The rows of gate_up_proj as two matrices."""
+    """Split the rows of gate_up_proj into two matrices."""
     if isinstance(weight, torch.Tensor):
         return weight[: len(weight) // 2], weight[len(weight) // 2 :]
     if not isinstance(weight, QuantizedTensor):

@@ -1,8 +1,8 @@
 """AWQ-GEMM: AutoAWQ's layout, read by transformers (with gptqmodel), vLLM and others.
 
-``qweight`` int32 [in, out/8] and ``qzeros`` int32 [in/group, out/8] hold eight columns a word in
-the order below, ``scales`` float16 [in/group, out]. Readers expect zero points even of symmetric
-codes.
+``qweight`` int32 [in, out/8] and ``qzeros`` int32 [in/group, out/8] hold eight columns per word, in
+the order of ``_ORDER``; ``scales`` is float16 [in/group, out]. Readers expect zero points for
+symmetric codes too.
 """
 
 from collections.abc import Mapping
@@ -18,10 +18,10 @@ from phi3quant.quant.scheme import GROUP_SIZES, QuantScheme
 from phi3quant.quant.tensor import QuantizedTensor
 
 _BITS = 4
-# Place i of a word holds this one of its eight columns.
+# Column, of eight, that place i of a word holds.
 _ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 
-_HOW_IT_WAS_MADE = (
+_QUANTIZER_KEYS = (
     "act_data_type",
     "act_dynamic",
     "act_group_aware",
@@ -62,7 +62,7 @@ _HOW_IT_WAS_MADE = (
     "tokenizer",
     "true_sequential",
 )
-_HOW_IT_IS_RUN = (
+_RUNTIME_KEYS = (
     "backend",
     "do_fuse",
     "exllama_config",
@@ -78,14 +78,14 @@ _KEYS = Keys(
         "modules_to_not_convert",
         "sym",
         "meta",
-        *_HOW_IT_WAS_MADE,
-        *_HOW_IT_IS_RUN,
+        *_QUANTIZER_KEYS,
+        *_RUNTIME_KEYS,
     ),
     fixed={
         "version": ("gemm", "GEMM"),
         "format": ("gemm",),
         "checkpoint_format": ("gemm",),
-        # False of symmetric codes, whose zero points are stored all the same.
+        # False for symmetric codes, whose zero points are stored nevertheless.
         "zero_point": (True, False),
         "act_bits": (16, None),
         "desc_act": (False, None),
@@ -103,7 +103,7 @@ _KEYS = Keys(
         "adapter": (None,),
     },
 )
-"""Keys of AWQ by AutoAWQ, GPTQModel, AutoRound and transformers."""
+"""Keys that AutoAWQ, GPTQModel, AutoRound and transformers write for AWQ."""
 
 
 def _pack(tensor: QuantizedTensor) -> Mapping[str, torch.Tensor]:
@@ -145,16 +145,16 @@ def _recognise(described: Mapping[str, Any]) -> Stated | None:
         return None
     width, size = described.get("bits"), described.get("group_size")
     if type(width) is not int or width != _BITS:
-        raise SchemeError(f"AWQ with {shown(width)} bits can't be read; only with {_BITS}")
+        raise SchemeError(f"AWQ with {shown(width)} bits isn't supported; it must have {_BITS}")
     if type(size) is not int or (size != -1 and size not in GROUP_SIZES):
         raise SchemeError(
-            f"AWQ group_size {shown(size)} can't be read; known are {GROUP_SIZES} and -1"
+            f"AWQ's group_size {shown(size)} isn't supported; it must be in {GROUP_SIZES} or -1"
         )
     _KEYS.check(described)
     plain = described.get("modules_to_not_convert") or []
     if not isinstance(plain, list):
         raise SchemeError(f"AWQ's modules_to_not_convert is {shown(plain)}; it must be a list")
-    # The zero points are always stored, so that what is read counts as asymmetric.
+    # Zero points are always stored, so the scheme counts as asymmetric.
     scheme = QuantScheme(_BITS, None if size == -1 else size, symmetric=False)
     return Stated(scheme, tuple(map(str, plain)))
 

@@ -1,4 +1,4 @@
-"""Small integers side by side in 32-bit words, the lowest bits first."""
+"""Packing of small integers into 32-bit words, the lowest bits first."""
 
 from collections.abc import Sequence
 
@@ -11,13 +11,13 @@ from phi3quant.quant.codecs.lanes import kernel
 
 
 def pack(values: torch.Tensor, bits: int, order: Sequence[int] | None = None) -> torch.Tensor:
-    """Pack along the last axis; the last word is filled up with zeros.
+    """Pack along the last axis; the last word is padded with zeros.
 
     Args:
         values: uint8 [rows, count], each below 2**bits.
         bits: 4 or 8.
-        order: which of a word's values each place holds, the lowest bits first; by default in
-            sequence.
+        order: index of the value in each place of a word, the lowest bits first; None for
+            sequential order.
 
     Returns:
         int32 [rows, words].
@@ -30,16 +30,16 @@ def pack(values: torch.Tensor, bits: int, order: Sequence[int] | None = None) ->
         padded = padded.view(rows, -1, per_word)[:, :, list(order)].reshape(rows, -1)
     if bits == 4:
         padded = _paired(padded)
-    # Flat first: a single row may count as contiguous with strides that a view can't take.
+    # Flat first: a single row may count as contiguous with strides that a view doesn't accept.
     return padded.reshape(-1).view(torch.int32).view(rows, -1)
 
 
 def _paired(values: torch.Tensor) -> torch.Tensor:
-    """Two values a byte, the first one low: uint8 [rows, count / 2] from [rows, count]."""
+    """Pack pairs of values into bytes, the first one low: uint8 [rows, count / 2]."""
     rows, count = values.shape
-    # numpy asks for large pages, which come at less cost.
+    # numpy requests large pages, which are cheaper to get.
     paired = np.empty((rows, count // 2), np.uint8)
-    # One number of 16 bits holds both values of a byte, four bits too far apart.
+    # A 16-bit number holds both values of a byte, with four bits between them to remove.
     both = values.contiguous().numpy().view("<u2")
 
     def pair(part: slice) -> None:
@@ -59,13 +59,13 @@ def _close_up(both: np.ndarray, paired: np.ndarray) -> None:
 def unpack(
     words: torch.Tensor, bits: int, count: int, order: Sequence[int] | None = None
 ) -> torch.Tensor:
-    """Undo ``pack``.
+    """Unpack values that ``pack`` packed.
 
     Args:
         words: int32 [rows, words].
         bits: 4 or 8.
         count: values in a row.
-        order: as given to pack.
+        order: order that was passed to ``pack``.
 
     Returns:
         uint8 [rows, count].

@@ -1,9 +1,9 @@
 """compressed-tensors, format pack-quantized: read by transformers and vLLM.
 
-``weight_packed`` int32 [out, in*bits/32] in sequence along the row, ``weight_scale`` float16
-[out, in/group], ``weight_zero_point`` int32 [out*bits/32, in/group] packed along the rows (only
-asymmetric), ``weight_shape`` int64 [2]. The library calls the codes signed and stores them plus
-2**(bits-1), which are this project's codes as they are.
+``weight_packed`` is int32 [out, in*bits/32], packed along each row; ``weight_scale`` float16
+[out, in/group]; ``weight_zero_point`` int32 [out*bits/32, in/group], packed along each column and
+only for asymmetric codes; ``weight_shape`` int64 [2]. The library defines signed codes and stores
+them plus 2**(bits-1), which are this project's codes.
 """
 
 from collections.abc import Mapping
@@ -59,7 +59,7 @@ _WEIGHT_KEYS = Keys(
         "group_size",
         "observer",
         "observer_kwargs",
-        # Types that the library converts to while it quantizes; stored tensors have their own.
+        # Types that the library uses while it quantizes; stored tensors have their own.
         "scale_dtype",
         "zp_dtype",
     ),
@@ -70,7 +70,7 @@ _WEIGHT_KEYS = Keys(
     },
 )
 _BY_INDEX = ("group", "dynamic")
-"""Orders of activations that leave groups of columns which don't follow one another."""
+"""Values of actorder with groups of columns that are not consecutive."""
 _ADVICE = (
     "; load it with transformers (CompressedTensorsConfig(run_compressed=False)) and save it as "
     "BF16, or take the original checkpoint"
@@ -95,7 +95,7 @@ def _unpack(
     rows, columns = shape
     announced = stored["weight_shape"].tolist()
     if announced != [rows, columns]:
-        raise CheckpointError(f"weight_shape is {announced}, where the model has {[rows, columns]}")
+        raise CheckpointError(f"weight_shape is {announced}, but the model has {[rows, columns]}")
     zeros = None
     if not scheme.symmetric:
         packed = stored["weight_zero_point"].T
@@ -131,7 +131,7 @@ def _recognise(described: Mapping[str, Any]) -> Stated | None:
     if described.get("format") != _FORMAT or not isinstance(groups, Mapping) or len(groups) != 1:
         raise SchemeError(
             f"compressed-tensors of format {shown(described.get('format'))} with "
-            f"{len(groups) if isinstance(groups, Mapping) else 'no'} groups can't be read; "
+            f"{len(groups) if isinstance(groups, Mapping) else 'no'} groups isn't supported, "
             f"only {_FORMAT!r} with one{_ADVICE}"
         )
     (group,) = groups.values()
@@ -143,13 +143,14 @@ def _recognise(described: Mapping[str, Any]) -> Stated | None:
     if weights.get("type") != "int" or weights.get("strategy") not in ("group", "channel"):
         raise SchemeError(
             f"compressed-tensors weights of type {shown(weights.get('type'))} and strategy "
-            f"{shown(weights.get('strategy'))} can't be read; only 'int' with 'group' or 'channel'"
+            f"{shown(weights.get('strategy'))} aren't supported, only 'int' with 'group' or "
+            "'channel'"
         )
     for keys, section in ((_KEYS, described), (_GROUP_KEYS, group), (_WEIGHT_KEYS, weights)):
         keys.check(section)
     if group.get("targets") != ["Linear"]:
         raise SchemeError(
-            f"compressed-tensors with targets {shown(group.get('targets'))} can't be read; only "
+            f"compressed-tensors with targets {shown(group.get('targets'))} isn't supported, only "
             f"with ['Linear']{_ADVICE}"
         )
     _check_sparsity(described.get("sparsity_config"))
@@ -161,7 +162,7 @@ def _recognise(described: Mapping[str, Any]) -> Stated | None:
     if not fits:
         raise SchemeError(
             f"compressed-tensors weights of strategy {weights['strategy']!r} have group_size "
-            f"{shown(size)}"
+            f"{shown(size)}, which contradicts the strategy"
         )
     plain = described.get("ignore") or []
     if not isinstance(plain, list) or not all(isinstance(name, str) for name in plain):
@@ -174,16 +175,16 @@ def _recognise(described: Mapping[str, Any]) -> Stated | None:
 
 
 def _check_sparsity(described: Any) -> None:
-    """Refuse weights that are stored without their zeros; of ``dense`` ones, all are stored.
+    """Refuse formats that leave zeros out of the stored weights; ``dense`` stores all weights.
 
     Raises:
-        SchemeError: it is another format.
+        SchemeError: the format is not ``dense``.
     """
     stored_whole = isinstance(described, Mapping) and described.get("format", "dense") == "dense"
     if described is not None and not stored_whole:
         raise SchemeError(
-            f"the quantization_config has sparsity_config {shown(described)}, which can't be read; "
-            "only of format 'dense'"
+            f"the quantization_config has sparsity_config {shown(described)}, which isn't "
+            "supported; its format must be 'dense'"
         )
 
 

@@ -1,4 +1,4 @@
-"""What a layout of packed checkpoints is: the bits of one matrix and their description."""
+"""Layouts of packed checkpoints: tensors of one matrix, and their description."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -16,19 +16,19 @@ _SHOWN = 80
 
 
 class Specify(Protocol):
-    """Announces the tensors that hold a matrix of a given shape."""
+    """Plan of the tensors that hold a matrix of a given shape."""
 
     def __call__(self, rows: int, columns: int, scheme: QuantScheme) -> list[PlannedTensor]:
-        """Tensors whose names are endings, such as ``qweight``."""
+        """Return planned tensors whose names are endings, such as ``qweight``."""
 
 
 @dataclass(frozen=True)
 class Stated:
-    """A ``quantization_config`` of a layout, as far as reading requires it.
+    """Facts in a ``quantization_config`` that reading requires.
 
     Attributes:
-        scheme: of all matrices.
-        plain: names of the modules that it leaves plain.
+        scheme: scheme of all matrices.
+        plain: names of the modules that are not quantized.
         grouped_by_index: whether a tensor maps each column to its group.
     """
 
@@ -39,12 +39,12 @@ class Stated:
 
 @dataclass(frozen=True)
 class Keys:
-    """The keys that a section of a ``quantization_config`` may have.
+    """Supported keys of a section of a ``quantization_config``.
 
     Attributes:
-        section: for messages.
-        free: keys that are read elsewhere, or don't concern stored weights.
-        fixed: keys that do concern them, with the values that this program implements.
+        section: name of the section, for messages.
+        free: keys with any value: they are read elsewhere, or don't affect stored weights.
+        fixed: keys that affect stored weights, with the values that are implemented.
     """
 
     section: str
@@ -52,44 +52,46 @@ class Keys:
     fixed: Mapping[str, tuple[Any, ...]]
 
     def check(self, described: Mapping[str, Any]) -> None:
-        """Refuse what would be ignored.
+        """Refuse keys and values that are not supported, since ignoring them may change weights.
 
         Raises:
-            SchemeError: a key that isn't listed, or a value that isn't; the message names it.
+            SchemeError: there is one; the message has the key.
         """
         for key, value in described.items():
             if key in self.free:
                 continue
             allowed = self.fixed.get(key)
             if allowed is None:
-                raise SchemeError(f"{self.section} has {key!r}, which isn't known and may matter")
+                raise SchemeError(
+                    f"{self.section} has the unknown key {key!r}, which may change weights"
+                )
             if not any(type(value) is type(known) and value == known for known in allowed):
                 raise SchemeError(
-                    f"{self.section} has {key} {shown(value)}, which can't be read; "
-                    f"only {' or '.join(map(repr, allowed))}"
+                    f"{self.section} has {key} {shown(value)}, which isn't supported; it must be "
+                    f"{' or '.join(map(repr, allowed))}"
                 )
 
 
 def shown(value: Any) -> str:
-    """A value of a configuration for messages, shortened."""
+    """Value of a configuration as text for messages, shortened."""
     text = repr(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 @dataclass(frozen=True)
 class PackedLayout:
-    """A way to store quantized matrices in safetensors.
+    """Layout of quantized matrices in safetensors.
 
     Attributes:
-        name: on the command line.
-        title: in messages.
+        name: name on the command line.
+        title: name in messages.
         check: raises SchemeError if the layout can't hold this scheme for this model.
-        specify: the tensors of one matrix, in the order of ``pack``.
-        pack: a matrix as tensors, by ending.
-        unpack: the matrix again, from its tensors by ending, its shape and scheme.
-        describe: config.json's ``quantization_config``.
-        recognise: what a ``quantization_config`` states, or None if it is not of this layout;
-            raises SchemeError if it is, but in a form that can't be read.
+        specify: plans the tensors of one matrix, in the order of ``pack``.
+        pack: converts a matrix to tensors, by ending.
+        unpack: restores a matrix from its tensors by ending, its shape and its scheme.
+        describe: builds the ``quantization_config`` of config.json.
+        recognise: reads a ``quantization_config``; returns None for another layout, and raises
+            SchemeError for this layout in an unsupported form.
     """
 
     name: str

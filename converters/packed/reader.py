@@ -34,15 +34,15 @@ _GROUP_INDEX = "weight_g_idx"
 
 @dataclass(frozen=True)
 class PackedCheckpoint:
-    """A packed checkpoint read back; implements ModelWeights by dequantizing.
+    """Packed checkpoint that implements ModelWeights by dequantizing.
 
     Attributes:
-        folder: of the model.
-        config: of its weights.
-        store: its tensors.
-        scheme: of all matrices.
-        layout: of their tensors.
-        grouped_by_index: whether columns are mapped to groups; if not, groups follow one another.
+        folder: folder of the model.
+        config: configuration of the model.
+        store: tensors of the model.
+        scheme: scheme of all matrices.
+        layout: layout of the matrices' tensors.
+        grouped_by_index: whether a tensor maps columns to groups; otherwise groups are consecutive.
         notes: see StoredModel.
     """
 
@@ -78,13 +78,13 @@ class PackedCheckpoint:
         """Codes, scales and zero points of one linear.
 
         Raises:
-            CheckpointError: a scale is not finite, or FP16 doesn't hold it.
-            SchemeError: the columns of a group don't follow one another.
+            CheckpointError: a scale is not finite, or doesn't fit FP16.
+            SchemeError: the columns of a group are not consecutive.
         """
         if self.grouped_by_index:
             raise SchemeError(
                 f"{self.folder} maps columns to groups ({_GROUP_INDEX}, actorder 'group'), which "
-                "its codes can't be stored with elsewhere; export the original checkpoint"
+                "no other format can store; export the original checkpoint"
             )
         return self._quantized(index, key)
 
@@ -92,7 +92,7 @@ class PackedCheckpoint:
         """Weights of one linear, FP32 [rows, columns].
 
         Raises:
-            CheckpointError: as ``quantized``, or groups have other sizes than config.json states.
+            CheckpointError: as ``quantized``, or sizes of groups contradict config.json.
         """
         codes = self._quantized(index, key)
         if not self.grouped_by_index:
@@ -106,7 +106,7 @@ class PackedCheckpoint:
                 f"{name} in {self.folder} doesn't map {width} columns to each group; "
                 "the checkpoint is damaged"
             )
-        # The codes of a group next to one another, as they are scaled, then back in their places.
+        # Columns are sorted by group, scaled, and moved back to their places.
         order = groups.argsort(stable=True)
         weights = torch.empty(codes.shape)
         weights[:, order] = replace(codes, codes=codes.codes[:, order]).dequantize()
@@ -128,20 +128,20 @@ class PackedCheckpoint:
         return tensor
 
     def _as_specified(self, name: str) -> torch.Tensor:
-        """A stored tensor; scales, which other tools keep as BF16 or FP32, as FP16."""
+        """Read a stored tensor; scales that other tools store as BF16 or FP32 become FP16."""
         loaded = self.store.load(name)
         if not loaded.is_floating_point() or loaded.dtype == torch.float16:
             return loaded
         half = loaded.half()
         if torch.isfinite(loaded).all() and not torch.equal(half.to(loaded.dtype), loaded):
             raise CheckpointError(
-                f"{name} in {self.folder} is {DTYPE_NAMES[loaded.dtype]} with scales that FP16 "
-                "doesn't hold; make the model anew with FP16 scales (load it as float16 first)"
+                f"{name} in {self.folder} is {DTYPE_NAMES[loaded.dtype]} with scales that don't "
+                "fit FP16; quantize the model again with FP16 scales (load it as float16 first)"
             )
         return half
 
     def norm(self, index: int, key: str) -> torch.Tensor:
-        """A tensor of a block that is not packed, FP32."""
+        """Read a norm of a block as FP32."""
         return self.store.load_finite(block_tensor_name(index, key))
 
     def embedding(self) -> torch.Tensor:
@@ -167,10 +167,10 @@ class PackedCheckpoint:
 def open_packed(
     store: TensorFolder, stored_config: Phi3Config, stated: Stated, layout: PackedLayout
 ) -> PackedCheckpoint:
-    """Check the headers of a packed checkpoint against what its config announces.
+    """Open a packed checkpoint after checking its headers against config.json.
 
     Raises:
-        CheckpointError: a tensor is missing, has another dtype or shape, or is left plain.
+        CheckpointError: a tensor is missing, has another dtype or shape, or is not quantized.
         SchemeError: the scheme doesn't fit the model.
     """
     config, notes = untied_if_different(store, stored_config)
@@ -195,7 +195,7 @@ def open_packed(
         elif stored.shape != spec.shape or stored.dtype != spec.dtype:
             raise CheckpointError(
                 f"tensor {spec.name} in {stored.file} is {stored.dtype} {list(stored.shape)}; "
-                f"config.json calls for {spec.dtype} {list(spec.shape)}"
+                f"config.json requires {spec.dtype} {list(spec.shape)}"
             )
     check_tensors(store, floats)
     notes += refuse_unread(store.folder, store.tensors, known, config)
@@ -211,7 +211,7 @@ def open_packed(
 
 
 def _refuse_plain_parts(store: TensorFolder, config: Phi3Config, stated: Stated) -> None:
-    """Refuse checkpoints in which some matrices of the blocks are packed and others plain."""
+    """Refuse checkpoints that pack only a part of the blocks' matrices."""
     for index in range(config.num_hidden_layers):
         for key in LINEARS:
             name = block_tensor_name(index, key)
@@ -219,6 +219,6 @@ def _refuse_plain_parts(store: TensorFolder, config: Phi3Config, stated: Stated)
             if name in store.tensors or module in stated.plain:
                 listed = ", as config.json lists it" if module in stated.plain else ""
                 raise CheckpointError(
-                    f"{store.folder} leaves {module} plain{listed}, and packs other matrices; "
-                    "checkpoints that are packed in part can't be read, give the original one"
+                    f"{store.folder} leaves {module} plain{listed}, and packs other matrices, "
+                    "which isn't supported; use the original checkpoint"
                 )

@@ -1,4 +1,4 @@
-"""What packed checkpoints hold, as names, types and shapes: sizes without loading torch."""
+"""Contents of packed checkpoints as names, types and shapes, without loading torch."""
 
 from collections.abc import Callable, Mapping
 
@@ -12,16 +12,16 @@ _AWQ_BITS = 4
 _AWQ_PER_WORD = 8
 
 MatrixPlan = Callable[[int, int, QuantScheme], list[PlannedTensor]]
-"""The tensors of a matrix of so many rows and columns; their names are endings."""
+"""Function of (rows, columns, scheme) that plans a matrix' tensors; their names are endings."""
 
 
 def words_for(count: int, bits: int) -> int:
-    """32-bit words that hold ``count`` values of ``bits`` bits."""
+    """Number of 32-bit words that hold ``count`` values of ``bits`` bits."""
     return -(-count * bits // 32)
 
 
 def compressed_tensors(rows: int, columns: int, scheme: QuantScheme) -> list[PlannedTensor]:
-    """A matrix in the layout of to_compressed_tensors."""
+    """Plan a matrix in the layout of compressed_tensors.py."""
     groups = columns // scheme.group_width(columns)
     planned = [
         PlannedTensor("weight_packed", "I32", (rows, words_for(columns, scheme.bits))),
@@ -35,7 +35,7 @@ def compressed_tensors(rows: int, columns: int, scheme: QuantScheme) -> list[Pla
 
 
 def awq_gemm(rows: int, columns: int, scheme: QuantScheme) -> list[PlannedTensor]:
-    """A matrix in the layout of to_awq_gemm."""
+    """Plan a matrix in the layout of awq_gemm.py."""
     groups = columns // scheme.group_width(columns)
     return [
         PlannedTensor("qweight", "I32", (columns, rows // _AWQ_PER_WORD)),
@@ -45,10 +45,10 @@ def awq_gemm(rows: int, columns: int, scheme: QuantScheme) -> list[PlannedTensor
 
 
 def check_awq_gemm(scheme: QuantScheme, config: Phi3Config) -> None:
-    """Refuse what AWQ-GEMM can't hold.
+    """Refuse schemes and models that AWQ-GEMM can't hold.
 
     Raises:
-        SchemeError: other bits than 4, groups that don't fill rows, or rows that don't fill words.
+        SchemeError: bits other than 4, groups that don't fill rows, or rows that don't fill words.
     """
     if scheme.bits != _AWQ_BITS:
         raise SchemeError(
@@ -58,7 +58,7 @@ def check_awq_gemm(scheme: QuantScheme, config: Phi3Config) -> None:
     for name, (rows, _) in linear_shapes(config).items():
         if rows % _AWQ_PER_WORD:
             raise SchemeError(
-                f"AWQ-GEMM packs {_AWQ_PER_WORD} output rows a word, and {name} has {rows}; "
+                f"AWQ-GEMM packs {_AWQ_PER_WORD} output rows per word, and {name} has {rows}; "
                 "export compressed-tensors instead"
             )
 
@@ -67,13 +67,13 @@ PACKED: Mapping[str, tuple[MatrixPlan, Callable[[QuantScheme, Phi3Config], None]
     "compressed-tensors": (compressed_tensors, check_groups),
     "awq-gemm": (awq_gemm, check_awq_gemm),
 }
-"""The plan and the check of each packed layout by its name."""
+"""Plan and check of each packed layout, by name."""
 
 
 def packed_tensors(
     config: Phi3Config, scheme: QuantScheme, matrix: MatrixPlan
 ) -> list[PlannedTensor]:
-    """Every tensor of a packed checkpoint, in the order of writing; what isn't packed is FP16."""
+    """All tensors of a packed checkpoint, in the order of writing; unpacked ones are FP16."""
     packed = {
         block_tensor_name(index, key): shape
         for index in range(config.num_hidden_layers)
@@ -93,5 +93,5 @@ def packed_tensors(
 
 
 def packed_name(name: str, ending: str) -> str:
-    """The name of one of the tensors that a matrix ``name`` is stored in."""
+    """Name of one of the tensors that hold matrix ``name``."""
     return f"{name.removesuffix('weight')}{ending}"

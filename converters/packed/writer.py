@@ -1,4 +1,4 @@
-"""Writer of packed checkpoints: a folder like the original's, with quantized matrices."""
+"""Writer of packed checkpoints: a folder like the original, with quantized matrices."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,7 +27,7 @@ from phi3quant.quant.tensor import QuantizedTensor
 
 
 def packed_format(layout: PackedLayout) -> Format:
-    """A layout of packed checkpoints as a format to write."""
+    """Format for a layout of packed checkpoints."""
     return Format(
         name=layout.name,
         title=layout.title,
@@ -40,9 +40,9 @@ def packed_format(layout: PackedLayout) -> Format:
 
 
 class PackedWriter:
-    """Streams a quantized model into a folder, block by block.
+    """Writer of a quantized model into a folder, block by block.
 
-    Norms, embedding and head are stored as FP16 beside the packed matrices.
+    Norms, embedding and head are stored as FP16 next to the packed matrices.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class PackedWriter:
         return self._stream.hashed
 
     def embedding(self, weight: torch.Tensor) -> None:
-        """Write the token embeddings [vocab, hidden]; comes first."""
+        """Write the token embeddings [vocab, hidden]; called first."""
         self._stream.write(EMBEDDING, to_half(EMBEDDING, weight))
 
     def block(self, index: int, block: QuantizedBlock) -> None:
@@ -97,7 +97,7 @@ class PackedWriter:
                 self._stream.write(packed_name(name, ending), tensor)
 
     def final(self, norm: torch.Tensor, head: torch.Tensor | None) -> None:
-        """Write the last norm [hidden] and, of an untied model, the head [vocab, hidden]."""
+        """Write the last norm [hidden] and an untied head [vocab, hidden]."""
         self._stream.write(FINAL_NORM, to_half(FINAL_NORM, norm))
         if head is not None:
             self._stream.write(HEAD, to_half(HEAD, head))

@@ -1,4 +1,4 @@
-"""The finished output of a run."""
+"""Finished output of a run."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,11 +10,11 @@ from phi3quant.source.locate import Located
 
 @dataclass(frozen=True, repr=False)
 class Artifacts:
-    """Folders that a run has made.
+    """Folders with the output of a run.
 
     Attributes:
-        source: the model they were made from.
-        folders: one for each format, by the format's name.
+        source: model that was converted.
+        folders: folder of each format, by its name.
         calibration: text, hashes and number of windows; None without calibration.
         blocks: output errors of each block, and whether it fell back to RTN.
     """

@@ -1,4 +1,4 @@
-"""Which matrix gets how many bits, so that a budget buys the least loss."""
+"""Allocation of bits to matrices, for the least loss within a budget."""
 
 import heapq
 from collections.abc import Mapping, Sequence
@@ -9,12 +9,12 @@ from phi3quant.errors import SchemeError
 
 @dataclass(frozen=True)
 class Option:
-    """One way to store a matrix.
+    """Way to store a matrix.
 
     Attributes:
-        name: of the way.
-        nbytes: what it takes.
-        cost: what it costs the model, in any unit that adds up.
+        name: name of the way.
+        nbytes: size of the stored matrix.
+        cost: loss of the model, in any additive unit.
     """
 
     name: str
@@ -25,16 +25,17 @@ class Option:
 def allocate(options: Mapping[str, Sequence[Option]], budget: int) -> dict[str, str]:
     """Choose an option for each matrix within a budget of bytes.
 
-    Starts with the smallest of each and buys, again and again, the step that lowers the cost most
-    for each byte, along the lower convex hull of each matrix' options. That is the best choice for
-    the budgets that it meets exactly; others it fills up with the best steps that still fit.
+    The search starts with the smallest option of each matrix. It repeatedly takes the step with the
+    largest decrease in cost per byte, along the lower convex hull of each matrix' options. The
+    result is optimal if it uses the budget exactly; otherwise the best steps that still fit fill
+    the rest.
 
     Args:
-        options: at least one for each matrix.
-        budget: bytes that all matrices together may take.
+        options: options of each matrix, at least one.
+        budget: limit on the bytes of all matrices together.
 
     Returns:
-        The name of each matrix' option.
+        Name of the chosen option for each matrix.
 
     Raises:
         SchemeError: even the smallest options don't fit.
@@ -43,11 +44,11 @@ def allocate(options: Mapping[str, Sequence[Option]], budget: int) -> dict[str, 
     left = budget - sum(hull[0].nbytes for hull in hulls.values())
     if left < 0:
         raise SchemeError(
-            f"{budget / 1e6:.1f} MB is less than the smallest types take, "
+            f"a budget of {budget / 1e6:.1f} MB is too small: the smallest types need "
             f"{(budget - left) / 1e6:.1f} MB"
         )
     chosen = dict.fromkeys(hulls, 0)
-    # By falling gain for each byte; names break ties, so that results don't depend on order.
+    # In order of falling gain per byte; names break ties, so that results don't depend on order.
     steps = [(-_gain(hull, 0), matrix) for matrix, hull in hulls.items() if len(hull) > 1]
     heapq.heapify(steps)
     while steps:
@@ -64,13 +65,13 @@ def allocate(options: Mapping[str, Sequence[Option]], budget: int) -> dict[str, 
 
 
 def _gain(hull: Sequence[Option], index: int) -> float:
-    """Cost that the step after ``index`` saves for each byte."""
+    """Decrease in cost per byte of the step after ``index``."""
     here, there = hull[index], hull[index + 1]
     return (here.cost - there.cost) / (there.nbytes - here.nbytes)
 
 
 def _hull(options: Sequence[Option]) -> list[Option]:
-    """The options that are worth their bytes, from small to large, each step gaining less."""
+    """Lower convex hull of options, from small to large: each step gains less per byte."""
     hull: list[Option] = []
     for option in sorted(options, key=lambda each: (each.nbytes, each.cost)):
         if hull and option.cost >= hull[-1].cost:

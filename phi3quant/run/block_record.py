@@ -1,4 +1,4 @@
-"""A finished block in a file of its own, to be taken up again without choosing anything anew."""
+"""Record of a finished block in a file, from which a run can resume."""
 
 import hashlib
 import json
@@ -27,11 +27,11 @@ from phi3quant.quant.tensor import Quantized, QuantizedTensor
 
 @dataclass(frozen=True)
 class BlockRecord:
-    """A block as its writers take it, and what its manifest says of it.
+    """Finished block with its report for the manifest.
 
     Attributes:
-        block: norms and linears; ``losses`` and ``folds`` are empty, since no writer asks for them.
-        report: from phi3quant.run.one_block.quantize_block.
+        block: norms and linears; ``losses`` and ``folds`` are empty, since no writer needs them.
+        report: report from phi3quant.run.one_block.quantize_block.
     """
 
     block: QuantizedBlock
@@ -39,10 +39,10 @@ class BlockRecord:
 
 
 def write_record(path: Path, block: QuantizedBlock, report: Mapping[str, Any]) -> None:
-    """Write a block; once ``path`` is there, all of it is on the disk.
+    """Write a block; if ``path`` exists, the whole block is on the disk.
 
     Raises:
-        OutputError: it can't be written.
+        OutputError: the file can't be written.
     """
     tensors = dict(block.norms)
     for name, linear in block.linears.items():
@@ -51,7 +51,7 @@ def write_record(path: Path, block: QuantizedBlock, report: Mapping[str, Any]) -
     metadata["sha256"] = _digest(tensors, metadata["report"])
     whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
     write_bytes(path, save(whole, metadata))
-    # Or else the name may be lost with the power, although the file isn't.
+    # Otherwise a power failure could lose the name, although the file is on the disk.
     sync(path.parent)
 
 
@@ -59,12 +59,12 @@ def read_record(path: Path, config: Phi3Config, codecs: Codecs) -> BlockRecord |
     """Read a block back.
 
     Args:
-        path: from write_record.
-        config: the model's, for the shapes.
-        codecs: that the block was made with.
+        path: file from write_record.
+        config: configuration of the model, for the shapes.
+        codecs: codecs that the block was quantized with.
 
     Returns:
-        None if the file isn't whole, or holds something else.
+        The record; None if the file is incomplete or doesn't fit the arguments.
     """
     try:
         with safe_open(path, framework="pt") as opened:
@@ -87,7 +87,7 @@ def read_record(path: Path, config: Phi3Config, codecs: Codecs) -> BlockRecord |
 
 def _norm(tensor: torch.Tensor, shape: Shape) -> torch.Tensor:
     if tensor.dtype != torch.float32 or tuple(tensor.shape) != shape:
-        raise ValueError("a norm of another shape or type")
+        raise ValueError("a norm has another shape or type")
     return tensor
 
 
@@ -95,7 +95,7 @@ def _stored(name: str, linear: Quantized) -> dict[str, torch.Tensor]:
     if isinstance(linear, BlockTensor):
         return {f"{name}.data": torch.from_numpy(linear.data)}
     if not isinstance(linear, QuantizedTensor):
-        raise TypeError(f"a {type(linear).__name__} can't be kept for resuming")
+        raise TypeError(f"a {type(linear).__name__} can't be recorded for resuming")
     stored = {
         f"{name}.codes": bits.pack(linear.codes, linear.scheme.bits),
         f"{name}.scales": linear.scales,
@@ -115,22 +115,22 @@ def _restored(
             shape[0],
             codec.kind.row_bytes(shape[1]),
         ):
-            raise ValueError("blocks of another shape or type")
+            raise ValueError("blocks have another shape or type")
         return BlockTensor(codec.kind, data.numpy(), shape)
     if not isinstance(codec, AffineCodec):
-        raise TypeError(f"a {type(codec).__name__} can't be taken up again")
+        raise TypeError(f"a {type(codec).__name__} can't restore a recorded block")
     scheme = codec.scheme
     packed = tensors[f"{name}.codes"]
     words = words_for(shape[1], scheme.bits)
     if packed.dtype != torch.int32 or tuple(packed.shape) != (shape[0], words):
-        raise ValueError("codes of another shape or type")
+        raise ValueError("codes have another shape or type")
     codes = bits.unpack(packed, scheme.bits, shape[1])
     zero_points = None if scheme.symmetric else tensors[f"{name}.zero_points"]
     return QuantizedTensor(scheme, codes, tensors[f"{name}.scales"], zero_points)
 
 
 def _digest(tensors: Mapping[str, torch.Tensor], report: str) -> str:
-    """SHA-256 of everything in the file; safetensors itself notices only a changed size."""
+    """SHA-256 of the file's contents; safetensors itself detects only a changed size."""
     digest = hashlib.sha256(report.encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())

@@ -1,4 +1,4 @@
-"""Every block of a checkpoint through calibration, method and writers, one in memory at a time."""
+"""Quantization of all blocks of a checkpoint, with one block in memory at a time."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,14 +22,14 @@ from phi3quant.source.checkpoint import Checkpoint
 
 @dataclass(frozen=True)
 class Work:
-    """What is done with each block.
+    """Treatment of each block.
 
     Attributes:
-        method: what chooses codes.
-        codecs: how the linears of a block are stored, by its number.
+        method: method that chooses codes.
+        codecs: function that returns the codecs of a block's linears, given its index.
         compensate: see phi3quant.run.one_block.start.
-        ids: calibration windows, int64 [windows, length]; None for a method without.
-        states_in_memory: whether the windows' hidden states stay there, or in the journal's folder.
+        ids: calibration windows, int64 [windows, length]; None for a method without calibration.
+        states_in_memory: whether hidden states stay in memory instead of the journal's folder.
     """
 
     method: Method
@@ -46,22 +46,22 @@ def quantize_blocks(
     progress: Progress,
     journal: Journal | None = None,
 ) -> list[dict[str, Any]]:
-    """Take a checkpoint through ``work`` into writers.
+    """Quantize a checkpoint and pass it to writers.
 
     Args:
-        checkpoint: the source.
-        work: what is done with each block.
-        writers: take the parts, in order.
-        progress: is told of the blocks.
-        journal: has the blocks that are finished already, and keeps further ones.
+        checkpoint: source.
+        work: treatment of each block.
+        writers: writers, which receive the parts in order.
+        progress: display of the blocks.
+        journal: finished blocks of an earlier run, to which further ones are added.
 
     Returns:
-        A report of errors for each block; empty ones without calibration.
+        Report of errors for each block; reports are empty without calibration.
 
     Raises:
         Phi3QuantError: see phi3quant.errors.
     """
-    # In their stored dtype, since in FP32 they are larger than a block; writers check them.
+    # In its stored dtype, since in FP32 it is larger than a block; writers check its values.
     embedding = checkpoint.store.load(EMBEDDING)
     for writer in writers:
         writer.embedding(embedding)
@@ -76,8 +76,8 @@ def quantize_blocks(
     count = checkpoint.config.num_hidden_layers
     reports: list[dict[str, Any]] = []
     if journal is not None and journal.finished:
-        with progress("taking up finished blocks", journal.finished) as step:
-            reports = run.take_up(step)
+        with progress("loading finished blocks", journal.finished) as step:
+            reports = run.restore(step)
     title = f"quantizing ({work.method.title})"
     with progress(title, count - len(reports)) as step:
         for index in range(len(reports), count):
@@ -94,7 +94,7 @@ def quantize_blocks(
 
 @dataclass(frozen=True)
 class _BlockRun:
-    """A run's parts; ``states`` change from block to block."""
+    """Parts of a run; ``states`` change from block to block."""
 
     checkpoint: Checkpoint
     work: Work
@@ -102,27 +102,27 @@ class _BlockRun:
     states: one_block.States | None
     journal: Journal | None
 
-    def take_up(self, step: Step) -> list[dict[str, Any]]:
-        """Write the finished blocks as they were kept, and bring the states behind them.
+    def restore(self, step: Step) -> list[dict[str, Any]]:
+        """Write the recorded blocks, and advance the states past them.
 
-        Where all blocks are finished, nobody needs the states.
+        The states are not needed if all blocks are finished.
         """
         assert self.journal is not None
         count = self.checkpoint.config.num_hidden_layers
-        all_there = self.journal.finished == count
+        all_finished = self.journal.finished == count
         reports: list[dict[str, Any]] = []
         for index in range(self.journal.finished):
             record = self._record(index)
             if record is None:
                 break
-            if not all_there:
+            if not all_finished:
                 self._advance(index, record)
             for writer in self.writers:
                 writer.block(index, record.block)
             reports.append(dict(record.report))
             step()
-        if all_there and len(reports) < count:
-            # One of them was damaged: the states are needed after all.
+        if all_finished and len(reports) < count:
+            # A damaged record must be quantized again, which needs the states.
             for index in range(len(reports)):
                 record = self._record(index)
                 assert record is not None
@@ -138,7 +138,7 @@ class _BlockRun:
         one_block.advance_through(self.checkpoint.block(index), record.block, self.states)
 
     def quantize(self, index: int) -> dict[str, Any]:
-        """Quantize the next block, write it and keep it."""
+        """Quantize the next block, write it and record it."""
         result, report = self._coded(index)
         for writer in self.writers:
             writer.block(index, result)
@@ -157,11 +157,11 @@ class _BlockRun:
             raise type(error)(f"a matrix of block {index} can't be quantized: {error}") from None
 
     def _round(self, index: int, codecs: Codecs) -> QuantizedBlock:
-        """A block without calibration, from weights as they are stored."""
+        """Quantize a block without calibration, from weights in their stored dtype."""
         block = self.checkpoint.stored_block(index)
         try:
             return self.work.method.quantize_block(block, {}, self.checkpoint.config, codecs)
         except CheckpointError:
-            # Says which tensor of which file it is, and where.
+            # Raises an error with the tensor, its file and the position of the bad value.
             self.checkpoint.block(index)
             raise

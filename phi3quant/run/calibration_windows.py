@@ -1,4 +1,4 @@
-"""Calibration windows of a model: its text, tokenized, cut and drawn."""
+"""Calibration windows: text that was tokenized, cut and sampled."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,19 +29,19 @@ class CalibrationWindows:
 def calibration_windows(
     tokenizer: Tokenizer, vocab_size: int, calibration: Calibration
 ) -> CalibrationWindows:
-    """Draw the windows that a method calibrates on.
+    """Sample the windows that a method calibrates on.
 
     Args:
-        tokenizer: of the model.
-        vocab_size: rows of its embedding.
+        tokenizer: tokenizer of the model.
+        vocab_size: rows of the model's embedding.
         calibration: text, number and length of the windows, seed.
 
     Raises:
         CorpusError: the text can't be used.
-        TokenizerError: the text has tokens that the embedding has no row for.
+        TokenizerError: the text has tokens without a row in the embedding.
     """
     if calibration.samples < 1:
-        raise CorpusError(f"{calibration.samples} calibration windows are too few; at least 1")
+        raise CorpusError(f"{calibration.samples} calibration windows are too few; use 1 or more")
     source = suitable(tokenizer) if calibration.source is None else calibration.source
     corpus = load_corpus(source, "calibration", calibration.field)
     stream = tokenizer.encode_long(render(corpus, tokenizer))

@@ -11,10 +11,10 @@ class Conduct:
     """How a run is carried out; nothing here changes a weight.
 
     Attributes:
-        resume: go on after the blocks that an earlier run for the same output finished.
-        max_memory: limit on resident bytes; None: the memory that is available.
+        resume: whether to continue after the finished blocks of an earlier run for the same output.
+        max_memory: limit on resident bytes; None for the available memory.
         say: receives lines for the user.
-        judge: scores the result before it is published; None: it is not verified.
+        judge: verification of the result before it is published; None to skip it.
     """
 
     resume: bool = False

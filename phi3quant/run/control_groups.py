@@ -1,11 +1,11 @@
-"""Memory that Linux' control groups leave to this process: limits of containers and services."""
+"""Memory left to this process by Linux control groups, the limits of containers and services."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 _ROOT, _MEMBERSHIP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
-# The files of a group in version 2 and in version 1: the limit, and what is used. The latter counts
-# cached pages of files, active ones too, which the kernel gives back as it does for MemAvailable.
+# Files of a group in versions 2 and 1: its limit, its usage, and statistics of cached pages. The
+# usage includes cached pages, even active ones, which the kernel can reclaim (as in MemAvailable).
 _FILES = {
     2: ("memory.max", "memory.current", ("inactive_file", "active_file")),
     1: (
@@ -17,17 +17,17 @@ _FILES = {
 
 
 def rooms(root: Path = _ROOT, membership: Path = _MEMBERSHIP) -> list[int]:
-    """Bytes that each limit above this process leaves it; none where nothing is limited.
+    """Bytes left by each limit on this process; empty without limits.
 
     Args:
-        root: where control groups are mounted.
-        membership: the file that lists the process's groups.
+        root: mount point of control groups.
+        membership: file that lists the groups of the process.
     """
     return [room for version, group in _groups(root, membership) if (room := _room(version, group))]
 
 
 def _groups(root: Path, membership: Path) -> Iterator[tuple[int, Path]]:
-    """The process's groups and those that they are in, by version."""
+    """Groups of the process and their parents, with their versions."""
     try:
         lines = membership.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError:
@@ -47,10 +47,10 @@ def _groups(root: Path, membership: Path) -> Iterator[tuple[int, Path]]:
 
 
 def _room(version: int, group: Path) -> int | None:
-    """Bytes that a group's limit leaves, at least 1; None without a limit."""
+    """Bytes left by a group's limit, at least 1; None without a limit."""
     limit_file, usage_file, cached = _FILES[version]
     try:
-        # "max", and in version 1 a number near 2^63, for no limit.
+        # Without a limit, version 2 has "max" (a ValueError) and version 1 a number near 2^63.
         limit = int((group / limit_file).read_text(encoding="ascii"))
         used = int((group / usage_file).read_text(encoding="ascii"))
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""An output that is complete but not in its place yet, and what may look at it there."""
+"""Complete outputs before they are published, and their verification."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from phi3quant.provenance import sealing
 
 @dataclass(frozen=True)
 class Draft:
-    """The files of an output, still in its workspace.
+    """Files of an output that are still in its workspace.
 
     Attributes:
-        source: the model it was made from.
-        folders: one for each format, by the format's name; the first is the output itself.
-        places: where each of them is going to be.
+        source: model that was converted.
+        folders: folder of each format, by its name; the first is the output folder itself.
+        places: final place of each folder.
     """
 
     source: Source
@@ -27,33 +27,33 @@ class Draft:
 
 
 class Judge(Protocol):
-    """Scores drafts, so that an output has its verification in it from the first moment on."""
+    """Scorer of drafts, so that an output is published together with its verification."""
 
     def prepare(self, source: Source) -> None:
-        """Refuse before any work what can't be scored on.
+        """Check before any work that drafts can be scored.
 
         Raises:
             Phi3QuantError: the text or the tokenizer can't be used.
         """
 
     def __call__(self, draft: Draft) -> Mapping[str, Mapping[str, Any]]:
-        """A verification for each format's manifest, by the format's name.
+        """Return a verification for the manifest of each format, by its name.
 
         Raises:
-            Phi3QuantError: the draft can't be read back; it is not published then.
+            Phi3QuantError: the draft can't be read back and must not be published.
         """
 
 
 def draft_of(workspace: Workspace, source: Source, formats: list[str]) -> Draft:
-    """An empty draft, ready to be written to.
+    """Create an empty draft.
 
     Args:
-        workspace: of the output.
-        source: the model that is being converted.
-        formats: names; the first is the output folder itself, further ones are folders in it.
+        workspace: workspace of the output.
+        source: model to convert.
+        formats: names of formats; the first is the output folder itself, others are folders in it.
 
     Raises:
-        OutputError: its folder can't be made.
+        OutputError: the folder can't be created.
     """
     root = workspace.begin_draft()
     inside = {name: Path() if number == 0 else Path(name) for number, name in enumerate(formats)}
@@ -71,14 +71,14 @@ def publish(
     hashed: Mapping[str, Mapping[str, Mapping[str, Any]]],
     judge: Judge | None,
 ) -> None:
-    """Score a draft, put manifests into it, and give it its place.
+    """Score a draft, write its manifests, and move it to its place.
 
     Args:
-        workspace: holds the draft.
-        draft: all files but the manifests are complete.
-        manifests: by format, from phi3quant.provenance.manifest.describe.
-        hashed: by format, entries of files that were hashed while they were written.
-        judge: None: the output is not verified.
+        workspace: workspace with the draft.
+        draft: draft that is complete except for its manifests.
+        manifests: manifests from phi3quant.provenance.manifest.describe, by format.
+        hashed: entries of files that were hashed while they were written, by format.
+        judge: verification of the draft; None to skip it.
 
     Raises:
         Phi3QuantError: the draft can't be read back or the system refuses; nothing is published.
@@ -88,10 +88,10 @@ def publish(
         try:
             records = judge(draft)
         except Phi3QuantError as error:
-            # People know the output by its own name.
+            # The message must contain the path of the output, not of the draft.
             error.args = (str(error).replace(str(workspace.draft), str(workspace.output)),)
             raise
-    # From the inside out: a folder's manifest passes over those within that have their own.
+    # Inner folders first: a manifest leaves out folders that have manifests.
     for name, folder in reversed(list(draft.folders.items())):
         manifest = {**manifests[name], "verification": records.get(name)}
         sealing.seal(folder, manifest, hashed[name])

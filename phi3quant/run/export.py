@@ -1,4 +1,4 @@
-"""Write a model that exists, plain or quantized, in another format."""
+"""Export of an existing model, plain or quantized, to another format."""
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -41,7 +41,7 @@ from phi3quant.source.tokenizer import load_tokenizer
 _Exportable: TypeAlias = Checkpoint | PackedCheckpoint
 
 PLAIN_TYPE = "F16"
-"""What a checkpoint that is not quantized becomes by default."""
+"""Default type for a checkpoint that is not quantized."""
 
 
 def export_gguf(  # noqa: PLR0913 - options by name, each of them documented
@@ -58,15 +58,15 @@ def export_gguf(  # noqa: PLR0913 - options by name, each of them documented
     """Write a model as GGUF, one tensor in memory at a time.
 
     Args:
-        model: a plain or packed folder, a hub id, or None for the bundled phi3-tiny.
-        output: the folder to make, with the file (or its parts) and a manifest.
-        kind: from converters.gguf.type_policy.file_type. By default the one that holds the
-            model's codes as they are, and F16 for a plain checkpoint.
-        split_bytes: start another part before a file's tensors grow past this.
-        revision: of a hub id.
-        overwrite: replace ``output`` if phi3quant made it.
-        progress: is told of the blocks.
-        judge: scores the result before it takes its place; None: it is not verified.
+        model: plain or packed folder, hub id, or None for the bundled phi3-tiny.
+        output: folder to create, with the file (or its parts) and a manifest.
+        kind: recipe from converters.gguf.type_policy.file_type. By default the one that holds the
+            model's codes unchanged, and F16 for a plain checkpoint.
+        split_bytes: limit on the bytes of tensors in a part; None for a single file.
+        revision: revision of a hub id.
+        overwrite: whether to replace an ``output`` that phi3quant created.
+        progress: display of the blocks.
+        judge: verification of the result before it is published; None to skip it.
 
     Raises:
         Phi3QuantError: see phi3quant.errors; nothing is left at ``output``.
@@ -74,8 +74,8 @@ def export_gguf(  # noqa: PLR0913 - options by name, each of them documented
     Examples:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     made = export_gguf("phi3-tiny", Path(folder) / "out", kind=file_type("q8_0"))
-        ...     [path.name for path in made.folders["gguf"].glob("*.gguf")]
+        ...     artifacts = export_gguf("phi3-tiny", Path(folder) / "out", kind=file_type("q8_0"))
+        ...     [path.name for path in artifacts.folders["gguf"].glob("*.gguf")]
         ['phi3-tiny-Q8_0.gguf']
     """
     opened = _open(model, revision)
@@ -105,18 +105,18 @@ def export_onnx(
 ) -> Artifacts:
     """Write a model as an ONNX folder, one block in memory at a time.
 
-    A packed model keeps its codes; of a plain one, only embedding and head are quantized, and only
-    if the options say so.
+    A packed model keeps its codes. In a plain one at most embedding and head are quantized, if the
+    options require it.
 
     Args:
-        model: a plain or packed folder, a hub id, or None for the bundled phi3-tiny.
-        output: the folder to make, with the graph, its weights, what onnxruntime-genai needs, and a
+        model: plain or packed folder, hub id, or None for the bundled phi3-tiny.
+        output: folder to create, with the graph, its weights, files for onnxruntime-genai, and a
             manifest.
-        options: how to lay it out.
-        revision: of a hub id.
-        overwrite: replace ``output`` if phi3quant made it.
-        progress: is told of the blocks.
-        judge: scores the result before it takes its place; None: it is not verified.
+        options: layout of the model; None for the defaults.
+        revision: revision of a hub id.
+        overwrite: whether to replace an ``output`` that phi3quant created.
+        progress: display of the blocks.
+        judge: verification of the result before it is published; None to skip it.
 
     Raises:
         Phi3QuantError: see phi3quant.errors; nothing is left at ``output``.
@@ -124,8 +124,8 @@ def export_onnx(
     Examples:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     made = export_onnx("phi3-tiny", Path(folder) / "out")
-        ...     (made.folders["onnx"] / "model.onnx").is_file()
+        ...     artifacts = export_onnx("phi3-tiny", Path(folder) / "out")
+        ...     (artifacts.folders["onnx"] / "model.onnx").is_file()
         True
     """
     options = options or OnnxOptions()
@@ -144,14 +144,14 @@ def export_onnx(
 
 @dataclass(frozen=True)
 class _Target:
-    """What a model is exported to.
+    """Target of an export.
 
     Attributes:
         format: a key of converters.FORMATS.
-        title: what it becomes, for the progress.
-        nbytes: size of its weights.
-        open: a writer into a folder.
-        recipe: its choices, for the manifest.
+        title: name of the target, for the progress.
+        nbytes: size of the weights.
+        open: creates a writer into a folder.
+        recipe: choices for the manifest.
     """
 
     format: str
@@ -166,7 +166,7 @@ def _open(model: str | Path | None, revision: str | None) -> OpenedModel[_Export
     opened = open_weights(located.path)
     if not isinstance(opened, Checkpoint | PackedCheckpoint):
         raise CheckpointError(
-            f"{located.path} is {opened.format} already; give what it was made from"
+            f"{located.path} is {opened.format} already; use the model it was made from"
         )
     manifest = read_json_if_there(located.folder / MANIFEST)
     return OpenedModel(located, opened, manifest, lambda: load_tokenizer(located.folder))
@@ -176,11 +176,11 @@ def _export(
     opened: OpenedModel[_Exportable],
     target: _Target,
     output: Path,
-    overwrite: bool,  # noqa: FBT001 - handed on
+    overwrite: bool,  # noqa: FBT001 - passed on
     progress: Progress,
     judge: Judge | None,
 ) -> Artifacts:
-    """Take a model through a writer, block by block."""
+    """Write a model block by block, and publish the result."""
     model, config = opened.model, opened.config
     check_output(output, overwrite=overwrite)
     check_not_inside(output, opened.folder)
@@ -197,14 +197,14 @@ def _export(
     ):
         if workspace.has_blocks:
             raise ResumeError(
-                f"an unfinished run for {output} is there; finish it with --resume, or delete "
+                f"{output} has an unfinished run; finish it with --resume, or delete "
                 f"{workspace.folder}"
             )
         draft = draft_of(workspace, opened, [target.format])
-        # Hashing reads what the writer reads, and keeps to one thread.
+        # Hashing reads the same files as the writer, and uses only one thread.
         described = aside.submit(manifest.describe_source, opened.located, files)
         with (
-            completed(target.open(draft.folders[target.format], _under_its_name(opened))) as writer,
+            completed(target.open(draft.folders[target.format], _renamed(opened))) as writer,
             progress(f"exporting ({target.title})", config.num_hidden_layers) as step,
         ):
             writer.embedding(model.store.load(EMBEDDING))
@@ -219,19 +219,19 @@ def _export(
     return Artifacts(opened.located, draft.places, None, [])
 
 
-def _under_its_name(opened: OpenedModel[_Exportable]) -> Source:
-    """The model under the name of the checkpoint that it was quantized from, if recorded."""
-    made_from = opened.manifest.get("source")
-    name = made_from.get("name") if isinstance(made_from, Mapping) else None
+def _renamed(opened: OpenedModel[_Exportable]) -> Source:
+    """The model, named after the checkpoint that it was quantized from, if recorded."""
+    origin = opened.manifest.get("source")
+    name = origin.get("name") if isinstance(origin, Mapping) else None
     return replace(opened, located=replace(opened.located, name=str(name or opened.name)))
 
 
 def _describe(
     target: _Target, source: Mapping[str, Any], before: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The manifest of an export; ``before`` is that of what was exported, empty if it has none."""
+    """Manifest of an export; ``before`` is the manifest of its source, or empty."""
     recipe = {"method": "export", "format": target.format, **target.recipe}
-    # What was quantized before keeps its history: recipe, calibration, errors, first source.
+    # A quantized model keeps its history: recipe, calibration, errors, first source.
     if isinstance(before.get("recipe"), Mapping):
         recipe |= {"quantized_by": before["recipe"], "quantized_from": before.get("source")}
     return manifest.describe(
@@ -241,15 +241,15 @@ def _describe(
 
 def _default_type(model: _Exportable) -> FileType:
     if isinstance(model, PackedCheckpoint):
-        # What a zero-point layout holds may be symmetric in truth, but its bits don't say so.
+        # Codes with zero points may in fact be symmetric, but the layout doesn't record that.
         return gguf_sizes.natural_type(model.scheme)
     return file_type(PLAIN_TYPE)
 
 
 def _tensors(model: _Exportable, index: int) -> Mapping[str, torch.Tensor | QuantizedTensor]:
-    """A block's tensors as they are stored: codes where there are any, else any float type.
+    """Stored tensors of a block: codes if it is quantized, otherwise floats of any type.
 
-    Writers make sure that plain matrices are finite, while they convert them.
+    Writers check that plain matrices are finite while they convert them.
     """
     block: dict[str, torch.Tensor | QuantizedTensor] = {}
     for key in BLOCK_TENSORS:

@@ -1,7 +1,7 @@
-"""Finished blocks of a run, kept in its workspace until the output is whole, so that it can resume.
+"""Journal of finished blocks, kept in a run's workspace so that the run can resume.
 
-A block counts once its file has its name (see block_record), so that a killed process, a full disk
-or a power failure costs the block at hand and nothing before it.
+A block counts as finished once its file has its final name (see block_record). A killed process, a
+full disk or a power failure loses only the current block.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,17 +19,17 @@ from phi3quant.quant.block import QuantizedBlock
 from phi3quant.quant.codecs import Codecs
 from phi3quant.run.block_record import BlockRecord, read_record, write_record
 
-# Differences that a message lists before it only counts them.
+# Differences that a message lists; the rest are counted.
 _SHOWN = 4
 
 
 @dataclass(frozen=True)
 class Journal:
-    """A run's finished blocks.
+    """Finished blocks of a run.
 
     Attributes:
-        output: the folder that the run is going to make.
-        folder: of its workspace.
+        output: folder that the run will create.
+        folder: folder of the workspace.
     """
 
     output: Path
@@ -37,7 +37,7 @@ class Journal:
 
     @property
     def finished(self) -> int:
-        """Blocks from the first on whose files are there."""
+        """Number of finished blocks, counted from the first without a gap."""
         count = 0
         while self._path(count).is_file():
             count += 1
@@ -45,17 +45,17 @@ class Journal:
 
     @property
     def counted(self) -> str:
-        """The finished blocks in words, such as ``3 finished blocks``."""
+        """Text such as ``3 finished blocks``."""
         return _blocks(self.finished, "finished ")
 
     def begin(self, identity: Mapping[str, Any]) -> None:
-        """Drop all finished blocks, and record what those to come depend on.
+        """Drop all finished blocks, and record the settings of those to come.
 
         Args:
-            identity: everything that could change a bit of the result, as JSON has it.
+            identity: everything that could change a bit of the result, as JSON values.
 
         Raises:
-            OutputError: it can't be written.
+            OutputError: the record can't be written.
         """
         self.forget()
         write_json(self.folder / BEGUN, identity)
@@ -66,7 +66,7 @@ class Journal:
         """Drop all finished blocks.
 
         Raises:
-            OutputError: the system refuses.
+            OutputError: a file can't be deleted.
         """
         with clear_os_errors(self.output):
             for path in sorted(self.folder.glob("block-*.safetensors")):
@@ -76,15 +76,15 @@ class Journal:
         """Refuse to resume a run that was started with different settings.
 
         Raises:
-            ResumeError: names what differs.
+            ResumeError: settings differ; the message lists them.
         """
         try:
             before = _flat(read_json(self.folder / BEGUN))
         except InputError as error:
-            raise ResumeError(f"{error}; {self._start_anew()}") from None
+            raise ResumeError(f"{error}; {self._start_over()}") from None
         now = _flat(identity)
         changes = [
-            f"{key} was {before.get(key, 'not there')} and is {now.get(key, 'not there')}"
+            f"{key} was {before.get(key, 'missing')} and is {now.get(key, 'missing')}"
             for key in {**before, **now}
             if before.get(key) != now.get(key)
         ]
@@ -92,31 +92,31 @@ class Journal:
             more = f"; and {len(changes) - _SHOWN} more" if len(changes) > _SHOWN else ""
             raise ResumeError(
                 f"can't resume {self.output}, which was started with different settings: "
-                f"{'; '.join(changes[:_SHOWN])}{more}. Go back to those, or {self._start_anew()}"
+                f"{'; '.join(changes[:_SHOWN])}{more}. Restore those, or {self._start_over()}"
             )
 
     def refuse_to_forget(self) -> None:
-        """Refuse to start anew over finished blocks.
+        """Refuse to start over if blocks are finished.
 
         Raises:
-            ResumeError: there are some.
+            ResumeError: there are finished blocks.
         """
         if self.finished:
             raise ResumeError(
-                f"an unfinished run for {self.output} is there, with {_blocks(self.finished)} "
-                f"done: pass --resume to its command to go on with it, or {self._start_anew()}"
+                f"{self.output} has an unfinished run with {_blocks(self.finished)} done; repeat "
+                f"its command with --resume to continue, or {self._start_over()}"
             )
 
     def keep(self, index: int, block: QuantizedBlock, report: Mapping[str, Any]) -> None:
-        """Keep a finished block.
+        """Record a finished block.
 
         Raises:
-            OutputError: it can't be written.
+            OutputError: the record can't be written.
         """
         write_record(self._path(index), block, report)
 
     def take(self, index: int, config: Phi3Config, codecs: Codecs) -> BlockRecord | None:
-        """A finished block; None if it is damaged, and then it and all later ones are dropped."""
+        """Read a finished block; if it is damaged, drop it and all later ones and return None."""
         record = read_record(self._path(index), config, codecs)
         if record is None:
             for later in range(index, self.finished):
@@ -124,30 +124,29 @@ class Journal:
         return record
 
     def how_to_resume(self) -> str:
-        """A note for whoever sees a run end early."""
+        """Note for an error that ends a run early."""
         return (
             f"{self.counted} {_are(self.finished)} kept in {self.folder}: "
-            f"the same command with --resume goes on from there. To drop them, {self._start_anew()}"
+            f"repeat the command with --resume to continue. To drop them, {self._start_over()}"
         )
 
     def _path(self, index: int) -> Path:
         return self.folder / f"block-{index:05}.safetensors"
 
-    def _start_anew(self) -> str:
-        return f"pass --overwrite to start anew, or delete {self.folder}"
+    def _start_over(self) -> str:
+        return f"pass --overwrite to start over, or delete {self.folder}"
 
 
 @contextmanager
 def open_journal(output: Path, *, overwrite: bool = False) -> Iterator[tuple[Workspace, Journal]]:
-    """The workspace of a calibrated run with its finished blocks.
+    """Open the workspace of a calibrated run, with its finished blocks.
 
-    If the body ends early and blocks are finished, they stay, and the exception gets a note that
-    says how to resume. Blocks of damaged weights are worth nothing, unless they are of an earlier
-    run.
+    If the body raises, finished blocks stay, and the exception gets a note on how to resume. If the
+    weights are damaged, blocks of this run are dropped, unless it resumed an earlier run.
 
     Raises:
         OutputError: as open_workspace.
-        ResumeError: another process is making ``output``.
+        ResumeError: another process is creating ``output``.
     """
     with open_workspace(output, overwrite=overwrite) as workspace:
         journal = Journal(output, workspace.folder)
@@ -176,10 +175,10 @@ def _are(count: int) -> str:
 
 
 def _flat(value: Any, name: str = "") -> dict[str, str]:
-    """Nested JSON as one level of strings, under names such as ``recipe.bits``."""
+    """Flatten nested JSON to strings with names such as ``recipe.bits``."""
     if not isinstance(value, Mapping):
         return {name: str(value)}
-    found = {}
+    entries = {}
     for key, part in value.items():
-        found.update(_flat(part, f"{name}.{key}" if name else str(key)))
-    return found
+        entries.update(_flat(part, f"{name}.{key}" if name else str(key)))
+    return entries

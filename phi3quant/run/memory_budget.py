@@ -1,8 +1,8 @@
-"""Memory and disk that a run needs, known before it starts and without loading torch.
+"""Memory and disk that a run needs, computed before it starts and without loading torch.
 
-The steps' needs are counted from the sizes of what they hold at once; tests hold them against
-measured peaks. A limit on memory decides where hidden states live and nothing else, so that it
-never changes a result.
+The need of a step is the sum of the tensors that it holds at once; tests compare it with measured
+peaks. A limit on memory decides only where hidden states are stored, so that it never changes a
+result.
 """
 
 import os
@@ -19,9 +19,9 @@ from phi3quant.units import size
 
 _FULL = 4
 """Bytes of an FP32 number."""
-# Codes, and their scales and zero points.
+# Bytes per weight of unpacked codes, with scales and zero points.
 _CODES = 1.1
-# What libraries and their compiled code take, once all of it has been used: more of it calibrates.
+# Bytes of libraries and compiled code, and of the part that only calibration uses.
 _LIBRARIES, _CALIBRATING = 500_000_000, 80_000_000
 
 
@@ -30,8 +30,8 @@ class Calibrated:
     """Sizes of a calibrated run.
 
     Attributes:
-        windows, length: of the calibration text.
-        compensate: whether errors are compensated for.
+        windows, length: number and length of the calibration windows.
+        compensate: whether errors are compensated.
     """
 
     windows: int
@@ -41,12 +41,12 @@ class Calibrated:
 
 @dataclass(frozen=True)
 class Needs:
-    """What a run takes.
+    """Memory and disk that a run needs.
 
     Attributes:
-        memory: resident bytes at the peak, the hidden states apart.
+        memory: resident bytes at the peak, without the hidden states.
         states: bytes of the hidden states.
-        disk: bytes beside the output's own.
+        disk: bytes in addition to the output.
     """
 
     memory: int
@@ -55,48 +55,48 @@ class Needs:
 
 
 def needs(config: Phi3Config, run: Calibrated | None, product_bytes: int = 2) -> Needs:
-    """Memory and disk of a run.
+    """Compute the memory and disk that a run needs.
 
     Args:
-        config: of the model.
-        run: None for a method without calibration.
-        product_bytes: of a number in products, see phi3quant.model.precision; most machines
+        config: configuration of the model.
+        run: sizes of the run; None for a method without calibration.
+        product_bytes: bytes of a number in products (see phi3quant.model.precision); most machines
             multiply in BF16.
     """
     shapes = [BLOCK_TENSORS[name].shape(config) for name in LINEARS]
     sizes = [rows * columns for rows, columns in shapes]
     table = config.vocab_size * config.hidden_size
-    # As stored and as FP16.
+    # Embedding or head, as stored and as FP16.
     outside = 4 * table
     if run is None:
-        # The largest matrix as it is stored; two of them as codes and packed.
+        # A block as stored, or its matrices as codes and packed.
         held = max(outside, sum(sizes) * 3)
         return Needs(int(_LIBRARIES + held + WAITING_BYTES), 0, 0)
     block, codes = sum(sizes), _CODES * sum(sizes)
     grams = _FULL * sum(columns**2 for _, columns in shapes)
     widest = max(columns for _, columns in shapes)
     activations = _FULL * BATCH_TOKENS * (4 * config.intermediate_size + 2 * config.hidden_size)
-    # FP32 products use the block as it is.
+    # FP32 products need no copy of the block.
     products = 0 if product_bytes == _FULL else product_bytes * block
     held = _FULL * block + grams
     steps = [
         outside,
         _FULL * block + products + grams + activations,
         held + 2 * codes + 2 * _FULL * block + activations,
-        # Candidates of the largest matrix and the Gram matrices that go with them.
+        # Candidates for the largest matrix, and their Gram matrices.
         held + 2 * codes + 3 * _FULL * max(sizes) + 3 * _FULL * widest**2,
     ]
     if run.compensate:
-        # Two FP64 matrices and the FP32 one that they are made of, or what is left of the weights.
+        # Two FP64 matrices, and their FP32 source or the remaining weights.
         steps.append(held + 3 * codes + _FULL * max(sizes) + 5 * _FULL * widest**2)
-        # The block, the same after its folds, both models' ready for products, sums of two kinds,
-        # and the activations of both.
+        # The block before and after its folds, both models' matrices ready for products, sums of
+        # two kinds, and the activations of both models.
         both = 2 * (_FULL * block + products) + 2 * codes
         steps.append(both + (2 * widest + config.hidden_size) * _FULL * widest + 2 * activations)
     tokens, width = run.windows * run.length, config.hidden_size
     states = _FULL * tokens * width
     if run.compensate:
-        # Of the original too, and inside a block: attention's, the middle, and the MLP's.
+        # States of the original too, and those inside a block: attention's, the middle, the MLP's.
         inside = _FULL * (config.query_rows + width)
         inside += product_bytes * config.intermediate_size
         states += tokens * (_FULL * width + inside)
@@ -108,11 +108,11 @@ def in_memory(need: Needs, limit: int | None) -> bool:
     """Whether the hidden states stay in memory.
 
     Args:
-        need: from ``needs``.
-        limit: bytes; None: what the system can give now.
+        need: result of ``needs``.
+        limit: limit on bytes; None for the available memory.
 
     Raises:
-        MemoryLimitError: it doesn't suffice even without them.
+        MemoryLimitError: memory is too small even without the hidden states.
     """
     available = available_memory()
     room = available if limit is None else limit
@@ -124,22 +124,22 @@ def in_memory(need: Needs, limit: int | None) -> bool:
             + (
                 "; allow more"
                 if limit is not None
-                else " available; close other programs, or pass --max-memory to try all the same"
+                else " available; close other programs, or pass --max-memory to try anyway"
             )
         )
     return need.memory + need.states <= room
 
 
 def available_memory() -> int:
-    """Bytes that processes can have now without anything being swapped out, or killed for it."""
-    return min([_of_machine(), *control_groups.rooms()])
+    """Bytes that can be allocated now without swapping or an out-of-memory kill."""
+    return min([_machine_memory(), *control_groups.rooms()])
 
 
-def _of_machine() -> int:
+def _machine_memory() -> int:
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         entries = dict(line.split(":", 1) for line in lines)
         return int(entries["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError, ValueError):
-        # Elsewhere all that there is has to stand for what is free.
+        # Other systems don't report available memory, so all memory counts.
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,4 +1,4 @@
-"""Types for single matrices, so that a file of a wanted size loses least."""
+"""Types of single matrices, chosen for the least loss in a file of a target size."""
 
 import math
 import re
@@ -19,15 +19,16 @@ from phi3quant.run.bit_allocation import Option, allocate
 from phi3quant.source.checkpoint import Checkpoint
 
 TRIED = ("Q4_0", "Q4_K", "Q5_K", "Q6_K", "Q8_0")
-"""Types that a matrix may get: all of them have a fast path on phones. In rows that aren't a whole
-number of superblocks, llama.cpp's substitutes stand for K-quants."""
+"""Types that a matrix may get, all with a fast path on phones.
 
-# What compensation and AWQ's scales leave of the loss of a block's matrices: of a model of 135M
-# parameters with all of them Q4_0, a KL of 0.118 by the costs that are measured here came out as
-# 0.039. Embedding and head are rounded as here.
+In rows that aren't a whole number of superblocks, K-quants are replaced as by llama.cpp."""
+
+# Share of the loss of a block's matrices that remains after compensation and AWQ's scales. Measured
+# on a model of 135M parameters with all matrices Q4_0: costs of 0.118 here, a KL of 0.039 in the
+# end. Embedding and head are only rounded, as here.
 _LEFT = 1 / 3
 
-# Enough for a ranking of matrices, whose costs differ by orders of magnitude.
+# Enough to rank matrices, whose costs differ by orders of magnitude.
 _WINDOWS, _LENGTH = 8, 256
 
 
@@ -39,26 +40,26 @@ def mixed_types(
     *,
     compensate: bool,
 ) -> tuple[str, ...]:
-    """Spend bits where they lower the model's measured loss most.
+    """Choose types that lower the model's measured loss most for a given size.
 
     Args:
-        checkpoint: in full precision.
-        ids: int64 [windows, length] of calibration text.
-        bits_per_weight: that the file's tensors may take, over all parameters.
-        progress: is told of the blocks.
-        compensate: whether the blocks' codes will make up for errors, so that theirs count less
-            beside those of embedding and head.
+        checkpoint: model in full precision.
+        ids: calibration windows, int64 [windows, length].
+        bits_per_weight: limit on the bits of the file's tensors per parameter.
+        progress: display of the blocks.
+        compensate: whether errors in blocks will be compensated, so that they count less than those
+            of embedding and head.
 
     Returns:
-        The type of every matrix, as converters.gguf.type_policy.file_type takes them.
+        Overrides for converters.gguf.type_policy.file_type, one for each matrix.
 
     Raises:
-        SchemeError: the smallest types take more than that.
+        SchemeError: even the smallest types need more bits.
     """
     config = checkpoint.config
     check_target(config, bits_per_weight)
     sample = ids[:_WINDOWS, :_LENGTH]
-    with progress("measuring what bits are worth", 2 * config.num_hidden_layers) as step:
+    with progress("measuring sensitivity", 2 * config.num_hidden_layers) as step:
         costs = measure(checkpoint, sample, _errors, step)
     shares = {name: _LEFT for name in costs if compensate and name not in (EMBEDDING, HEAD)}
     chosen = allocate(_options(config, costs, shares), _budget(config, bits_per_weight))
@@ -66,10 +67,10 @@ def mixed_types(
 
 
 def check_target(config: Phi3Config, bits_per_weight: float) -> None:
-    """Refuse a size that no choice of types has, before anything is measured.
+    """Refuse a size that no choice of types reaches, before anything is measured.
 
     Raises:
-        SchemeError: the smallest types take more.
+        SchemeError: even the smallest types need more bits.
     """
     shapes = tensor_shapes(config)
     parameters = sum(math.prod(shape) for shape in shapes.values())
@@ -81,13 +82,13 @@ def check_target(config: Phi3Config, bits_per_weight: float) -> None:
     if spare < 0:
         smallest = bits_per_weight - 8 * spare / parameters
         raise SchemeError(
-            f"{bits_per_weight:g} bits a weight are too few; with the smallest types this model "
+            f"{bits_per_weight:g} bits per weight are too few; with the smallest types this model "
             f"takes {math.ceil(smallest * 100) / 100:g}"
         )
 
 
 def gguf_name(name: str) -> str:
-    """llama.cpp's name of a matrix by the checkpoint's."""
+    """Name of a matrix in llama.cpp, given its name in the checkpoint."""
     if name in (EMBEDDING, HEAD):
         return outer_name(name)
     index = int(name.split(".")[2])
@@ -107,14 +108,14 @@ def _errors(
 def _options(
     config: Phi3Config, costs: Costs, shares: Mapping[str, float]
 ) -> dict[str, Sequence[Option]]:
-    """Types with their bytes and what they cost; ``shares`` of it where not all of it."""
+    """Types of each matrix with bytes and costs; ``shares`` scales the costs of some matrices."""
     shapes = tensor_shapes(config)
     return {
         name: [
             Option(kind, _nbytes(shapes[name], kind), cost * shares.get(name, 1.0))
-            for kind, cost in found.items()
+            for kind, cost in matrix_costs.items()
         ]
-        for name, found in costs.items()
+        for name, matrix_costs in costs.items()
     }
 
 

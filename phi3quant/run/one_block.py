@@ -1,8 +1,8 @@
-"""One block through calibration: statistics, codes, and what of them is kept.
+"""Calibrated quantization of one block: statistics, codes, and the choice between results.
 
-Scales and folds are chosen by the windows that are learned from. What compensation makes of a
-linear, and all of it beside plain rounding, is judged by the block's true output on windows that
-were held back (a single window is both).
+Most windows are used to choose scales, folds and codes. The others are held back: on them the
+block's output decides whether a compensated linear is kept, and whether the block is better than
+plain rounding. A single window is used for both.
 """
 
 from collections.abc import Mapping
@@ -26,11 +26,11 @@ from phi3quant.quant.gram import Gram
 from phi3quant.quant.methods import Method, rtn
 from phi3quant.quant.tensor import Quantized
 
-# One window of so many is held back, and at most so many windows are.
+# Windows per window that is held back, and the largest number of those.
 _HELD_BACK, _MOST_HELD_BACK = 8, 8
 
 SEARCH_TOKENS = 8192
-"""Tokens that suffice for the search of folds, where compensation has all of them."""
+"""Tokens used in the search of folds if compensation then uses all tokens."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,12 @@ class States:
     """Hidden states of the calibration windows on their way through the model.
 
     Attributes:
-        context: for the windows' length.
-        seen: what methods learn from, in the original and in the quantized model; changed in
-            place. Without compensation ``clean`` is of no windows.
-        held_back: what results are judged on, FP32 [windows, length, hidden] each, in memory.
-        shelf: where the states of ``seen`` are.
+        context: sequence context for the windows' length.
+        seen: states that methods learn from, in the original and the quantized model; changed in
+            place. Without compensation ``clean`` has no windows.
+        held_back: states that results are judged on, FP32 [windows, length, hidden] each, in
+            memory.
+        shelf: storage of the states in ``seen``.
     """
 
     context: SequenceContext
@@ -52,12 +53,12 @@ class States:
 
     @property
     def compensate(self) -> bool:
-        """Whether the original model's states are there to be made up for."""
+        """Whether errors are compensated, which requires states of the original model."""
         return self.seen.clean.shape[0] > 0
 
 
 def held_back_windows(windows: int) -> int:
-    """How many of so many calibration windows results are judged on."""
+    """Number of calibration windows that are held back, out of ``windows``."""
     return max(1, min(windows // _HELD_BACK, _MOST_HELD_BACK))
 
 
@@ -69,25 +70,25 @@ def start(
     *,
     compensate: bool,
 ) -> States:
-    """The states before the first block.
+    """Compute the states before the first block.
 
     Args:
-        config: the model's.
+        config: configuration of the model.
         embedding: floats of any type [vocab, hidden].
-        ids: int64 [windows, length], in an order that doesn't depend on where they came from. A
-            single window is both learned from and judged on.
-        shelf: where to keep what is learned from.
-        compensate: whether compensation is to be tried: the original model's states are kept too.
+        ids: int64 [windows, length], in an order that doesn't depend on their place in the text. A
+            single window is both learned from and held back.
+        shelf: storage of the states that methods learn from.
+        compensate: whether to keep the original model's states too, for compensation.
     """
     count = held_back_windows(len(ids))
     held_back, seen = ids[:count], ids[count:] if len(ids) > 1 else ids
 
-    def embedded(some: torch.Tensor) -> torch.Tensor:
-        # Converted once looked up: in FP32 the whole embedding is larger than a block.
-        return embed(embedding, some).float()
+    def embedded(tokens: torch.Tensor) -> torch.Tensor:
+        # Converted after the lookup: in FP32 the whole embedding is larger than a block.
+        return embed(embedding, tokens).float()
 
     def learned(name: str, windows: int) -> Hidden:
-        pieces = (embedded(some) for some in torch.split(seen[:windows], 1))
+        pieces = (embedded(window) for window in torch.split(seen[:windows], 1))
         return shelf.put(name, pieces, (windows, ids.shape[1], embedding.shape[1]))
 
     return States(
@@ -101,16 +102,16 @@ def start(
 def quantize_block(
     block: Block, states: States, method: Method, codecs: Codecs
 ) -> tuple[QuantizedBlock, dict[str, Any]]:
-    """Quantize a block and take the states through what came out.
+    """Quantize a block, and advance the states through the result.
 
-    Compensated codes are taken linear by linear where the block's outputs come closer to the
-    original model's; RTN steps in if it is better still.
+    Compensated codes of a linear are kept if they bring the block's outputs closer to the original
+    model's. If RTN is better still, the whole block falls back to it.
 
     Args:
-        block: FP32 tensors.
-        states: the block's inputs; become its outputs.
-        method: what chooses codes.
-        codecs: how each linear is stored.
+        block: FP32 tensors of the block.
+        states: inputs of the block, which become its outputs.
+        method: method that chooses codes.
+        codecs: codec of each linear.
 
     Returns:
         The block, and a report of its errors for the manifest.
@@ -153,7 +154,7 @@ def quantize_block(
     plain_error = output_distance(
         for_products(rounded.dequantized()), context, held_back.actual, target
     )
-    # Written so that an error that is NaN falls back too.
+    # This form falls back on an error of NaN too.
     fell_back = not error <= plain_error
     kept = rounded if fell_back else chosen
     final = ready.block(kept)
@@ -165,7 +166,7 @@ def quantize_block(
     put(held_back.clean, target)
     error = plain_error if fell_back else error
     report = {
-        # JSON holds no infinity, which a model of extreme weights may end with.
+        # Extreme weights may give infinity, which JSON can't represent.
         "output_error": plain(error),
         "output_error_rtn": plain(plain_error),
         "error_ratio": plain(error / plain_error) if plain_error else 1.0,
@@ -178,18 +179,18 @@ def quantize_block(
         },
     }
     if degenerate:
-        # The identity took the place of their inputs' statistics; see gram.Damped.
+        # Their inputs' statistics were replaced by the identity; see gram.Damped.
         report["degenerate"] = degenerate
     return kept, report
 
 
 def advance_through(block: Block, quantized: QuantizedBlock, states: States) -> None:
-    """Take the states through a finished block, in place.
+    """Advance the states through a finished block, in place.
 
     Args:
-        block: the original's FP32 tensors.
-        quantized: what became of it.
-        states: the block's inputs; become its outputs.
+        block: FP32 tensors of the original block.
+        quantized: the block after quantization.
+        states: inputs of the block, which become its outputs.
     """
     original, final = for_products(block), for_products(quantized.dequantized())
     for streams in (states.seen, states.held_back):
@@ -198,9 +199,9 @@ def advance_through(block: Block, quantized: QuantizedBlock, states: States) -> 
 
 
 class _Ready:
-    """Quantized blocks ready for products, of which the last one's matrices are kept.
+    """Conversion of quantized blocks for products, with a cache of the last block's matrices.
 
-    Candidates that follow one another differ in one matrix.
+    Consecutive candidates differ in only one matrix.
     """
 
     def __init__(self) -> None:
@@ -209,7 +210,7 @@ class _Ready:
     def block(self, candidate: QuantizedBlock) -> Block:
         for name, quantized in candidate.linears.items():
             if name not in self._matrices or self._matrices[name][0] is not quantized:
-                # The old one goes before the new one comes.
+                # The old matrix is freed before the new one is computed.
                 self._matrices.pop(name, None)
                 weights = quantized.dequantize().to(product_dtype())
                 self._matrices[name] = (quantized, weights)
@@ -220,6 +221,6 @@ class _Ready:
 
 
 def for_products(block: Mapping[str, torch.Tensor]) -> Block:
-    """The block with its matrices in the type that this machine multiplies fastest."""
+    """Convert a block's matrices to the type that this machine multiplies fastest."""
     dtype = product_dtype()
     return {key: value.to(dtype) if key in LINEARS else value for key, value in block.items()}

@@ -1,4 +1,4 @@
-"""From a checkpoint to quantized folders: plan, run, seal."""
+"""Pipeline from a checkpoint to quantized folders: plan, run, seal."""
 
 import platform
 from collections.abc import Mapping, Sequence
@@ -38,17 +38,17 @@ from phi3quant.source.tokenizer import load_tokenizer
 
 @dataclass(frozen=True)
 class _Plan:
-    """A run that has passed all checks.
+    """Plan of a run that has passed all checks.
 
     Attributes:
-        source: the model.
-        recipe: its types are still open if it has a target size.
-        formats: to write; the first is the output folder itself.
-        output: the folder to make.
-        conduct: how to run.
-        progress: of the stages.
-        states_in_memory: whether hidden states fit there.
-        files: of the source, to be hashed.
+        source: model to quantize.
+        recipe: recipe; with a target size, its types are not chosen yet.
+        formats: formats to write; the first is the output folder itself.
+        output: folder to create.
+        conduct: resuming, memory limit and verification.
+        progress: display of the stages.
+        states_in_memory: whether hidden states fit in memory.
+        files: files of the source to hash.
         stamps: sizes and times of these files.
     """
 
@@ -73,13 +73,13 @@ class _Plan:
 
 @dataclass(frozen=True)
 class _Outcome:
-    """A draft whose weights are written.
+    """Draft with complete weights.
 
     Attributes:
-        draft: complete but for its manifests.
-        recipe: with all types decided.
-        blocks: reports of their errors.
-        hashed: by format, entries of the files that were hashed while they were written.
+        draft: draft that is complete except for its manifests.
+        recipe: recipe with all types chosen.
+        blocks: report of errors for each block.
+        hashed: entries of files that were hashed while they were written, by format.
     """
 
     draft: Draft
@@ -100,17 +100,17 @@ def quantize(
 ) -> Artifacts:
     """Quantize a checkpoint into a new folder, one block in memory at a time.
 
-    With a method that calibrates, finished blocks are kept next to ``output`` until it is complete,
-    and an exception that ends the run says how to resume after them.
+    With a method that calibrates, finished blocks are kept next to ``output`` until it is complete.
+    An exception that ends such a run has a note on how to resume.
 
     Args:
-        model: a folder, a hub id, or None for the bundled phi3-tiny.
-        output: the folder to make; it appears when everything in it is complete.
-        recipe: method, scheme, formats and calibration; None: AWQ with its defaults.
-        revision: of a hub id.
-        overwrite: replace ``output`` if phi3quant made it.
-        progress: receives the stages.
-        conduct: resuming, memory limit and verification.
+        model: folder, hub id, or None for the bundled phi3-tiny.
+        output: folder to create; it appears when everything in it is complete.
+        recipe: method, scheme, formats and calibration; None for AWQ with its defaults.
+        revision: revision of a hub id.
+        overwrite: whether to replace an ``output`` that phi3quant created.
+        progress: display of the stages.
+        conduct: resuming, memory limit and verification; None for the defaults.
 
     Raises:
         Phi3QuantError: see phi3quant.errors; nothing is left at ``output``.
@@ -141,7 +141,7 @@ def quantize(
         if not (plan.resumes or overwrite):
             journal.refuse_to_forget()
         text = _calibration(plan)
-        # Hashing reads what is quantized meanwhile, and keeps to one thread.
+        # Hashing reads the same files as the quantization, and uses only one thread.
         source = aside.submit(manifest.describe_source, plan.source.located, plan.files)
         outcome = _run(plan, text, source, workspace, journal)
         calibration = text.description if text else None
@@ -210,7 +210,7 @@ def _run(
     workspace: Workspace,
     journal: Journal,
 ) -> _Outcome:
-    """Take all blocks through the method and into the writers."""
+    """Quantize all blocks and write them."""
     plan = _with_types(plan, text)
     config, recipe = plan.source.config, plan.recipe
     if text is not None:
@@ -218,7 +218,7 @@ def _run(
             described = source.result()
             step()
         calibration = {"recipe": recipe.as_json(config), "calibration": text.description}
-        _settle(journal, plan.conduct, {**calibration, **described})
+        _prepare(journal, plan.conduct, {**calibration, **described})
     elif plan.conduct.resume:
         plan.conduct.say(f"{plan.method.title} is too quick to keep blocks; starting at the first")
     work = Work(
@@ -247,7 +247,7 @@ def _run(
 
 
 def _with_types(plan: _Plan, text: CalibrationWindows | None) -> _Plan:
-    """Decide every matrix' type by measured loss, if the recipe has a target size."""
+    """Choose every matrix' type by measured loss, if the recipe has a target size."""
     target = plan.recipe.target_bpw
     if target is None:
         return plan
@@ -266,7 +266,7 @@ def _seal(
     source: Mapping[str, Any],
     workspace: Workspace,
 ) -> None:
-    """Describe a finished draft, have it judged, and give it its place."""
+    """Describe a finished draft, have it verified, and publish it."""
     stated = outcome.recipe.as_json(plan.source.config)
     described = {
         name: manifest.describe(name, source, stated, calibration, outcome.blocks)
@@ -276,10 +276,10 @@ def _seal(
     publish(workspace, outcome.draft, described, outcome.hashed, plan.conduct.judge)
 
 
-def _settle(journal: Journal, conduct: Conduct, made_from: Mapping[str, Any]) -> None:
-    """Make a journal ready for a run: with the finished blocks of the same run, or empty."""
+def _prepare(journal: Journal, conduct: Conduct, inputs: Mapping[str, Any]) -> None:
+    """Prepare the journal: check its blocks if the run resumes, otherwise drop them."""
     identity = {
-        **made_from,
+        **inputs,
         "tools": manifest.describe_tools(),
         "threads": torch.get_num_threads(),
         "products": str(product_dtype()),
@@ -298,6 +298,6 @@ def _open_plain(located: Located) -> OpenedModel[Checkpoint]:
     model = open_weights(located.path)
     if not isinstance(model, Checkpoint):
         raise CheckpointError(
-            f"{located.path} is quantized already ({model.format}); give the original checkpoint"
+            f"{located.path} is quantized already ({model.format}); use the original checkpoint"
         )
     return OpenedModel(located, model, {}, lambda: load_tokenizer(located.folder))

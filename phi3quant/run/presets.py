@@ -1,4 +1,4 @@
-"""Recipes with names, for those who don't want to choose."""
+"""Presets: named recipes for common purposes."""
 
 from collections.abc import Mapping
 
@@ -6,21 +6,23 @@ from converters.onnx.options import OnnxOptions
 from phi3quant.quant.scheme import QuantScheme
 from phi3quant.run.recipe import Calibration, Recipe
 
-# Twice the windows of the default: what is prepared once for many phones may take longer.
-_MORE = Calibration(samples=128)
+# Twice the default windows: a model that is prepared once for many phones may take longer.
+_THOROUGH = Calibration(samples=128)
 
 PRESETS: Mapping[str, Recipe] = {
-    # Q4_0 and MatMulNBits blocks of 32: what phones' kernels are fastest with. Both files have the
-    # same codes; head and embedding take 6 and 8 bits.
-    "phone-fast": Recipe(scheme=QuantScheme(4, 32), formats=("gguf", "onnx"), calibration=_MORE),
-    # K-quants, with more bits for the matrices that llama.cpp found to need them.
-    "phone-quality": Recipe(formats=("gguf",), calibration=_MORE, gguf_type="Q4_K_M"),
-    # Large groups, and an embedding of 4 bits: for what must fit.
+    # Q4_0 and MatMulNBits with blocks of 32, for which kernels on phones are fastest. Both files
+    # have the same codes; head and embedding take 6 and 8 bits.
+    "phone-fast": Recipe(
+        scheme=QuantScheme(4, 32), formats=("gguf", "onnx"), calibration=_THOROUGH
+    ),
+    # K-quants, with more bits for the matrices that need them according to llama.cpp.
+    "phone-quality": Recipe(formats=("gguf",), calibration=_THOROUGH, gguf_type="Q4_K_M"),
+    # Large groups and a 4-bit embedding, for models that must fit into little memory.
     "small": Recipe(
         scheme=QuantScheme(4, 128),
         formats=("onnx",),
-        calibration=_MORE,
+        calibration=_THOROUGH,
         onnx=OnnxOptions(embedding="int4"),
     ),
 }
-"""By name; ``dataclasses.replace`` changes what suits you, such as the calibration text."""
+"""Recipes by name; ``dataclasses.replace`` changes parts, such as the calibration text."""

@@ -1,4 +1,4 @@
-"""Recipes: everything that decides the weights of an artifact."""
+"""Recipes: all choices that determine the weights of an artifact."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,15 +24,15 @@ class Calibration:
     """Text that a method calibrates on.
 
     Attributes:
-        source: a file, a folder or a bundled corpus, as calib.corpus.load_corpus takes it; None:
-            the bundled corpus that suits the model.
+        source: file, folder or bundled corpus (see calib.corpus.load_corpus); None for the bundled
+            corpus that suits the model.
         field: name of the field that holds the text of a record.
         samples: limit on the number of windows.
         length: tokens in a window.
         seed: sampling seed of the windows.
 
     Raises:
-        CorpusError: a value is of a wrong type.
+        CorpusError: a value has a wrong type.
     """
 
     source: str | Path | None = None
@@ -50,22 +50,25 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides the weights of an artifact.
+    """All choices that determine the weights of an artifact.
 
     Attributes:
         method: a key of phi3quant.quant.methods.METHODS.
         scheme: bits, group size, symmetry.
-        formats: keys of converters.FORMATS; the first is the output folder itself, further ones
-            are folders in it.
-        calibration: for methods that calibrate.
-        compensate: whether later codes make up for the errors of earlier ones, and for what the
-            blocks before have lost, where that pays.
-        gguf_type: a key of gguf.type_policy.FILE_TYPES, in any case: codes are chosen for the types
-            that it gives each matrix, in place of the scheme. Only with ``gguf`` alone.
-        tensor_types: changes to gguf_type, as gguf.type_policy.file_type takes them.
-        target_bpw: bits a weight that a GGUF file may take, all of it counted: types are chosen
-            matrix by matrix, by measured loss. In place of gguf_type and tensor_types.
-        onnx: how ``onnx`` among the formats is laid out.
+        formats: keys of converters.FORMATS; the first is the output folder itself, the others are
+            folders in it.
+        calibration: calibration text, for methods that calibrate.
+        compensate: whether later codes compensate for the errors of earlier codes and blocks, where
+            that lowers the error.
+        gguf_type: a key of gguf.type_policy.FILE_TYPES, in any case; codes are chosen for its types
+            instead of the scheme. Requires ``gguf`` as the only format.
+        tensor_types: overrides of gguf_type (see gguf.type_policy.file_type).
+        target_bpw: limit on the bits per weight of a whole GGUF file; each matrix gets a type by
+            measured loss. Excludes gguf_type and tensor_types.
+        onnx: layout of ``onnx``, if it is one of the formats.
+
+    Raises:
+        SchemeError: a value has a wrong type.
     """
 
     method: str = "awq"
@@ -84,14 +87,14 @@ class Recipe:
         require(SchemeError, "calibration", self.calibration, Calibration)
         require(SchemeError, "gguf_type", self.gguf_type, str, None)
         require(SchemeError, "target_bpw", self.target_bpw, int, float, None)
-        # A name alone would be read as a sequence of letters.
+        # A single string would be read as a sequence of letters.
         require(SchemeError, "formats", self.formats, tuple, list)
         require(SchemeError, "tensor_types", self.tensor_types, tuple, list)
         object.__setattr__(self, "formats", tuple(self.formats))
         object.__setattr__(self, "tensor_types", tuple(self.tensor_types))
 
     def codecs(self, config: Phi3Config, index: int) -> Codecs:
-        """How each linear of block ``index`` is stored.
+        """Codecs of the linears of block ``index``.
 
         Raises:
             SchemeError: the types don't fit the model's rows.
@@ -101,10 +104,10 @@ class Recipe:
         return gguf_writer.codecs(file_type(self.gguf_type, self.tensor_types), config, index)
 
     def open_formats(self) -> list[Format]:
-        """The formats to write, set up for this recipe.
+        """Formats to write, configured for this recipe.
 
         Raises:
-            SchemeError: an unknown method or format, or options that exclude each other.
+            SchemeError: a method or format is unknown, or options exclude each other.
         """
         if self.method not in METHODS:
             raise SchemeError(f"there is no method {self.method!r}; choose from {list(METHODS)}")
@@ -116,43 +119,43 @@ class Recipe:
             )
         if self.gguf_type is None:
             if self.tensor_types:
-                raise SchemeError("types of single tensors go with a GGUF type, and none is given")
+                raise SchemeError("types of single tensors require a GGUF type; choose one")
             formats = {**FORMATS, onnx_writer.FORMAT.name: onnx_writer.onnx_format(self.onnx)}
             return [formats[name] for name in dict.fromkeys(self.formats)]
         if self.formats != (gguf_writer.FORMAT.name,):
             raise SchemeError(
-                f"GGUF types go with the format {gguf_writer.FORMAT.name} alone, "
-                f"not with {', '.join(self.formats)}"
+                f"GGUF types require {gguf_writer.FORMAT.name} as the only format, "
+                f"not {', '.join(self.formats)}"
             )
         return [gguf_writer.typed_format(file_type(self.gguf_type, self.tensor_types))]
 
     def check_target(self) -> None:
-        """Refuse a target for the bits a weight next to what excludes it.
+        """Refuse choices that exclude ``target_bpw``.
 
         Raises:
-            SchemeError: names it.
+            SchemeError: there is one; the message names it.
         """
         if self.target_bpw is None:
             return
         if self.formats != (gguf_writer.FORMAT.name,):
             raise SchemeError(
-                "a target for the bits a weight chooses among GGUF's types; it goes with the "
-                f"format {gguf_writer.FORMAT.name} alone, not with {', '.join(self.formats)}"
+                "a target for the bits per weight chooses among GGUF's types; it requires "
+                f"{gguf_writer.FORMAT.name} as the only format, not {', '.join(self.formats)}"
             )
         if self.gguf_type is not None or self.tensor_types:
-            raise SchemeError("give either a target for the bits a weight or GGUF types, not both")
+            raise SchemeError("choose a target for the bits per weight or GGUF types, not both")
         if not METHODS[self.method].calibrated:
             raise SchemeError(
-                "a target for the bits a weight is measured on calibration text, which "
-                f"{self.method} doesn't read; use awq or gptq"
+                "a target for the bits per weight requires calibration, which "
+                f"{self.method} doesn't use; choose awq or gptq"
             )
 
     def with_types(self, tensor_types: tuple[str, ...]) -> "Recipe":
-        """This recipe with a GGUF type for every matrix, as a target for the bits a weight asks."""
+        """This recipe with overrides that give every matrix a type."""
         return replace(self, gguf_type=MIXED.name, tensor_types=tensor_types)
 
     def as_json(self, config: Phi3Config) -> dict[str, Any]:
-        """The recipe as manifests record it."""
+        """Recipe as JSON values for manifests."""
         described: dict[str, Any] = {
             "method": self.method,
             "compensate": self.compensate and METHODS[self.method].calibrated,

@@ -1,7 +1,7 @@
-"""How long a calibrated run will take: its operations counted, and this machine tried for a moment.
+"""Estimated duration of a calibrated run, by its operations and a short trial of this machine.
 
-What is counted is what takes long at a large model's sizes. It tells minutes from hours; progress
-knows better after a few blocks.
+Only operations that dominate in large models are counted. The estimate separates minutes from
+hours; after a few blocks, the progress display is more accurate.
 """
 
 import time
@@ -16,29 +16,29 @@ from phi3quant.model.precision import product_dtype
 from phi3quant.run.memory_budget import Calibrated
 from phi3quant.run.one_block import SEARCH_TOKENS, held_back_windows
 
-# Rows of a matrix whose output errors the search of scales computes, all candidates together.
+# Rows of a matrix for which the search of scales computes output errors, over all candidates.
 _SEARCHED_ROWS = 8000
-# These and the next were fitted to three measured blocks (docs/performance.md).
-# Times that all weights of a block are rounded or put back, each about as long as copying them so
-# often.
+# The following constants were fitted to three measured blocks (docs/performance.md).
+# Number of times that all weights of a block are rounded or restored, and the number of copies that
+# take as long as one of these.
 _ROUNDINGS, _COPIES = 8, 16
-# Numbers that a token's pass through a block reads and writes beside its products, by the widths of
-# the residual stream and of the MLP.
+# Numbers that a token's pass through a block reads and writes outside of products, in widths of the
+# residual stream and of the MLP.
 _PASSED = (28, 16)
-# Width of the matrices that are tried, and seconds for it.
-_TRIED, TRIAL = 1024, 0.1
-# Rows of a sum of products that are computed at once, up to the diagonal and beyond it.
+# Width of the matrices in a trial, and seconds of a trial.
+_TRIAL_WIDTH, TRIAL = 1024, 0.1
+# Rows of a Gram matrix that are computed at once; a tile extends past the diagonal.
 _TILE = 1024
-# FP64 is at half the rate of FP32.
+# FP64 runs at half the rate of FP32.
 _DOUBLE = 2
-# Factoring and solving triangles take so many times as long as products of as many operations:
-# what was lacking from blocks of Phi-3-mini's width and half of it, with 8 to 32 windows.
+# Duration of factoring and triangular solves, relative to products with as many operations. Fitted
+# to blocks of Phi-3-mini's width and half of it, with 8 to 32 windows.
 _TRIANGULAR = 2.5
 
 
 @dataclass(frozen=True)
 class Pace:
-    """What this machine does in a second, on the threads that it was given.
+    """Work that this machine does in a second, on torch's number of threads.
 
     Attributes:
         fast: operations of products in precision.product_dtype.
@@ -52,16 +52,16 @@ class Pace:
 
 
 def measured(clock: Callable[[], float] = time.perf_counter) -> Pace:
-    """Try this machine; takes a third of a second.
+    """Measure the pace of this machine in a third of a second.
 
     Args:
         clock: the time in seconds.
     """
-    matrix = torch.ones(_TRIED, _TRIED)
+    matrix = torch.ones(_TRIAL_WIDTH, _TRIAL_WIDTH)
     ready = matrix.to(product_dtype())
-    numbers = torch.ones(4, _TRIED, _TRIED)
+    numbers = torch.ones(4, _TRIAL_WIDTH, _TRIAL_WIDTH)
     room = torch.empty_like(numbers)
-    operations = 2.0 * _TRIED**3
+    operations = 2.0 * _TRIAL_WIDTH**3
     return Pace(
         operations * times_a_second(lambda: ready @ ready, clock),
         operations * times_a_second(lambda: matrix @ matrix, clock),
@@ -70,13 +70,13 @@ def measured(clock: Callable[[], float] = time.perf_counter) -> Pace:
 
 
 def seconds(config: Phi3Config, run: Calibrated, pace: Pace) -> float:
-    """About how long all blocks take; not the scoring after them, nor what a target size measures.
+    """Estimated seconds for all blocks, without scoring and without measurements for a target size.
 
     Args:
-        config: the model's.
-        run: what is done to it, with the windows that were asked for (the text may have fewer);
-            AWQ's search is taken to be part of it.
-        pace: of the machine.
+        config: configuration of the model.
+        run: sizes of the run, with the requested number of windows (the text may have fewer). The
+            estimate includes AWQ's search.
+        pace: pace of the machine.
     """
     held_back = held_back_windows(run.windows) * run.length
     seen = max(run.windows * run.length - held_back, run.length)
@@ -94,7 +94,7 @@ def seconds(config: Phi3Config, run: Calibrated, pace: Pace) -> float:
         products = sum(rows * columns**2 for rows, columns in shapes)
         residuals = config.hidden_size * (config.query_rows + config.intermediate_size)
         fast += 2.0 * (squares + residuals) * seen + 2.0 * products
-        # Two factors; one is inverted, with the other two triangles are solved for all rows.
+        # Two factors: one is inverted, the other serves to solve two triangles for all rows.
         cubes = sum(columns**3 for _, columns in shapes)
         triangles = 3.0 * products + (2 * _DOUBLE + 1) * cubes / 3
         full += tiles * seen + _TRIANGULAR * triangles
@@ -105,10 +105,10 @@ def seconds(config: Phi3Config, run: Calibrated, pace: Pace) -> float:
 
 
 def times_a_second(work: Callable[[], object], clock: Callable[[], float]) -> float:
-    """How often ``work`` can be done in a second, once it has been done for a first time.
+    """Repetitions of ``work`` per second, after a first one that is not counted.
 
     Args:
-        work: what is tried, for TRIAL seconds.
+        work: function to repeat for TRIAL seconds.
         clock: the time in seconds.
     """
     work()

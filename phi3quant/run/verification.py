@@ -41,17 +41,17 @@ def verify(
     """Verify artifacts as read back from disk.
 
     The artifacts of a run are scored against their source, and the figures are recorded in their
-    manifests. Of a path, every file is compared with the hashes in its manifest, as by
+    manifests. For a path, every file is compared with the hashes in its manifest, as by
     ``phi3quant verify``.
 
     Args:
-        artifacts: the result of ``quantize``, or the path of an artifact.
-        text: text to score on; for the result of a run.
+        artifacts: result of ``quantize``, or path of an artifact.
+        text: text to score the result of a run on.
         progress: display of the scoring.
 
     Returns:
-        Scores of a run's artifacts, or one check for each file of a path; a check whose
-        ``problem`` is empty has passed.
+        Scores of a run's artifacts, or one check for each file of a path. A check has passed if its
+        ``problem`` is empty.
 
     Raises:
         Phi3QuantError: an artifact or its source can't be read back, the text can't be used, or a
@@ -61,7 +61,7 @@ def verify(
     if not isinstance(artifacts, Artifacts):
         return check_hashes(locate(artifacts).path)
     places = artifacts.folders
-    # Before the scoring, since the manifests go in as a whole new folder.
+    # Checked before the scoring, since the manifests are added by replacing the whole folder.
     check_output(next(iter(places.values())), overwrite=True)
     located = [Located(folder, str(folder)) for folder in places.values()]
     opened = [open_located(each) for each in (artifacts.source, *located)]
@@ -72,10 +72,10 @@ def verify(
 
 
 class Verification:
-    """Scores a draft against its source; implements phi3quant.run.draft.Judge.
+    """Scorer of a draft against its source; implements phi3quant.run.draft.Judge.
 
     Attributes:
-        evaluation: the figures; None until a draft was scored.
+        evaluation: scores of the draft; None before it is scored.
     """
 
     def __init__(self, text: EvaluationText | None = None, progress: Progress = bars) -> None:
@@ -99,7 +99,7 @@ class Verification:
 
 
 def _records(result: Evaluation, count: int) -> list[dict[str, Any]]:
-    """A manifest's ``verification`` for each of ``count`` artifacts, scored after their source."""
+    """Entries ``verification`` for manifests of ``count`` artifacts, scored after their source."""
     records = []
     for number in range(1, count + 1):
         first, *others = (
@@ -112,7 +112,7 @@ def _records(result: Evaluation, count: int) -> list[dict[str, Any]]:
             "reference": figures(result.comparisons[0], reference=True),
             "artifact": first,
         }
-        # The only other way there is; see converters.as_run.
+        # There is at most one other way to score; see converters.as_run.
         if others:
             record["at_accuracy_level_0"] = others[0]
         records.append(record)

@@ -110,10 +110,10 @@ def test_a_target_is_met_and_loses_less_than_a_type_of_that_size(tmp_path: Path)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"formats": ("compressed-tensors",)}, "goes with the format gguf alone"),
+        ({"formats": ("compressed-tensors",)}, "requires gguf as the only format"),
         ({"gguf_type": "q4_k_m"}, "not both"),
-        ({"method": "rtn"}, "rtn doesn't read; use awq or gptq"),
-        ({"target_bpw": 3.0}, r"3 bits a weight are too few; .* takes 4\.5"),
+        ({"method": "rtn"}, "rtn doesn't use; choose awq or gptq"),
+        ({"target_bpw": 3.0}, r"3 bits per weight are too few; .* takes 4\.5"),
     ],
 )
 def test_targets_that_can_not_be_met_are_refused(

@@ -119,9 +119,9 @@ def test_single_tensors_get_types_of_their_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("ffn_down", "no PATTERN=TYPE"),
-        ("ffn_down=q9", "no PATTERN=TYPE"),
-        ("blk.(=q8_0", "no regular expression"),
+        ("ffn_down", "is not PATTERN=TYPE"),
+        ("ffn_down=q9", "is not PATTERN=TYPE"),
+        ("blk.(=q8_0", "not a regular expression"),
         ("mlp=q8_0", "no tensor's name matches 'mlp'"),
     ],
 )

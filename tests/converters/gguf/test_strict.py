@@ -74,7 +74,7 @@ def put(name: str, *shape: int) -> Callable[[Tensors], object]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (put("blk.2.attn_norm.weight", 64), "block_count of 2, and the file more"),
+        (put("blk.2.attn_norm.weight", 64), "more blocks than its metadata.s block_count, 2"),
         (put("blk.0.attn_qkv.bias", 128), "no biases"),
         (put("output_norm.bias", 64), "no biases"),
         (put("rope_freqs.weight", 8), "RoPE that Phi-3 doesn't have"),
@@ -98,8 +98,8 @@ def test_tensors_that_nothing_reads_are_refused_with_the_reason(
         ("rope.scaling.type", "yarn", "rope.scaling.type is 'yarn'"),
         ("rope.scaling.factor", 4.0, "rope.scaling.factor is 4"),
         ("rope.scaling.attn_factor", 1.5, "no rope factors"),
-        ("attention.key_length", 32, "heads of a Phi-3 file have 16"),
-        ("attn_logit_softcapping", 30.0, "isn't known and may matter"),
+        ("attention.key_length", 32, "its heads have 16 values"),
+        ("attn_logit_softcapping", 30.0, "is unknown and may change the model"),
         ("expert_count", 8, "expert_count is 8"),
         ("rope.freq_base", 0.0, "not a positive number"),
         ("block_count", True, "block_count is True"),
@@ -166,7 +166,7 @@ def test_a_part_beyond_the_count_is_refused(file: Path, tmp_path: Path, name: st
 def test_parts_that_do_not_belong_together_are_refused(file: Path, tmp_path: Path) -> None:
     for number in (1, 2):
         shutil.copy(file, tmp_path / f"x-{number:05}-of-00002.gguf")
-    with pytest.raises(CheckpointError, match="stands in another part too"):
+    with pytest.raises(CheckpointError, match="occurs in another part too"):
         open_weights(tmp_path)
     other = rewritten(file, tmp_path / "x-00002-of-00002.gguf", change=lambda t: t.clear())
     with pytest.raises(CheckpointError, match=r"has split\.no None"):
@@ -189,7 +189,7 @@ def test_an_alignment_that_is_no_power_of_two_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("offset", "message"), [(0, "where another one lies"), (33, "multiple of 32")]
+    ("offset", "message"), [(0, "overlapping with another one"), (33, "multiple of 32")]
 )
 def test_tensors_at_impossible_places_are_refused(
     file: Path, tmp_path: Path, offset: int, message: str
@@ -213,7 +213,7 @@ def test_a_scale_past_fp16_is_refused_when_it_is_written(kind: str, value: float
     weights[1, 300] = value
     with np.errstate(all="ignore"):
         spoiled = TYPES[kind].encode(weights, None)
-    with pytest.raises(CheckpointError, match=f"past 65504, which {kind} can't hold"):
+    with pytest.raises(CheckpointError, match=f"above 65504, which {kind} can't hold"):
         check_scales(BLOCK_SIZES[kind], spoiled)
 
 
@@ -225,7 +225,7 @@ def test_a_model_with_such_a_weight_leaves_nothing_behind(
     tensors = load_file(source / "model.safetensors")
     tensors["model.layers.1.mlp.down_proj.weight"][3, 40] = 1e7
     save_file(tensors, source / "model.safetensors")
-    message = r"blk\.1\.ffn_down\.weight can't be written: a group .* past 65504"
+    message = r"blk\.1\.ffn_down\.weight can't be written: a group .* above 65504"
     with pytest.raises(CheckpointError, match=message):
         export_gguf(source, tmp_path / "out", kind=file_type("q4_0"))
     assert not (tmp_path / "out").exists()

@@ -173,8 +173,8 @@ def test_a_list_of_files_catches_what_sizes_do_not(tmp_path: Path) -> None:
         check_sizes(tmp_path, {data.name: 8})
     for text, message in (
         ("[]", r"files\.json: Expected `object`"),
-        ('{"model.onnx.data": {"bytes": "8"}}', r"files\.json is no list of files"),
-        ('{"model.onnx.data": 8}', r"files\.json is no list of files"),
+        ('{"model.onnx.data": {"bytes": "8"}}', r"files\.json is not a list of files"),
+        ('{"model.onnx.data": 8}', r"files\.json is not a list of files"),
     ):
         (tmp_path / "files.json").write_text(text)
         with pytest.raises(CheckpointError, match=message):
