@@ -1,8 +1,8 @@
 """Notices about unexpected facts, such as a part of a file that is ignored, and about slow steps.
 
-They go to the logger ``phi3quant``, and the command line prints them (phi3quant.cli.notices). Python
-prints warnings on stderr unless logging is configured; slow steps have level INFO, which a script
-shows only if it asks for it.
+They go to the logger ``phi3quant``, and the command line prints them (phi3quant.cli.notices).
+Python prints warnings on stderr unless logging is configured; slow steps have level INFO, which a
+script shows only if it asks for it.
 """
 
 import logging

@@ -1,8 +1,6 @@
 """Reader of packed checkpoints: safetensors folders with quantized matrices."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 
@@ -13,8 +11,6 @@ from phi3quant.disk.tensor_stream import DTYPE_NAMES
 from phi3quant.errors import CheckpointError, SchemeError
 from phi3quant.model.architecture import (
     BLOCK_TENSORS,
-    EMBEDDING,
-    FINAL_NORM,
     HEAD,
     LINEARS,
     Block,
@@ -24,7 +20,7 @@ from phi3quant.model.architecture import (
 from phi3quant.model.config import Phi3Config
 from phi3quant.quant.scheme import QuantScheme
 from phi3quant.quant.tensor import QuantizedTensor
-from phi3quant.source.checkpoint import linear_bytes, untied_if_different
+from phi3quant.source.checkpoint import SafetensorsModel, untied_if_different
 from phi3quant.source.tensor_folder import FLOAT_DTYPES, TensorFolder, check_tensors
 from phi3quant.source.unread_tensors import refuse_explained, refuse_unread
 
@@ -32,47 +28,24 @@ _GROUP_INDEX = "weight_g_idx"
 """Ending of the tensor that maps columns to groups: int32 [columns]."""
 
 
-@dataclass(frozen=True)
-class PackedCheckpoint:
-    """Packed checkpoint that implements ModelWeights by dequantizing.
+@dataclass(frozen=True, kw_only=True)
+class PackedCheckpoint(SafetensorsModel):
+    """Packed checkpoint that implements StoredWeights by dequantizing.
 
     Attributes:
-        folder: folder of the model.
-        config: configuration of the model.
-        store: tensors of the model.
         scheme: scheme of all matrices.
         layout: layout of the matrices' tensors.
         grouped_by_index: whether a tensor maps columns to groups; otherwise groups are consecutive.
-        notes: see StoredModel.
     """
 
-    folder: Path
-    config: Phi3Config
-    store: TensorFolder
     scheme: QuantScheme
     layout: PackedLayout
     grouped_by_index: bool = False
-    notes: tuple[str, ...] = ()
 
     @property
     def format(self) -> str:
         """See StoredModel."""
         return f"{self.layout.title} {self.scheme}"
-
-    @property
-    def files(self) -> Sequence[Path]:
-        """See StoredModel."""
-        return (self.folder / "config.json", *self.store.files)
-
-    @property
-    def weight_bytes(self) -> int:
-        """See StoredModel."""
-        return self.store.nbytes()
-
-    @property
-    def linear_bytes(self) -> int:
-        """See StoredModel."""
-        return linear_bytes(self.store, self.config)
 
     def quantized(self, index: int, key: str) -> QuantizedTensor:
         """Codes, scales and zero points of one linear.
@@ -144,24 +117,12 @@ class PackedCheckpoint:
         """Read a norm of a block as FP32."""
         return self.store.load_finite(block_tensor_name(index, key))
 
-    def embedding(self) -> torch.Tensor:
-        """See ModelWeights."""
-        return self.store.load_finite(EMBEDDING)
-
     def block(self, index: int) -> Block:
         """See ModelWeights."""
         return {
             key: self.dequantized(index, key) if key in LINEARS else self.norm(index, key)
             for key in BLOCK_TENSORS
         }
-
-    def final_norm(self) -> torch.Tensor:
-        """See ModelWeights."""
-        return self.store.load_finite(FINAL_NORM)
-
-    def head(self) -> torch.Tensor:
-        """See ModelWeights."""
-        return self.store.load_finite(EMBEDDING if self.config.tie_word_embeddings else HEAD)
 
 
 def open_packed(
@@ -203,10 +164,10 @@ def open_packed(
         store.folder,
         config,
         store,
-        stated.scheme,
-        layout,
-        stated.grouped_by_index,
         (*store.notes, *notes),
+        scheme=stated.scheme,
+        layout=layout,
+        grouped_by_index=stated.grouped_by_index,
     )
 
 

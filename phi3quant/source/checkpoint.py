@@ -22,18 +22,20 @@ from phi3quant.source.unread_tensors import refuse_explained, refuse_unread
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """A plain FP16, BF16 or FP32 Phi-3 checkpoint; implements ModelWeights."""
+class SafetensorsModel:
+    """Parts of StoredWeights that plain and packed checkpoints share.
+
+    Attributes:
+        folder: folder of the model.
+        config: configuration of the model.
+        store: tensors of the model.
+        notes: see StoredModel.
+    """
 
     folder: Path
     config: Phi3Config
     store: TensorFolder
     notes: tuple[str, ...] = ()
-
-    @property
-    def format(self) -> str:
-        """See StoredModel."""
-        return f"safetensors {self.store.tensors[block_tensor_name(0, LINEARS[0])].dtype}"
 
     @property
     def files(self) -> Sequence[Path]:
@@ -54,6 +56,24 @@ class Checkpoint:
         """See ModelWeights."""
         return self.store.load_finite(EMBEDDING)
 
+    def final_norm(self) -> torch.Tensor:
+        """See ModelWeights."""
+        return self.store.load_finite(FINAL_NORM)
+
+    def head(self) -> torch.Tensor:
+        """See ModelWeights."""
+        return self.store.load_finite(EMBEDDING if self.config.tie_word_embeddings else HEAD)
+
+
+@dataclass(frozen=True)
+class Checkpoint(SafetensorsModel):
+    """A plain FP16, BF16 or FP32 Phi-3 checkpoint; implements StoredWeights."""
+
+    @property
+    def format(self) -> str:
+        """See StoredModel."""
+        return f"safetensors {self.store.tensors[block_tensor_name(0, LINEARS[0])].dtype}"
+
     def block(self, index: int) -> Block:
         """See ModelWeights."""
         return {key: self.store.load_finite(block_tensor_name(index, key)) for key in BLOCK_TENSORS}
@@ -68,14 +88,6 @@ class Checkpoint:
             key: self.store.load(name) if key in LINEARS else self.store.load_finite(name)
             for key, name in names.items()
         }
-
-    def final_norm(self) -> torch.Tensor:
-        """See ModelWeights."""
-        return self.store.load_finite(FINAL_NORM)
-
-    def head(self) -> torch.Tensor:
-        """See ModelWeights."""
-        return self.store.load_finite(EMBEDDING if self.config.tie_word_embeddings else HEAD)
 
 
 def open_checkpoint(folder: Path, config: Phi3Config | None = None) -> Checkpoint:
