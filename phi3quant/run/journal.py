@@ -4,20 +4,26 @@ A block counts as finished once its file has its final name (see block_record). 
 full disk or a power failure loses only the current block.
 """
 
+import platform
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from phi3quant.disk.output import clear_os_errors, sync, write_json
 from phi3quant.disk.untrusted_json import read_json
 from phi3quant.disk.workspace import BEGUN, Workspace, open_workspace
 from phi3quant.errors import DamagedError, InputError, ResumeError
 from phi3quant.model.config import Phi3Config
+from phi3quant.model.precision import product_dtype
+from phi3quant.provenance import manifest
 from phi3quant.quant.block import QuantizedBlock
 from phi3quant.quant.codecs import Codecs
 from phi3quant.run.block_record import BlockRecord, read_record, write_record
+from phi3quant.run.conduct import Conduct
 
 # Differences that a message lists; the rest are counted.
 _SHOWN = 4
@@ -164,6 +170,24 @@ def open_journal(output: Path, *, overwrite: bool = False) -> Iterator[tuple[Wor
             ):
                 error.add_note(journal.how_to_resume())
             raise
+
+
+def prepare(journal: Journal, conduct: Conduct, inputs: Mapping[str, Any]) -> None:
+    """Prepare the journal: check its blocks if the run resumes, otherwise drop them."""
+    identity = {
+        **inputs,
+        "tools": manifest.describe_tools(),
+        "threads": torch.get_num_threads(),
+        "products": str(product_dtype()),
+        "cpu": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+    }
+    if conduct.resume and journal.finished:
+        journal.check(identity)
+        conduct.say(f"resuming after {journal.counted}")
+        return
+    if conduct.resume:
+        conduct.say(f"there are no finished blocks for {journal.output}; starting at the first")
+    journal.begin(identity)
 
 
 def _blocks(count: int, kind: str = "") -> str:

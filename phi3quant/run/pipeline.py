@@ -1,14 +1,11 @@
 """Pipeline from a checkpoint to quantized folders: plan, run, seal."""
 
-import platform
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from converters import open_weights
 from converters.companions import check_companions
@@ -17,7 +14,6 @@ from phi3quant.disk.ordered_writer import completed
 from phi3quant.disk.output import check_not_inside
 from phi3quant.disk.workspace import Workspace, check_output
 from phi3quant.errors import CheckpointError, OutputError, SchemeError, require
-from phi3quant.model.precision import product_dtype
 from phi3quant.progress import Progress, bars
 from phi3quant.provenance import manifest
 from phi3quant.quant.methods import METHODS, Method
@@ -27,7 +23,7 @@ from phi3quant.run.blocks import Work, quantize_blocks
 from phi3quant.run.calibration_windows import CalibrationWindows, calibration_windows
 from phi3quant.run.conduct import Conduct
 from phi3quant.run.draft import Draft, draft_of, publish
-from phi3quant.run.journal import Journal, open_journal
+from phi3quant.run.journal import Journal, open_journal, prepare
 from phi3quant.run.memory_budget import Calibrated
 from phi3quant.run.recipe import Recipe
 from phi3quant.source.checkpoint import Checkpoint
@@ -218,7 +214,7 @@ def _run(
             described = source.result()
             step()
         calibration = {"recipe": recipe.as_json(config), "calibration": text.description}
-        _prepare(journal, plan.conduct, {**calibration, **described})
+        prepare(journal, plan.conduct, {**calibration, **described})
     elif plan.conduct.resume:
         plan.conduct.say(f"{plan.method.title} is too quick to keep blocks; starting at the first")
     work = Work(
@@ -274,24 +270,6 @@ def _seal(
     }
     manifest.check_unchanged(plan.stamps)
     publish(workspace, outcome.draft, described, outcome.hashed, plan.conduct.judge)
-
-
-def _prepare(journal: Journal, conduct: Conduct, inputs: Mapping[str, Any]) -> None:
-    """Prepare the journal: check its blocks if the run resumes, otherwise drop them."""
-    identity = {
-        **inputs,
-        "tools": manifest.describe_tools(),
-        "threads": torch.get_num_threads(),
-        "products": str(product_dtype()),
-        "cpu": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
-    }
-    if conduct.resume and journal.finished:
-        journal.check(identity)
-        conduct.say(f"resuming after {journal.counted}")
-        return
-    if conduct.resume:
-        conduct.say(f"there are no finished blocks for {journal.output}; starting at the first")
-    journal.begin(identity)
 
 
 def _open_plain(located: Located) -> OpenedModel[Checkpoint]:
