@@ -1,4 +1,4 @@
-"""How a command ends: one message and an exit code, whatever went wrong."""
+"""The end of a command: one message and an exit code for every error."""
 
 import contextlib
 import errno
@@ -17,14 +17,14 @@ from phi3quant.errors import NotComparableError, Phi3QuantError
 EXIT_BAD_INPUT = 2
 EXIT_NOT_COMPARABLE = 3
 EXIT_BUG = 70
-"""EX_SOFTWARE of sysexits.h: an error that phi3quant has no message for."""
+"""EX_SOFTWARE of sysexits.h: an error without a message of its own."""
 EXIT_READER_GONE = 141
 """128 + SIGPIPE, as shells report it."""
 
 TRACEBACK = "PHI3QUANT_TRACEBACK"
-"""Environment variable: errors that phi3quant has no message for are raised."""
+"""Environment variable that raises such errors, with their traceback."""
 
-# Libraries' words for too little memory; each has an error class of its own.
+# Messages of libraries that run out of memory; their error classes differ.
 _NO_MEMORY = re.compile(
     r"not enough memory|can(no|')t allocate memory|bad.alloc|failed to allocate|"
     r"can't start new thread",
@@ -33,25 +33,25 @@ _NO_MEMORY = re.compile(
 
 
 class StreamError(Exception):
-    """An OSError on its way past click, which would make exit code 1 of a broken pipe."""
+    """An OSError, wrapped so that click doesn't turn a broken pipe into exit code 1."""
 
 
 def ended(command: Callable[[], Any]) -> int:
-    """Run a command and report how it ended.
+    """Run a command and report its error.
 
     Args:
-        command: click's, not standalone: gives an exit code, or anything else for 0.
+        command: click's, not standalone: returns an exit code, or anything else for 0.
 
     Returns:
         The exit code.
 
     Raises:
-        Exception: the error of a bug, if the environment has TRACEBACK.
+        Exception: a bug's error, if TRACEBACK is set.
     """
     try:
         code = command()
         finish_stdout()
-    # An interruption may strike anywhere, and a library's panic may be a BaseException.
+    # Interruptions come at any place, and a library's panic may be a BaseException.
     except BaseException as error:
         cause = _cause(error)
         if not stopping() and _is_bug(cause) and os.environ.get(TRACEBACK):
@@ -61,7 +61,7 @@ def ended(command: Callable[[], Any]) -> int:
 
 
 def _cause(error: BaseException) -> BaseException:
-    """The error that click wrapped."""
+    """The original of an error that was wrapped."""
     wrapped = isinstance(error, StreamError | click.Abort) and error.__cause__ is not None
     return error.__cause__ if wrapped and error.__cause__ is not None else error
 
@@ -72,7 +72,7 @@ def _is_bug(error: BaseException) -> bool:
 
 
 def _reported(error: BaseException) -> int:
-    """Print an error's message; gives its exit code."""
+    """Print an error's message and return its exit code."""
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else EXIT_BUG
     if isinstance(error, OSError) and is_broken_pipe(error):
@@ -89,7 +89,7 @@ def _reported(error: BaseException) -> int:
 
 
 def _message(error: BaseException) -> tuple[int, str]:
-    # A library that the interruption strikes in may make an error of its own of it.
+    # A library may turn an interruption into an error of its own.
     if stopping() or isinstance(error, KeyboardInterrupt | click.Abort | EOFError):
         return EXIT_INTERRUPTED, f"\n{MESSAGE}"
     if isinstance(error, click.ClickException):
@@ -104,14 +104,14 @@ def _message(error: BaseException) -> tuple[int, str]:
         )
     if _lacks_memory(error):
         return EXIT_BAD_INPUT, (
-            "Error: memory ran out; nothing was left half-written. Close other programs, raise the "
-            "limit on this process, or give --max-memory, fewer --threads or a shorter --seq-len"
+            "Error: memory ran out; nothing was left half-written. Close other programs, raise "
+            "this process's limit, or use --max-memory, fewer --threads or a shorter --seq-len"
         )
     if isinstance(error, OSError):
         return EXIT_BAD_INPUT, f"Error: {_os_error(error)}"
     return EXIT_BUG, (
-        f"Error: {type(error).__name__}: {error}\nThis is a bug in phi3quant. "
-        f"{TRACEBACK}=1 in the environment shows where, for a report"
+        f"Error: {type(error).__name__}: {error}\nThis is a bug in phi3quant. Please report it "
+        f"with the traceback, which {TRACEBACK}=1 in the environment shows."
     )
 
 

@@ -1,6 +1,6 @@
-"""Ctrl-C and polite kills: the first ends the command and cleans up, the third ends it at once.
+"""Ctrl-C and SIGTERM: the first ends the command cleanly, the third ends it at once.
 
-Only the standard library is imported, so that signals are taken before anything slow is loaded.
+Imports only the standard library, so that handlers are in place before anything slow is loaded.
 """
 
 import contextlib
@@ -16,15 +16,15 @@ EXIT_INTERRUPTED = 130
 
 MESSAGE = "Interrupted; nothing was left half-written."
 
-_STILL_CLEANING = b"\nStill cleaning up; once more ends it at once and may leave files.\n"
-# Seconds after which a dropped interruption is raised again.
+_STILL_CLEANING = b"\nStill cleaning up; a third signal ends it at once and may leave files.\n"
+# Seconds before a dropped interruption is raised again.
 _AGAIN = 0.01
-# How many signals have asked for an end.
+# Number of signals so far.
 _asked = 0
 
 
 def stopping() -> bool:
-    """Whether a signal has asked for an end."""
+    """Whether a signal has come."""
     return _asked > 0
 
 
@@ -38,9 +38,9 @@ def take_signals() -> None:
 
 
 def strike_again() -> None:
-    """Where Python drops an interruption that strikes inside a callback, raise it once more.
+    """Raise an interruption once more if Python drops it because it came inside a callback.
 
-    It would print a traceback for it and go on.
+    Python would print a traceback and continue.
     """
     dropped: Callable[[Any], Any] = sys.unraisablehook
 
@@ -57,11 +57,11 @@ def strike_again() -> None:
 
 
 def ignore_signals() -> None:
-    """Let a process that has ended its command go in peace."""
+    """Ignore signals after the command has ended, while the process exits."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    # Python ends by SIGINT, whatever the exit code, if the last exec of a string was interrupted;
-    # dataclasses, for one, are made by such.
+    # If the last exec of a string was interrupted, Python ends by SIGINT, whatever the exit code.
+    # Creating a dataclass is such an exec.
     exec("pass")  # noqa: S102
 
 

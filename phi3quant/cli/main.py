@@ -44,14 +44,14 @@ _COMMANDS: Mapping[str, _Entry] = {
     "rtn": _Entry("quantize", "rtn", "Quantize a model by rounding to nearest."),
     "verify": _Entry("verify", "verify", "Check every file against the hash in its manifest."),
 }
-"""The list of commands: asking the commands for their help would load them, and torch."""
+"""Commands by name. Their own help texts would load them, and torch."""
 
 _ALIASES: Mapping[str, str] = {"perplexity": "evaluate"}
 """Other names, with the command for each."""
 
 
 class _Group(click.Group):
-    """Loads a command when it is called, so that quick ones don't wait for torch.
+    """A group that loads a command when it is called, so that quick ones don't wait for torch.
 
     However a command ends, phi3quant.cli.ending turns it into a message and an exit code.
     """
@@ -59,11 +59,11 @@ class _Group(click.Group):
     def main(
         self,
         args: Sequence[str] | None = None,
-        *given: Any,
+        *arguments: Any,
         standalone_mode: bool = True,
         **named: Any,
     ) -> Any:
-        run = partial(super().main, args, *given, standalone_mode=False, **named)
+        run = partial(super().main, args, *arguments, standalone_mode=False, **named)
         if not standalone_mode:
             return run()
         prepare_streams()
@@ -75,9 +75,9 @@ class _Group(click.Group):
 
         sys.exit(ended(checked))
 
-    def make_context(self, *given: Any, **named: Any) -> click.Context:
+    def make_context(self, *arguments: Any, **named: Any) -> click.Context:
         with on_the_command_line(), _past_click():
-            return super().make_context(*given, **named)
+            return super().make_context(*arguments, **named)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         del ctx
@@ -118,7 +118,7 @@ def _past_click() -> Iterator[None]:
 
 
 def _check_words(words: Sequence[str]) -> None:
-    """Refuse names that no manifest and no other file can hold.
+    """Refuse names that can't be written to a manifest or another file.
 
     Raises:
         InputError: a word of the command line isn't UTF-8.
@@ -134,7 +134,7 @@ def _check_words(words: Sequence[str]) -> None:
 
 @cache
 def _loaded(module: str, name: str) -> click.Command:
-    """A command, with all that it needs."""
+    """Import a command with everything that it needs."""
     # Loaded modules stay, so searching them for garbage again and again would only cost a quarter
     # of a second. Frozen objects are never searched again.
     gc.disable()

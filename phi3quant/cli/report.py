@@ -27,7 +27,7 @@ _WIDTH = 160
 
 @dataclass(frozen=True)
 class _Page:
-    """What a report contains and where it goes."""
+    """Contents of a report and its place."""
 
     output: Path | None
     reference: str | None
@@ -79,41 +79,41 @@ def report(run: tuple[str, ...], page: _Page, text: EvaluationText, running: Run
         check_drawing()
         check_page(page.output, overwrite=page.overwrite)
     use_threads(running.threads)
-    made = make_report(
+    results = make_report(
         run,
         page.reference,
         text,
         scored=not page.no_score,
         progress=progress_bars(quiet=running.quiet),
     )
-    if made.measurement.unscored and not running.quiet and not page.no_score:
-        note(f"note: nothing was scored: {made.measurement.unscored}")
+    if results.measurement.unscored and not running.quiet and not page.no_score:
+        note(f"note: nothing was scored: {results.measurement.unscored}")
     if running.as_json:
-        print_json(made.as_json())
+        print_json(results.as_json())
     else:
-        _print(made)
+        _print(results)
     if page.output is not None:
-        nbytes = write_page(page.output, made)
+        nbytes = write_page(page.output, results)
         if not running.quiet:
             note(f"{page.output}: {size(nbytes)}; open it in a browser")
 
 
-def _print(made: Report) -> None:
+def _print(results: Report) -> None:
     """The page's figures as tables."""
     room = width(_WIDTH)
-    shown = [tables.variant_table(made), tables.divergence_table(made)]
-    shown += map(tables.error_table, made.error_maps)
-    for table in (*shown, memory_table(made.outlooks), device_table(made.outlooks)):
+    shown = [tables.variant_table(results), tables.divergence_table(results)]
+    shown += map(tables.error_table, results.error_maps)
+    for table in (*shown, memory_table(results.outlooks), device_table(results.outlooks)):
         if table is not None:
             echo(table.title)
             print_table(table.headings, table.rows, words=table.words, width=room)
             print_text(table.note, width=room)
             echo()
-    for number, row in enumerate(made.measurement.rows, start=1):
+    for number, row in enumerate(results.measurement.rows, start=1):
         for window in row.worst[:1]:
             worst = f"window {window.number}, ratio {wording.ratio(window.ratio)}"
             name = tables.numbered(number, row)
             print_text(f"{name}: {worst}, at ...{one_line(window.text)}...", width=room)
     echo()
-    for line in summary(made):
+    for line in summary(results):
         print_text(line, width=room)

@@ -1,6 +1,7 @@
-"""The one way to stdout and stderr: text is made safe, JSON stays JSON, and encodings don't matter.
+"""Safe output to stdout and stderr, in any encoding; the only module that prints.
 
-Commands print nothing by themselves, so that no name or message reaches a terminal as it came.
+Names and messages may hold control characters or commands for a CI system; none reaches a terminal
+unchanged.
 """
 
 import codecs
@@ -42,12 +43,12 @@ def note(text: str) -> None:
 
 
 def echo_command(line: str) -> None:
-    """Print a workflow command for GitHub Actions, which reads stderr too, as it is."""
+    """Print a workflow command for GitHub Actions, unchanged, on stderr, which it reads too."""
     _write(f"{line}\n", err=True)
 
 
 def stream_text() -> Callable[[str], None]:
-    """A function that prints a text piece by piece, as ``echo`` prints the whole."""
+    """A function that prints a text piece by piece, as safely as ``echo`` prints it whole."""
     line, shown = "", 0
 
     def show(piece: str) -> None:
@@ -111,24 +112,24 @@ def cell(text: str) -> str:
 
 
 def prepare_streams() -> None:
-    """Let stdout and stderr write any character: the nearest one, or its escape."""
+    """Make stdout and stderr accept any character: they write a similar one, or an escape."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, ValueError):
             stream.reconfigure(errors=_ENCODING_ERRORS)  # type: ignore[union-attr]
 
 
 def finish_stdout() -> None:
-    """Write what is buffered.
+    """Flush stdout.
 
     Raises:
-        OSError: stdout can't take it.
+        OSError: stdout can't be written.
     """
     with contextlib.suppress(AttributeError, ValueError):  # it is closed
         sys.stdout.flush()
 
 
 def abandon_stdout() -> None:
-    """Send what is still buffered nowhere, where stdout can't take it."""
+    """Discard buffered output after stdout failed."""
     with contextlib.suppress(AttributeError, OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
@@ -136,7 +137,7 @@ def abandon_stdout() -> None:
 
 
 def is_broken_pipe(error: OSError) -> bool:
-    """Whether the reader of stdout has gone, as ``head`` does."""
+    """Whether the reader of stdout has ended, as ``head`` does."""
     return error.errno == errno.EPIPE
 
 
@@ -151,7 +152,7 @@ def _write(text: str, *, err: bool = False) -> None:
 
 @contextlib.contextmanager
 def _named(stream: str) -> Iterator[None]:
-    """Name the stream in an error of writing to it."""
+    """Add the stream's name to an error of writing to it."""
     try:
         yield
     except OSError as error:

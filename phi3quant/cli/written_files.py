@@ -6,10 +6,13 @@ from pathlib import Path
 
 from converters import open_model
 from converters.gguf import writer as gguf_writer
+from converters.gguf.sizes import type_name_for
 from converters.gguf.type_policy import phone_note
 from converters.onnx import writer as onnx_writer
 from phi3quant.cli.layout import print_values
 from phi3quant.cli.terminal import echo, note
+from phi3quant.errors import SchemeError
+from phi3quant.quant.scheme import QuantScheme
 from phi3quant.units import count, size
 
 # Files that hold weights, by their names.
@@ -36,23 +39,33 @@ def print_files(title: str, folder: Path) -> None:
     print_values(rows)
 
 
-def note_next_steps(folders: Mapping[str, Path]) -> None:
-    """Print on stderr how to use each format of a run.
+def note_next_steps(folders: Mapping[str, Path], scheme: QuantScheme | None = None) -> None:
+    """Print on stderr how to use the formats of a run.
 
     Args:
         folders: by the name of their format.
+        scheme: of packed folders, which phones can't run.
     """
-    for name, folder in folders.items():
-        weights = weight_files(folder)
-        if name == gguf_writer.FORMAT.name:
-            file = weights[0] if len(weights) == 1 else folder
-            note(f"next: copy {file} to the phone, for an app with llama.cpp")
-        elif name == onnx_writer.FORMAT.name:
-            note(f"next: copy the folder {folder} to the phone, for onnxruntime-genai")
-        else:
-            note(f"next: for phones: phi3quant export gguf {shlex.quote(str(folder))}")
-    folder = next(iter(folders.values()))
-    note(f'try:  phi3quant generate {shlex.quote(str(folder))} "Hello"')
+    gguf, onnx = folders.get(gguf_writer.FORMAT.name), folders.get(onnx_writer.FORMAT.name)
+    first = next(iter(folders.values()))
+    if gguf is not None:
+        weights = weight_files(gguf)
+        file = weights[0] if len(weights) == 1 else gguf
+        note(f"next: copy {file} to the phone, for an app with llama.cpp")
+    if onnx is not None:
+        note(f"next: copy the folder {onnx} to the phone, for onnxruntime-genai")
+    if gguf is None and onnx is None and scheme is not None:
+        kind = "gguf" if _fits_gguf(scheme) else "onnx"
+        note(f"next: phi3quant export {kind} {shlex.quote(str(first))}   (for phones)")
+    note(f'try:  phi3quant generate {shlex.quote(str(first))} "Hello"')
+
+
+def _fits_gguf(scheme: QuantScheme) -> bool:
+    try:
+        type_name_for(scheme)
+    except SchemeError:
+        return False
+    return True
 
 
 def note_slow_type(gguf: Path) -> None:

@@ -223,7 +223,7 @@ def test_the_second_signal_lets_the_clean_up_finish_and_the_third_does_not(tmp_p
     )
     assert done.returncode == interruption.EXIT_INTERRUPTED
     assert done.stdout == "cleaned up\n"
-    assert "once more ends it at once" in done.stderr
+    assert "a third signal ends it at once" in done.stderr
 
 
 def test_hangups_stay_ignored_under_nohup() -> None:

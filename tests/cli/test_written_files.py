@@ -1,6 +1,7 @@
 """After a run: the files with their sizes, and the next step."""
 
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -33,8 +34,7 @@ def test_every_format_lists_its_files_and_the_next_step(run: Callable[..., Resul
         *(["and", "8"], ["and", "1"], ["and", "10"])
     ]
     assert "  and 1 other file " in result.stdout
-    assert result.stderr.splitlines()[-4:] == [
-        "next: for phones: phi3quant export gguf out",
+    assert result.stderr.splitlines()[-3:] == [
         "next: copy out/gguf/phi3-tiny-Q4_0.gguf to the phone, for an app with llama.cpp",
         "next: copy the folder out/onnx to the phone, for onnxruntime-genai",
         'try:  phi3quant generate out "Hello"',
@@ -48,9 +48,20 @@ def test_quiet_and_json_leave_the_next_step_out(run: Callable[..., Result]) -> N
         assert result.stderr == ""
 
 
-def test_the_next_step_quotes_names_with_spaces(run: Callable[..., Result]) -> None:
-    result = run("rtn", "phi3-tiny", "-o", "my model", "--no-verify")
-    assert "phi3quant export gguf 'my model'" in result.stderr
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [((), "gguf"), (("--group-size", 128), "gguf"), (("--group-size", 16), "onnx")],
+)
+def test_packed_folders_are_exported_for_phones_next(
+    options: tuple[object, ...], kind: str, run: Callable[..., Result]
+) -> None:
+    result = run("rtn", "phi3-tiny", "-o", "my model", "--no-verify", *options)
+    (line,) = (line for line in result.stderr.splitlines() if line.startswith("next: "))
+    command = line.removeprefix("next: ").partition("   (")[0]
+    assert command == f"phi3quant export {kind} 'my model'"
+    exported = run(*shlex.split(command)[1:], "--no-verify")
+    assert exported.exit_code == 0, exported.output
+    assert exported.stderr.splitlines()[-2].startswith("next: copy ")
 
 
 @pytest.mark.parametrize(("flags", "times"), [((), [1, 0]), (("-q",), [0, 0])])
