@@ -71,18 +71,18 @@ def _size(report: Report, row: Measured) -> str:
 
 def _ranks(report: Report, rows: list[Measured]) -> dict[int, str]:
     """Remarks on the closest and the smallest of several variants scored on one text."""
-    rated = [
-        (ratio, row) for row in rows if (ratio := number(row.figures.get("ratio"))) is not None
-    ]
+    rated = [row for row in rows if number(row.figures.get("ratio")) is not None]
     if len(rated) < 2 or not report.measurement.text:
         return {}
+    # Rounded as in tables, so that variants that look equal there are equal here.
+    ratios = [round(float(row.figures["ratio"]), 4) for row in rated]
+    remarks = {"smallest": [_bytes(report, row) for row in rated]}
+    if not any(wording.too_few(row.windows) for row in rated):
+        remarks = {"closest to the original": ratios, **remarks}
     ranks: dict[int, list[str]] = {}
-    _, closest = min(rated, key=lambda each: each[0])
-    ranks.setdefault(closest.variant, []).append("closest to the original")
-    sizes = [_bytes(report, row) for _, row in rated]
-    if sizes.count(min(sizes)) == 1:
-        smallest = rated[sizes.index(min(sizes))][1]
-        ranks.setdefault(smallest.variant, []).append("smallest")
+    for remark, values in remarks.items():
+        if values.count(min(values)) == 1:
+            ranks.setdefault(rated[values.index(min(values))].variant, []).append(remark)
     return {variant: f"; {' and '.join(words)}" for variant, words in ranks.items()}
 
 
