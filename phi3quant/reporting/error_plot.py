@@ -25,10 +25,10 @@ def draw_errors(name: str, record: ErrorMap) -> str:
         known = [each for each in chain.from_iterable(logarithms) if each is not None] or [0.0]
         mesh = _cells(errors, logarithms, kinds, "viridis", Normalize(min(known), max(known)))
         errors.set_title("squared error", fontsize=10)
-        bar = figure.colorbar(mesh, ax=errors, location="bottom", fraction=0.05)
+        bar = figure.colorbar(mesh, ax=errors, location="bottom", fraction=0.05, aspect=40)
         bar.locator, bar.formatter = MaxNLocator(2), _power
         bar.outline.set_visible(False)
-        bar.set_label("output units², per token", fontsize=9)
+        bar.set_label("squared output units per token", fontsize=9)
 
         most = max(filter(None, chain.from_iterable(record.relative)), default=1.0)
         apart = TwoSlopeNorm(1.0, 0.0, max(2.0, most))
@@ -40,7 +40,7 @@ def draw_errors(name: str, record: ErrorMap) -> str:
         errors.set_yticks([layer + 0.5 for layer in _ticks(layers)], _ticks(layers))
         errors.set_ylim(layers, 0)
 
-    height = 1.3 + 0.21 * layers
+    height = 1.6 + 0.21 * layers
     return draw(
         name, "Error of each layer's matrices, and its ratio to that of rounding", height, fill
     )

@@ -13,7 +13,7 @@ from phi3quant.reporting import tables, wording
 from phi3quant.reporting.error_plot import draw_errors
 from phi3quant.reporting.memory_tables import device_table, memory_table
 from phi3quant.reporting.model_table import model_table
-from phi3quant.reporting.plots import draw_divergence, draw_quality
+from phi3quant.reporting.plots import draw_divergence, draw_quality, has_intervals
 from phi3quant.reporting.provenance_table import provenance_table
 from phi3quant.reporting.report import Report
 from phi3quant.reporting.series import legend
@@ -64,6 +64,7 @@ def render(report: Report, output: str | Path = "report.html") -> str:
         divergence=_markup(draw_divergence(report)),
         maps=maps,
         wording=wording,
+        intervals=has_intervals(report),
         few_windows=FEW_WINDOWS,
         memory=memory_table(report.outlooks),
         devices=device_table(report.outlooks, fits=False),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from phi3quant.reporting.divergence import THRESHOLDS
 from phi3quant.reporting.drawing import INK, Figure, draw
+from phi3quant.reporting.measured import Measured
 from phi3quant.reporting.report import Report
 from phi3quant.reporting.series import Series, legend
 from phi3quant.reporting.stated import interval, number
@@ -43,8 +44,7 @@ def draw_quality(report: Report) -> str | None:
         ratio = number(row.figures.get("ratio"))
         if ratio is not None:
             size = report.variants[row.variant].inspection.weight_bytes
-            ends = None if too_few(row.windows) else interval(row.figures.get("ratio_95"))
-            points.append(_Point(series, size, ratio, ends or (ratio, ratio)))
+            points.append(_Point(series, size, ratio, _ends(row) or (ratio, ratio)))
     if not points:
         return None
     unit, title = _unit(point.size for point in points)
@@ -63,6 +63,15 @@ def draw_quality(report: Report) -> str | None:
         axes.ticklabel_format(useOffset=False)
 
     return draw("quality", "Ratio of perplexities against size of the weights", 3.4, fill)
+
+
+def has_intervals(report: Report) -> bool:
+    """Whether ``draw_quality`` draws an interval."""
+    return any(_ends(row) for row in report.artifacts)
+
+
+def _ends(row: Measured) -> tuple[float, float] | None:
+    return None if too_few(row.windows) else interval(row.figures.get("ratio_95"))
 
 
 def spread(places: Sequence[float]) -> list[float]:

@@ -96,7 +96,7 @@ def make_report(
     measurement = (
         measure(variants, reference, text, progress)
         if scored
-        else from_manifests(variants, "scoring was left out (--no-score)")
+        else from_manifests(variants, "scoring was left out")
     )
     samples = None
     if measurement.original is not None:

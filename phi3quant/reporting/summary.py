@@ -1,5 +1,6 @@
 """The verdict: one sentence for each variant."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from phi3quant.reporting import wording
@@ -76,7 +77,7 @@ def _ranks(report: Report, rows: list[Measured]) -> dict[int, str]:
         return {}
     # Rounded as in tables, so that variants that look equal there are equal here.
     ratios = [round(float(row.figures["ratio"]), 4) for row in rated]
-    remarks = {"smallest": [_bytes(report, row) for row in rated]}
+    remarks: dict[str, Sequence[float]] = {"smallest": [_bytes(report, row) for row in rated]}
     if not any(wording.too_few(row.windows) for row in rated):
         remarks = {"closest to the original": ratios, **remarks}
     ranks: dict[int, list[str]] = {}

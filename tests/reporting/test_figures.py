@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from phi3quant.reporting.drawing import SERIES
 from phi3quant.reporting.error_plot import draw_errors
 from phi3quant.reporting.page import render
-from phi3quant.reporting.plots import draw_quality, spread
+from phi3quant.reporting.plots import draw_quality, has_intervals, spread
 from phi3quant.reporting.report import Report
 from phi3quant.reporting.series import Series, legend
 from tests.reporting.pages import parsed, words
@@ -37,7 +37,7 @@ def test_the_error_map_names_its_unit(report: Report) -> None:
     (record,) = report.error_maps
     drawing = draw_errors("errors", record)
     assert "squared error" in drawing
-    assert "output units², per token" in drawing
+    assert "squared output units per token" in drawing
 
 
 def test_legends_name_the_variants(report: Report, page: str) -> None:
@@ -74,5 +74,7 @@ def test_no_interval_is_drawn_from_too_few_windows(report: Report) -> None:
     for windows in (7, 8):
         changed = dataclasses.replace(row, windows=windows)
         measurement = dataclasses.replace(report.measurement, rows=[changed])
-        drawings.add(draw_quality(dataclasses.replace(report, measurement=measurement)))
+        one = dataclasses.replace(report, measurement=measurement)
+        drawings.add(draw_quality(one))
+        assert has_intervals(one) == (windows == 8)
     assert len(drawings) == 2

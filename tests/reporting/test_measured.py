@@ -69,7 +69,7 @@ def test_an_original_that_is_not_here_is_told_and_nothing_scored(
     _, folder, text = made
     monkeypatch.chdir(tmp_path)
     unscored = make_report([folder / "gguf"], text=text)
-    assert "--reference" in unscored.measurement.unscored
+    assert "give its path with reference" in unscored.measurement.unscored
     assert not unscored.measurement.rows[0].figures
     tree = parsed(render(unscored))
     warning = tree.find(".//p[@class='warning']")

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,7 +10,6 @@ from phi3quant.estimating.devices import Fit, known_devices
 from phi3quant.estimating.estimate import Plan, estimate
 from phi3quant.estimating.members import describe
 from phi3quant.evaluation.evaluate import EvaluationText
-from phi3quant.reporting.measured import Measured
 from phi3quant.reporting.memory_tables import device_table
 from phi3quant.reporting.model_table import model_table
 from phi3quant.reporting.outlook import Outlook
@@ -39,9 +39,9 @@ def test_a_model_that_gives_nan_is_called_broken(report: Report) -> None:
     assert "is broken" in summary(dataclasses.replace(report, measurement=found))[0]
 
 
-def with_first_row(report: Report, **changes: object) -> Report:
+def with_first_row(report: Report, **changes: Any) -> Report:
     """The report with a single row, changed."""
-    row: Measured = dataclasses.replace(report.measurement.rows[0], **changes)
+    row = dataclasses.replace(report.measurement.rows[0], **changes)
     measurement = dataclasses.replace(report.measurement, rows=[row])
     return dataclasses.replace(report, measurement=measurement)
 
@@ -116,7 +116,8 @@ def test_the_model_has_its_facts(report: Report) -> None:
     assert row[2] == str(config.num_hidden_layers)
     assert row[-1] == f"{config.vocab_size:,}"
     other = dataclasses.replace(config, vocab_size=config.vocab_size + 1)
-    model = dataclasses.replace(report.variants[0].opened.model, config=other)
+    stored: Any = report.variants[0].opened.model
+    model = dataclasses.replace(stored, config=other)
     opened = dataclasses.replace(report.variants[0].opened, model=model)
     variant = dataclasses.replace(report.variants[0], opened=opened)
     two = dataclasses.replace(report, variants=[variant, *report.variants[1:]])
