@@ -37,6 +37,7 @@ class Device:
         bandwidth: bytes a second that memory gives at most; None if not known.
         basis: where ``usable`` comes from.
         source: where ``memory`` and ``bandwidth`` come from.
+        title: name for people.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Device:
     bandwidth: float | None
     basis: str
     source: str
+    title: str = ""
 
     def verdict(self, needed: int) -> Fit:
         """Whether ``needed`` bytes are to be had."""
@@ -113,4 +115,5 @@ def _device(entry: dict[str, Any], kind: dict[str, Any]) -> Device:
         bandwidth=entry["bandwidth"] * _GB,
         basis=kind["basis"],
         source=entry["source"],
+        title=entry["title"],
     )

@@ -65,12 +65,19 @@ class WorstWindow:
         ratio: the candidate's perplexity over the reference's, in it.
         text: around the token that suffered most.
         token: that token.
+        start, end: its place in ``text``, in characters; equal if it can't be told apart there.
+        reference_top, candidate_top: the token that each model ranked first in its place; None if
+            the comparison didn't keep them.
     """
 
     number: int
     ratio: float
     text: str
     token: str
+    start: int = 0
+    end: int = 0
+    reference_top: str | None = None
+    candidate_top: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -98,16 +105,46 @@ def worst_windows(
     """
     lost = torch.nan_to_num(comparison.candidate.nll - comparison.reference.nll, nan=math.inf)
     means = lost.mean(dim=1)
-    found = []
+    worst = []
     for number in means.argsort(descending=True)[:count].tolist():
+        target = int(lost[number].argmax())
         # Target t is the token at t + 1.
-        at = int(lost[number].argmax()) + 1
+        at = target + 1
         ids = windows[number].tolist()
-        shown = decode(ids[max(0, at - _SHOWN_BEFORE) : at + _SHOWN_AFTER])
-        found.append(
-            WorstWindow(number, exponential(float(means[number])), shown, decode([ids[at]]))
+        text, start, end = _excerpt(ids, at, decode)
+        worst.append(
+            WorstWindow(
+                number,
+                exponential(float(means[number])),
+                text,
+                decode([ids[at]]),
+                start,
+                end,
+                _top(comparison.reference_top, number, target, decode),
+                _top(comparison.candidate_top, number, target, decode),
+            )
         )
-    return found
+    return worst
+
+
+def _excerpt(
+    ids: Sequence[int], at: int, decode: Callable[[Sequence[int]], str]
+) -> tuple[str, int, int]:
+    """Text around a token, and where in it the token starts and ends."""
+    first = max(0, at - _SHOWN_BEFORE)
+    text = decode(ids[first : at + _SHOWN_AFTER])
+    before, through = decode(ids[first:at]), decode(ids[first : at + 1])
+    # A token within a character has no text of its own.
+    if not (through.startswith(before) and text.startswith(through)):
+        return text, 0, 0
+    token = through[len(before) :]
+    return text, len(through) - len(token.lstrip() or token), len(through)
+
+
+def _top(
+    ids: torch.Tensor | None, window: int, target: int, decode: Callable[[Sequence[int]], str]
+) -> str | None:
+    return None if ids is None else decode([int(ids[window, target])])
 
 
 def quantile(values: torch.Tensor, share: float) -> float:

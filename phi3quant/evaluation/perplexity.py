@@ -60,12 +60,16 @@ class Comparison:
         reference, candidate: their scores.
         kl: FP64 [windows, length - 1], KL(reference || candidate) in nats.
         same_top: share of positions where both rank the same token first.
+        reference_top, candidate_top: int32 [windows, length - 1], the token that each ranks first;
+            None if they weren't kept.
     """
 
     reference: Score
     candidate: Score
     kl: torch.Tensor
     same_top: float
+    reference_top: torch.Tensor | None = None
+    candidate_top: torch.Tensor | None = None
 
     def __repr__(self) -> str:
         low, high = self.interval
@@ -139,19 +143,23 @@ def _compare(reference: Predictions, candidate: Predictions, windows: torch.Tens
         if candidate is reference
         else zip(reference(), candidate(), strict=True)
     )
-    own_nll, other_nll, divergence, agreed = [], [], [], 0
+    own_nll, other_nll, divergence, own_top, other_top = [], [], [], [], []
     for (own, other), target in zip(pieces, torch.split(targets, PIECE_ROWS), strict=True):
         own_nll.append(-own.gather(1, target[:, None]).squeeze(1).double())
         other_nll.append(-other.gather(1, target[:, None]).squeeze(1).double())
         divergence.append(
             functional.kl_div(other, own, reduction="none", log_target=True).sum(dim=1).double()
         )
-        agreed += int((own.argmax(dim=1) == other.argmax(dim=1)).sum())
+        own_top.append(own.argmax(dim=1).int())
+        other_top.append(other.argmax(dim=1).int())
     shape = (len(windows), windows.shape[1] - 1)
+    reference_top, candidate_top = torch.cat(own_top), torch.cat(other_top)
     return Comparison(
         Score(torch.cat(own_nll).view(shape)),
         Score(torch.cat(other_nll).view(shape)),
         # The sum of many roundings may end a hair below zero, where KL can't be.
         torch.cat(divergence).view(shape).clamp(min=0),
-        agreed / len(targets),
+        int((reference_top == candidate_top).sum()) / len(targets),
+        reference_top.view(shape),
+        candidate_top.view(shape),
     )

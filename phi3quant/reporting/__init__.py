@@ -1,1 +1,1 @@
-"""A report on what came out of quantizing: gathered, scored, drawn, written as one page."""
+"""Reports on quantized models: facts and scores, figures, and one HTML page."""

@@ -1,4 +1,4 @@
-"""How divergence is spread over the tokens of a text."""
+"""Distribution of the divergence over the tokens of a text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,10 +9,10 @@ import torch
 from phi3quant.evaluation.metrics import plain, quantile
 
 THRESHOLDS: Sequence[float] = tuple(10 ** (step / 4) for step in range(-24, 9))
-"""From 1e-6 to 100 nats, four a decade: where the tokens above are counted."""
+"""Thresholds from 1e-6 to 100 nats, four per decade, at which tokens are counted."""
 
 QUANTILES: Sequence[float] = (0.5, 0.9, 0.99, 0.999, 1.0)
-"""Shares of the tokens that have at most the divergence that is told."""
+"""Shares of the tokens at which quantiles are taken."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Divergence:
     Attributes:
         mean: in nats.
         quantiles: in nats, at QUANTILES.
-        above: for each of THRESHOLDS, the share of tokens with more than that.
+        above: share of tokens with more than each of THRESHOLDS.
     """
 
     mean: float | None
@@ -51,7 +51,7 @@ def divergence(kl: torch.Tensor) -> Divergence:
     """
     flat = kl.flatten()
     finite = torch.nan_to_num(flat, nan=torch.inf)
-    # Median and largest as evaluation.metrics has them, so that a page says each in one way.
+    # Median and maximum as in evaluation.metrics, so that a page never shows two values for one.
     middle = [quantile(flat, share) for share in QUANTILES[1:-1]]
     return Divergence(
         plain(float(flat.mean())),

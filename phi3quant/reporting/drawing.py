@@ -1,4 +1,4 @@
-"""Figures as SVG that takes its colours and letters from the page it stands in."""
+"""Figures as SVG that takes colours and fonts from the surrounding page."""
 
 import io
 import re
@@ -10,21 +10,21 @@ from phi3quant.errors import MissingExtraError
 Axes = Any
 Figure = Any
 Mesh = Any
-"""matplotlib's; it is imported when a figure is drawn."""
+"""Types of matplotlib, which is imported when a figure is drawn."""
 
 WIDTH = 5.0
-"""Inches, at 72 units of the SVG each: near a phone's width, so that letters keep their size."""
+"""Inches, at 72 SVG units each: close to a phone's width, so that text keeps its size."""
 
 INK, FAINT = "#010101", "#020202"
-"""Stand-ins for the page's colours of text and of lines."""
+"""Placeholders for the page's colours of text and of lines."""
 _SERIES = 8
 SERIES = tuple(f"#0303{index:02x}" for index in range(_SERIES))
-"""Stand-ins for the page's colours of series, in turn."""
+"""Placeholders for the page's colours of series, in their order."""
 
 _VARIABLES = {
     INK: "var(--ink)",
     FAINT: "var(--line)",
-    **{stand_in: f"var(--series-{index})" for index, stand_in in enumerate(SERIES)},
+    **{placeholder: f"var(--series-{index})" for index, placeholder in enumerate(SERIES)},
 }
 _SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -50,7 +50,7 @@ _SETTINGS: dict[Any, Any] = {
 
 
 def check_drawing() -> None:
-    """Say before any work that figures can't be drawn.
+    """Check, before any other work, that figures can be drawn.
 
     Raises:
         MissingExtraError: matplotlib isn't installed.
@@ -65,10 +65,10 @@ def draw(name: str, title: str, height: float, fill: Callable[[Figure], None]) -
     """A figure as an ``<svg>`` element.
 
     Args:
-        name: unique on the page; the ids within begin with it.
-        title: read out in place of the picture.
-        height: in inches, beside WIDTH.
-        fill: puts axes into a figure and draws on them, in the stand-in colours.
+        name: prefix of the ids in it, unique on the page.
+        title: text alternative for screen readers.
+        height: in inches.
+        fill: adds axes to a figure and draws on them, in the placeholder colours.
 
     Raises:
         MissingExtraError: matplotlib isn't installed.
@@ -83,25 +83,25 @@ def draw(name: str, title: str, height: float, fill: Callable[[Figure], None]) -
         figure = NewFigure(figsize=(WIDTH, height), layout="constrained")
         FigureCanvasSVG(figure)
         fill(figure)
-        # Dates and versions in a picture would change it from run to run.
-        unsaid = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(content, format="svg", transparent=True, metadata=unsaid)
+        # Dates and versions would make each figure differ from the last.
+        omitted = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(content, format="svg", transparent=True, metadata=omitted)
     return _adopt(content.getvalue(), name, title)
 
 
 def _adopt(drawn: str, name: str, title: str) -> str:
-    """Make a standalone SVG file part of a page."""
+    """Turn a standalone SVG file into an element of a page."""
     element = drawn[drawn.index("<svg") :].strip()
-    # A style within would hold for the whole page.
+    # A <style> in it would apply to the whole page.
     element = re.sub(r"<(metadata|style).*?</\1>", "", element, flags=re.DOTALL)
     head, body = element.split(">", 1)
     box = re.search(r'viewBox="[^"]*"', head)
     assert box is not None
-    # Ids are a page's, not a picture's.
+    # Ids must be unique on the page.
     body = re.sub(r'\bid="', f'id="{name}-', body)
     body = re.sub(r'(xlink:href="|url\()#', rf"\1#{name}-", body).replace("xlink:href", "href")
-    # The page's letters; widths were reckoned with wider ones.
+    # The page's font applies; the layout was computed with a wider one.
     body = re.sub(r"font-family: [^;\"]*;? ?", "", body)
-    for stand_in, variable in _VARIABLES.items():
-        body = body.replace(stand_in, variable)
+    for placeholder, variable in _VARIABLES.items():
+        body = body.replace(placeholder, variable)
     return f'<svg {box[0]} role="img" aria-label="{title}">{body}'

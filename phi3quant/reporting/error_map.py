@@ -1,4 +1,4 @@
-"""Errors of each layer's matrices, as manifests record them."""
+"""Quantization errors of each layer's matrices, from manifests."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,21 +10,21 @@ from phi3quant.reporting.stated import listed, mapping, number
 from phi3quant.reporting.variant import Variant
 
 BLOCK = "block"
-"""Title of what a block as a whole gives out, beside its matrices."""
+"""Column title of the error of a whole block."""
 
 
 @dataclass(frozen=True)
 class ErrorMap:
-    """What quantizing each matrix cost, for variants that share their codes.
+    """Error of each matrix, for variants that share their codes.
 
     Attributes:
         names: of those variants.
-        kinds: the columns: the blocks' matrices, then BLOCK.
+        kinds: columns: the matrices of a block, then BLOCK.
         errors: [layers][kinds], squared error of the output per token (of a matrix, before
             compensation) or mean squared error (of a block).
-        relative: [layers][kinds], the same over that of rounding to nearest.
+        relative: [layers][kinds], ratio to the error of rounding to nearest.
         fell_back: layers where rounding to nearest was kept.
-        compensated: [layers], the matrices whose codes make up for one another's errors.
+        compensated: [layers], matrices whose codes compensate each other's errors (GPTQ).
     """
 
     names: Sequence[str]
@@ -47,9 +47,9 @@ class ErrorMap:
 
 
 def error_maps(variants: Sequence[Variant]) -> list[ErrorMap]:
-    """The maps of all variants that record errors; those with equal records share one.
+    """Error maps of the variants that record errors; variants with equal records share one.
 
-    A record of another number of blocks than the model has is another model's, and left out.
+    Records with a wrong number of blocks belong to another model and are left out.
     """
     sharing: dict[str, list[Variant]] = {}
     for variant in variants:
@@ -75,7 +75,7 @@ def _map(variants: Sequence[Variant]) -> ErrorMap:
 
 
 def _pairs(block: Mapping[str, Any]) -> Iterator[tuple[float | None, float | None]]:
-    """Errors as chosen and as rounded to nearest, for each column."""
+    """Error of the chosen codes and of rounding to nearest, for each column."""
     linears = mapping(block.get("linears"))
     for kind in LINEARS:
         entry = mapping(linears.get(kind))

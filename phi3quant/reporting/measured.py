@@ -1,7 +1,8 @@
-"""How good each variant is: scored here beside the original, or as its manifest says."""
+"""Quality of each variant: scored against the original, or from its manifest."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from phi3quant.errors import InputError, Phi3QuantError
@@ -19,15 +20,15 @@ from phi3quant.source.locate import Located, locate
 
 @dataclass(frozen=True)
 class Measured:
-    """One way of running one variant.
+    """Scores of a variant, run in one way.
 
     Attributes:
-        name: the variant's; with the accuracy level where there are several.
-        variant: which of the report's variants.
+        name: of the variant, with the accuracy level if there are several.
+        variant: index among the report's variants.
         figures: from evaluation.metrics.figures or a manifest; may be empty.
         divergence: over the tokens; None if it wasn't scored here.
-        worst: windows of text in which it lost most, likewise.
-        windows: windows of text that the figures are of; None if that isn't known.
+        worst: windows of text with the greatest loss; empty if it wasn't scored here.
+        windows: number of scored windows; None if it isn't known.
     """
 
     name: str
@@ -44,21 +45,29 @@ class Measured:
             "variant": self.variant,
             "figures": dict(self.figures) or None,
             "divergence": self.divergence.as_json() if self.divergence else None,
-            "worst_windows": [window.as_json() for window in self.worst],
+            "worst_windows": [
+                {
+                    **window.as_json(),
+                    "reference_top": window.reference_top,
+                    "variant_top": window.candidate_top,
+                }
+                for window in self.worst
+            ],
         }
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """All variants' figures.
+    """Scores of all variants.
 
     Attributes:
-        rows: one for each way of running each variant.
+        rows: one for each way of running each variant, the default way first.
         reference: figures of the original; empty if they aren't known.
-        reference_name: what it is called.
-        reference_bytes: of its weights; None if it wasn't opened.
-        text: what was scored, with hashes; empty if variants were verified on different texts.
-        unscored: why nothing was scored here; empty if it was.
+        reference_name: name of the original.
+        reference_bytes: size of its weights; None if it wasn't opened.
+        text: evaluation text with hashes; empty if variants were verified on different texts.
+        unscored: reason why nothing was scored here; empty if it was.
+        original: location of the original; None if nothing was scored here.
     """
 
     rows: Sequence[Measured]
@@ -67,6 +76,15 @@ class Measurement:
     reference_bytes: int | None
     text: Mapping[str, Any]
     unscored: str = ""
+    original: Located | None = None
+
+    @property
+    def first_rows(self) -> list[Measured]:
+        """The default way of running each variant."""
+        first: dict[int, Measured] = {}
+        for row in self.rows:
+            first.setdefault(row.variant, row)
+        return list(first.values())
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -84,23 +102,25 @@ class Measurement:
 
 def measure(
     variants: Sequence[Variant],
-    reference: str | None,
+    reference: str | Path | None,
     text: EvaluationText,
     progress: Progress = bars,
 ) -> Measurement:
-    """Score variants beside their original; without it, take what their manifests say.
+    """Score variants against their original; without it, use the figures in their manifests.
 
     Args:
         variants: at least one.
-        reference: the original; None: the one that the manifests name, if it is here.
-        text: what to score on.
-        progress: is told of the blocks.
+        reference: the original; None: the one named in the manifests, if it is here.
+        text: evaluation text.
+        progress: display of the blocks done.
 
     Raises:
-        Phi3QuantError: a given reference or the text can't be used.
+        Phi3QuantError: the reference that was passed, or the text, can't be used.
     """
     if reference is not None:
-        return _scored(variants, Located(locate(reference).path, reference), text, progress)
+        located = locate(reference)
+        original = Located(located.path, str(reference), located.revision)
+        return _scored(variants, original, text, progress)
     try:
         original = _original(variants)
     except Phi3QuantError as error:
@@ -109,11 +129,11 @@ def measure(
 
 
 def from_manifests(variants: Sequence[Variant], unscored: str) -> Measurement:
-    """What the manifests say of the verification after quantizing; no model is run.
+    """Figures of the verification after quantizing, from manifests; no model is run.
 
     Args:
         variants: at least one.
-        unscored: why.
+        unscored: reason why nothing is scored.
     """
     stated = [mapping(variant.manifest.get("verification")) for variant in variants]
     texts = [mapping(each.get("text")) for each in stated if each]
@@ -129,11 +149,11 @@ def from_manifests(variants: Sequence[Variant], unscored: str) -> Measurement:
             Measured(
                 variant.name + way,
                 index,
-                found,
+                scores,
                 windows=number(mapping(each.get("text")).get("windows")),
             )
-            for way, found in ways.items()
-            if found or not way
+            for way, scores in ways.items()
+            if scores or not way
         ]
     sources = {str(variant.opened.source.get("name", "")) for variant in variants}
     return Measurement(
@@ -147,39 +167,38 @@ def from_manifests(variants: Sequence[Variant], unscored: str) -> Measurement:
 
 
 def _original(variants: Sequence[Variant]) -> Located:
-    """The checkpoint that all variants were made from.
+    """The checkpoint that is the source of all variants.
 
     Raises:
-        InputError: they were made from several, it isn't here, or it is another by now.
+        InputError: there are several, it isn't here, or its weights have changed.
     """
     sources = [variant.opened.source for variant in variants]
     for variant, source in zip(variants, sources, strict=True):
         if not isinstance(source.get("name"), str):
             raise InputError(
-                f"{variant.name} doesn't say what it was made from; --reference names that"
+                f"{variant.name} doesn't record its source; name the original with --reference"
             )
         if weights_of(source) != weights_of(sources[0]):
             raise InputError(
-                f"{variant.name} was made from another model than {variants[0].name}; "
-                "--reference says what to hold both against"
+                f"{variant.name} and {variants[0].name} have different sources; name one original "
+                "for both with --reference"
             )
     name, revision = sources[0]["name"], sources[0].get("revision")
     try:
-        found = locate(name, revision if isinstance(revision, str) else None)
+        located = locate(name, revision if isinstance(revision, str) else None)
         described = manifest.describe_source(
-            found, manifest.source_files(found, open_artifact(found).model.files)
+            located, manifest.source_files(located, open_artifact(located).model.files)
         )
     except Phi3QuantError:
         raise InputError(
-            f"{name}, which {variants[0].name} was made from, isn't here; "
-            "--reference says where it is"
+            f"{name}, the source of {variants[0].name}, isn't here; give its path with --reference"
         ) from None
     if weights_of(described) != weights_of(sources[0]):
         raise InputError(
-            f"{name} has other weights than the one that {variants[0].name} was made from; "
-            "--reference says where that is"
+            f"{name} has other weights than the source of {variants[0].name}; give the path of the "
+            "source with --reference"
         )
-    return Located(found.path, name, found.revision)
+    return Located(located.path, name, located.revision)
 
 
 def _scored(
@@ -190,12 +209,12 @@ def _scored(
     result = evaluate(models, text, progress=progress)
     windows, _ = text_windows(text, opened.tokenizer, opened.config)
     rows = []
-    for given, comparison, origin in zip(
+    for name, comparison, origin in zip(
         result.names, result.comparisons, result.origins, strict=True
     ):
         if origin == 0:
             continue
-        way = given.removeprefix(str(models[origin]))
+        way = name.removeprefix(str(models[origin]))
         rows.append(
             Measured(
                 variants[origin - 1].name + way,
@@ -212,4 +231,5 @@ def _scored(
         original.name,
         opened.model.weight_bytes,
         result.text,
+        original=original,
     )

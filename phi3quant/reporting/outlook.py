@@ -1,4 +1,4 @@
-"""What a variant takes while it runs, and which devices have that."""
+"""Memory of a running variant, and the devices that have it."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -21,18 +21,18 @@ from phi3quant.reporting.stated import mapping
 from phi3quant.reporting.variant import Variant
 
 CONTEXTS = (1024, 2048, 4096)
-"""Tokens, as far as a model goes."""
+"""Context lengths in tokens; longer ones than the model's are cut."""
 _VERDICT_KV = "f16"
-"""Of the cache that verdicts count with: what runtimes take unless told otherwise."""
+"""Type of the KV cache for verdicts: the default of runtimes."""
 
 
 @dataclass(frozen=True)
 class DeviceOutlook:
-    """What a device makes of a variant.
+    """A variant on a device.
 
     Attributes:
-        device: it.
-        verdict: at the longest of the contexts.
+        device: with its memory.
+        verdict: whether it fits at the longest of the contexts.
         largest_context: tokens that fit, with the entitlement if there is one; 0 if none do.
     """
 
@@ -47,8 +47,8 @@ class Outlook:
 
     Attributes:
         name: the variant's.
-        memory: at each context, with each type of cache.
-        devices: what each makes of it.
+        memory: at each context, with each type of KV cache.
+        devices: verdict of each.
     """
 
     name: str
@@ -72,12 +72,12 @@ class Outlook:
 
 
 def outlooks(variants: Sequence[Variant]) -> list[Outlook]:
-    """Those of the variants that runtimes on phones read: GGUF and ONNX."""
+    """Outlooks of the variants in formats for phones, GGUF and ONNX."""
     return [_outlook(variant) for variant in variants if _runs(variant) in (GGUF, ONNX)]
 
 
 def contexts(config: Phi3Config) -> list[int]:
-    """CONTEXTS as far as a model goes, in tokens."""
+    """CONTEXTS within the limit of a model, in tokens."""
     return sorted({min(config.max_position_embeddings, tokens) for tokens in CONTEXTS})
 
 
@@ -92,19 +92,20 @@ def _outlook(variant: Variant) -> Outlook:
     ]
     longest = max(contexts(config))
     needed = run_memory(config, artifact, longest, _VERDICT_KV, options).needed
-    found = []
+    devices = []
     for device in known_devices():
         limit = device.usable if device.entitled is None else device.entitled
         most = largest_context(config, artifact, limit, _VERDICT_KV, options)
-        found.append(DeviceOutlook(device, device.verdict(needed), most))
-    return Outlook(variant.name, memory, found)
+        devices.append(DeviceOutlook(device, device.verdict(needed), most))
+    return Outlook(variant.name, memory, devices)
 
 
 def _artifact(variant: Variant) -> Artifact:
-    """The variant as the estimates of memory take it: of its tensors only their bytes count."""
-    found = variant.inspection
-    weights = SizedTensor("weights", found.format, (1,), found.weight_bytes)
-    return Artifact(_runs(variant), found.format, (weights,), found.weight_bytes, None)
+    """The variant in the form that estimates of memory take; they need only its bytes."""
+    inspection = variant.inspection
+    nbytes = inspection.weight_bytes
+    weights = SizedTensor("weights", inspection.format, (1,), nbytes)
+    return Artifact(_runs(variant), inspection.format, (weights,), nbytes, None)
 
 
 def _runs(variant: Variant) -> str:
@@ -112,7 +113,7 @@ def _runs(variant: Variant) -> str:
 
 
 def _options(variant: Variant) -> OnnxOptions:
-    """How an ONNX folder takes and gives numbers: what its manifest says, or the default."""
+    """Number format of an ONNX folder's inputs and outputs, from its manifest or the default."""
     recipe = mapping(variant.manifest.get("recipe"))
     io = mapping(recipe.get("onnx")).get("io", recipe.get("io"))
     if isinstance(variant.opened.model, OnnxModel) and isinstance(io, str) and io in FLOATS:

@@ -1,4 +1,4 @@
-"""A report as one HTML page that needs nothing besides itself."""
+"""A report as one self-contained HTML page."""
 
 from pathlib import Path
 from typing import Any
@@ -8,23 +8,30 @@ from markupsafe import Markup
 
 from phi3quant.disk.output import clear_os_errors, write_bytes
 from phi3quant.errors import OutputError
-from phi3quant.reporting import tables
+from phi3quant.evaluation.paired_statistics import FEW_WINDOWS
+from phi3quant.reporting import tables, wording
+from phi3quant.reporting.error_plot import draw_errors
 from phi3quant.reporting.memory_tables import device_table, memory_table
-from phi3quant.reporting.plots import draw_divergence, draw_errors, draw_quality
+from phi3quant.reporting.model_table import model_table
+from phi3quant.reporting.plots import draw_divergence, draw_quality, has_intervals
 from phi3quant.reporting.provenance_table import provenance_table
 from phi3quant.reporting.report import Report
-from phi3quant.reporting.summary import summary
-from phi3quant.reporting.wording import ratio
+from phi3quant.reporting.series import legend
+from phi3quant.reporting.summary import verdicts
 from phi3quant.version import tool_version
 from phi3quant.visible import visible
 
 _MARK = b'<meta name="generator" content="phi3quant report'
-"""By which a page is known as one of ours."""
+"""Start of the element that marks a page as a report of phi3quant."""
 _MARK_WITHIN = 2048
 
 
-def render(report: Report) -> str:
-    """The page.
+def render(report: Report, output: str | Path = "report.html") -> str:
+    """The page as HTML.
+
+    Args:
+        report: contents.
+        output: file name in the command that reproduces the page.
 
     Raises:
         MissingExtraError: matplotlib isn't installed.
@@ -45,26 +52,34 @@ def render(report: Report) -> str:
         version=tool_version(),
         report=report,
         measurement=report.measurement,
-        summary=summary(report),
-        variants=tables.variant_table(report),
+        command=report.invocation.command(output) if report.invocation else "",
+        verdicts=verdicts(report),
+        model=model_table(report),
+        legend=legend(report),
+        artifacts=report.artifacts,
+        variants=tables.variant_table(report, report.artifacts),
+        ways=tables.ways_table(report),
         quality=_markup(draw_quality(report)),
-        divergences=tables.divergence_table(report),
+        divergences=tables.divergence_table(report, report.artifacts),
         divergence=_markup(draw_divergence(report)),
         maps=maps,
-        numbered=tables.numbered,
-        ratio=ratio,
+        wording=wording,
+        intervals=has_intervals(report),
+        few_windows=FEW_WINDOWS,
         memory=memory_table(report.outlooks),
-        devices=device_table(report.outlooks),
+        devices=device_table(report.outlooks, fits=False),
+        devices_that_fit=device_table(report.outlooks, fits=True),
         provenance=[provenance_table(variant) for variant in report.variants],
     )
 
 
-def check_page(path: Path, *, overwrite: bool) -> None:
-    """Refuse to put a page in the place of a file that is no such page.
+def check_page(path: str | Path, *, overwrite: bool) -> None:
+    """Refuse to replace a file that isn't a report.
 
     Raises:
-        OutputError: ``path`` is something else, and there is no leave to replace it.
+        OutputError: ``path`` is another kind of file, and ``overwrite`` is false.
     """
+    path = Path(path)
     if overwrite or not path.exists():
         return
     with clear_os_errors(path), path.open("rb") as file:
@@ -75,23 +90,23 @@ def check_page(path: Path, *, overwrite: bool) -> None:
             )
 
 
-def write_page(path: Path, report: Report) -> int:
+def write_page(path: str | Path, report: Report) -> int:
     """Write the page, atomically; returns its size in bytes.
 
     Raises:
         MissingExtraError: matplotlib isn't installed.
         OutputError: the file can't be written.
     """
-    content = render(report).encode()
-    write_bytes(path, content)
+    content = render(report, path).encode()
+    write_bytes(Path(path), content)
     return len(content)
 
 
 def _markup(drawn: str | None) -> Markup | None:
-    """A drawing as markup: it holds this project's words and numbers, nothing from outside."""
+    """A drawing as markup; it has no text from outside."""
     return None if drawn is None else Markup(drawn)  # noqa: S704 - see above
 
 
 def _seen(value: Any) -> Any:
-    """What a template puts out; markup is left alone."""
+    """Visible form of a template's output; markup is left unchanged."""
     return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value

@@ -1,4 +1,4 @@
-"""Where a variant came from, in rows."""
+"""Provenance of a variant, in rows."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -11,7 +11,9 @@ from phi3quant.reporting.variant import Variant
 def provenance_table(variant: Variant) -> Table:
     """Source, recipe, calibration, verification, versions and hashes of one variant."""
     rows = [list(row) for row in _rows(variant)]
-    note = "" if variant.manifest else "It carries no manifest: nothing says how it was made."
+    note = (
+        "" if variant.manifest else "It has no manifest, so its recipe and its source aren't known."
+    )
     return Table(variant.name, ["", ""], rows, 2, note)
 
 
@@ -19,9 +21,9 @@ def _rows(variant: Variant) -> Iterator[tuple[str, str]]:
     manifest, source = variant.manifest, variant.opened.source
     if source:
         revision = f", revision {source['revision']}" if source.get("revision") else ""
-        yield "made from", f"{source.get('name')}{revision}"
+        yield "source", f"{source.get('name')}{revision}"
     for name, digest in mapping(source.get("sha256")).items():
-        yield f"source's {name}", f"{digest}"
+        yield f"{name} of the source", f"{digest}"
     for title in ("recipe", "calibration", "verification", "tools"):
         stated = mapping(manifest.get(title))
         if title == "verification":
@@ -34,14 +36,14 @@ def _rows(variant: Variant) -> Iterator[tuple[str, str]]:
 
 _TITLES = {
     "recipe": "recipe",
-    "calibration": "calibrated on",
-    "verification": "verified on",
-    "tools": "made with",
+    "calibration": "calibration text",
+    "verification": "verification text",
+    "tools": "versions",
 }
 
 
 def listing(values: Mapping[str, Any]) -> str:
-    """An object in one line, objects in it in brackets."""
+    """An object on one line, nested objects in brackets."""
     return ", ".join(f"{key} {_value(value)}" for key, value in values.items())
 
 

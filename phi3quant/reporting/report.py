@@ -1,14 +1,17 @@
-"""All that a report says, before it takes a form."""
+"""The contents of a report, before they take a form."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from phi3quant.evaluation.evaluate import EvaluationText
 from phi3quant.progress import Progress, bars
+from phi3quant.reporting.answers import SampleAnswers, sample_answers
 from phi3quant.reporting.error_map import ErrorMap, error_maps
-from phi3quant.reporting.measured import Measurement, from_manifests, measure
+from phi3quant.reporting.invocation import Invocation, invocation
+from phi3quant.reporting.measured import Measured, Measurement, from_manifests, measure
 from phi3quant.reporting.outlook import Outlook, outlooks
 from phi3quant.reporting.variant import Variant, open_variants
 from phi3quant.version import tool_version
@@ -18,56 +21,94 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True)
 class Report:
-    """What is known of some variants.
+    """Facts and figures of variants of a model.
 
     Attributes:
-        variants: the artifacts, in the order of the page.
-        measurement: how good they are.
-        error_maps: errors per layer and kind, of those that record them.
-        outlooks: memory and devices, of those that runtimes on phones read.
+        variants: artifacts, in the order of the page.
+        measurement: quality of each.
+        error_maps: errors per layer and matrix, of variants that record them.
+        outlooks: memory and devices, of variants in a format for phones.
+        samples: answers to the same prompts; None if nothing was scored.
+        invocation: the command that makes the same report; None if it isn't known.
+        created: time of the report, in UTC; None if it isn't known.
     """
 
     variants: Sequence[Variant]
     measurement: Measurement
     error_maps: Sequence[ErrorMap]
     outlooks: Sequence[Outlook]
+    samples: SampleAnswers | None = None
+    invocation: Invocation | None = None
+    created: datetime | None = None
+
+    @property
+    def artifacts(self) -> list[Measured]:
+        """Figures of each variant, run the way its file asks for, under the variant's name."""
+        return [
+            replace(row, name=self.variants[row.variant].name)
+            for row in self.measurement.first_rows
+        ]
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
         return {
             "schema": SCHEMA_VERSION,
             "phi3quant": tool_version(),
+            "created": self.created.isoformat() if self.created else None,
+            "command": self.invocation.command() if self.invocation else None,
             "variants": [variant.as_json() for variant in self.variants],
             **self.measurement.as_json(),
+            "samples": self.samples.as_json() if self.samples else None,
             "error_maps": [each.as_json() for each in self.error_maps],
             "outlooks": [each.as_json() for each in self.outlooks],
         }
 
 
 def make_report(
-    runs: Sequence[str | Path],
-    reference: str | None = None,
+    runs: str | Path | Sequence[str | Path],
+    reference: str | Path | None = None,
     text: EvaluationText | None = None,
     *,
     scored: bool = True,
     progress: Progress = bars,
 ) -> Report:
-    """Gather what is known of artifacts, and score them where their original is here.
+    """Gather the facts of artifacts, and score them if their original is here.
 
     Args:
-        runs: output folders, .gguf files, ONNX folders; formats in a folder are taken along.
-        reference: the original; None: the one that the manifests name.
-        text: what to score on.
-        scored: whether to score at all.
-        progress: is told of the blocks.
+        runs: one or more output folders, .gguf files or ONNX folders; a folder stands for all
+            formats in it.
+        reference: the original; None: the one named in the manifests.
+        text: evaluation text; None: the bundled one that suits the model.
+        scored: run the models; otherwise quality figures come from the manifests.
+        progress: display of the work done.
 
     Raises:
         Phi3QuantError: an artifact, the reference or the text can't be used.
+
+    Examples:
+        >>> from phi3quant.reporting.page import write_page
+        >>> report = make_report("out", text=EvaluationText(max_tokens=4096))  # doctest: +SKIP
+        >>> write_page("report.html", report)  # doctest: +SKIP
     """
+    runs = [runs] if isinstance(runs, str | Path) else runs
+    text = text or EvaluationText()
     variants = open_variants(runs)
     measurement = (
-        measure(variants, reference, text or EvaluationText(), progress)
+        measure(variants, reference, text, progress)
         if scored
-        else from_manifests(variants, "scoring was left out (--no-score)")
+        else from_manifests(variants, "scoring was left out")
     )
-    return Report(variants, measurement, error_maps(variants), outlooks(variants))
+    samples = None
+    if measurement.original is not None:
+        models = [(measurement.reference_name, measurement.original.path)]
+        models += [(variant.name, variant.path) for variant in variants]
+        samples = sample_answers(models, progress)
+    return Report(
+        variants,
+        measurement,
+        error_maps(variants),
+        outlooks(variants),
+        samples,
+        invocation(runs, reference, text, scored=scored),
+        datetime.now(UTC).replace(microsecond=0),
+    )

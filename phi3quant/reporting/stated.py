@@ -1,4 +1,4 @@
-"""Values out of manifests, which come from anywhere: of the type that is wanted, or nothing."""
+"""Values from untrusted manifests, checked for their type."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -20,10 +20,10 @@ def number(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
-        found = float(value)
+        converted = float(value)
     except OverflowError:
         return None
-    return found if math.isfinite(found) else None
+    return converted if math.isfinite(converted) else None
 
 
 def interval(value: Any) -> tuple[float, float] | None:

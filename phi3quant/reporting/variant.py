@@ -1,4 +1,4 @@
-"""An artifact that a report is on: where it lies, how large it is, how it was made."""
+"""An artifact in a report: its files, its size and its recipe."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,8 +20,8 @@ class Variant:
     """One artifact.
 
     Attributes:
-        name: its path as it was given.
-        opened: with tokenizer and manifest.
+        name: path as it was given.
+        opened: model with tokenizer and manifest.
         inspection: sizes and hashes.
     """
 
@@ -31,22 +31,22 @@ class Variant:
 
     @property
     def path(self) -> Path:
-        """Of its folder or file."""
+        """Folder or file."""
         return self.opened.path
 
     @property
     def config(self) -> Phi3Config:
-        """Its sizes."""
+        """Architecture."""
         return self.opened.config
 
     @property
     def manifest(self) -> Mapping[str, Any]:
-        """What it says of itself; empty if it says nothing."""
+        """Manifest; empty if it has none."""
         return self.opened.manifest
 
     @property
     def method(self) -> str:
-        """What chose its codes, as tables show it; empty if nothing says."""
+        """Quantization method for tables; empty if it isn't recorded."""
         recipe = self.opened.recipe
         method = METHODS.get(str(recipe.get("method")))
         if method is None:
@@ -56,42 +56,42 @@ class Variant:
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
-        found = self.inspection
+        inspection = self.inspection
         return {
             "name": self.name,
-            "format": found.format,
+            "format": inspection.format,
             "method": self.method or None,
-            "bytes": found.weight_bytes,
-            "parameters": found.parameters,
-            "bits_per_weight": found.bits_per_weight,
-            "sha256": found.sha256,
+            "bytes": inspection.weight_bytes,
+            "parameters": inspection.parameters,
+            "bits_per_weight": inspection.bits_per_weight,
+            "sha256": inspection.sha256,
             "manifest": dict(self.manifest) or None,
         }
 
 
 def open_variants(runs: Sequence[str | Path]) -> list[Variant]:
-    """Open artifacts, and those in the folders within each; one that is named twice counts once.
+    """Open artifacts and the formats in their subfolders; duplicates count once.
 
     Args:
         runs: output folders, .gguf files, ONNX folders.
 
     Raises:
-        InputError: none was given.
-        Phi3QuantError: one of them can't be read.
+        InputError: ``runs`` is empty.
+        Phi3QuantError: an artifact can't be read.
     """
     places: dict[Path, str] = {}
     for run in runs:
         for name in _within(run):
             places.setdefault(locate(name).path.resolve(), name)
     if not places:
-        raise InputError("there is nothing to report on; give the output folder of a run")
+        raise InputError("there are no artifacts to report on; give the output folder of a run")
     return [_open(name) for name in places.values()]
 
 
 def _within(run: str | Path) -> Iterator[str]:
     yield str(run)
     if Path(run).is_dir():
-        yield from (str(found.parent) for found in sorted(Path(run).glob(f"*/{MANIFEST}")))
+        yield from (str(file.parent) for file in sorted(Path(run).glob(f"*/{MANIFEST}")))
 
 
 def _open(name: str) -> Variant:

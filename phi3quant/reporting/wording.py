@@ -16,39 +16,77 @@ def size(nbytes: float) -> str:
 
 def ratio(value: object) -> str:
     """A ratio of perplexities."""
-    found = number(value)
-    return UNKNOWN if found is None else f"{found:.4f}"
+    known = number(value)
+    return UNKNOWN if known is None else f"{known:.4f}"
+
+
+def change(value: float) -> str:
+    """A ratio as a signed change in percent.
+
+    Examples:
+        >>> change(1.0437).replace("\N{NO-BREAK SPACE}", " ")
+        '+4.4 %'
+    """
+    return f"{_percent(value, _digits_of_change(value))}{_GAP}%"
+
+
+def change_interval(ends: tuple[float, float]) -> str:
+    """An interval of ratios as changes in percent, both with as many digits."""
+    digits = max(map(_digits_of_change, ends))
+    low, high = (_percent(end, digits) for end in ends)
+    return f"{low} to {high}{_GAP}%"
+
+
+def _percent(value: float, digits: int) -> str:
+    # Adding zero takes the sign from a negative zero.
+    return f"{round(100 * (value - 1), digits) + 0.0:+,.{digits}f}"
+
+
+def _digits_of_change(value: float) -> int:
+    """Decimals that leave about two significant digits of a change in percent."""
+    size = abs(100 * (value - 1))
+    return 0 if size >= 99.95 else 1 if size >= 0.995 else 2
 
 
 def ends(value: object, windows: object) -> str:
-    """A confidence interval of a ratio from some number of windows, unless they are too few."""
-    found, count = interval(value), number(windows)
-    if found is None:
-        return UNKNOWN
-    return TOO_FEW if too_few(count) else f"{found[0]:.4f}-{found[1]:.4f}"
+    """A confidence interval of a ratio, if the number of windows allows one."""
+    known = interval(value)
+    if too_few(number(windows)):
+        return TOO_FEW
+    return UNKNOWN if known is None else f"{known[0]:.4f}-{known[1]:.4f}"
 
 
 def too_few(windows: float | None) -> bool:
-    """Whether an interval is of too few windows to be shown; None: their number is unknown."""
+    """Whether windows are too few for an interval; None: their number is unknown."""
     return windows is not None and windows < FEW_WINDOWS
 
 
 def share(value: object) -> str:
     """A share in percent."""
-    found = number(value)
-    return UNKNOWN if found is None else f"{100 * found:.1f}{_GAP}%"
+    known = number(value)
+    return UNKNOWN if known is None else f"{100 * known:.1f}{_GAP}%"
+
+
+def whole_share(value: float) -> str:
+    """A share in whole percent."""
+    return f"{100 * value:.0f}{_GAP}%"
 
 
 def short(value: object) -> str:
-    """A figure of no fixed size, such as a divergence: three digits of it."""
-    return _digits(value, 3)
+    """A figure of any magnitude, such as a divergence, with three digits."""
+    return _significant(value, 3)
 
 
 def perplexity(value: object) -> str:
     """A perplexity."""
-    return _digits(value, 4)
+    return _significant(value, 4)
 
 
-def _digits(value: object, count: int) -> str:
-    found = number(value)
-    return UNKNOWN if found is None else f"{found:#.{count}g}".removesuffix(".")
+def token(text: str) -> str:
+    """A token with its spaces and line breaks made visible."""
+    return text.replace(" ", "␣").replace("\n", "↵") or "(empty)"
+
+
+def _significant(value: object, count: int) -> str:
+    known = number(value)
+    return UNKNOWN if known is None else f"{known:#.{count}g}".removesuffix(".")
