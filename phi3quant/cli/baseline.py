@@ -30,7 +30,7 @@ def baseline() -> None:
 
 @dataclass(frozen=True)
 class _Creation:
-    """How a baseline file is created."""
+    """Options of creating a baseline file."""
 
     output: Path
     reference: str | None

@@ -20,7 +20,7 @@ from phi3quant.units import count
 
 @dataclass(frozen=True)
 class _Answering:
-    """How models answer, apart from the sampling."""
+    """Options of answers, apart from the sampling."""
 
     raw: bool
     max_new_tokens: int | None

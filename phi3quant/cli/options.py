@@ -60,7 +60,7 @@ def group(name: str, kind: Callable[..., object], *options: Decorator[Any]) -> D
 
 @dataclass(frozen=True)
 class Running:
-    """How a command runs and reports.
+    """Options of running and reporting that all commands share.
 
     Attributes:
         threads: for matrix products; None: one for each core.
