@@ -78,10 +78,10 @@ def test_a_slow_model_is_cut_short_and_the_rest_left_out(monkeypatch: pytest.Mon
 
 
 def test_nothing_is_generated_where_nothing_is_scored(
-    made: tuple[Path, Path, EvaluationText], monkeypatch: pytest.MonkeyPatch
+    quantized: tuple[Path, Path, EvaluationText], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(answers, "generate", pytest.fail)
-    _, folder, text = made
+    _, folder, text = quantized
     unscored = make_report(str(folder / "gguf"), text=text, scored=False)
     assert unscored.samples is None
     assert parsed(render(unscored)).find(".//section[@id='samples']") is None
