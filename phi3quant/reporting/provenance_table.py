@@ -23,7 +23,7 @@ def _rows(variant: Variant) -> Iterator[tuple[str, str]]:
         revision = f", revision {source['revision']}" if source.get("revision") else ""
         yield "source", f"{source.get('name')}{revision}"
     for name, digest in mapping(source.get("sha256")).items():
-        yield f"{name} of the source", f"{digest}"
+        yield f"source {name}", f"{digest}"
     for title in ("recipe", "calibration", "verification", "tools"):
         stated = mapping(manifest.get(title))
         if title == "verification":

@@ -59,7 +59,7 @@ def _loss(row: Measured) -> str:
         return loss
     low, high = ends
     unclear = "; no difference shown" if low <= 1 <= high else ""
-    return f"{loss} (95 % interval {wording.change_interval(ends)}{unclear})"
+    return f"{loss} (95\N{NO-BREAK SPACE}% interval {wording.change_interval(ends)}{unclear})"
 
 
 def _size(report: Report, row: Measured) -> str:

@@ -45,7 +45,7 @@ def test_terminal_page_and_json_say_the_same(run: Callable[..., Result]) -> None
         assert f"{row['figures']['ratio']:.4f}" in text
         assert f"{row['divergence']['quantiles']['0.999']:#.3g}" in text
         assert f"{row['worst_windows'][0]['ratio']:.4f}" in text
-    assert "No manifest here records errors" in page
+    assert "The manifests record no errors" in page
     assert [path.name for path in Path().iterdir()] == ["report.html"]
 
 

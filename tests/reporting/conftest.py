@@ -13,11 +13,11 @@ from phi3quant.run.recipe import Calibration, Recipe
 
 
 @pytest.fixture(scope="session")
-def made(
+def quantized(
     tmp_path_factory: pytest.TempPathFactory, checkpoint_folder: Callable[[str], Path], prose: Path
 ) -> tuple[Path, Path, EvaluationText]:
     """The original, a run with three formats, and the evaluation text."""
-    folder = tmp_path_factory.mktemp("made") / "out"
+    folder = tmp_path_factory.mktemp("quantized") / "out"
     recipe = Recipe(
         formats=("compressed-tensors", "gguf", "onnx"),
         calibration=Calibration(prose, samples=8, length=64),
@@ -27,8 +27,8 @@ def made(
 
 
 @pytest.fixture(scope="session")
-def report(made: tuple[Path, Path, EvaluationText]) -> Report:
-    original, folder, text = made
+def report(quantized: tuple[Path, Path, EvaluationText]) -> Report:
+    original, folder, text = quantized
     return make_report([folder], str(original), text)
 
 

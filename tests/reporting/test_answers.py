@@ -73,15 +73,15 @@ def test_a_slow_model_is_cut_short_and_the_rest_left_out(monkeypatch: pytest.Mon
     models = [(str(number), Path("a")) for number in range(4)]
     samples = sample_answers(models, silent, clock=lambda: now[0])
     assert samples.rows[0].answers[0].text == "one two "
-    assert samples.rows[0].answers[0].note == "cut short after 20 s"
-    assert samples.rows[-1].answers[-1].note.startswith("left out: the time limit of 120 s")
+    assert samples.rows[0].answers[0].note == "cut short after 30 s"
+    assert samples.rows[-1].answers[-1].note.startswith("left out: the time limit of 240 s")
 
 
 def test_nothing_is_generated_where_nothing_is_scored(
-    made: tuple[Path, Path, EvaluationText], monkeypatch: pytest.MonkeyPatch
+    quantized: tuple[Path, Path, EvaluationText], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(answers, "generate", pytest.fail)
-    _, folder, text = made
+    _, folder, text = quantized
     unscored = make_report(str(folder / "gguf"), text=text, scored=False)
     assert unscored.samples is None
     assert parsed(render(unscored)).find(".//section[@id='samples']") is None

@@ -26,10 +26,10 @@ def test_without_matplotlib_the_extra_is_named(
 
 @pytest.mark.parametrize("value", [None, 0.0, -1.0, 1e-300, 1e300])
 def test_odd_errors_are_drawn_all_the_same(report: Report, value: float | None) -> None:
-    (found,) = report.error_maps
-    odd = [[value, *found.errors[0][1:]], [value] * len(found.kinds)]
+    (record,) = report.error_maps
+    odd = [[value, *record.errors[0][1:]], [value] * len(record.kinds)]
     for rows in (odd, odd[1:]):
-        other = dataclasses.replace(found, errors=rows, relative=rows)
+        other = dataclasses.replace(record, errors=rows, relative=rows)
         assert draw_errors("odd", other).endswith("</svg>")
 
 

@@ -24,16 +24,16 @@ from tests.reporting.pages import parsed, words
 
 
 def test_figures_are_those_of_the_evaluation(
-    report: Report, made: tuple[Path, Path, EvaluationText]
+    report: Report, quantized: tuple[Path, Path, EvaluationText]
 ) -> None:
-    original, folder, text = made
+    original, folder, text = quantized
     scored = evaluate([original, folder, folder / "gguf"], text)
     for row, comparison in zip(report.measurement.rows, scored.comparisons[1:], strict=False):
         assert row.figures == figures(comparison, reference=False)
     kl = scored.comparisons[1].kl.numpy().ravel()
-    found = report.measurement.rows[0].divergence
-    assert found is not None
-    assert found.quantiles[1:-1] == pytest.approx(np.quantile(kl, QUANTILES[1:-1]), rel=1e-9)
+    over_tokens = report.measurement.rows[0].divergence
+    assert over_tokens is not None
+    assert over_tokens.quantiles[1:-1] == pytest.approx(np.quantile(kl, QUANTILES[1:-1]), rel=1e-9)
     assert [row.variant for row in report.measurement.rows] == [0, 1, 2, 2]
     assert [row.name.removeprefix(str(folder)) for row in report.measurement.rows] == [
         *("", "/gguf", "/onnx (level 4)", "/onnx (level 0)"),
@@ -41,32 +41,32 @@ def test_figures_are_those_of_the_evaluation(
 
 
 def test_formats_of_one_run_share_one_map_of_errors(report: Report) -> None:
-    (found,) = report.error_maps
-    assert len(found.names) == 3
+    (record,) = report.error_maps
+    assert len(record.names) == 3
     blocks = report.variants[0].manifest["blocks"]
-    assert found.errors[1][0] == blocks[1]["linears"]["qkv_proj"]["error"]
-    assert found.relative[1][-1] == pytest.approx(blocks[1]["error_ratio"])
+    assert record.errors[1][0] == blocks[1]["linears"]["qkv_proj"]["error"]
+    assert record.relative[1][-1] == pytest.approx(blocks[1]["error_ratio"])
 
 
 @given(st.lists(st.floats(1e-9, 99.0), min_size=1, max_size=50))
 def test_shares_above_are_counts(values: list[float]) -> None:
-    found = divergence(torch.tensor(values, dtype=torch.float64))
+    over_tokens = divergence(torch.tensor(values, dtype=torch.float64))
     kept = np.array(values)
-    assert list(found.above) == pytest.approx([(kept > at).mean() for at in THRESHOLDS])
-    assert found.quantiles[-1] == max(values)
+    assert list(over_tokens.above) == pytest.approx([(kept > at).mean() for at in THRESHOLDS])
+    assert over_tokens.quantiles[-1] == max(values)
 
 
 def test_nan_is_above_every_threshold_and_has_no_quantile() -> None:
-    found = divergence(torch.tensor([math.nan, 1e-9], dtype=torch.float64))
-    assert set(found.above) == {0.5}
-    assert found.mean is None
-    assert found.quantiles[-1] is None
+    over_tokens = divergence(torch.tensor([math.nan, 1e-9], dtype=torch.float64))
+    assert set(over_tokens.above) == {0.5}
+    assert over_tokens.mean is None
+    assert over_tokens.quantiles[-1] is None
 
 
-def test_an_original_that_is_not_here_is_told_and_nothing_scored(
-    made: tuple[Path, Path, EvaluationText], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_missing_original_is_named_and_nothing_is_scored(
+    quantized: tuple[Path, Path, EvaluationText], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, folder, text = made
+    _, folder, text = quantized
     monkeypatch.chdir(tmp_path)
     unscored = make_report([folder / "gguf"], text=text)
     assert "give its path with reference" in unscored.measurement.unscored
@@ -78,31 +78,31 @@ def test_an_original_that_is_not_here_is_told_and_nothing_scored(
 
 
 def test_another_model_of_that_name_is_not_taken_for_the_original(
-    made: tuple[Path, Path, EvaluationText],
+    quantized: tuple[Path, Path, EvaluationText],
     checkpoint_folder: Callable[[str], Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    original, folder, text = made
+    original, folder, text = quantized
     (tmp_path / original.resolve().name).symlink_to(checkpoint_folder("mha"))
     monkeypatch.chdir(tmp_path)
-    found = make_report([folder / "gguf"], text=text).measurement
-    assert found.unscored.startswith(f"{original.resolve().name} has other weights")
+    measurement = make_report([folder / "gguf"], text=text).measurement
+    assert measurement.unscored.startswith(f"{original.resolve().name} has other weights")
 
 
-def test_a_folder_without_its_manifest_says_so(
-    made: tuple[Path, Path, EvaluationText], tmp_path: Path
+def test_a_missing_manifest_is_reported(
+    quantized: tuple[Path, Path, EvaluationText], tmp_path: Path
 ) -> None:
-    original, folder, text = made
+    original, folder, text = quantized
     bare = tmp_path / "bare"
     bare.mkdir()
     for path in folder.iterdir():
         if path.is_file() and path.name != MANIFEST:
             (bare / path.name).symlink_to(path)
-    found = make_report([bare], str(original), text)
-    assert provenance_table(found.variants[0]).note.startswith("It has no manifest")
-    assert found.measurement.rows[0].figures["ratio"] > 0
-    assert not found.error_maps
+    scored = make_report([bare], str(original), text)
+    assert provenance_table(scored.variants[0]).note.startswith("It has no manifest")
+    assert scored.measurement.rows[0].figures["ratio"] > 0
+    assert not scored.error_maps
     unscored = make_report([bare], text=text)
     assert "doesn't record its source" in unscored.measurement.unscored
 

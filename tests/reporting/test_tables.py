@@ -20,9 +20,9 @@ from phi3quant.reporting.wording import TOO_FEW, change, change_interval, ends
 
 
 def test_memory_and_verdicts_are_those_of_the_estimate(
-    report: Report, made: tuple[Path, Path, EvaluationText]
+    report: Report, quantized: tuple[Path, Path, EvaluationText]
 ) -> None:
-    original, _, _ = made
+    original, _, _ = quantized
     expected = estimate(describe(str(original)), Plan(gguf_type="q4_0"), known_devices())
     gguf, onnx = report.outlooks
     assert [each.needed for each in gguf.memory] == [each.needed for each in expected.memory]
@@ -35,8 +35,8 @@ def test_memory_and_verdicts_are_those_of_the_estimate(
 def test_a_model_that_gives_nan_is_called_broken(report: Report) -> None:
     row = report.measurement.rows[0]
     broken = dataclasses.replace(row, figures={**row.figures, "not_finite": 3, "ratio": None})
-    found = dataclasses.replace(report.measurement, rows=[broken])
-    assert "is broken" in summary(dataclasses.replace(report, measurement=found))[0]
+    measurement = dataclasses.replace(report.measurement, rows=[broken])
+    assert "is broken" in summary(dataclasses.replace(report, measurement=measurement))[0]
 
 
 def with_first_row(report: Report, **changes: Any) -> Report:

@@ -64,10 +64,12 @@ def test_any_manifest_can_be_reported_on(report: Report, manifest: dict[str, Any
     opened: Artifact = dataclasses.replace(report.variants[0].opened, manifest=manifest)
     variant: Variant = dataclasses.replace(report.variants[0], opened=opened)
     maps = error_maps([variant])
-    told = Report([variant], from_manifests([variant], "not asked for"), maps, outlooks([variant]))
-    assert len(variant_table(told).rows) >= 1
+    untrusted = Report(
+        [variant], from_manifests([variant], "not asked for"), maps, outlooks([variant])
+    )
+    assert len(variant_table(untrusted).rows) >= 1
     assert provenance_table(variant).rows
     for each in maps:
         assert len(error_table(each).rows) == len(manifest["blocks"])
-    assert summary(told)
-    assert model_table(told).rows
+    assert summary(untrusted)
+    assert model_table(untrusted).rows
