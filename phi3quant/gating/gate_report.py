@@ -93,7 +93,7 @@ def as_markdown(report: CheckReport) -> str:
     lines = [
         f"### {_MARKS[report.verdict]} phi3quant check: {report.verdict.value}",
         "",
-        f"{code_span(report.artifact)} beside {code_span(report.baseline)}",
+        f"{code_span(report.artifact)} against {code_span(report.baseline)}",
         "",
         "| check | verdict | |",
         "|---|---|---|",
