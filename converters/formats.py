@@ -82,7 +82,7 @@ def _opened(path: Path) -> StoredWeights:
         raise CheckpointError(f"{path}/config.json: quantization_config is not an object")
     store = open_tensors(path)
     if _all_plain(store, config):
-        return _plain_in_spite_of(described, path, config)
+        return _open_plain(described, path, config)
     for layout in LAYOUTS.values():
         try:
             stated = layout.recognise(described)
@@ -127,14 +127,12 @@ def _all_plain(store: TensorFolder, config: Phi3Config) -> bool:
     return all(tensor is not None and tensor.dtype in FLOAT_DTYPES for tensor in stored)
 
 
-def _plain_in_spite_of(
-    described: Mapping[str, Any], path: Path, config: Phi3Config
-) -> StoredWeights:
+def _open_plain(described: Mapping[str, Any], path: Path, config: Phi3Config) -> StoredWeights:
     """Open a plain checkpoint whose config.json still has a quantization_config."""
     if described.get("transform_config") not in (None, {}, {"config_groups": {}}):
         raise CheckpointError(
             f"{path}: the quantization_config has a transform_config, which changes the model and "
-            "can't be read"
+            "isn't supported; use the original checkpoint"
         )
     opened = open_checkpoint(path, config)
     method = described.get("quant_method")

@@ -34,6 +34,7 @@ OPTIONS: Mapping[str, str] = {
     "--memory": "memory",
     "--no-score": "scored=False",
     "--overwrite": "overwrite=True",
+    "--reason": "reason",
     "--reference": "reference",
     "--resume": "Conduct(resume=True)",
     "--sym": "symmetric=True",

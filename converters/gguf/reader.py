@@ -105,7 +105,7 @@ def open_gguf(path: Path) -> GgufCheckpoint:
     Raises:
         CheckpointError: it is not a Phi-3 GGUF file, or a tensor is missing or mis-shaped.
     """
-    model = read_gguf(_the_file(path))
+    model = read_gguf(_single_file(path))
     embedding = model.tensors.get(outer_name(EMBEDDING))
     if embedding is None or len(embedding.shape) != 2:
         raise CheckpointError(f"{path} has no embedding")
@@ -130,7 +130,7 @@ def is_gguf(path: Path) -> bool:
     return path.suffix == GGUF_SUFFIX or starts_with(path, GGUF_MAGIC)
 
 
-def _the_file(path: Path) -> Path:
+def _single_file(path: Path) -> Path:
     if not path.is_dir():
         return path
     files = sorted(path.glob("*.gguf"))

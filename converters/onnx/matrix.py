@@ -41,7 +41,7 @@ class Matrix(Protocol):
 
         Raises:
             CheckpointError: a value doesn't fit FP16.
-            SchemeError: a group's scale doesn't.
+            SchemeError: a group's scale doesn't fit FP16.
         """
 
     def multiply(

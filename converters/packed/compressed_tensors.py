@@ -73,7 +73,7 @@ _BY_INDEX = ("group", "dynamic")
 """Values of actorder with groups of columns that are not consecutive."""
 _ADVICE = (
     "; load it with transformers (CompressedTensorsConfig(run_compressed=False)) and save it as "
-    "BF16, or take the original checkpoint"
+    "BF16, or use the original checkpoint"
 )
 
 

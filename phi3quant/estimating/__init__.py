@@ -1,1 +1,1 @@
-"""Sizes, memory and speed limits of a model that needn't exist yet; nothing here loads torch."""
+"""Estimates of size, memory and speed for models that need not exist yet, without loading torch."""

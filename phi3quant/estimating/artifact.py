@@ -1,4 +1,4 @@
-"""A model in a format, as the sizes of its tensors and files."""
+"""Estimated artifacts: sizes of a model's tensors and files in a format."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -23,19 +23,19 @@ from phi3quant.quant.scheme import QuantScheme
 
 GGUF, ONNX = "gguf", "onnx"
 FORMATS = (GGUF, ONNX, *PACKED)
-"""Formats that sizes are told of."""
+"""Formats with size estimates."""
 
-# What a graph and the manifest inside it take, as exports of 4 and of 30 blocks have it.
+# Bytes of a graph and the manifest inside it, fitted to exports of 4 and 30 blocks.
 _GRAPH_BYTES, _GRAPH_BYTES_PER_BLOCK = 3_300, 5_040
-# Bytes of a vocabulary's entry in a GGUF file: text, its length, score and type. Of Phi-3's.
+# Bytes per vocabulary entry of Phi-3 in a GGUF file: text, its length, score and type.
 _ENTRY_BYTES = 24
-# Keys and values other than the vocabulary's.
+# Bytes of all other keys and values.
 _METADATA_BYTES = 2_500
 
 
 @dataclass(frozen=True)
 class SizedTensor:
-    """A tensor as it is stored: its type as the format names it, shape and bytes."""
+    """Stored tensor: type by the format's name for it, shape and bytes."""
 
     name: str
     type: str
@@ -45,17 +45,17 @@ class SizedTensor:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A model in a format.
+    """Model in a format.
 
     Attributes:
-        format: one of FORMATS.
-        kind: which of the format's forms, for people: a GGUF type, or how ONNX stores embedding
-            and head.
-        tensors: all of them, in the order of writing; their sizes are exact.
-        file_bytes: of the files that hold weights, with their headers and, in GGUF, vocabulary.
+        format: an entry of FORMATS.
+        kind: variant of the format, for display: a GGUF type, or the storage of embedding and head
+            in ONNX.
+        tensors: all tensors in the order of writing, with exact sizes.
+        file_bytes: bytes of the files with weights, including headers and GGUF's vocabulary.
             Tensors and headers of safetensors are exact, the rest is estimated.
-        embedding: name of the tensors that a token reads a single row of; None if a tied head
-            reads them whole.
+        embedding: common start of the names of tensors from which a token reads a single row; None
+            if a tied head reads them as a whole.
     """
 
     format: str
@@ -66,7 +66,7 @@ class Artifact:
 
     @property
     def name(self) -> str:
-        """For people, such as ``gguf Q4_0``."""
+        """Name for display, such as ``gguf Q4_0``."""
         return f"{self.format} {self.kind}"
 
     @cached_property
@@ -76,7 +76,7 @@ class Artifact:
 
     @cached_property
     def read_per_token(self) -> int:
-        """Bytes of weights that decoding a token reads: all but an embedding's other rows."""
+        """Bytes of weights that decoding a token reads: all except other rows of an embedding."""
         unread = self.embedding
         return sum(
             tensor.nbytes // (tensor.shape[0] if unread and tensor.name.startswith(unread) else 1)
@@ -85,7 +85,7 @@ class Artifact:
 
     @cached_property
     def rearranged(self) -> int:
-        """Bytes of the quantized matrices, except an embedding that rows are looked up in."""
+        """Bytes of the quantized matrices, except the embedding."""
         first = self.embedding or self.tensors[0].name
         return sum(
             tensor.nbytes
@@ -94,12 +94,12 @@ class Artifact:
         )
 
     def bits_per_weight(self, parameters: int) -> float:
-        """Stored bits over the model's parameters."""
+        """Stored bits per parameter of the model."""
         return 8 * self.nbytes / parameters
 
 
 def gguf(model: Described, kind: FileType) -> Artifact:
-    """A GGUF file of a kind.
+    """Estimate a GGUF file with the types of ``kind``.
 
     Raises:
         SchemeError: a type doesn't fit the model's rows.
@@ -112,16 +112,15 @@ def gguf(model: Described, kind: FileType) -> Artifact:
     entries = sum(8 + len(t.name) + 4 + 8 * len(t.shape) + 4 + 8 for t in tensors)
     header = entries + _METADATA_BYTES + manifest_room(config) + _vocabulary_bytes(model)
     padded = sum(-(-tensor.nbytes // ALIGNMENT) * ALIGNMENT for tensor in tensors)
-    whole = config.tie_word_embeddings
-    embedding = None if whole else outer_name(EMBEDDING)
+    embedding = None if config.tie_word_embeddings else outer_name(EMBEDDING)
     return Artifact(GGUF, kind.name, tuple(tensors), header + padded, embedding)
 
 
 def onnx(model: Described, scheme: QuantScheme | None, options: OnnxOptions) -> Artifact:
-    """An ONNX folder.
+    """Estimate an ONNX folder.
 
     Raises:
-        SchemeError: the operators can't hold it.
+        SchemeError: the operators can't hold the scheme, the options or the model.
     """
     config = model.config
     check_onnx(scheme, config, options)
@@ -143,15 +142,15 @@ def onnx(model: Described, scheme: QuantScheme | None, options: OnnxOptions) -> 
 
 
 def packed(model: Described, scheme: QuantScheme, layout: str) -> Artifact:
-    """A packed folder.
+    """Estimate a packed folder.
 
     Args:
-        model: of these sizes.
-        scheme: of its codes.
+        model: model to estimate.
+        scheme: scheme of its codes.
         layout: a key of converters.packed.sizes.PACKED.
 
     Raises:
-        SchemeError: the layout can't hold it.
+        SchemeError: the layout can't hold the scheme or the model.
     """
     matrix, check = PACKED[layout]
     check(scheme, model.config)
@@ -164,16 +163,16 @@ def packed(model: Described, scheme: QuantScheme, layout: str) -> Artifact:
 
 
 def _vocabulary_bytes(model: Described) -> int:
-    """Of the tokenizer in a GGUF file: from the model's own files, or as Phi-3's is."""
-    found = _tokenizer(model.folder)
-    if not found:
+    """Bytes of the tokenizer in a GGUF file, from the model's files or like Phi-3's."""
+    described = _tokenizer(model.folder)
+    if not described:
         return _ENTRY_BYTES * model.config.vocab_size
-    section = found.get("model")
+    section = described.get("model")
     section = section if isinstance(section, Mapping) else {}
     texts = {str(piece) for piece in _items(section, "vocab")}
-    added = _items(found, "added_tokens")
+    added = _items(described, "added_tokens")
     texts |= {str(token.get("content")) for token in added if isinstance(token, Mapping)}
-    # Lengths of 8 bytes, types of 4, scores of 4, which stand there for sentencepiece only.
+    # Each entry has a length of 8 bytes and a type of 4, and for SentencePiece a score of 4.
     entries = sum(map(_bytes, texts)) + 12 * model.config.vocab_size
     fillers = max(0, model.config.vocab_size - len(texts))
     entries += fillers * len("[PAD00000]")
@@ -187,9 +186,9 @@ def _vocabulary_bytes(model: Described) -> int:
 
 
 def _items(section: Mapping[str, Any], key: str) -> Collection[Any]:
-    """A list or the keys of an object; nothing in place of anything else."""
-    found = section.get(key)
-    return found if isinstance(found, list | dict) else ()
+    """A list, or the keys of an object; empty for any other value."""
+    items = section.get(key)
+    return items if isinstance(items, list | dict) else ()
 
 
 def _bytes(text: str) -> int:
@@ -197,7 +196,7 @@ def _bytes(text: str) -> int:
 
 
 def _tokenizer(folder: Path | None) -> dict[str, Any]:
-    """The tokenizer of a folder as far as it can be read; an estimate gets by without."""
+    """Contents of a folder's tokenizer.json; empty if it is missing or can't be read."""
     try:
         return {} if folder is None else read_json_if_there(folder / "tokenizer.json")
     except CheckpointError:

@@ -1,4 +1,4 @@
-"""Devices, and whether a model fits them."""
+"""Devices that a model may run on, and their verdicts."""
 
 import difflib
 import json
@@ -25,18 +25,18 @@ class Fit(Enum):
 
 @dataclass(frozen=True)
 class Device:
-    """A device, or a class of them.
+    """Device, or class of devices.
 
     Attributes:
-        name: on the command line.
-        kind: what it is, for people.
-        memory: bytes of RAM, or VRAM.
-        usable: bytes that one app can have.
-        entitled: bytes that it can have with the platform's entitlement; None if there is none.
-        entitlement: its name.
-        bandwidth: bytes a second that memory gives at most; None if not known.
-        basis: where ``usable`` comes from.
-        source: where ``memory`` and ``bandwidth`` come from.
+        name: name on the command line.
+        kind: kind of device, for display.
+        memory: bytes of RAM or VRAM.
+        usable: bytes that a single app can use.
+        entitled: bytes that an app can use with the platform's entitlement; None without one.
+        entitlement: name of the entitlement; None without one.
+        bandwidth: peak bandwidth of the memory in bytes per second; None if unknown.
+        basis: basis of ``usable``.
+        source: source of ``memory`` and ``bandwidth``.
         title: name for people.
     """
 
@@ -52,7 +52,7 @@ class Device:
     title: str = ""
 
     def verdict(self, needed: int) -> Fit:
-        """Whether ``needed`` bytes are to be had."""
+        """Whether ``needed`` bytes are available, possibly with the entitlement."""
         if needed <= self.usable:
             return Fit.FITS
         if self.entitled is not None and needed <= self.entitled:
@@ -61,17 +61,17 @@ class Device:
 
 
 def known_devices() -> list[Device]:
-    """All devices of the data file."""
+    """All devices in the data file."""
     file = resources.files("phi3quant") / "assets" / "estimates" / "devices.json"
-    read = json.loads(file.read_text(encoding="utf-8"))
-    return [_device(entry, read["kinds"][entry["kind"]]) for entry in read["devices"]]
+    content = json.loads(file.read_text(encoding="utf-8"))
+    return [_device(entry, content["kinds"][entry["kind"]]) for entry in content["devices"]]
 
 
 def choose_devices(names: Sequence[str]) -> list[Device]:
-    """Devices by their names.
+    """Look up devices by name.
 
     Raises:
-        InputError: there is none of that name; the message says which is nearest.
+        InputError: a name is unknown; the message suggests the nearest one.
     """
     known = {device.name: device for device in known_devices()}
     chosen = []
@@ -82,14 +82,14 @@ def choose_devices(names: Sequence[str]) -> list[Device]:
             hint = f"; did you mean {near[0]}?" if near else ""
             raise InputError(
                 f"there is no device {name!r}{hint} (known are {', '.join(known)}; "
-                "for others give --memory, and --bandwidth)"
+                "for others pass --memory and --bandwidth)"
             )
         chosen.append(known[asked])
     return chosen
 
 
 def custom_device(memory: int, bandwidth: float | None) -> Device:
-    """A device of which ``memory`` bytes can be used, as they are given."""
+    """Device with ``memory`` bytes, all of them usable."""
     return Device(
         name=size(memory),
         kind="given",

@@ -1,4 +1,4 @@
-"""Everything that can be said of a model before it is made."""
+"""Estimates of a model before it is quantized: formats, memory, devices, cost."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -28,17 +28,17 @@ from phi3quant.quant.scheme import QuantScheme
 
 @dataclass(frozen=True)
 class Plan:
-    """What would be made, and how it would be used.
+    """Planned artifact and its use.
 
     Attributes:
-        scheme: of the codes.
+        scheme: scheme of the codes.
         method: rtn, awq or gptq.
-        format: a key of phi3quant.estimating.artifact.FORMATS: whose memory is told.
-        gguf_type: a key of converters.gguf.type_policy.FILE_TYPES, in any case; None: the type that
-            holds the scheme's codes.
-        onnx: the layout of ONNX.
-        contexts: tokens, each of them; None: 1024, 2048 and 4096, as far as the model goes.
-        kv_type: of the cache, for the verdicts.
+        format: an entry of artifact.FORMATS, for the memory and device estimates.
+        gguf_type: a key of converters.gguf.type_policy.FILE_TYPES, in any case; None for the type
+            that holds the scheme's codes.
+        onnx: layout of ONNX.
+        contexts: lengths of context in tokens; None for 1024, 2048 and 4096, up to the model's.
+        kv_type: type of the cache, for the verdicts.
     """
 
     scheme: QuantScheme = field(default_factory=QuantScheme)
@@ -52,14 +52,14 @@ class Plan:
 
 @dataclass(frozen=True)
 class DeviceFit:
-    """What a device makes of an artifact.
+    """Verdict on an artifact for a device.
 
     Attributes:
-        device: it.
-        verdict: at the longest context asked for.
-        largest_context: tokens that fit as it is.
-        entitled_context: tokens that fit with the entitlement; None if there is none.
-        ceiling: tokens a second that its memory can't exceed; None if its bandwidth isn't known.
+        device: the device.
+        verdict: verdict at the longest planned context.
+        largest_context: longest context that fits without an entitlement, in tokens.
+        entitled_context: longest context that fits with the entitlement; None without one.
+        ceiling: limit on tokens per second by memory bandwidth; None if that is unknown.
     """
 
     device: Device
@@ -71,17 +71,17 @@ class DeviceFit:
 
 @dataclass(frozen=True)
 class Estimate:
-    """An estimate.
+    """Estimate of a model.
 
     Attributes:
-        model: whose.
-        plan: of what.
-        chosen: the artifact whose memory is told.
-        others: the other formats and types that can hold the scheme.
-        refused: formats that can't, and why.
-        memory: of ``chosen`` at each context, in each type of cache.
-        verdicts: of each device.
-        cost: of quantizing.
+        model: estimated model.
+        plan: planned artifact and its use.
+        chosen: artifact in the planned format, for the memory and device estimates.
+        others: artifacts in all formats and types that can hold the model.
+        refused: formats that can't hold it, with reasons.
+        memory: memory of ``chosen`` for each context and type of cache.
+        verdicts: verdicts for each device.
+        cost: memory and disk needed to quantize.
     """
 
     model: Described
@@ -95,14 +95,14 @@ class Estimate:
 
     @property
     def fits(self) -> bool:
-        """Whether all devices can run it, with an entitlement if need be."""
-        return all(found.verdict is not Fit.NO for found in self.verdicts)
+        """Whether all devices can run it, if necessary with an entitlement."""
+        return all(fit.verdict is not Fit.NO for fit in self.verdicts)
 
     def as_json(self, *, tensors: bool = False) -> dict[str, Any]:
-        """All of it as plain values.
+        """The estimate as JSON values.
 
         Args:
-            tensors: with every tensor of the chosen artifact.
+            tensors: whether to list every tensor of the chosen artifact.
         """
         return {
             "model": self.model.name,
@@ -114,7 +114,7 @@ class Estimate:
             "formats": [self._described(other) for other in self.others],
             "refused": dict(self.refused),
             "memory": [_memory(entry) for entry in self.memory],
-            "devices": [_verdict(found) for found in self.verdicts],
+            "devices": [_verdict(fit) for fit in self.verdicts],
             "quantizing": asdict(self.cost),
             "fits": self.fits,
         }
@@ -138,7 +138,7 @@ def estimate(model: Described, plan: Plan, devices: Sequence[Device]) -> Estimat
 
     Raises:
         SchemeError: the format can't hold the scheme, or the cache's type doesn't fit the heads.
-        ConfigError: the model has no such context.
+        ConfigError: a context is longer than the model's.
     """
     config = model.config
     for context in plan.contexts or ():
@@ -178,7 +178,7 @@ def _chosen(model: Described, plan: Plan) -> Artifact:
 
 
 def _all_formats(model: Described, plan: Plan) -> tuple[list[Artifact], list[tuple[str, str]]]:
-    """Every format and type that can hold the model, and why others can't."""
+    """Artifacts in all formats and types that can hold the model, and reasons for the others."""
     layouts = [
         plan.onnx,
         OnnxOptions(embedding="int4", head="int8"),
@@ -193,14 +193,14 @@ def _all_formats(model: Described, plan: Plan) -> tuple[list[Artifact], list[tup
         for number, layout in enumerate(dict.fromkeys(layouts))
     ]
     makers += [(f"{GGUF} {name}", partial(gguf, model, kind)) for name, kind in FILE_TYPES.items()]
-    made: list[Artifact] = []
+    artifacts: list[Artifact] = []
     refused: list[tuple[str, str]] = []
     for name, make in makers:
         try:
-            made.append(make())
+            artifacts.append(make())
         except SchemeError as error:
             refused.append((name, str(error)))
-    return made, refused
+    return artifacts, refused
 
 
 def _judge(
@@ -230,11 +230,11 @@ def _memory(entry: RunMemory) -> dict[str, Any]:
     }
 
 
-def _verdict(found: DeviceFit) -> dict[str, Any]:
+def _verdict(fit: DeviceFit) -> dict[str, Any]:
     return {
-        **asdict(found.device),
-        "verdict": found.verdict.value,
-        "largest_context": found.largest_context,
-        "entitled_context": found.entitled_context,
-        "tokens_per_second_ceiling": found.ceiling,
+        **asdict(fit.device),
+        "verdict": fit.verdict.value,
+        "largest_context": fit.largest_context,
+        "entitled_context": fit.entitled_context,
+        "tokens_per_second_ceiling": fit.ceiling,
     }

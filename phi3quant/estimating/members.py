@@ -1,4 +1,4 @@
-"""What to estimate: a member of the family by its name, or a config.json."""
+"""Models to estimate: members of the family by name, or any config.json."""
 
 import difflib
 import json
@@ -15,18 +15,18 @@ from phi3quant.model.config import Phi3Config, parse_config, read_config, read_c
 from phi3quant.source.bundled import BUNDLED, bundled_folder
 
 _EXPECTED_GQA = 8
-"""Key-value heads that model cards of third parties give Phi-3-mini, wrongly."""
+"""Key-value heads of Phi-3-mini according to some third-party model cards, wrongly."""
 
 
 @dataclass(frozen=True)
 class Described:
-    """A model as far as an estimate needs it.
+    """Facts of a model that an estimate needs.
 
     Attributes:
-        name: for people.
-        config: its sizes. The factors of a named member's LongRoPE are all 1: they take room, but
-            their values don't matter here.
-        folder: with its tokenizer, where there is one.
+        name: name for display.
+        config: configuration of the model. For named members all LongRoPE factors are 1, since only
+            their number matters here.
+        folder: folder with the tokenizer; None for named members.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Described:
 
     @property
     def warnings(self) -> list[str]:
-        """What people get wrong about this model's memory."""
+        """Warnings about common mistakes with this model's memory."""
         config = self.config
         notes = []
         if config.queries_per_key_value == 1 and config.num_attention_heads > _EXPECTED_GQA:
@@ -64,21 +64,21 @@ class Described:
 
 
 def family() -> dict[str, Mapping[str, Any]]:
-    """The named members: ``config`` and ``aliases`` of each."""
+    """Named members of the family, each with ``config`` and ``aliases``."""
     file = resources.files("phi3quant") / "assets" / "estimates" / "family.json"
-    found: dict[str, Mapping[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
-    return found
+    members: dict[str, Mapping[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
+    return members
 
 
 def describe(model: str | None) -> Described:
-    """Find what is meant.
+    """Look up a model.
 
     Args:
-        model: a member's name; a folder or a config.json, of which nothing else is needed; or None
-            for the bundled model.
+        model: name of a member, path of a config.json or of a folder with one, or None for the
+            bundled model.
 
     Raises:
-        ModelNotFoundError: it is none of these; the message names the nearest member.
+        ModelNotFoundError: there is no such model; the message suggests the nearest member.
         ConfigError: config.json is not Phi-3 or contradicts itself.
     """
     if model is None or (model == BUNDLED and not Path(model).exists()):
@@ -98,13 +98,13 @@ def describe(model: str | None) -> Described:
     near = difflib.get_close_matches(asked, names, n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
     raise ModelNotFoundError(
-        f"{model} is no folder, no config.json and no member of the family{hint} "
+        f"{model} is not a folder, a config.json or a member of the family{hint} "
         f"(known are {', '.join(members)})"
     )
 
 
 def _member(raw: Mapping[str, Any]) -> Phi3Config:
-    """Its configuration, with ones for the factors of LongRoPE."""
+    """Configuration of a member, with ones for the factors of LongRoPE."""
     if raw.get("rope_scaling") != "longrope":
         return parse_config(raw)
     head_dim = raw["hidden_size"] // raw["num_attention_heads"]

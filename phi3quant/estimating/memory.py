@@ -1,4 +1,4 @@
-"""Memory that a model takes while it runs, and how fast it can decode at most."""
+"""Memory of a running model, and the limit on its decoding speed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,38 +15,38 @@ KV_TYPES: Mapping[str, tuple[int, int]] = {
     "q8_0": (32, 34),
     "q4_0": (32, 18),
 }
-"""Types of a KV cache: so many values in so many bytes."""
+"""Types of a KV cache: values in a block, and bytes of a block."""
 
 LLAMA_KV = ("f16", "q8_0", "q4_0")
-"""What llama.cpp can keep its cache in."""
+"""Types of cache in llama.cpp."""
 
-# llama.cpp computes so many tokens of a prompt at once.
+# Tokens of a prompt that llama.cpp computes at once.
 _BATCH = 512
-# Widths of hidden states that its graph holds at once, found by its own reports.
+# Hidden states that its graph holds at once, according to its reports.
 _HIDDEN_WIDTHS = 5
-# Of the runtime itself: code, vocabulary, graph.
+# Bytes of the runtimes themselves, least and most: code, vocabulary, graph.
 _LLAMA_RUNTIME = (10_000_000, 60_000_000)
 _ONNX_RUNTIME = (20_000_000, 130_000_000)
-# onnxruntime rearranges codes, and turns plain matrices, when it loads them: at Phi-3-mini's size,
-# 3.0 GB were dirty after 128 tokens with 2.5 GB of weights.
+# onnxruntime rearranges codes, and transposes plain matrices, when it loads them. At Phi-3-mini's
+# size with 2.5 GB of weights, 3.0 GB were dirty after 128 tokens.
 _ONNX_COPY = 1.2
 
 
 @dataclass(frozen=True)
 class RunMemory:
-    """Bytes in use at a context.
+    """Bytes in use with a full context.
 
     Attributes:
-        context: tokens.
-        kv_type: of the cache.
-        weights: mapped from the file, so that the system can drop and read them again (clean).
-        touched: what of them every token reads; other rows of an embedding are read when their
-            token comes up.
-        kv: the cache of ``context`` tokens; dirty.
-        kv_in_window: what of it a sliding window looks at.
-        buffers: for computing, least and most; dirty.
-        runtime: the runtime's own, least and most; dirty.
-        copies: most that rearranged weights take, dirty; mapped ones are then read only once.
+        context: tokens in the context.
+        kv_type: type of the cache.
+        weights: weights mapped from the file; clean, so the system can drop and reread them.
+        touched: part of the weights that every token reads; other rows of an embedding are read
+            when their token occurs.
+        kv: cache of ``context`` tokens; dirty.
+        kv_in_window: part of the cache inside the sliding window.
+        buffers: buffers of the computation, least and most; dirty.
+        runtime: memory of the runtime itself, least and most; dirty.
+        copies: rearranged weights, at most; dirty. The mapped weights are then read only once.
     """
 
     context: int
@@ -61,23 +61,23 @@ class RunMemory:
 
     @property
     def dirty(self) -> tuple[int, int]:
-        """What the system can't drop: least without, most with rearranged weights."""
+        """Bytes that the system can't drop: least without, most with rearranged weights."""
         least = self.kv + self.buffers[0] + self.runtime[0]
         return least, self.kv + self.buffers[1] + self.runtime[1] + self.copies
 
     @property
     def needed(self) -> int:
-        """What must be there to run well: weights or their copy once, all else at its most."""
+        """Bytes needed to run well: weights or their copy, and the most of everything else."""
         return max(self.weights, self.copies) + self.kv + self.buffers[1] + self.runtime[1]
 
     @property
     def resident(self) -> tuple[int, int]:
-        """What a system may show as resident: at most, weights and copies both."""
+        """Bytes that a system may show as resident; the most includes weights and copies."""
         return self.touched + self.dirty[0], self.weights + self.dirty[1]
 
 
 def kv_bytes(config: Phi3Config, kv_type: str, tokens: int) -> int:
-    """Bytes of the keys and values of so many tokens.
+    """Bytes of the keys and values of ``tokens`` tokens.
 
     Raises:
         SchemeError: heads aren't a whole number of the type's blocks.
@@ -93,33 +93,33 @@ def kv_bytes(config: Phi3Config, kv_type: str, tokens: int) -> int:
 
 
 def check_context(config: Phi3Config, context: int) -> None:
-    """Refuse a context that the model doesn't have.
+    """Refuse a context that is longer than the model's.
 
     Raises:
-        ConfigError: it is longer than the model's.
+        ConfigError: it is longer.
     """
     if context > config.max_position_embeddings:
         raise ConfigError(
-            f"a context of {context:,} tokens is impossible: the model's config says "
-            f"{config.max_position_embeddings:,} at most"
+            f"a context of {context:,} tokens is impossible: the model's config.json allows at "
+            f"most {config.max_position_embeddings:,}"
         )
 
 
 def run_memory(
     config: Phi3Config, artifact: Artifact, context: int, kv_type: str, options: OnnxOptions
 ) -> RunMemory:
-    """Memory of an artifact in its usual runtime, batch of one.
+    """Estimate the memory of an artifact in its usual runtime, for a batch of one.
 
-    GGUF: llama.cpp, which maps weights and may rearrange those of its blocks into a copy. ONNX:
-    onnxruntime, whose cache is of the io type, and there twice unless buffers are shared. Packed
-    folders: as GGUF with nothing rearranged, for want of a runtime on phones.
+    GGUF runs in llama.cpp, which maps weights and may rearrange those of blocks into a copy. ONNX
+    runs in onnxruntime, whose cache has the io type and exists twice unless buffers are shared.
+    Packed folders, which no runtime on phones reads, count as GGUF without rearranged weights.
 
     Args:
-        config: the model's sizes.
-        artifact: of it.
-        context: tokens.
-        kv_type: a key of KV_TYPES; of ONNX it is the io type's whatever is asked.
-        options: of ONNX.
+        config: configuration of the model.
+        artifact: artifact of the model.
+        context: tokens in the context.
+        kv_type: a key of KV_TYPES; ignored for ONNX, which uses the io type.
+        options: options of ONNX.
 
     Raises:
         ConfigError: as check_context.
@@ -162,7 +162,7 @@ def run_memory(
 def largest_context(
     config: Phi3Config, artifact: Artifact, limit: int, kv_type: str, options: OnnxOptions
 ) -> int:
-    """The longest context whose memory stays within ``limit`` bytes; 0 if none does."""
+    """Longest context whose memory stays within ``limit`` bytes; 0 if there is none."""
     low, high = 0, config.max_position_embeddings
     while low < high:
         middle = (low + high + 1) // 2
@@ -174,11 +174,11 @@ def largest_context(
 
 
 def tokens_per_second(artifact: Artifact, memory: RunMemory, bandwidth: float) -> float:
-    """No decoding is faster than its weights and cache can be read.
+    """Limit on decoding speed: every token must read the weights and the cache.
 
     Args:
-        artifact: whose weights.
-        memory: at which context; a sliding window is taken for honoured.
-        bandwidth: bytes a second.
+        artifact: artifact that is decoded.
+        memory: memory at the context; the runtime is assumed to read only the sliding window.
+        bandwidth: bandwidth of the memory in bytes per second.
     """
     return bandwidth / (artifact.read_per_token + memory.kv_in_window)

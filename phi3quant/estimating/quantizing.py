@@ -1,4 +1,4 @@
-"""Memory and disk that quantizing needs; counted as the preflight of a run counts them."""
+"""Memory and disk needed to quantize, by the same formulas as the preflight of a run."""
 
 import math
 from dataclasses import dataclass
@@ -8,18 +8,18 @@ from phi3quant.model.config import Phi3Config
 from phi3quant.run.memory_budget import Calibrated, needs
 
 _CALIBRATED = Calibrated(windows=64, length=512, compensate=True)
-"""Defaults of awq and gptq."""
+"""Default sizes of awq and gptq."""
 _HALF = 2
 
 
 @dataclass(frozen=True)
 class QuantizingCost:
-    """Memory and disk of a run.
+    """Memory and disk needed to quantize a model.
 
     Attributes:
         memory: resident bytes with the hidden states on disk, and with all of them in memory.
-        source_bytes: of the checkpoint in 16 bits.
-        output_bytes: of the artifact.
+        source_bytes: bytes of the checkpoint with 16-bit weights.
+        output_bytes: bytes of the artifact.
     """
 
     memory: tuple[int, int]
@@ -28,12 +28,12 @@ class QuantizingCost:
 
 
 def quantizing_cost(config: Phi3Config, method: str, output_bytes: int) -> QuantizingCost:
-    """Memory and disk of a run.
+    """Estimate the memory and disk needed to quantize a model.
 
     Args:
-        config: of the model.
+        config: configuration of the model.
         method: rtn, awq or gptq; the latter two with 64 calibration windows of 512 tokens.
-        output_bytes: of the artifact.
+        output_bytes: bytes of the artifact.
     """
     need = needs(config, None if method == "rtn" else _CALIBRATED)
     weights = sum(math.prod(shape) for shape in tensor_shapes(config).values())

@@ -1,1 +1,1 @@
-"""Perplexity, divergence and paired statistics of models as read back from disk."""
+"""Perplexity, divergence and paired statistics of models that are read back from disk."""

@@ -1,4 +1,4 @@
-"""Perplexity and divergence of models as read back from disk."""
+"""Evaluation of models that are read back from disk: perplexity and divergence."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,22 +22,22 @@ from phi3quant.source.stored_model import StoredWeights
 from phi3quant.source.tokenizer import Tokenizer, require_rows
 
 Artifact: TypeAlias = OpenedModel[StoredWeights | OnnxModel]
-"""A model that can be scored: plain, packed, GGUF or ONNX."""
+"""Model that can be scored: plain, packed, GGUF or ONNX."""
 
 
 @dataclass(frozen=True)
 class EvaluationText:
-    """Text that models are scored on.
+    """Text to score models on.
 
     Attributes:
-        source: a file, a folder or a bundled corpus, as calib.corpus.load_corpus takes it; None:
-            the bundled text that suits the model.
+        source: file, folder or bundled corpus (see calib.corpus.load_corpus); None for the bundled
+            text that suits the model.
         field: name of the field that holds the text of a record.
-        length: tokens in a window; None: 512, or less if the model's context is shorter.
-        max_tokens: limit on the tokens that are scored; None: all of the text.
+        length: tokens in a window; None for 512, or less if the model's context is shorter.
+        max_tokens: limit on the scored tokens; None for the whole text.
 
     Raises:
-        CorpusError: a value is of a wrong type.
+        CorpusError: a value has a wrong type.
     """
 
     source: str | Path | None = None
@@ -54,17 +54,17 @@ class EvaluationText:
 
 @dataclass(frozen=True, repr=False)
 class Evaluation:
-    """Models scored on the same windows.
+    """Scores of models on the same windows.
 
-    ``evaluation["out"]`` is the comparison of the model that was given as ``out``.
+    ``evaluation["out"]`` is the comparison of the model that was passed as ``out``.
 
     Attributes:
-        names: of the models as they were given, the reference first. One that is run in several
-            ways (converters.as_run) has a name for each.
-        sizes: bytes of weights on disk.
-        comparisons: each with the reference, in the order of names.
-        text: where the windows came from, with hashes.
-        origins: for each name, which of the models that were given it is.
+        names: names of the models as they were passed, the reference first. A model that is scored
+            in several ways (converters.as_run) has a name for each.
+        sizes: bytes of weights on disk, by model.
+        comparisons: comparisons with the reference, in the order of names.
+        text: origin of the windows, with hashes.
+        origins: index of the passed model for each name.
     """
 
     names: Sequence[str]
@@ -74,10 +74,10 @@ class Evaluation:
     origins: Sequence[int]
 
     def __getitem__(self, name: str | Path) -> Comparison:
-        """The comparison of a model with the reference, by the name it was given by.
+        """Comparison of a model with the reference, by the model's name.
 
         Raises:
-            KeyError: there is no such name; the message lists those there are.
+            KeyError: there is no such name; the message lists the names.
         """
         for each, comparison in zip(self.names, self.comparisons, strict=True):
             if each == str(name):
@@ -97,7 +97,7 @@ class Evaluation:
         )
 
     def as_json(self) -> dict[str, Any]:
-        """All figures as plain values."""
+        """Figures as JSON values."""
         rows = zip(self.names, self.sizes, self.comparisons, strict=True)
         return {
             "text": dict(self.text),
@@ -115,17 +115,17 @@ def evaluate(
     revision: str | None = None,
     progress: Progress = bars,
 ) -> Evaluation:
-    """Score one or more models; further ones are compared with the first, token by token.
+    """Score one or more models, and compare the others with the first, token by token.
 
     Args:
         models: folders, hub ids or None for the bundled model, plain or quantized.
-        text: what to score on.
-        revision: of hub ids.
-        progress: is told of the blocks done.
+        text: text to score on; None for the defaults.
+        revision: revision of hub ids.
+        progress: display of the blocks.
 
     Raises:
         Phi3QuantError: see phi3quant.errors; InputError if the models' tokenizers differ, so that
-            their perplexities don't compare.
+            their perplexities can't be compared.
 
     Examples:
         >>> scored = evaluate(["phi3-tiny"], EvaluationText(max_tokens=2048))
@@ -137,7 +137,7 @@ def evaluate(
 
 
 def _named(model: str | Path | None, revision: str | None) -> Located:
-    """Two folders may share their last name, so that a table needs the path as it was given."""
+    """Locate a model, and name folders by their path, since their last parts may be equal."""
     located = locate(model, revision)
     return Located(located.path, str(model)) if model and Path(model).exists() else located
 
@@ -145,7 +145,7 @@ def _named(model: str | Path | None, revision: str | None) -> Located:
 def evaluate_opened(
     opened: Sequence[Artifact], text: EvaluationText, progress: Progress
 ) -> Evaluation:
-    """As ``evaluate``, of models that are open; tables show their names.
+    """Score opened models as ``evaluate`` does; tables show their names.
 
     Raises:
         Phi3QuantError: as evaluate.
@@ -157,8 +157,8 @@ def evaluate_opened(
     for each in opened:
         if each.tokenizer.digest != reference.tokenizer.digest:
             raise InputError(
-                f"{each.name} has another tokenizer than {reference.name}; perplexities over "
-                "different tokens don't compare. Score them one at a time"
+                f"{each.name} has another tokenizer than {reference.name}, so their perplexities "
+                "can't be compared; score them one at a time"
             )
     cut, description = text_windows(text, reference.tokenizer, reference.config)
     with torch.inference_mode(), progress("scoring", steps(models)) as step:
@@ -175,10 +175,10 @@ def evaluate_opened(
 def text_windows(
     text: EvaluationText, tokenizer: Tokenizer, config: Phi3Config
 ) -> tuple[torch.Tensor, dict[str, Any]]:
-    """The windows of a text that are scored, and what a report says of them.
+    """Cut a text into windows, and describe it for reports.
 
     Returns:
-        int64 token ids [windows, length]; names and hashes.
+        Token ids, int64 [windows, length]; names and hashes.
 
     Raises:
         CorpusError: the text can't be used.

@@ -1,4 +1,4 @@
-"""What a model folder holds: architecture, parameters, sizes, hashes, provenance."""
+"""Inspection of a model folder: architecture, parameters, sizes, hashes, provenance."""
 
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -17,18 +17,18 @@ from phi3quant.source.stored_model import StoredModel
 
 @dataclass(frozen=True)
 class Inspection:
-    """A model folder's facts, from its headers; no weights are computed with.
+    """Facts of a model folder, from its headers.
 
     Attributes:
-        name, path: what was looked at.
-        format: ``safetensors F16`` and the like, or the layout with its scheme.
-        config: the architecture.
+        name, path: name and path of the model.
+        format: dtype such as ``safetensors F16``, or layout with its scheme.
+        config: architecture.
         parameters: weights of the model, a tied head counted once.
-        weight_bytes: of all tensors together.
-        linear_bits_per_weight: stored bits for each weight of the blocks' matrices.
-        sha256: of each weight file and config.json.
-        manifest: phi3quant's record of how it was made, if it has one.
-        notes: choices made while reading, a sentence each; see checkpoint.StoredModel.
+        weight_bytes: bytes of all tensors together.
+        linear_bits_per_weight: stored bits per weight of the blocks' matrices.
+        sha256: SHA-256 of config.json and each weight file, by file name.
+        manifest: provenance recorded by phi3quant; empty if there is none.
+        notes: choices made while reading, one sentence each (see StoredModel).
     """
 
     name: str
@@ -44,11 +44,11 @@ class Inspection:
 
     @property
     def bits_per_weight(self) -> float:
-        """Bits of the whole model over its parameters."""
+        """Stored bits of the whole model per parameter."""
         return 8 * self.weight_bytes / self.parameters
 
     def as_json(self) -> dict[str, Any]:
-        """All of it as plain values."""
+        """Facts as JSON values."""
         architecture = asdict(self.config)
         del architecture["raw"]
         return {
@@ -67,7 +67,7 @@ class Inspection:
 
 
 def inspect(model: str | Path | None, revision: str | None = None) -> Inspection:
-    """Look at a model folder, plain or quantized.
+    """Inspect a model folder, plain or quantized.
 
     Raises:
         Phi3QuantError: see phi3quant.errors.
@@ -80,7 +80,7 @@ def inspect(model: str | Path | None, revision: str | None = None) -> Inspection
 
 
 def inspection_of(opened: OpenedModel[StoredModel]) -> Inspection:
-    """Facts of a model that has been opened."""
+    """Facts of an opened model."""
     model, config = opened.model, opened.config
     return Inspection(
         name=opened.name,
@@ -107,7 +107,7 @@ def _hash(path: Path, _modified: int) -> str:
 
 
 def linear_bits(model: StoredModel) -> float:
-    """Stored bits for each weight of the blocks' matrices, scales included."""
+    """Stored bits per weight of the blocks' matrices, including scales."""
     shapes = tensor_shapes(model.config)
     weights = sum(
         prod(shapes[block_tensor_name(index, key)])

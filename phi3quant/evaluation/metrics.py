@@ -1,4 +1,4 @@
-"""A comparison of two models in figures, and where in the text it went worst."""
+"""Figures of a comparison of two models, and the windows of text with the largest loss."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -10,25 +10,25 @@ import torch
 from phi3quant.evaluation.paired_statistics import exponential
 from phi3quant.evaluation.perplexity import Comparison, Score
 
-# Tokens of text that are shown of a window: before its worst token, and from there on.
+# Tokens shown of a window: before its worst token, and from that token on.
 _SHOWN_BEFORE, _SHOWN_AFTER = 40, 8
 
 
 def figures(comparison: Comparison, *, reference: bool) -> dict[str, Any]:
-    """A comparison as plain values; a reference has no figures beside its own."""
+    """Comparison as JSON values; for a reference only the figures of its own predictions."""
     candidate = comparison.candidate
-    own = {
+    scores = {
         "perplexity": plain(candidate.perplexity),
         "standard_error": plain(candidate.standard_error),
         "tokens": candidate.tokens,
         "not_finite": candidate.not_finite,
     }
     if reference:
-        return own
+        return scores
     kl = comparison.kl.flatten()
     low, high = comparison.interval
     return {
-        **own,
+        **scores,
         "ratio": plain(comparison.ratio),
         "ratio_95": [plain(low), plain(high)],
         "kl_mean": plain(float(kl.mean())),
@@ -41,15 +41,15 @@ def figures(comparison: Comparison, *, reference: bool) -> dict[str, Any]:
 
 
 def target_rms(comparison: Comparison) -> float:
-    """Root mean square of the change of the target's probability."""
+    """Root mean square of the change in the target's probability."""
     change = (-comparison.candidate.nll).exp() - (-comparison.reference.nll).exp()
     return math.sqrt(float(change.square().mean()))
 
 
 def perplexity_past(score: Score, sliding_window: int | None) -> float | None:
-    """Perplexity of the targets whose context no longer fits into the sliding window.
+    """Perplexity of the targets with more context than the sliding window holds.
 
-    None if the model has no such window, or the scored windows are not longer than it.
+    None if the model has no sliding window, or the scored windows are not longer than it.
     """
     if sliding_window is None or score.nll.shape[1] <= sliding_window:
         return None
@@ -58,16 +58,16 @@ def perplexity_past(score: Score, sliding_window: int | None) -> float | None:
 
 @dataclass(frozen=True)
 class WorstWindow:
-    """A window of text in which the candidate lost more than elsewhere.
+    """Window of text in which the candidate lost more than in others.
 
     Attributes:
-        number: of the window, from 0.
-        ratio: the candidate's perplexity over the reference's, in it.
-        text: around the token that suffered most.
-        token: that token.
-        start, end: its place in ``text``, in characters; equal if it can't be told apart there.
-        reference_top, candidate_top: the token that each model ranked first in its place; None if
-            the comparison didn't keep them.
+        number: index of the window.
+        ratio: perplexity of the candidate divided by that of the reference, in the window.
+        text: text around the worst token.
+        token: token with the largest loss compared with the reference.
+        start, end: place of the token in ``text``, in characters; equal if it has no text of its own.
+        reference_top, candidate_top: token that each model ranked first in its place; None if the
+            comparison didn't keep them.
     """
 
     number: int
@@ -80,7 +80,7 @@ class WorstWindow:
     candidate_top: str | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """The window as JSON values."""
         return {
             "window": self.number,
             "ratio": plain(self.ratio),
@@ -95,20 +95,20 @@ def worst_windows(
     decode: Callable[[Sequence[int]], str],
     count: int = 3,
 ) -> list[WorstWindow]:
-    """The windows with the highest ratio, the worst first.
+    """Windows with the highest ratios, the worst first.
 
     Args:
-        comparison: of the models.
+        comparison: comparison of the models.
         windows: int64 token ids [windows, length].
-        decode: the tokenizer's.
-        count: how many.
+        decode: function that decodes token ids.
+        count: number of windows to return.
     """
     lost = torch.nan_to_num(comparison.candidate.nll - comparison.reference.nll, nan=math.inf)
     means = lost.mean(dim=1)
     worst = []
     for number in means.argsort(descending=True)[:count].tolist():
         target = int(lost[number].argmax())
-        # Target t is the token at t + 1.
+        # Target t is the token at position t + 1.
         at = target + 1
         ids = windows[number].tolist()
         text, start, end = _excerpt(ids, at, decode)
@@ -148,16 +148,16 @@ def _top(
 
 
 def quantile(values: torch.Tensor, share: float) -> float:
-    """What ``share`` of some values [n] don't exceed; of very many, of every n-th."""
+    """Value that ``share`` of ``values`` [n] don't exceed; long tensors are thinned out."""
     return float(torch.quantile(_thinned(values), share))
 
 
 def plain(value: float) -> float | None:
-    """JSON knows no NaN or infinity."""
+    """Replace NaN and infinity, which JSON can't represent, by None."""
     return value if math.isfinite(value) else None
 
 
 def _thinned(values: torch.Tensor) -> torch.Tensor:
-    """At most as many values as torch.quantile takes: every n-th of them."""
+    """Every n-th value, so that torch.quantile accepts their number."""
     most = 1 << 24
     return values[:: max(1, -(-len(values) // most))]

@@ -1,9 +1,10 @@
-"""Paired differences between two models' losses: their mean, how sure it is, what could be seen.
+"""Statistics of paired differences between two models' losses: mean, interval, detectable size.
 
-Tokens of one window share a context, so their differences go together, and neighbouring windows of
-one article do too. The variance of the mean is therefore estimated from the slow waves in the
-series of window means, which such correlation feeds as it feeds the error of the mean; few waves
-make it a matter of Student's t. docs/adr/0016-paired-statistics.md compares this with other ways.
+Differences of tokens in one window are correlated, since they share a context, and so are those of
+neighbouring windows in an article. The variance of the mean is therefore estimated from the slow
+waves in the series of window means, which this correlation increases as it increases the error of
+the mean. Because the waves are few, intervals use Student's t. For a comparison with other
+estimators see docs/adr/0016-paired-statistics.md.
 """
 
 import math
@@ -14,23 +15,23 @@ import torch
 from scipy.special import stdtrit
 
 CONFIDENCE = 0.95
-"""Of intervals, two-sided."""
+"""Two-sided confidence level of intervals."""
 
 FEW_WINDOWS = 8
-"""With fewer windows an interval rests on at most two waves; it isn't worth showing."""
+"""Smallest number of windows for an interval worth showing; fewer give at most two waves."""
 
 POWER = 0.9
-"""How often a difference of the size ``detectable`` is noticed."""
+"""Probability that a difference of the size ``detectable`` is detected."""
 
 
 @dataclass(frozen=True)
 class PairedMean:
-    """The mean difference of log losses per token, in nats.
+    """Mean difference of losses per token, in nats.
 
     Attributes:
-        mean: of all tokens; its exponential is the ratio of perplexities.
-        error: its standard error; NaN for a single window.
-        windows: how many there were.
+        mean: mean over all tokens; its exponential is the ratio of perplexities.
+        error: standard error of the mean; NaN for a single window.
+        windows: number of windows.
     """
 
     mean: float
@@ -39,37 +40,37 @@ class PairedMean:
 
     @property
     def freedom(self) -> int:
-        """Degrees of freedom of the error: the number of waves that it is estimated from."""
+        """Degrees of freedom of the error: the number of waves in its estimate."""
         return _waves(self.windows)
 
     @property
     def ratio(self) -> float:
-        """The second model's perplexity over the first's."""
+        """Perplexity of the second model divided by that of the first."""
         return exponential(self.mean)
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % confidence interval of the ratio; NaN where nothing is known of the spread."""
+        """95 % confidence interval of the ratio; NaN for a single window."""
         half = self._quantile((1 + CONFIDENCE) / 2) * self.error
         return exponential(self.mean - half), exponential(self.mean + half)
 
     @property
     def surely_positive(self) -> bool:
-        """Whether the interval lies above no difference; never with a single window."""
+        """Whether the whole interval is above 1; False for a single window."""
         return self.interval[0] > 1
 
     @property
     def detectable(self) -> float:
-        """The smallest increase of perplexity, as a share, that 9 of 10 such texts would show.
+        """Smallest increase of perplexity, as a share, that 9 of 10 such texts would detect.
 
-        Showing means that the interval's lower end is above 1. NaN where nothing is known.
+        An increase is detected if the interval's lower end is above 1. NaN for a single window.
         """
         reach = self._quantile((1 + CONFIDENCE) / 2) + self._quantile(POWER)
         return exponential(reach * self.error) - 1
 
     @property
     def reach(self) -> float:
-        """The increase of perplexity, as a share, that can be excluded with a chance of 9 in 10."""
+        """Upper bound of the increase of perplexity, as a share, with 90 % confidence."""
         return exponential(self.mean + self._quantile(POWER) * self.error) - 1
 
     def _quantile(self, share: float) -> float:
@@ -77,7 +78,7 @@ class PairedMean:
 
 
 def paired_mean(difference: torch.Tensor) -> PairedMean:
-    """The mean of differences of log losses [windows, targets], the windows in the text's order."""
+    """Mean of differences of losses [windows, targets], with windows in the order of the text."""
     means = difference.double().mean(dim=1)
     return PairedMean(float(means.mean()), error_of_mean(means), len(means))
 
@@ -90,7 +91,7 @@ def error_of_mean(series: torch.Tensor) -> float:
     cosines.
 
     Args:
-        series: FP64 [units], in their order.
+        series: FP64 [units], in the order of the text.
 
     Returns:
         The error; NaN for a single unit.
@@ -101,32 +102,32 @@ def error_of_mean(series: torch.Tensor) -> float:
     at = (torch.arange(count, dtype=torch.float64) + 0.5) / count
     wave = torch.arange(1, _waves(count) + 1, dtype=torch.float64)
     cosines = math.sqrt(2) * torch.cos(math.pi * wave[:, None] * at)
-    # Cosines sum to zero, so that the mean needn't be taken off; it only costs precision.
+    # Cosines sum to zero; the mean is subtracted only for precision.
     projections = cosines @ (series - series.mean()) / math.sqrt(count)
     return float(projections.square().mean().sqrt() / math.sqrt(count))
 
 
 def _waves(windows: int) -> int:
-    """How many cosines: a third of the windows.
+    """Number of cosines: a third of the windows.
 
-    More would see only independent neighbours, fewer would cost power; see the decision.
+    More cosines would miss the correlation of neighbours, fewer would cost power; see ADR 0016.
     """
     return max(1, round(windows / 3))
 
 
 @cache
 def student_quantile(share: float, freedom: int) -> float:
-    """The value that Student's t stays below with a chance of ``share``.
+    """Quantile of Student's t distribution.
 
     Args:
-        share: between 0 and 1.
+        share: probability between 0 and 1.
         freedom: degrees of freedom, at least 1.
     """
     return float(stdtrit(freedom, share))
 
 
 def exponential(value: float) -> float:
-    """Exp, infinite where that overflows."""
+    """Exponential of a value; infinite on overflow."""
     try:
         return math.exp(value)
     except OverflowError:

@@ -1,9 +1,9 @@
-"""Score models on text: per-token losses, perplexity, and divergence from a reference.
+"""Scores of models on text: per-token losses, perplexity, and divergence from a reference.
 
-Perplexity here: the text's token stream in windows of n tokens that don't overlap, the mean
-negative log-likelihood (NLL, in nats) of every token of a window given those before it in the
-window, exponentiated. No BOS is put in. Models that are weights are run block by block in FP32;
-see phi3quant.model.predictor.
+Perplexity is computed on the text's tokens in windows of n tokens without overlap. It is the
+exponential of the mean negative log-likelihood (NLL, in nats) of every token given those before it
+in the window. No BOS is added. Models with readable weights run block by block in FP32; see
+phi3quant.model.predictor.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from phi3quant.model.weights import ModelWeights
 
 @dataclass(frozen=True, repr=False)
 class Score:
-    """How well one model predicts a text.
+    """Score of one model on a text.
 
     Attributes:
         nll: FP64 [windows, length - 1], NLL of each target in nats.
@@ -33,33 +33,33 @@ class Score:
 
     @property
     def tokens(self) -> int:
-        """Targets scored."""
+        """Number of scored targets."""
         return self.nll.numel()
 
     @property
     def perplexity(self) -> float:
-        """Exp of the mean NLL; infinite if that overflows, NaN if the model gave NaN."""
+        """Exponential of the mean NLL; infinite on overflow, NaN if the model gave NaN."""
         return exponential(float(self.nll.mean()))
 
     @property
     def standard_error(self) -> float:
-        """Standard error of the perplexity, from the window means' (delta method)."""
+        """Standard error of the perplexity, by the delta method from that of window means."""
         return self.perplexity * paired_mean(self.nll).error
 
     @property
     def not_finite(self) -> int:
-        """Targets whose NLL is NaN or infinite; more than none means a broken model."""
+        """Number of targets with an NLL of NaN or infinity; above 0 for a broken model."""
         return int((~torch.isfinite(self.nll)).sum())
 
 
 @dataclass(frozen=True, repr=False)
 class Comparison:
-    """A model's predictions compared with a reference's on the same tokens.
+    """Comparison of a model's predictions with a reference's, on the same tokens.
 
     Attributes:
-        reference, candidate: their scores.
+        reference, candidate: scores of the two models.
         kl: FP64 [windows, length - 1], KL(reference || candidate) in nats.
-        same_top: share of positions where both rank the same token first.
+        same_top: share of positions at which both rank the same token first.
         reference_top, candidate_top: int32 [windows, length - 1], the token that each ranks first;
             None if they weren't kept.
     """
@@ -80,12 +80,12 @@ class Comparison:
 
     @property
     def paired(self) -> PairedMean:
-        """The mean difference of the NLL, token by token, and how sure it is."""
+        """Mean difference of the NLL, token by token, with its error."""
         return paired_mean(self.candidate.nll - self.reference.nll)
 
     @property
     def ratio(self) -> float:
-        """The candidate's perplexity divided by the reference's."""
+        """Perplexity of the candidate divided by that of the reference."""
         return self.paired.ratio
 
     @property
@@ -95,7 +95,7 @@ class Comparison:
 
 
 def steps(models: Sequence[ModelWeights | Predictor]) -> int:
-    """How many steps of progress scoring these models takes: each one's own and the heads."""
+    """Number of progress steps for scoring these models: those of each, and one for the heads."""
     return sum(predictor(model).steps for model in models) + 1
 
 
@@ -106,16 +106,16 @@ def score(
 ) -> list[Comparison]:
     """Score models on the same windows, each compared with the first.
 
-    Memory: what a predictor needs while it prepares (of weights: one block), the heads of two
+    In memory at once are the weights that a predictor needs (usually one block), the heads of two
     models, and the hidden states of all windows for each model.
 
     Args:
-        models: the reference first. A single model is compared with itself.
+        models: models, the reference first. A single model is compared with itself.
         windows: int64 token ids [windows, length].
-        progress: told of the steps done; see ``steps``.
+        progress: receives the steps just done; see ``steps``.
 
     Returns:
-        A comparison for each model, the first with itself.
+        Comparison of each model with the first, which is compared with itself.
 
     Raises:
         InputError: a model's vocabulary is smaller than an id in the text.
@@ -135,29 +135,29 @@ def score(
 
 
 def _compare(reference: Predictions, candidate: Predictions, windows: torch.Tensor) -> Comparison:
-    """Run both side by side, so that no more than a few rows of log-probabilities exist at once."""
+    """Run both in step, so that only a few rows of log-probabilities exist at once."""
     targets = windows[:, 1:].reshape(-1)
-    # One that is compared with itself is computed once.
+    # A model that is compared with itself is computed once.
     pieces = (
         ((rows, rows) for rows in reference())
         if candidate is reference
         else zip(reference(), candidate(), strict=True)
     )
-    own_nll, other_nll, divergence, own_top, other_top = [], [], [], [], []
-    for (own, other), target in zip(pieces, torch.split(targets, PIECE_ROWS), strict=True):
-        own_nll.append(-own.gather(1, target[:, None]).squeeze(1).double())
-        other_nll.append(-other.gather(1, target[:, None]).squeeze(1).double())
+    first_nll, second_nll, divergence, first_top, second_top = [], [], [], [], []
+    for (first, second), target in zip(pieces, torch.split(targets, PIECE_ROWS), strict=True):
+        first_nll.append(-first.gather(1, target[:, None]).squeeze(1).double())
+        second_nll.append(-second.gather(1, target[:, None]).squeeze(1).double())
         divergence.append(
-            functional.kl_div(other, own, reduction="none", log_target=True).sum(dim=1).double()
+            functional.kl_div(second, first, reduction="none", log_target=True).sum(dim=1).double()
         )
-        own_top.append(own.argmax(dim=1).int())
-        other_top.append(other.argmax(dim=1).int())
+        first_top.append(first.argmax(dim=1).int())
+        second_top.append(second.argmax(dim=1).int())
     shape = (len(windows), windows.shape[1] - 1)
-    reference_top, candidate_top = torch.cat(own_top), torch.cat(other_top)
+    reference_top, candidate_top = torch.cat(first_top), torch.cat(second_top)
     return Comparison(
-        Score(torch.cat(own_nll).view(shape)),
-        Score(torch.cat(other_nll).view(shape)),
-        # The sum of many roundings may end a hair below zero, where KL can't be.
+        Score(torch.cat(first_nll).view(shape)),
+        Score(torch.cat(second_nll).view(shape)),
+        # Rounding errors may give a sum slightly below zero, which KL can't have.
         torch.cat(divergence).view(shape).clamp(min=0),
         int((reference_top == candidate_top).sum()) / len(targets),
         reference_top.view(shape),

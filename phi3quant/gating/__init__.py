@@ -1,5 +1,5 @@
-"""Regression checks for CI: baselines, the gates that hold models against them, comparisons.
+"""Regression checks for CI: baselines, gates on the difference from them, comparisons.
 
-``check.py`` and ``comparison.py`` are the entrances; ``gate.py`` has the rule, ``baseline.py`` what
-is remembered, ``gate_report.py`` what others read.
+Entry points are ``check.py``, ``baselines.py`` and ``comparison.py``. The rule is in ``gate.py``,
+the recorded data in ``baseline.py``, reports for other programs in ``gate_report.py``.
 """

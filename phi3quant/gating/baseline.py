@@ -1,4 +1,4 @@
-"""A baseline: what an artifact and its original said of a text, to compare later artifacts with."""
+"""Baselines: recorded predictions of an artifact and its original, for later comparisons."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,18 +20,18 @@ _OBJECTS = ("text", "reference", "artifact", "facts", "tools")
 
 @dataclass(frozen=True)
 class Baseline:
-    """Recorded predictions and where they came from.
+    """Recorded predictions and their origin.
 
     Attributes:
-        text: the text's name and the hashes of it, of the vocabulary and of the token ids; the
-            number and length of the windows.
-        reference: the model in full precision: name, revision, SHA-256 of its files.
-        artifact: name, format, recipe, bits a weight, SHA-256 of its files.
-        facts: of the artifact, what must not change; see phi3quant.gating.facts.
-        tools: versions that recorded this.
-        history: why it was made and each time changed, the oldest first.
+        text: name of the text; hashes of the text, the vocabulary and the token ids; number and
+            length of the windows.
+        reference: model in full precision: name, revision, SHA-256 of its files.
+        artifact: artifact: name, format, recipe, bits per weight, SHA-256 of its files.
+        facts: exact facts of the artifact (see phi3quant.gating.facts).
+        tools: versions of the tools that recorded the baseline.
+        history: reasons for its creation and each update, the oldest first.
         reference_nll, artifact_nll: FP32 [windows, targets], NLL of every target in nats.
-        artifact_kl: FP32 [windows, targets], the artifact's divergence from the reference there.
+        artifact_kl: FP32 [windows, targets], divergence of the artifact from the reference.
         top: the reference's best tokens at every target, in the order of the windows.
     """
 
@@ -48,7 +48,7 @@ class Baseline:
 
     @property
     def tokens(self) -> int:
-        """Targets scored."""
+        """Number of scored targets."""
         return self.reference_nll.numel()
 
     def updated(
@@ -59,7 +59,7 @@ class Baseline:
         beside: Comparison,
         entry: Mapping[str, Any],
     ) -> "Baseline":
-        """The same text and reference with another artifact, and an entry in the history."""
+        """Copy with another artifact and a further entry in the history."""
         return replace(
             self,
             artifact=artifact,
@@ -72,17 +72,17 @@ class Baseline:
 
 
 def write_baseline(path: Path, baseline: Baseline, *, replace: bool = True) -> int:
-    """Write a baseline, atomically; unless it may ``replace`` a file, only where there is none.
+    """Write a baseline atomically; an existing file is overwritten only with ``replace``.
 
     Returns:
         Bytes of the file.
 
     Raises:
-        OutputError: it can't be written there.
+        OutputError: the file can't be written, or exists and ``replace`` is False.
     """
     header = {name: getattr(baseline, name) for name in (*_OBJECTS, "history")}
     top = baseline.top
-    # Log-probabilities in steps, each as its distance from the one before: small numbers.
+    # Log-probabilities as differences between neighbours, in steps: small numbers.
     steps = (-top.log.double() / STEP).round().clamp(max=0xFFFF).to(torch.int64).numpy()
     narrow = int(top.ids.max()) <= 0xFFFF
     content = baseline_file.pack(
@@ -105,7 +105,7 @@ def read_baseline(path: Path) -> Baseline:
 
     Raises:
         InputError: there is no such file.
-        NotComparableError: it is no baseline, of another schema version, truncated or damaged.
+        NotComparableError: it is not a baseline, or has another schema version, or is damaged.
     """
     try:
         content = path.read_bytes()
@@ -140,7 +140,7 @@ def _assembled(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> B
 
 
 def _checked_header(header: Mapping[str, Any]) -> tuple[int, int]:
-    """The number of windows, and of targets in each."""
+    """Check the header; return the number of windows, and of targets in each."""
     for name in _OBJECTS:
         if not isinstance(header[name], Mapping):
             raise TypeError(f"its {name} is not an object")
@@ -151,7 +151,7 @@ def _checked_header(header: Mapping[str, Any]) -> tuple[int, int]:
     if not isinstance(text["text"], str):
         raise TypeError("its text has no name")
     if any(type(text[key]) is not int for key in ("windows", "window_tokens")):
-        raise TypeError("its windows are not counted in whole numbers")
+        raise TypeError("its numbers of windows and tokens are not whole numbers")
     return text["windows"], text["window_tokens"] - 1
 
 
@@ -161,11 +161,11 @@ def _check_arrays(arrays: Mapping[str, np.ndarray], windows: int, targets: int) 
     if any(values.dtype != np.float32 for values in (*losses, rest)):
         raise TypeError("its losses are not FP32")
     if any(values.dtype.kind != "u" for values in (ids, steps)):
-        raise TypeError("its predictions are not whole numbers")
+        raise TypeError("its predictions are not unsigned integers")
     tokens = windows * targets
     if tokens < 1 or any(values.shape != (windows, targets) for values in losses):
         raise ValueError(f"its losses are not {windows} windows of {targets}")
     if ids.ndim != 2 or len(ids) != tokens or steps.shape != ids.shape or rest.shape != (tokens,):
         raise ValueError(f"its predictions are not those of {tokens} tokens")
     if not all(np.isfinite(values).all() for values in (*losses, rest)):
-        raise ValueError("it holds NaN or infinity")
+        raise ValueError("it contains NaN or infinity")

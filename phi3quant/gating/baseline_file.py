@@ -1,15 +1,15 @@
-"""The container of a baseline: a JSON header and arrays, in one file that can't lie about its size.
+"""File format of a baseline: a JSON header and arrays, with sizes that are checked.
 
     bytes       content
     8           magic
-    4           version of the schema, little-endian like all that follows
+    4           version of the schema, little-endian like everything that follows
     8           length of the header
-    (so many)   header: UTF-8 JSON, whose key "arrays" lists name, dtype, shape and stored bytes
-    (so many)   the arrays in that order: all first bytes of the elements, then all second bytes,
-                and so on, deflated by zlib
+    (length)    header: UTF-8 JSON, whose key "arrays" lists name, dtype, shape and stored bytes
+    (stored)    the arrays in that order: all first bytes of the elements, then all second bytes,
+                and so on, compressed by zlib
     32          SHA-256 of everything before
 
-Nothing is unpickled, and no size is believed before it is checked against the file's.
+Nothing is unpickled, and every size is checked against the size of the file before it is used.
 """
 
 import hashlib
@@ -30,16 +30,16 @@ _MAGIC = b"\x89P3Q\r\n\x1a\n"
 _PREFIX = struct.Struct("<8sIQ")
 _DIGEST_BYTES = 32
 _DTYPES = ("<u1", "<u2", "<u4", "<f4")
-# Deflate turns one byte into no more than 1032.
+# Limit on the compression ratio; deflate's is 1032.
 _MOST_INFLATION = 1040
 
 
 def pack(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> bytes:
-    """The content of a file that holds these.
+    """Pack a header and arrays into the content of a file.
 
     Args:
-        header: plain values; ``arrays`` is no key of it.
-        arrays: of unsigned integers or FP32, by name.
+        header: JSON values without the key ``arrays``.
+        arrays: arrays of unsigned integers or FP32, by name.
     """
     stored = {name: zlib.compress(_planes(array), 9) for name, array in arrays.items()}
     listing = [
@@ -57,28 +57,28 @@ def pack(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> bytes:
 
 
 def unpack(content: bytes, where: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Header and arrays of a file's content.
+    """Unpack a header and arrays from the content of a file.
 
     Args:
-        content: of the file.
-        where: its name, for messages.
+        content: content of the file.
+        where: name of the file, for messages.
 
     Raises:
-        NotComparableError: it is no baseline, of another schema version, truncated or damaged.
+        NotComparableError: it is not a baseline, or has another schema version, or is damaged.
     """
     if len(content) < _PREFIX.size or not content.startswith(_MAGIC):
-        raise NotComparableError(f"{where} is not a baseline of phi3quant")
+        raise NotComparableError(f"{where} is not a baseline of phi3quant (bad magic bytes)")
     _, version, length = _PREFIX.unpack_from(content)
     if version != SCHEMA_VERSION:
         raise NotComparableError(
             f"{where} has schema version {version}, and this phi3quant reads {SCHEMA_VERSION}; "
-            "make it anew with phi3quant baseline create"
+            "make a new one with phi3quant baseline create"
         )
     body = content[:-_DIGEST_BYTES]
     if hashlib.sha256(body).digest() != content[-_DIGEST_BYTES:]:
         raise NotComparableError(
-            f"{where} is truncated or damaged (its checksum doesn't hold); "
-            "get it again from where it is kept"
+            f"{where} is truncated or damaged (its checksum doesn't match); "
+            "restore the file from version control"
         )
     start = _PREFIX.size
     if length > len(body) - start:
@@ -101,7 +101,7 @@ def unpack(content: bytes, where: str) -> tuple[dict[str, Any], dict[str, np.nda
 
 
 class _Entry:
-    """An array as the header announces it, its numbers checked."""
+    """Entry of an array in the header, with checked numbers."""
 
     def __init__(self, entry: Mapping[str, Any]) -> None:
         self.name, self.dtype = str(entry["name"]), np.dtype(entry["dtype"])
@@ -113,7 +113,7 @@ class _Entry:
     def inflate(self, stored: bytes, where: str) -> np.ndarray:
         size = math.prod(self.shape) * self.dtype.itemsize
         if size > _MOST_INFLATION * (len(stored) + 1):
-            raise NotComparableError(f"array {self.name} of {where} claims {size} bytes")
+            raise NotComparableError(f"array {self.name} of {where} claims {size} bytes, too many")
         stream = zlib.decompressobj()
         try:
             planes = stream.decompress(stored, size + 1)
@@ -121,8 +121,8 @@ class _Entry:
             raise NotComparableError(f"array {self.name} of {where}: {error}") from None
         if len(planes) != size or not stream.eof:
             raise NotComparableError(f"array {self.name} of {where} isn't of the size it claims")
-        bytes_first = np.frombuffer(planes, np.uint8).reshape(self.dtype.itemsize, -1)
-        array: np.ndarray = np.ascontiguousarray(bytes_first.T).view(self.dtype)
+        by_byte = np.frombuffer(planes, np.uint8).reshape(self.dtype.itemsize, -1)
+        array: np.ndarray = np.ascontiguousarray(by_byte.T).view(self.dtype)
         return array.reshape(self.shape)
 
 
@@ -131,6 +131,6 @@ def _little(array: np.ndarray) -> np.ndarray:
 
 
 def _planes(array: np.ndarray) -> bytes:
-    """First bytes of all elements, then second bytes: what is alike lies together."""
+    """All first bytes of the elements, then all second bytes, and so on; similar bytes adjoin."""
     raw = _little(array).view(np.uint8)
     return raw.reshape(-1, array.dtype.itemsize).T.tobytes()

@@ -1,4 +1,4 @@
-"""Make baselines and change them, always for a stated reason."""
+"""Creation and updates of baselines, with recorded reasons."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,13 +27,13 @@ from phi3quant.version import tool_version
 
 @dataclass(frozen=True)
 class Recorded:
-    """A baseline that was just written.
+    """Newly written baseline.
 
     Attributes:
-        path, nbytes: the file.
-        baseline: what it holds.
-        beside: the artifact compared with full precision.
-        drift: the artifact compared with the one before; None for a new baseline.
+        path, nbytes: path and size of the file.
+        baseline: contents of the file.
+        beside: comparison of the artifact with full precision.
+        drift: difference between the artifact and the previous one; None for a new baseline.
     """
 
     path: Path
@@ -53,34 +53,34 @@ def create_baseline(
     overwrite: bool = True,
     progress: Progress = bars,
 ) -> Recorded:
-    """Score an artifact and its original, and keep what both said.
+    """Score an artifact and its original, and record the predictions of both.
 
     Args:
-        artifact: a folder, a GGUF file, or None for the bundled model.
-        output: the file to write.
-        reference: the model in full precision; by default the one that the artifact's manifest
-            names, or a plain checkpoint itself.
-        text: what to score on.
-        reason: goes into the history.
+        artifact: folder, GGUF file, or None for the bundled model.
+        output: file to write.
+        reference: model in full precision; by default the one named in the artifact's manifest, or
+            a plain checkpoint itself.
+        text: text to score on; None for the defaults.
+        reason: entry for the history.
         overwrite: whether a file at ``output`` may be replaced.
-        progress: is told of the blocks.
+        progress: display of the blocks.
 
     Raises:
-        InputError: a model or the text can't be used, or nothing says what the reference is.
-        NotComparableError: the reference isn't what the artifact was made from, or has another
-            tokenizer; or the artifact gives NaN.
+        InputError: a model or the text can't be used, or the reference is unknown.
+        NotComparableError: the artifact was not made from the reference, the tokenizers differ, or
+            the artifact gives NaN.
     """
     opened = open_artifact(locate(artifact))
     original = _reference(opened, reference)
     if original.tokenizer.digest != opened.tokenizer.digest:
         raise NotComparableError(f"{original.name} has another tokenizer than {opened.name}")
-    wanted = text or EvaluationText()
-    windows, description = text_windows(wanted, opened.tokenizer, opened.model.config)
+    chosen = text or EvaluationText()
+    windows, description = text_windows(chosen, opened.tokenizer, opened.model.config)
     described = manifest.describe_source(
         original.located, manifest.source_files(original.located, original.model.files)
     )
-    made_from = weights_of(opened.source)
-    if made_from and made_from != weights_of(described):
+    origin = weights_of(opened.source)
+    if origin and origin != weights_of(described):
         raise NotComparableError(
             f"{opened.name} was not made from {original.name}: the weights' hashes differ from "
             "those in its manifest"
@@ -91,7 +91,7 @@ def create_baseline(
         beside = score_beside(losses, top, opened.model, windows, step)
     _refuse_nan(beside, opened)
     baseline = Baseline(
-        text={**description, "field": wanted.field},
+        text={**description, "field": chosen.field},
         reference=described,
         artifact=describe(opened),
         facts=facts.facts(opened),
@@ -114,31 +114,31 @@ def update_baseline(
     text: str | Path | None = None,
     progress: Progress = bars,
 ) -> Recorded:
-    """Put another artifact of the same original into a baseline, in the place of the old one.
+    """Replace the artifact of a baseline by another one of the same original.
 
-    The reference's predictions stay as they are, so that its weights aren't needed.
+    The reference's predictions stay the same, so that its weights aren't needed.
 
     Args:
-        artifact: the new one; its recipe may be another.
-        path: of the baseline; it is replaced.
-        reason: why the change is meant; goes into the history.
-        text: where the baseline's text lies now, if elsewhere.
-        progress: is told of the blocks.
+        artifact: new artifact, possibly with another recipe.
+        path: file of the baseline, which is overwritten.
+        reason: reason for the change, recorded in the history.
+        text: current path of the baseline's text; None if it is unchanged.
+        progress: display of the blocks.
 
     Raises:
-        NotComparableError: the artifact has another original or tokenizer, the text is another,
-            or the artifact gives NaN.
-        InputError: the reason is empty, or something isn't there.
+        NotComparableError: the artifact has another original or tokenizer, the text differs, or the
+            artifact gives NaN.
+        InputError: the reason is empty, or a file is missing.
     """
     if not reason.strip():
-        raise InputError("a baseline is changed for a reason; say which")
+        raise InputError("--reason is required when a baseline is updated; it is recorded there")
     old = read_baseline(path)
     opened = open_artifact(locate(artifact))
-    made_from, expected = weights_of(opened.source), weights_of(old.reference)
-    if made_from and expected and made_from != expected:
+    origin, expected = weights_of(opened.source), weights_of(old.reference)
+    if origin and expected and origin != expected:
         raise NotComparableError(
             f"{opened.name} was made from other weights than the baseline's "
-            f"{old.reference.get('name')}; make a new baseline of it"
+            f"{old.reference.get('name')}; create a new baseline"
         )
     windows = baseline_windows(opened, old, text)
     with torch.inference_mode(), progress("scoring", predictor(opened.model).steps) as step:
@@ -155,23 +155,21 @@ def update_baseline(
     return Recorded(path, write_baseline(path, new), new, beside, drift)
 
 
-def _reference(opened: Artifact, given: str | Path | None) -> Artifact:
-    """The model in full precision that an artifact was made from."""
-    if given is not None:
-        return open_artifact(locate(given))
+def _reference(opened: Artifact, reference: str | Path | None) -> Artifact:
+    """Open the model in full precision that an artifact was made from."""
+    if reference is not None:
+        return open_artifact(locate(reference))
     name, revision = opened.source.get("name"), opened.source.get("revision")
     if not isinstance(name, str):
         if opened.model.format.startswith("safetensors"):
             return opened
-        raise InputError(
-            f"{opened.name} doesn't say what it was made from; name that with --reference"
-        )
+        raise InputError(f"{opened.name} doesn't record its original; pass that as --reference")
     try:
         return open_artifact(_located(name, revision))
     except ModelNotFoundError as error:
         raise InputError(
-            f"{opened.name} was made from {name}, which isn't here ({error}); "
-            "say where it is with --reference"
+            f"{opened.name} was made from {name}, which is missing ({error}); "
+            "pass its path as --reference"
         ) from None
 
 
@@ -190,4 +188,6 @@ def _entry(reason: str, beside: Comparison, drift: PairedMean | None) -> Mapping
 
 def _refuse_nan(beside: Comparison, opened: Artifact) -> None:
     if beside.candidate.not_finite or beside.reference.not_finite:
-        raise NotComparableError(f"{opened.name} or its original gives NaN; that is no baseline")
+        raise NotComparableError(
+            f"{opened.name} or its original gives NaN, so it can't be a baseline"
+        )

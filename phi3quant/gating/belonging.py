@@ -1,4 +1,4 @@
-"""Whether an artifact and a text belong to a baseline; what doesn't is refused."""
+"""Checks that an artifact and a text belong to a baseline."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -51,7 +51,7 @@ def _check_origin(opened: Artifact, baseline: Baseline) -> None:
         )
         raise NotComparableError(
             f"{opened.name} was made from other weights than the baseline's "
-            f"{baseline.reference.get('name')}: {', '.join(names)} differ; make the baseline anew"
+            f"{baseline.reference.get('name')}: {', '.join(names)} differ; create a new baseline"
         )
     recipe, before = opened.recipe, baseline.artifact.get("recipe")
     if recipe and isinstance(before, Mapping):
@@ -59,7 +59,7 @@ def _check_origin(opened: Artifact, baseline: Baseline) -> None:
         if different:
             raise NotComparableError(
                 f"{opened.name} was made by another recipe than the baseline's: "
-                f"{'; '.join(different)}. If that is meant, make the baseline anew"
+                f"{'; '.join(different)}. If that is intended, create a new baseline"
             )
 
 
@@ -79,18 +79,18 @@ def _unlike(opened: Artifact, baseline: Baseline) -> list[str]:
 
 
 def baseline_windows(opened: Artifact, baseline: Baseline, text: str | Path | None) -> torch.Tensor:
-    """The windows of a baseline's text, cut again.
+    """Cut the text of a baseline into windows again.
 
     Args:
         opened: artifact whose tokenizer is used.
-        baseline: records the text's name, length and hashes.
-        text: where the text is now; None: where it was.
+        baseline: baseline with the text's name, length and hashes.
+        text: current path of the text; None if it is unchanged.
 
     Returns:
-        int64 token ids [windows, length].
+        Token ids, int64 [windows, length].
 
     Raises:
-        NotComparableError: tokenizer or text are others, or the context is too short.
+        NotComparableError: the tokenizer or the text differs, or the context is too short.
         CorpusError: the text can't be read.
     """
     expected = baseline.text
@@ -103,16 +103,16 @@ def baseline_windows(opened: Artifact, baseline: Baseline, text: str | Path | No
     context = opened.model.config.max_position_embeddings
     if length > context:
         raise NotComparableError(
-            f"the baseline's windows are of {length} tokens, but {opened.name} has a context of "
+            f"the baseline's windows have {length} tokens, but {opened.name} has a context of "
             f"{context}"
         )
     source = text or str(expected["text"]).removesuffix("/evaluation")
-    wanted = EvaluationText(source, expected.get("field"), length, expected["windows"] * length)
-    windows, description = text_windows(wanted, opened.tokenizer, opened.model.config)
+    again = EvaluationText(source, expected.get("field"), length, expected["windows"] * length)
+    windows, description = text_windows(again, opened.tokenizer, opened.model.config)
     for key, what in _TEXT_HASHES.items():
         if description[key] != expected.get(key):
             raise NotComparableError(
                 f"{what} of {source} is {description[key]}, the baseline's is {expected.get(key)}; "
-                "give the same text (--text says where it is), or make the baseline anew"
+                "pass the path of the same text as --text, or create a new baseline"
             )
     return windows

@@ -25,10 +25,10 @@ from phi3quant.provenance.sealing import open_artifact
 from phi3quant.source.locate import locate
 
 BUDGET, DRIFT, DIVERGENCE = "budget", "drift", "divergence"
-"""Names of the gates. The last measures drift without the noise of the text's choice of tokens."""
+"""Names of the gates; the last one measures drift without the noise of the text's tokens."""
 
 _BROKEN = (CheckpointError, ConfigError, SchemeError, TokenizerError)
-"""Errors of a damaged artifact when it is opened or computed with."""
+"""Errors that a damaged artifact raises while it is opened or scored."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class Limits:
     """Limits on the increase of perplexity, as shares.
 
     Attributes:
-        budget: against full precision; None: by the bits that the baseline's recipe spends.
-        drift: against the baseline.
-        allow_underpowered: pass, with a warning, where the text is too short to tell.
+        budget: limit against full precision; None to derive it from the baseline's bits per weight.
+        drift: limit against the baseline.
+        allow_underpowered: whether to pass, with a warning, if the text is too short for a verdict.
     """
 
     budget: float | None = None
@@ -54,18 +54,18 @@ def check(
     *,
     progress: Progress = bars,
 ) -> CheckReport:
-    """Score an artifact as read back from disk and apply both gates.
+    """Score an artifact that is read back from disk, and apply the gates.
 
     Args:
-        artifact: a folder, plain or quantized, or a GGUF file.
-        baseline_file: from ``phi3quant baseline create``.
-        limits: of the gates.
-        text: where the baseline's text is now; by default where it was.
+        artifact: plain or quantized folder, or GGUF file.
+        baseline_file: file from ``phi3quant baseline create``.
+        limits: limits of the gates; None for the defaults.
+        text: current path of the baseline's text; None if it is unchanged.
         progress: display of the scoring.
 
     Raises:
         NotComparableError: the baseline can't be used, or the artifact doesn't belong to it.
-        InputError: the artifact, the baseline or the text isn't there.
+        InputError: the artifact, the baseline or the text is missing.
     """
     baseline = read_baseline(Path(baseline_file))
     located = locate(artifact)
@@ -93,7 +93,7 @@ def check(
 
 
 def _exact(opened: Artifact, baseline: Baseline) -> list[Finding]:
-    """A finding for each fact that must be equal."""
+    """Findings on the facts that must be equal."""
     present = facts.facts(opened)
     same_kind = baseline.artifact.get("kind") == facts.kind(opened.model)
     return [
@@ -119,8 +119,8 @@ def _gates(beside: Comparison, baseline: Baseline, limits: Limits) -> list[Gate]
     if budget is None:
         budget = default_budget(bits if isinstance(bits, int | float) else 0.0)
     drift = paired_mean(beside.candidate.nll - baseline.artifact_nll.double())
-    # The mean over the reference's predictions of what ``drift`` takes at the text's tokens: the
-    # difference of two divergences from it, in which the reference's entropy cancels.
+    # ``drift`` averaged over the reference's predictions instead of the text's tokens. It is the
+    # difference between two divergences from the reference, whose entropy cancels.
     expected = paired_mean(beside.kl - baseline.artifact_kl.double())
     return [
         Gate(BUDGET, "full precision", budget, beside.paired),
@@ -136,15 +136,15 @@ def _gates(beside: Comparison, baseline: Baseline, limits: Limits) -> list[Gate]
 
 
 def _judged(gates: Sequence[Gate]) -> list[Finding]:
-    """A finding for each gate; either way of measuring drift may lend its power to the other."""
+    """Findings on the gates; if one measure of drift is underpowered, the other decides."""
     powered = {gate.name for gate in gates if gate.verdict is not Verdict.UNDERPOWERED}
     findings = []
     for gate in gates:
         other = {DRIFT: DIVERGENCE, DIVERGENCE: DRIFT}.get(gate.name)
-        lent = gate.name not in powered and other in powered
-        verdict = Verdict.PASS if lent else gate.verdict
+        replaced = gate.name not in powered and other in powered
+        verdict = Verdict.PASS if replaced else gate.verdict
         findings.append(
-            Finding(gate.name, verdict, f"{gate}; {other} decides" if lent else str(gate))
+            Finding(gate.name, verdict, f"{gate}; {other} decides" if replaced else str(gate))
         )
     return findings
 

@@ -21,7 +21,7 @@ _EXIT_CODES = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of a report.
+    """Line of a report.
 
     Attributes:
         name: name of the check.
@@ -39,12 +39,12 @@ class CheckReport:
     """Findings on one artifact.
 
     Attributes:
-        artifact, baseline: paths as they were given.
-        findings: exact checks and gates, in the order in which they were made.
-        gates: the gates among them, with their figures.
+        artifact, baseline: paths as they were passed.
+        findings: exact checks and gates, in the order of checking.
+        gates: gates with their figures.
         metrics: figures compared with full precision; None if nothing could be scored.
         worst: windows that lost most against full precision.
-        notes: remarks that fail nothing.
+        notes: remarks that don't affect the verdict.
         tolerant: whether an underpowered gate passes.
     """
 
@@ -59,13 +59,13 @@ class CheckReport:
 
     @property
     def verdict(self) -> Verdict:
-        """The worst verdict among the findings."""
+        """Worst verdict among the findings."""
         verdicts = {finding.verdict for finding in self.findings}
         return next((each for each in _WORST_FIRST if each in verdicts), Verdict.PASS)
 
     @property
     def exit_code(self) -> int:
-        """0 passed, 1 a regression, 3 not comparable or too little text."""
+        """0 if passed, 1 for a regression, 3 if not comparable or the text is too short."""
         if self.tolerant and self.verdict is Verdict.UNDERPOWERED:
             return _EXIT_CODES[Verdict.PASS]
         return _EXIT_CODES[self.verdict]

@@ -1,4 +1,4 @@
-"""What differs between two models, tensor by tensor and fact by fact, and how much it matters."""
+"""Comparison of two models: facts, tensors, and scores on a text."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,12 +27,12 @@ from phi3quant.source.locate import locate
 
 @dataclass(frozen=True)
 class TensorChange:
-    """A tensor that isn't the same in both.
+    """Change of a tensor between two models.
 
     Attributes:
-        name: as in a checkpoint.
-        relative: Frobenius norm of the difference over that of the first; None where the shapes
-            differ or only one of them has the tensor.
+        name: name in a checkpoint.
+        relative: Frobenius norm of the difference divided by that of the first; None if the shapes
+            differ or only one model has the tensor.
     """
 
     name: str
@@ -41,19 +41,19 @@ class TensorChange:
 
 @dataclass(frozen=True)
 class ModelComparison:
-    """Two models side by side.
+    """Comparison of two models.
 
     Attributes:
-        names: as they were given.
-        formats: what each is stored as.
-        changes: of what is stated exactly, lines by their subject; empty where nothing differs.
-        uncompared: why tensors weren't compared; empty if they were.
-        tensors: how many were compared.
-        changed: those that differ, the most different first.
-        figures: the second beside the first on text; None if they weren't scored.
-        text: what they were scored on.
-        worst: windows where the second lost most.
-        unscored: why they weren't scored; empty if they were.
+        names: names of the models as they were passed.
+        formats: storage formats of the models.
+        changes: lines on exact facts that differ, by subject.
+        uncompared: reason why tensors weren't compared; empty if they were.
+        tensors: number of compared tensors.
+        changed: tensors that differ, the largest change first.
+        figures: figures of both models on the text; None if they weren't scored.
+        text: text that they were scored on; None if they weren't scored.
+        worst: windows in which the second model lost most.
+        unscored: reason why the models weren't scored; empty if they were.
     """
 
     names: tuple[str, str]
@@ -73,7 +73,7 @@ class ModelComparison:
         return "tokenizer" not in self.changes
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """The comparison as JSON values."""
         return {
             "names": list(self.names),
             "formats": list(self.formats),
@@ -101,14 +101,14 @@ def compare(
     """Compare two models of any kind: plain, packed, GGUF, ONNX.
 
     AWQ moves scales from one tensor to its neighbour, so that tensors of an AWQ model differ from
-    the original's by more than rounding; the scores say what that does.
+    the original by more than rounding. Only the scores show the effect.
 
     Args:
-        first: the one that the other is measured against.
-        second: the other.
-        text: what to score on; by default the bundled text that suits the first.
-        scored: whether to score at all.
-        progress: is told of the blocks.
+        first: model that the other is compared with.
+        second: the other model.
+        text: text to score on; None for the bundled text that suits the first model.
+        scored: whether to score the models.
+        progress: display of the blocks.
 
     Raises:
         Phi3QuantError: a model or the text can't be used.
@@ -158,49 +158,49 @@ def _figures(comparisons: Sequence[Comparison] | None) -> list[dict[str, Any]] |
 
 
 def _changes(one: Artifact, other: Artifact) -> dict[str, list[str]]:
-    """Lines on everything that is stated, by subject."""
-    own, others = facts.facts(one), facts.facts(other)
+    """Lines on different facts and manifests, by subject."""
+    first, second = facts.facts(one), facts.facts(other)
     if facts.kind(one.model) != facts.kind(other.model):
-        # A GGUF file names two stop tokens, an ONNX folder all that end a turn.
-        del own[facts.STOP_TOKENS], others[facts.STOP_TOKENS]
-    found = {name: facts.differences(own[name], others[name], name) for name in own}
-    found["tokenizer"] = facts.differences(
+        # A GGUF file names two stop tokens, an ONNX folder all tokens that end a turn.
+        del first[facts.STOP_TOKENS], second[facts.STOP_TOKENS]
+    changes = {name: facts.differences(first[name], second[name], name) for name in first}
+    changes["tokenizer"] = facts.differences(
         one.tokenizer.digest, other.tokenizer.digest, "SHA-256 of the vocabulary"
     )
     for subject in ("recipe", "source", "calibration", "tools"):
         before, after = one.manifest.get(subject), other.manifest.get(subject)
-        # What only one of them states is no list of differences.
-        found[subject] = (
+        # If only one model has a subject, a list of its values would be too long.
+        changes[subject] = (
             facts.differences(before, after)
             if before and after
             else [f"only {one.name if before else other.name} states it"]
             if before or after
             else []
         )
-    return {subject: lines for subject, lines in found.items() if lines}
+    return {subject: lines for subject, lines in changes.items() if lines}
 
 
-def _tensor_changes(mine: ModelWeights, its: ModelWeights, step: Step) -> Iterator[TensorChange]:
-    """Every tensor of the first beside the second's of the same name, one block in memory."""
-    yield _change(EMBEDDING, mine.embedding(), its.embedding())
-    for index in range(max(mine.config.num_hidden_layers, its.config.num_hidden_layers)):
-        yield from _block_changes(mine, its, index)
+def _tensor_changes(one: ModelWeights, other: ModelWeights, step: Step) -> Iterator[TensorChange]:
+    """Compare tensors of the same name, with one block of each model in memory."""
+    yield _change(EMBEDDING, one.embedding(), other.embedding())
+    for index in range(max(one.config.num_hidden_layers, other.config.num_hidden_layers)):
+        yield from _block_changes(one, other, index)
         step()
-    yield _change(FINAL_NORM, mine.final_norm(), its.final_norm())
-    yield _change(HEAD, mine.head(), its.head())
+    yield _change(FINAL_NORM, one.final_norm(), other.final_norm())
+    yield _change(HEAD, one.head(), other.head())
 
 
 def _block_changes(one: ModelWeights, other: ModelWeights, index: int) -> Iterator[TensorChange]:
     if index >= min(one.config.num_hidden_layers, other.config.num_hidden_layers):
         yield from (TensorChange(block_tensor_name(index, key), None) for key in BLOCK_TENSORS)
         return
-    mine, its = one.block(index), other.block(index)
+    first, second = one.block(index), other.block(index)
     for key in BLOCK_TENSORS:
-        yield _change(block_tensor_name(index, key), mine[key], its[key])
+        yield _change(block_tensor_name(index, key), first[key], second[key])
 
 
-def _change(name: str, own: torch.Tensor, other: torch.Tensor) -> TensorChange:
-    if own.shape != other.shape:
+def _change(name: str, first: torch.Tensor, second: torch.Tensor) -> TensorChange:
+    if first.shape != second.shape:
         return TensorChange(name, None)
-    size, apart = float(own.norm()), float((other - own).norm())
-    return TensorChange(name, plain(apart / size) if size else plain(apart))
+    size, distance = float(first.norm()), float((second - first).norm())
+    return TensorChange(name, plain(distance / size) if size else plain(distance))

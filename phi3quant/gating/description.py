@@ -1,4 +1,4 @@
-"""Descriptions of artifacts, as baselines keep them."""
+"""Descriptions of artifacts in baselines."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""What must hold exactly, whatever the weights: template, special and stop tokens, architecture."""
+"""Facts that must not change: chat template, special and stop tokens, architecture."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -22,14 +22,14 @@ STOP_TOKENS = "stop tokens"
 ARCHITECTURE = "architecture"
 
 _NAMED = ("bos_token", "eos_token")
-"""Special tokens that every format names."""
+"""Special tokens that are named in every format."""
 
 
 def facts(opened: OpenedModel[StoredModel]) -> dict[str, Any]:
-    """The exact facts of an artifact, as plain values by their name.
+    """Exact facts of an artifact as JSON values, by name.
 
     Raises:
-        TokenizerError: its tokenizer can't be read.
+        TokenizerError: the tokenizer can't be read.
     """
     tokenizer = opened.tokenizer
     chats = [_rendered(tokenizer, chat) for chat in TRIAL_CHATS]
@@ -47,19 +47,19 @@ def facts(opened: OpenedModel[StoredModel]) -> dict[str, Any]:
 
 
 def kind(model: StoredModel) -> str:
-    """``gguf``, ``onnx`` or ``folder``: each records stop tokens in its own way."""
+    """Kind of model: ``gguf``, ``onnx`` or ``folder``, which record stop tokens differently."""
     if isinstance(model, OnnxModel):
         return "onnx"
     return "gguf" if isinstance(model, GgufCheckpoint) else "folder"
 
 
 def differences(expected: Any, found: Any, name: str = "") -> list[str]:
-    """Where two plain values differ, a line for each place.
+    """List the places at which two JSON values differ, one line each.
 
     Args:
-        expected: what JSON holds.
-        found: likewise.
-        name: of the value, for the lines.
+        expected: JSON value.
+        found: JSON value to compare with it.
+        name: name of the value, for the lines.
     """
     if isinstance(expected, Mapping) and isinstance(found, Mapping):
         return [
@@ -78,9 +78,9 @@ def _short(value: Any) -> str:
 
 
 def _rendered(tokenizer: Tokenizer, chat: Sequence[Message]) -> str:
-    """The chat, or the template's error with its hash.
+    """Render a chat; if the template fails, return the error and the template's hash.
 
-    Two templates may fail alike, such as by a tag that isn't supported; then their text decides.
+    Two templates may fail with the same error, such as an unsupported tag, but their hashes differ.
     """
     try:
         return tokenizer.render_chat(chat, add_generation_prompt=True)
@@ -92,16 +92,16 @@ def _rendered(tokenizer: Tokenizer, chat: Sequence[Message]) -> str:
 def _stop_tokens(opened: OpenedModel[StoredModel]) -> list[int]:
     if isinstance(opened.model, GgufCheckpoint):
         fields = opened.model.model.fields
-        found = [fields.get(f"tokenizer.ggml.{role}_token_id") for role in ("eos", "eot")]
+        stops = [fields.get(f"tokenizer.ggml.{role}_token_id") for role in ("eos", "eot")]
     else:
-        # onnxruntime-genai stops by its own settings, transformers by these.
+        # onnxruntime-genai uses its own settings, transformers those of the other files.
         settings = read_json_if_there(opened.path / GENAI_CONFIG).get("model")
         stated = settings.get("eos_token_id") if isinstance(settings, Mapping) else None
         if stated is None:
             stated = read_json_if_there(opened.path / "generation_config.json").get("eos_token_id")
         stated = opened.config.raw.get("eos_token_id") if stated is None else stated
-        found = stated if isinstance(stated, list) else [stated]
-    return sorted({number for number in found if isinstance(number, int)})
+        stops = stated if isinstance(stated, list) else [stated]
+    return sorted({number for number in stops if isinstance(number, int)})
 
 
 def _architecture(config: Phi3Config) -> dict[str, Any]:
@@ -111,7 +111,7 @@ def _architecture(config: Phi3Config) -> dict[str, Any]:
 
 
 def _rounded(value: Any) -> Any:
-    """FP32, in which some formats keep numbers, holds 7 digits of them; 6 are compared."""
+    """Round floats to 6 digits, since some formats store them as FP32, which has 7."""
     if isinstance(value, float):
         return float(f"{value:.6g}")
     if isinstance(value, Mapping):

@@ -1,10 +1,13 @@
-"""The rule by which a measured ratio of perplexities passes or fails: ``check``'s and ``awq``'s.
+"""Gates: the rule by which a measured ratio of perplexities passes or fails.
 
-A gate fails when two things hold: the model is surely worse (the lower end of the 95 % interval is
-above 1) and it is worse by more than is allowed (the estimate is above the limit; or, for a gate
-that must not miss an increase of the limit itself, such an increase can't be excluded). Noise alone
-thus fails it in one case of forty, and one of twenty where windows are correlated. A gate that
-would not have noticed what it is there for doesn't pass but says so.
+A gate fails if two conditions hold:
+
+- The model is surely worse: the lower end of the 95 % interval is above 1.
+- It is worse by more than the limit: the estimate is above the limit. A gate with ``excludes``
+  also counts an increase of the limit that can't be excluded.
+
+Noise alone fails a gate in one of 40 cases, or one of 20 if windows are correlated. A gate that
+could not have detected an increase of its limit is underpowered instead of passed.
 """
 
 from dataclasses import dataclass
@@ -13,16 +16,16 @@ from enum import StrEnum
 from phi3quant.evaluation.paired_statistics import PairedMean
 
 DEFAULT_DRIFT = 0.005
-"""How much worse than the baseline is allowed by default; and what every gate must be able to see.
+"""Default limit on the increase against the baseline, which every gate must be able to detect.
 
-A limit below this asks for a stricter verdict, not for more text."""
+A limit below this makes the verdict stricter, but doesn't require more text."""
 
 BUDGETS = ((15.0, 0.005), (8.0, 0.01), (6.0, 0.02), (5.0, 0.05), (4.0, 0.15), (0.0, 0.5))
-"""Bits a weight of the blocks' matrices, and how much they may cost against full precision."""
+"""Least bits per weight of the blocks' matrices, with the allowed increase of perplexity."""
 
 
 class Verdict(StrEnum):
-    """What a check says; gates say one of the first three."""
+    """Verdict of a check; gates give one of the first three."""
 
     PASS = "pass"  # noqa: S105 - no password
     FAIL = "regression"
@@ -32,15 +35,15 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Gate:
-    """A limit on how much worse a model may be, and what was measured.
+    """Limit on the increase of perplexity, with the measured one.
 
     Attributes:
         name: ``budget``, ``drift`` or ``divergence``.
-        beside: what the ratio is relative to, for people.
-        limit: the allowed increase of perplexity, as a share.
-        measured: the paired difference.
-        excludes: fail already where an increase of the limit can't be excluded, so that one of just
-            that size is caught nine times in ten.
+        beside: name of the model that the ratio is relative to, for messages.
+        limit: allowed increase of perplexity, as a share.
+        measured: paired difference.
+        excludes: whether to fail if an increase of the limit can't be excluded, so that one of just
+            that size is detected nine times in ten.
     """
 
     name: str
@@ -51,18 +54,18 @@ class Gate:
 
     @property
     def verdict(self) -> Verdict:
-        """Pass, fail, or that the text is too short to tell."""
+        """Pass, fail, or underpowered if the text is too short."""
         increase = self.measured.reach if self.excludes else self.measured.ratio - 1
         if self.measured.surely_positive and increase > self.limit:
             return Verdict.FAIL
-        # Written so that a NaN, of a single window, counts as too little.
+        # This form counts NaN, the result of a single window, as underpowered.
         if not self.measured.detectable <= max(self.limit, DEFAULT_DRIFT):
             return Verdict.UNDERPOWERED
         return Verdict.PASS
 
     @property
     def creeping(self) -> bool:
-        """Whether a model that passes is surely worse all the same, within the limit."""
+        """Whether a model that passes is nevertheless surely worse, within the limit."""
         return self.verdict is Verdict.PASS and self.measured.surely_positive
 
     def __str__(self) -> str:
@@ -82,9 +85,9 @@ class Gate:
 
 
 def default_budget(bits: float) -> float:
-    """The increase of perplexity that so many bits a weight may cost.
+    """Allowed increase of perplexity for a number of bits per weight.
 
     Args:
-        bits: of the blocks' matrices, scales included.
+        bits: bits per weight of the blocks' matrices, including scales.
     """
     return next(budget for least, budget in BUDGETS if bits >= least)

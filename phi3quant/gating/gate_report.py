@@ -1,4 +1,4 @@
-"""What a check found, for machines and pages: JSON, JUnit XML, Markdown, annotations on GitHub."""
+"""Reports of a check as JSON, JUnit XML, Markdown and GitHub annotations."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -27,7 +27,7 @@ METRICS: Mapping[str, str] = {
     "reference_perplexity_past_window": "the same in full precision",
     "tokens": "tokens scored",
 }
-"""Titles of the figures that reports show, in their order."""
+"""Titles of the figures in reports, in their order."""
 
 _MARKS = {
     Verdict.PASS: "✅",
@@ -38,7 +38,7 @@ _MARKS = {
 
 
 def as_json(report: CheckReport) -> dict[str, Any]:
-    """A report as plain values, after docs/check.schema.json."""
+    """Report as JSON values, by docs/check.schema.json."""
     return {
         "schema": SCHEMA_VERSION,
         "phi3quant": tool_version(),
@@ -58,17 +58,17 @@ def as_json(report: CheckReport) -> dict[str, Any]:
 
 
 def as_junit(report: CheckReport) -> str:
-    """A report as JUnit XML: a case for each finding and for each figure.
+    """Report as JUnit XML, with a case for each finding and each figure.
 
-    Figures carry no limit of their own and always pass; their values stand in system-out.
+    Figures have no limits and always pass; their values are in system-out.
     """
     suite = ET.Element("testsuite", name="phi3quant check")
     for finding in report.findings:
         case = _case(suite, f"{finding.name}", finding.message)
         kind = _JUNIT_KINDS.get(finding.verdict)
         if kind is not None:
-            told = "skipped" if report.exit_code == 0 else kind
-            ET.SubElement(case, told, message=in_xml(finding.message))
+            tag = "skipped" if report.exit_code == 0 else kind
+            ET.SubElement(case, tag, message=in_xml(finding.message))
     for key, title in METRICS.items():
         if report.metrics is not None:
             _case(suite, f"metric: {title}", f"{key} = {report.metrics.get(key)}")
@@ -89,11 +89,11 @@ _JUNIT_KINDS = {
 
 
 def as_markdown(report: CheckReport) -> str:
-    """A report as a section of Markdown, for a step summary."""
+    """Report as a section of Markdown, for a step summary."""
     lines = [
         f"### {_MARKS[report.verdict]} phi3quant check: {report.verdict.value}",
         "",
-        f"{code_span(report.artifact)} beside {code_span(report.baseline)}",
+        f"{code_span(report.artifact)} against {code_span(report.baseline)}",
         "",
         "| check | verdict | |",
         "|---|---|---|",
@@ -122,7 +122,7 @@ def as_markdown(report: CheckReport) -> str:
 
 
 def annotations(report: CheckReport) -> list[str]:
-    """Workflow commands that GitHub Actions shows beside the run: errors and warnings."""
+    """Workflow commands that GitHub Actions shows next to a run: errors and warnings."""
     lines = []
     for finding in report.findings:
         if finding.verdict is not Verdict.PASS:

@@ -1,4 +1,4 @@
-"""Score a model beside predictions that were recorded, so that their model isn't needed again."""
+"""Recorded predictions, and scores of a model against them without the recorded model."""
 
 import torch
 
@@ -12,15 +12,15 @@ from phi3quant.model.weights import ModelWeights
 def record(
     model: ModelWeights | Predictor, windows: torch.Tensor, tell: CountSteps
 ) -> tuple[torch.Tensor, TopPredictions]:
-    """What a model says of a text, small enough to keep.
+    """Record a model's predictions on a text in compact form.
 
     Args:
-        model: usually the one in full precision.
+        model: model to record, usually in full precision.
         windows: int64 token ids [windows, length].
-        tell: told of the predictor's steps.
+        tell: receives the predictor's steps.
 
     Returns:
-        The NLL of every target, FP32 [windows, length - 1], and the best tokens there.
+        NLL of every target, FP32 [windows, length - 1], and the best tokens at each.
     """
     targets = torch.split(windows[:, 1:].reshape(-1), PIECE_ROWS)
     losses, best = [], []
@@ -40,14 +40,14 @@ def score_beside(
     """Score a model against a recorded reference on the same windows.
 
     Args:
-        recorded_nll: FP32 [windows, length - 1].
-        recorded_top: at the same positions.
-        model: the candidate.
-        windows: int64 token ids [windows, length], those of the recording.
-        tell: told of the predictor's steps.
+        recorded_nll: recorded NLL, FP32 [windows, length - 1].
+        recorded_top: recorded predictions at the same positions.
+        model: candidate.
+        windows: int64 token ids [windows, length] of the recording.
+        tell: receives the predictor's steps.
 
     Returns:
-        The comparison; its KL is over the recorded tokens and the rest.
+        The comparison; its KL is computed over the recorded tokens and the rest.
 
     Raises:
         NotComparableError: the model's vocabulary is smaller than the recorded one.
@@ -56,7 +56,7 @@ def score_beside(
     largest = max(int(recorded_top.ids.max()), int(windows.max()))
     if largest >= candidate.config.vocab_size:
         raise NotComparableError(
-            f"the baseline speaks of token {largest}, but the model's vocabulary ends at "
+            f"the baseline contains token {largest}, but the model's vocabulary ends at "
             f"{candidate.config.vocab_size - 1}"
         )
     targets = torch.split(windows[:, 1:].reshape(-1), PIECE_ROWS)

@@ -1,1 +1,1 @@
-"""Text from a model of any format."""
+"""Text generation by models of any format."""

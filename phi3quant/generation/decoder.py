@@ -1,4 +1,4 @@
-"""What can write: anything that says what comes after tokens, a few at a time."""
+"""Incremental next-token models."""
 
 import math
 from collections.abc import Sequence
@@ -14,15 +14,15 @@ from phi3quant.model.kv_cache import LayerCache
 from phi3quant.model.weights import ModelWeights
 
 KEPT_BYTES = 2_000_000_000
-"""Weights in FP32 up to this stay in memory; those of larger models are read for every token."""
+"""Limit on FP32 weights kept in memory; those of larger models are read for every token."""
 
-# Tokens of a prompt that pass through the blocks at once.
+# Tokens of a prompt in one pass through the blocks.
 _PIECE = 512
 
 
 @runtime_checkable
 class Decoder(Protocol):
-    """A model that writes; it remembers the tokens it was given."""
+    """Incremental next-token model, which keeps the tokens fed so far."""
 
     @property
     def config(self) -> Phi3Config:
@@ -30,17 +30,17 @@ class Decoder(Protocol):
 
     @property
     def runtime(self) -> str:
-        """What computes, for people."""
+        """Name of the runtime, for messages."""
 
     def feed(self, ids: Sequence[int]) -> torch.Tensor:
-        """Take in tokens after those given before; gives FP32 [vocab], scores of the next."""
+        """Append tokens to the text; return the scores of the next token, FP32 [vocab]."""
 
 
 class BlockwiseDecoder:
-    """Computes with weights in FP32 and a cache; implements Decoder.
+    """Decoder that computes with FP32 weights and a cache.
 
-    A small model's weights are kept. Those of a larger one are read and dequantized block by block
-    for every token, in the memory of one block, which takes seconds a token.
+    The weights of a small model stay in memory. Those of a larger one are read and dequantized
+    block by block for every token: that needs the memory of one block, and seconds per token.
     """
 
     def __init__(self, model: ModelWeights, kept_bytes: int = KEPT_BYTES) -> None:
@@ -65,12 +65,12 @@ class BlockwiseDecoder:
         start = len(self._seen)
         self._seen.extend(ids)
         if start and self._switches(start, len(self._seen)):
-            # All positions turn otherwise from here on, so that nothing in the cache holds.
+            # From here on all positions are rotated by other factors, so the cache is invalid.
             self._caches, start = self._empty(), 0
         config, weights = self.config, self._weights
         hidden = torch.empty(0)
         length = len(self._seen)
-        # LongRoPE goes by the whole text, so that a prompt past its limit isn't cut at all.
+        # LongRoPE's factors depend on the whole text, so a prompt past its limit isn't split.
         piece = length if self._switches(start, length) else _PIECE
         table = weights.embedding()
         for first in range(start, length, piece):
@@ -83,7 +83,7 @@ class BlockwiseDecoder:
         return logits(end, weights.final_norm(), weights.head(), config.rms_norm_eps)[0]
 
     def _switches(self, before: int, after: int) -> bool:
-        """Whether LongRoPE takes other factors after than before."""
+        """Whether LongRoPE's factors differ between texts of these two lengths."""
         limit = self.config.original_max_position_embeddings
         return self.config.long_rope is not None and before <= limit < after
 
@@ -93,7 +93,7 @@ class BlockwiseDecoder:
 
 @dataclass(frozen=True)
 class _Kept:
-    """A model whose weights have been read; implements ModelWeights."""
+    """Model with all weights in memory; implements ModelWeights."""
 
     config: Phi3Config
     blocks: Sequence[Block]
@@ -122,5 +122,5 @@ def _keep(model: ModelWeights) -> _Kept:
 
 
 def _full_bytes(config: Phi3Config) -> int:
-    """Bytes of all weights in FP32."""
+    """Bytes of all weights as FP32."""
     return 4 * sum(math.prod(shape) for shape in tensor_shapes(config).values())

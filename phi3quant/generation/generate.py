@@ -1,4 +1,4 @@
-"""Let a model of any format answer a prompt."""
+"""Text generation: an answer to a prompt, by a model of any format."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -24,23 +24,23 @@ from phi3quant.source.tokenizer import Tokenizer, require_rows
 DEFAULT_NEW_TOKENS = 256
 
 TellText = Callable[[str], None]
-"""Called with each piece of text as it comes."""
+"""Callback for pieces of text, in the order in which they are generated."""
 
 
 @dataclass(frozen=True)
 class Generated:
-    """What a model wrote.
+    """Generated text.
 
     Attributes:
-        name: of the model.
-        format: that it is stored in.
-        runtime: what computed.
-        prompt_tokens: of the prompt, as the model read it.
-        ids: of what was written, without the token that ended it.
-        text: of the ids.
-        stopped: whether a stop token ended it; else its limit did.
-        prompt_seconds: until the first token was known.
-        decode_seconds: for all the others.
+        name: name of the model.
+        format: storage format of the model.
+        runtime: name of the runtime.
+        prompt_tokens: number of tokens in the prompt, including the chat template.
+        ids: generated token ids, without the final stop token.
+        text: decoded ids.
+        stopped: whether a stop token ended the text; otherwise the limit did.
+        prompt_seconds: time until the first token.
+        decode_seconds: time for all further tokens.
     """
 
     name: str
@@ -55,18 +55,18 @@ class Generated:
 
     @property
     def prompt_rate(self) -> float:
-        """Tokens of the prompt a second."""
+        """Tokens of the prompt per second."""
         return self.prompt_tokens / max(self.prompt_seconds, 1e-9)
 
     @property
     def decode_rate(self) -> float | None:
-        """Tokens written a second after the first; None if there was no other."""
-        # A token that ends the text costs as much as one that goes on.
+        """Generated tokens per second after the first; None if there were none."""
+        # A stop token costs as much as any other token.
         steps = len(self.ids) - (not self.stopped)
         return steps / self.decode_seconds if steps > 0 and self.decode_seconds > 0 else None
 
     def as_json(self) -> dict[str, Any]:
-        """All of it as plain values."""
+        """The result as JSON values."""
         return {
             **asdict(self),
             "prompt_tokens_per_second": self.prompt_rate,
@@ -84,19 +84,19 @@ def generate(
     revision: str | None = None,
     tell: TellText = lambda _text: None,
 ) -> Generated:
-    """Write what comes after a prompt.
+    """Generate a text that continues or answers a prompt.
 
-    ONNX folders run in onnxruntime, GGUF files in llama.cpp where llama-cpp-python is installed;
-    all else is computed here, see phi3quant.generation.decoder.BlockwiseDecoder.
+    ONNX folders run in onnxruntime, and GGUF files in llama.cpp if llama-cpp-python is installed.
+    All other models are computed by phi3quant.generation.decoder.BlockwiseDecoder.
 
     Args:
-        artifact: a model of any format, a hub id, or None for the bundled phi3-tiny.
-        prompt: text; a user's turn of a chat.
-        raw: take the prompt as it is, without the chat template.
-        max_new_tokens: at most so many; None: 256, or what the context has room for.
-        sampling: how tokens are chosen; None: always the best.
-        revision: of a hub id.
-        tell: is given the text while it comes.
+        artifact: model of any format, hub id, or None for the bundled phi3-tiny.
+        prompt: text, by default a user's turn of a chat.
+        raw: whether to use the prompt as it is, without the chat template.
+        max_new_tokens: limit on generated tokens; None for 256, or the rest of the context.
+        sampling: choice of tokens; None to always take the best one.
+        revision: revision of a hub id.
+        tell: receives the text while it is generated.
 
     Raises:
         Phi3QuantError: see phi3quant.errors.
@@ -129,11 +129,11 @@ def open_decoder(model: StoredWeights | OnnxModel, context: int) -> Decoder:
     """Open the fastest decoder for a model.
 
     Args:
-        model: from converters.open_model.
-        context: tokens that it needs room for.
+        model: model from converters.open_model.
+        context: number of tokens in prompt and answer together.
 
     Raises:
-        Phi3QuantError: it can't be opened.
+        Phi3QuantError: the runtime can't open the model.
     """
     if isinstance(model, OnnxModel):
         return OnnxDecoder(model)
@@ -151,7 +151,7 @@ class _Answer:
     tell: TellText
 
     def write(self, name: str, kind: str, prompt: Sequence[int], room: int) -> Generated:
-        """Until a stop token, or ``room`` tokens."""
+        """Generate until a stop token, or until there are ``room`` tokens."""
         generator = self.sampling.generator()
         started = time.perf_counter()
         number = choose(self.decoder.feed(prompt), self.sampling, generator)
@@ -177,7 +177,7 @@ class _Answer:
 
 
 class _TextStream:
-    """Text of tokens as they come; a character whose bytes are not all there yet waits."""
+    """Stream of decoded tokens; an incomplete character waits for its remaining bytes."""
 
     def __init__(self, tokenizer: Tokenizer, tell: TellText) -> None:
         self._tokenizer, self._tell = tokenizer, tell
@@ -200,22 +200,22 @@ class _TextStream:
 
 
 def _room(prompt: Sequence[int], context: int, asked: int | None) -> int:
-    """Tokens that may be written.
+    """Limit on the tokens to generate.
 
     Raises:
-        InputError: the prompt is empty, or the context has no room for it and what was asked for.
+        InputError: the prompt is empty, or it and the requested tokens don't fit the context.
     """
     if not prompt:
-        raise InputError("the prompt is empty; give some text")
+        raise InputError("the prompt is empty; pass some text")
     left = context - len(prompt)
     if left < 1:
         raise InputError(
             f"the prompt has {len(prompt)} tokens, and the model's context {context}: there is no "
-            "room for an answer; shorten it"
+            "room for an answer; shorten the prompt"
         )
     if asked is not None and asked > left:
         raise InputError(
             f"the prompt has {len(prompt)} tokens, and the model's context {context}: there is "
-            f"room for {left} new ones, not {asked}; give --max-new-tokens {left} or less"
+            f"room for {left} new ones, not {asked}; pass --max-new-tokens {left} or less"
         )
     return min(left, DEFAULT_NEW_TOKENS) if asked is None else asked

@@ -8,7 +8,7 @@ from phi3quant.run.draft import Judge
 
 @dataclass(frozen=True)
 class Conduct:
-    """Settings of a run that change no weight.
+    """Conduct of a run; nothing here changes a weight.
 
     Attributes:
         resume: whether to continue after the finished blocks of an earlier run for the same output.

@@ -109,8 +109,8 @@ class Journal:
         """
         if self.finished:
             raise ResumeError(
-                f"{self.output} has an unfinished run with {_blocks(self.finished)} done; repeat "
-                f"its command with --resume to continue, or {self._start_over()}"
+                f"{self.output} has an unfinished run with {_blocks(self.finished)} done; "
+                f"pass --resume to continue, or {self._start_over()}"
             )
 
     def keep(self, index: int, block: QuantizedBlock, report: Mapping[str, Any]) -> None:
@@ -133,7 +133,7 @@ class Journal:
         """Note for an error that ends a run early."""
         return (
             f"{self.counted} {_are(self.finished)} kept in {self.folder}: "
-            f"repeat the command with --resume to continue. To drop them, {self._start_over()}"
+            f"pass --resume to continue. To drop them, {self._start_over()}"
         )
 
     def _path(self, index: int) -> Path:

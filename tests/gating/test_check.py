@@ -262,13 +262,13 @@ def test_an_update_replaces_the_artifact_for_a_reason(
     assert check(tmp_path / "coarse", path).exit_code == 0
     with pytest.raises(NotComparableError, match="another recipe"):
         check(good, path)
-    with pytest.raises(InputError, match="say which"):
+    with pytest.raises(InputError, match="reason is required"):
         update_baseline(tmp_path / "coarse", path, "  ")
 
 
 def test_a_baseline_needs_to_know_its_reference(spoiled: Path, tmp_path: Path) -> None:
     (spoiled / MANIFEST).unlink()
-    with pytest.raises(InputError, match="name that with reference"):
+    with pytest.raises(InputError, match="pass that as reference"):
         create_baseline(spoiled, tmp_path / "b")
     text = EvaluationText(max_tokens=1024)
     made = create_baseline(spoiled, tmp_path / "b", reference="phi3-tiny", text=text)

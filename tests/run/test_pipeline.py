@@ -202,7 +202,7 @@ def test_scales_of_another_type_are_read_where_fp16_holds_them(
     assert torch.equal(open_weights(made.folders[layout]).block(0)["o_proj"], before)
     stored[name] += 1e-6
     save_file(stored, file)
-    with pytest.raises(CheckpointError, match="with scales that FP16 doesn't hold"):
+    with pytest.raises(CheckpointError, match="with scales that don't fit FP16"):
         open_weights(made.folders[layout]).block(0)
 
 

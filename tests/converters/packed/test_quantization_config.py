@@ -133,8 +133,8 @@ KEYS: dict[str, tuple[dict[str, Any], str]] = {
     "kv cache": (described(kv_cache_scheme={"num_bits": 8}), "kv_cache_scheme"),
     "sparsity": (described(sparsity_config={"format": "sparse-24"}), "sparsity_config"),
     "transform": (described(transform_config={"config_groups": {"a": 1}}), "transform_config"),
-    "unknown": (described(rotation="hadamard"), "'rotation', which isn't known"),
-    "unknown of weights": (described({"codebook": [1]}), "'codebook', which isn't known"),
+    "unknown": (described(rotation="hadamard"), "the unknown key 'rotation'"),
+    "unknown of weights": (described({"codebook": [1]}), "the unknown key 'codebook'"),
     "ignore": (described(ignore="lm_head"), "ignore 'lm_head'"),
 }
 
@@ -223,7 +223,7 @@ AWQ: dict[str, Any] = {"quant_method": "awq", "version": "gemm", "bits": 4, "gro
         ({"pack_dtype": "int64"}, "pack_dtype 'int64'"),
         ({"dynamic": {"-:.*": {}}}, "dynamic"),
         ({"modules_to_not_convert": "x"}, "must be a list"),
-        ({"surprise": 1}, "'surprise', which isn't known"),
+        ({"surprise": 1}, "the unknown key 'surprise'"),
     ],
 )
 def test_awq_in_another_form_is_refused_by_key(
