@@ -211,7 +211,7 @@ def test_a_baseline_of_a_longer_context_is_refused(
     good: Path, baseline: Path, tmp_path: Path
 ) -> None:
     short = with_config(good, tmp_path / "short", {"max_position_embeddings": 256})
-    with pytest.raises(NotComparableError, match=r"windows are of 512 tokens, .* context of 256"):
+    with pytest.raises(NotComparableError, match=r"windows have 512 tokens, .* context of 256"):
         check(short, baseline)
 
 
