@@ -65,7 +65,8 @@ class WorstWindow:
         ratio: perplexity of the candidate divided by that of the reference, in the window.
         text: text around the worst token.
         token: token with the largest loss compared with the reference.
-        start, end: place of the token in ``text``, in characters; equal if it has no text of its own.
+        start, end: place of the token in ``text``, in characters; equal if it has no text of its
+            own.
         reference_top, candidate_top: token that each model ranked first in its place; None if the
             comparison didn't keep them.
     """
