@@ -230,9 +230,8 @@ def check_scheme(scheme: QuantScheme) -> None:
     """
     if scheme.group_size is None:
         raise SchemeError(
-            "ONNX's MatMulNBits can't share a scale in a whole row; choose a --group-size. It "
-            "holds 4 and 8 bits, symmetric or asymmetric, in groups of "
-            f"{', '.join(map(str, GROUP_SIZES))}"
+            "ONNX's MatMulNBits has no scale for whole rows; it holds 4 and 8 bits, symmetric or "
+            f"asymmetric, in groups of {', '.join(map(str, GROUP_SIZES))}: choose a --group-size"
         )
 
 

@@ -24,7 +24,7 @@ def test_the_budget_holds_and_no_choice_is_dominated(
 ) -> None:
     least = sum(min(way.nbytes for way in ways) for ways in problem.values())
     if least > budget:
-        with pytest.raises(SchemeError, match="less than the smallest"):
+        with pytest.raises(SchemeError, match="too small: the smallest"):
             allocate(problem, budget)
         return
     names = allocate(problem, budget)

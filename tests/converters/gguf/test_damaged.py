@@ -98,7 +98,7 @@ def test_what_cannot_be_exported_is_explained(
     file = export("phi3-tiny", tmp_path / "once", "q4_0")
     with pytest.raises(CheckpointError, match="is GGUF Q4_0 already"):
         export_gguf(file, tmp_path / "out")
-    with pytest.raises(CheckpointError, match=r"already \(GGUF Q4_0\); give the original"):
+    with pytest.raises(CheckpointError, match=r"already \(GGUF Q4_0\); use the original"):
         quantize(file, tmp_path / "out", Recipe("rtn"))
     make_model(tmp_path / "bare")
     (tmp_path / "bare" / "tokenizer.json").unlink()
