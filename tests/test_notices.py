@@ -37,4 +37,4 @@ def test_a_command_prints_each_note_once_unless_quiet(
     done = CliRunner().invoke(main, words)
     assert done.exit_code == 0, done.output
     assert done.stderr.count("note: ") == times
-    assert done.stderr.count("quantization_config") == times
+    assert ("quantization_config" in done.stderr) == bool(times)

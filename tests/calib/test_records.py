@@ -7,7 +7,7 @@ import pytest
 
 from calib.corpus import load_corpus, render
 from calib.records import Chat
-from phi3quant.errors import CorpusError
+from phi3quant.errors import CorpusError, on_the_command_line
 from phi3quant.source.tokenizer import load_tokenizer
 from tests.calib.texts import CALL, CHAT, lines, load, turns
 from tests.models import make_tokenizer
@@ -18,12 +18,14 @@ def test_an_empty_field_is_skipped_in_favour_of_another(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("part", "option"), [("calibration", "--calib-field"), ("evaluation", "--text-field")]
+    ("part", "option"),
+    [("calibration", "--calib-field"), ("evaluation", "--text-field")],
 )
 def test_the_message_for_a_missing_field_names_the_option(
     tmp_path: Path, part: str, option: str
 ) -> None:
-    with pytest.raises(CorpusError, match=f"it has body. Name the right one with {option}"):
+    message = f"it has body. Name the right one with {option}"
+    with on_the_command_line(), pytest.raises(CorpusError, match=message):
         load(lines(tmp_path, {"body": "a"}), part=part)
 
 

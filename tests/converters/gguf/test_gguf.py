@@ -133,7 +133,7 @@ def test_a_change_that_cannot_be_made_is_refused(change: str, message: str, tmp_
 
 def test_gguf_types_go_with_gguf_alone(tmp_path: Path) -> None:
     recipe = Recipe("rtn", formats=("awq-gemm", "gguf"), gguf_type="q4_k_m")
-    with pytest.raises(SchemeError, match="with the format gguf alone"):
+    with pytest.raises(SchemeError, match="gguf as the only format"):
         quantize("phi3-tiny", tmp_path / "out", recipe)
 
 
