@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
 
 import click
@@ -65,24 +66,51 @@ _RUN = options.group(
 )
 
 
-def _quantizing(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options that awq, gptq and rtn share."""
+@dataclass(frozen=True)
+class Request:
+    """Arguments of awq, gptq and rtn.
+
+    Attributes:
+        model: MODEL; None for the bundled one.
+        wanted: options that decide the weights.
+        layout: options of ONNX.
+        run: options of the run.
+        text: text to score on.
+        running: options that all commands share.
+    """
+
+    model: str | None
+    wanted: RecipeOptions
+    layout: OnnxLayout
+    run: RunOptions
+    text: EvaluationText
+    running: Running
+
+
+def _quantizing(command: Callable[[Request], None]) -> Callable[..., None]:
+    """Add the options that awq, gptq and rtn share, and gather their values in a Request."""
+
+    @wraps(command)
+    def gathered(
+        model: str | None,
+        wanted: RecipeOptions,
+        layout: OnnxLayout,
+        run: RunOptions,
+        text: EvaluationText,
+        running: Running,
+    ) -> None:
+        command(Request(model, wanted, layout, run, text, running))
+
     groups = (RECIPE, options.ONNX_LAYOUT, _RUN, SCORED_TEXT, options.RUNNING)
+    with_options: Callable[..., None] = gathered
     for group in reversed(groups):
-        command = group(command)
-    return options.MODEL(command)
+        with_options = group(with_options)
+    return options.MODEL(with_options)
 
 
 @click.command(cls=SectionedCommand)
 @_quantizing
-def awq(
-    model: str | None,
-    wanted: RecipeOptions,
-    layout: OnnxLayout,
-    run: RunOptions,
-    text: EvaluationText,
-    running: Running,
-) -> None:
+def awq(request: Request) -> None:
     """Quantize MODEL with activation-aware scaling (AWQ) and verify the result.
 
     Calibrates on text, scales the channels that matter most, lets later weights make up for
@@ -102,19 +130,12 @@ def awq(
 
     MODEL is a folder or a hub id; the default is the bundled phi3-tiny.
     """
-    _run(model, recipe_of("awq", wanted, layout), run, text, running)
+    _run("awq", request)
 
 
 @click.command(cls=SectionedCommand)
 @_quantizing
-def gptq(
-    model: str | None,
-    wanted: RecipeOptions,
-    layout: OnnxLayout,
-    run: RunOptions,
-    text: EvaluationText,
-    running: Running,
-) -> None:
+def gptq(request: Request) -> None:
     """Quantize MODEL with error compensation alone (GPTQ) and verify the result.
 
     Norms and channel order stay unchanged. awq also scales channels and usually loses less.
@@ -125,19 +146,12 @@ def gptq(
 
     MODEL is a folder or a hub id; the default is the bundled phi3-tiny.
     """
-    _run(model, recipe_of("gptq", wanted, layout), run, text, running)
+    _run("gptq", request)
 
 
 @click.command(cls=SectionedCommand)
 @_quantizing
-def rtn(
-    model: str | None,
-    wanted: RecipeOptions,
-    layout: OnnxLayout,
-    run: RunOptions,
-    text: EvaluationText,
-    running: Running,
-) -> None:
+def rtn(request: Request) -> None:
     """Quantize MODEL by rounding to nearest (RTN), without calibration, and verify the result.
 
     Accepts the calibration options of awq and gptq and ignores them.
@@ -148,22 +162,22 @@ def rtn(
 
     MODEL is a folder or a hub id; the default is the bundled phi3-tiny.
     """
-    _run(model, recipe_of("rtn", wanted, layout), run, text, running)
+    _run("rtn", request)
 
 
-def _run(
-    model: str | None, recipe: Recipe, run: RunOptions, text: EvaluationText, running: Running
-) -> None:
+def _run(method: str, request: Request) -> None:
+    run, running = request.run, request.running
+    recipe = recipe_of(method, request.wanted, request.layout)
     if run.no_verify and run.max_ppl_increase is not None:
         raise click.UsageError(
             "--max-ppl-increase needs the verification, which --no-verify leaves out."
         )
     quiet = running.quiet
     use_threads(running.threads)
-    model = options.model_or_bundled(model, quiet=quiet)
+    model = options.model_or_bundled(request.model, quiet=quiet)
     output = run.output or Path(_default_name(model, run.revision, recipe))
     progress = progress_bars(quiet=quiet)
-    judge = None if run.no_verify else Verification(text, progress)
+    judge = None if run.no_verify else Verification(request.text, progress)
     started = time.monotonic()
     artifacts = quantize(
         model,
