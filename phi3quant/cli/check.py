@@ -90,11 +90,11 @@ def check_command(
     phi3quant check model-Q4_K_M.gguf --baseline q4.baseline --junit gate.xml
     phi3quant check ./phi3-4bit --baseline my.baseline --max-ppl-increase 8%
 
-    The artifact is read back from disk and scored. Two gates compare its perplexity: the budget
-    with full precision, the drift with the artifact in the baseline. A gate fails if the model is
-    significantly worse (the 95 % interval lies above 1) and the increase exceeds the limit. Drift
-    is also measured by divergence from full precision, which needs less text. Chat template,
-    special tokens, stop tokens and architecture must not have changed.
+    The artifact is read back from disk and scored. Its perplexity is compared twice: with full
+    precision (the budget) and with the baseline's artifact (the drift). A gate fails if the model
+    is significantly worse (the 95 % interval of the ratio lies above 1) and the increase exceeds
+    the limit. Drift is also measured by divergence from full precision, which needs less text. Chat
+    template, special tokens, stop tokens and architecture must not have changed.
 
     ARTIFACT is a folder (a checkpoint, quantized or ONNX) or a .gguf file.
 

@@ -89,8 +89,8 @@ def generate(
     PROMPT is a text, or - for standard input.
 
     ONNX runs in onnxruntime, GGUF in llama.cpp if llama-cpp-python is installed. Everything else
-    is computed by phi3quant in FP32: models of up to 500 million weights in memory, larger ones by
-    reading their weights for every token, which needs little memory and takes seconds a token.
+    is computed by phi3quant in FP32. Models of up to 500 million weights are held in memory; larger
+    ones are read again for every token: little memory, but seconds per token.
     """
     use_threads(running.threads)
     text = _read_stdin() if prompt == "-" else prompt

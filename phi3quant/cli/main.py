@@ -172,8 +172,8 @@ def main() -> None:
     MODEL is a folder, a hub id, or phi3-tiny, which is bundled. Sizes of memory and files are
     decimal everywhere: 1 GB is 10^9 bytes.
 
-    Exit codes: 0 done; 1 a quality limit was missed or a file has changed; 2 bad input or a system
-    error; 3 not comparable, or (estimate) it doesn't fit; 70 a bug; 130 interrupted.
+    Exit codes: 0 done; 1 worse than a quality limit, or a file has changed; 2 bad input or a system
+    error; 3 can't be compared, or (estimate) doesn't fit; 70 a bug; 130 interrupted.
     """
     take_signals()
     show_notices()

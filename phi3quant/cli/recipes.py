@@ -53,10 +53,10 @@ RECIPE = options.group(
     click.option(
         "--target-bpw",
         type=click.FloatRange(1, 16),
-        help="Size limit of a GGUF file in bits a weight, with embedding and head. Each matrix "
-        "gets the type that lowers the measured loss most for its bytes.",
+        help="Largest average bits per weight of the GGUF file, embedding and head included. Each "
+        "matrix's type is chosen by measured loss.",
     ),
-    click.option("--bits", type=int, default=4, show_default=True, help="Bits a code: 4 or 8."),
+    click.option("--bits", type=int, default=4, show_default=True, help="Bits per code: 4 or 8."),
     click.option(
         "--group-size",
         type=values.GroupSize(),

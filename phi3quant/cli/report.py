@@ -73,7 +73,7 @@ def report(run: tuple[str, ...], page: _Page, text: EvaluationText, running: Run
 
     A RUN is an output folder of awq, gptq or rtn with all its formats, a .gguf file or an ONNX
     folder. Each is scored against its original. The page is one file with all its figures, for
-    phones, dark mode and paper. It requires the extra "report": pip install "phi3quant[report]".
+    phones, dark mode and paper. The page needs the extra "report": pip install "phi3quant[report]".
     """
     if page.output is not None:
         check_drawing()

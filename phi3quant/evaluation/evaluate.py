@@ -30,8 +30,8 @@ class EvaluationText:
     """Text to score models on.
 
     Attributes:
-        source: file, folder or bundled corpus (see calib.corpus.load_corpus); None for the bundled
-            text that suits the model.
+        source: file, folder, hf:DATASET or bundled corpus (see calib.corpus.load_corpus); None
+            for the bundled text that suits the model.
         field: name of the field that holds the text of a record.
         length: tokens in a window; None for 512, or less if the model's context is shorter.
         max_tokens: limit on the scored tokens; None for the whole text.
@@ -59,8 +59,8 @@ class Evaluation:
     ``evaluation["out"]`` is the comparison of the model that was passed as ``out``.
 
     Attributes:
-        names: names of the models as they were passed, the reference first. A model that is scored
-            in several ways (converters.as_run) has a name for each.
+        names: names as they were passed, the reference first; a model that is scored in several
+            ways (converters.as_run) has one for each way.
         sizes: bytes of weights on disk, by model.
         comparisons: comparisons with the reference, in the order of names.
         text: origin of the windows, with hashes.
@@ -118,7 +118,7 @@ def evaluate(
     """Score one or more models, and compare the others with the first, token by token.
 
     Args:
-        models: folders, hub ids or None for the bundled model, plain or quantized.
+        models: folders, .gguf files, hub ids, or None for the bundled model.
         text: text to score on; None for the defaults.
         revision: revision of hub ids.
         progress: display of the blocks.

@@ -108,8 +108,11 @@ def quantize(
         progress: display of the stages.
         conduct: resuming, memory limit and verification; None for the defaults.
 
+    Returns:
+        Folders of the artifacts, and errors of each block.
+
     Raises:
-        Phi3QuantError: see phi3quant.errors; nothing is left at ``output``.
+        Phi3QuantError: see phi3quant.errors; ``output`` is as it was before the call.
 
     Examples:
         >>> import tempfile

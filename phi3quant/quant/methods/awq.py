@@ -143,7 +143,7 @@ def _candidates(
 
 
 def _normalised(scales: torch.Tensor) -> torch.Tensor:
-    """Centre scales around 1; scales of dead channels and overflows become exactly 1."""
+    """Centre scales [in] around 1; they are first raised to _MIN_SCALE, and overflows become 1."""
     scales = scales.clamp(min=_MIN_SCALE)
     scales = scales / (scales.max() * scales.min()).sqrt()
     usable = torch.isfinite(scales) & (scales > 0)
