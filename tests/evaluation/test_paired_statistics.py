@@ -49,11 +49,11 @@ def noise(
 
 
 def share_noticed(trials: torch.Tensor) -> float:
-    """In how many trials the interval's lower end lies above 1."""
+    """Share of the trials in which the interval's lower end lies above 1."""
     return sum(paired_mean(trial).interval[0] > 1 for trial in trials) / len(trials)
 
 
-# What is promised is 5 %, and 2.5 % where nothing is correlated; 1000 trials add their own noise.
+# The promised rate is 5 %, and 2.5 % without correlation; 1000 trials add noise.
 ALARMS = 0.05
 
 

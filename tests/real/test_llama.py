@@ -146,8 +146,8 @@ def test_the_real_vocabulary_survives_a_folder(llama_source: Path, tmp_path: Pat
     assert set(again.types[32011:]) == {TokenType.UNUSED}
 
 
-# What we write and llama.cpp's converter doesn't: the end of a turn, which it leaves to guesses,
-# and where the file comes from. What it writes and we don't: what it takes from a model card.
+# Keys that only we write: the end of a turn, which llama.cpp's converter leaves to guesses, and the
+# file's origin. Keys that only it writes come from a model card.
 OURS = {
     "tokenizer.ggml.eot_token_id",
     *(
