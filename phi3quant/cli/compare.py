@@ -4,6 +4,7 @@ import click
 
 from phi3quant.cli import options
 from phi3quant.cli.check_display import print_comparison
+from phi3quant.cli.ending import EXIT_NOT_COMPARABLE
 from phi3quant.cli.options import Running
 from phi3quant.cli.progress import progress_bars, use_threads
 from phi3quant.cli.scored_text import SCORED_TEXT
@@ -47,4 +48,4 @@ def compare(
     else:
         print_comparison(comparison)
     if not comparison.comparable:
-        raise click.exceptions.Exit(options.EXIT_NOT_COMPARABLE)
+        raise click.exceptions.Exit(EXIT_NOT_COMPARABLE)

@@ -21,8 +21,6 @@ from phi3quant.cli.notices import QUIET
 from phi3quant.cli.terminal import note
 from phi3quant.source.bundled import BUNDLED
 
-EXIT_NOT_COMPARABLE = 3
-
 Command = TypeVar("Command", bound=Callable[..., Any])
 Decorator = Callable[[Command], Command]
 

@@ -2,7 +2,8 @@
 
 import click
 
-from phi3quant.cli import options, values
+from phi3quant.cli import values
+from phi3quant.cli.ending import EXIT_NOT_COMPARABLE
 from phi3quant.cli.terminal import note
 from phi3quant.evaluation.evaluate import Evaluation
 from phi3quant.gating.gate import Gate, Verdict
@@ -44,4 +45,4 @@ def end_if_missed(evaluation: Evaluation, limit: float | None, *, quiet: bool) -
     if Verdict.FAIL in verdicts:
         raise click.exceptions.Exit(EXIT_MISSED)
     if Verdict.UNDERPOWERED in verdicts:
-        raise click.exceptions.Exit(options.EXIT_NOT_COMPARABLE)
+        raise click.exceptions.Exit(EXIT_NOT_COMPARABLE)
