@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from phi3quant.evaluation.evaluate import EvaluationText, evaluate
     from phi3quant.evaluation.inspection import inspect
     from phi3quant.quant.scheme import QuantScheme
+    from phi3quant.run.conduct import Conduct
     from phi3quant.run.pipeline import quantize
     from phi3quant.run.recipe import Calibration, Recipe
     from phi3quant.run.verification import verify
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Calibration": "run.recipe",
+    "Conduct": "run.conduct",
     "EvaluationText": "evaluation.evaluate",
     "Phi3QuantError": "errors",
     "QuantScheme": "quant.scheme",
@@ -40,6 +42,7 @@ _HOMES = {
 
 __all__ = [
     "Calibration",
+    "Conduct",
     "EvaluationText",
     "Phi3QuantError",
     "QuantScheme",

@@ -29,7 +29,7 @@ OPTIONS: Mapping[str, str] = {
     "--bandwidth": "bandwidth",
     "--calib-field": "Calibration(field=...)",
     "--group-size": "group_size",
-    "--max-memory": "max_memory",
+    "--max-memory": "Conduct(max_memory=...)",
     "--max-new-tokens": "max_new_tokens",
     "--memory": "memory",
     "--no-score": "scored=False",

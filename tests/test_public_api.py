@@ -20,6 +20,7 @@ UNTYPED: Any = phi3quant
 def test_public_names_are_pinned_and_all_there() -> None:
     assert phi3quant.__all__ == [
         "Calibration",
+        "Conduct",
         "EvaluationText",
         "Phi3QuantError",
         "QuantScheme",

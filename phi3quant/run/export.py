@@ -69,7 +69,7 @@ def export_gguf(  # noqa: PLR0913 - options by name, each of them documented
         judge: verification of the result before it is published; None to skip it.
 
     Raises:
-        Phi3QuantError: see phi3quant.errors; nothing is left at ``output``.
+        Phi3QuantError: see phi3quant.errors; ``output`` is as it was before the call.
 
     Examples:
         >>> import tempfile
@@ -119,7 +119,7 @@ def export_onnx(
         judge: verification of the result before it is published; None to skip it.
 
     Raises:
-        Phi3QuantError: see phi3quant.errors; nothing is left at ``output``.
+        Phi3QuantError: see phi3quant.errors; ``output`` is as it was before the call.
 
     Examples:
         >>> import tempfile
