@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from converters.format import Format
 from converters.gguf import writer as gguf_writer
@@ -17,16 +17,22 @@ from converters.packed import awq_gemm, compressed_tensors
 from converters.packed.layout import PackedLayout, shown
 from converters.packed.reader import open_packed
 from converters.packed.writer import packed_format
-from phi3quant.errors import CheckpointError, SchemeError
+from phi3quant.errors import AdapterError, CheckpointError, SchemeError
 from phi3quant.model.architecture import LINEARS, block_tensor_name
-from phi3quant.model.config import Phi3Config, read_config
+from phi3quant.model.config import Phi3Config
+from phi3quant.model.config_file import read_config
 from phi3quant.notices import notify
-from phi3quant.source.checkpoint import open_checkpoint
+from phi3quant.source.adapter_reference import AdapterReference
+from phi3quant.source.checkpoint import Checkpoint, checkpoint_of
 from phi3quant.source.locate import Located
 from phi3quant.source.opened_model import OpenedModel
 from phi3quant.source.stored_model import StoredModel, StoredWeights
-from phi3quant.source.tensor_folder import FLOAT_DTYPES, TensorFolder, open_tensors
+from phi3quant.source.tensor_folder import FLOAT_DTYPES, TensorFolder
+from phi3quant.source.tensor_names import text_model
 from phi3quant.source.tokenizer import Tokenizer, load_tokenizer
+from phi3quant.source.weight_files import open_tensors
+
+Adapters: TypeAlias = tuple[AdapterReference, ...]
 
 LAYOUTS: Mapping[str, PackedLayout] = {
     layout.name: layout for layout in (compressed_tensors.LAYOUT, awq_gemm.LAYOUT)
@@ -40,23 +46,25 @@ FORMATS: Mapping[str, Format] = {
 """Formats by their name on the command line; the first is the default."""
 
 
-def open_model(path: Path) -> StoredWeights | OnnxModel:
+def open_model(path: Path, adapters: Adapters = ()) -> StoredWeights | OnnxModel:
     """Open a model of any kind that can be read: plain, packed in one of LAYOUTS, GGUF or ONNX.
 
     Args:
         path: a folder, or a .gguf file.
+        adapters: adapters to merge into a plain checkpoint.
 
     Raises:
         ConfigError: config.json is missing or not Phi-3.
         CheckpointError: weights are missing, truncated, mis-shaped or in an unknown quantization.
         SchemeError: the quantization has a known layout, but in a form that can't be read.
+        AdapterError: an adapter doesn't fit, or the model is not a plain checkpoint.
     """
-    if is_onnx(path):
+    if is_onnx(path) and not adapters:
         return open_onnx(path)
-    return open_weights(path)
+    return open_weights(path, adapters)
 
 
-def open_weights(path: Path) -> StoredWeights:
+def open_weights(path: Path, adapters: Adapters = ()) -> StoredWeights:
     """Open a model whose weights can be read, as open_model does.
 
     Its notes go to phi3quant.notices.
@@ -64,30 +72,37 @@ def open_weights(path: Path) -> StoredWeights:
     Raises:
         CheckpointError: also if it is an ONNX model, whose weights only a runtime can read.
     """
-    opened = _opened(path)
+    opened = _opened(path, adapters)
+    if adapters and not isinstance(opened, Checkpoint):
+        raise AdapterError(
+            f"{path} is a {opened.format} model; adapters can be merged only into the checkpoint "
+            "in full precision"
+        )
     notify(f"{path}: {note}" for note in opened.notes)
     return opened
 
 
-def _opened(path: Path) -> StoredWeights:
+def _opened(path: Path, adapters: Adapters) -> StoredWeights:
     if is_onnx(path):
         raise CheckpointError(f"{path} is an ONNX model already; use the model it was made from")
     if is_gguf(path):
         return open_gguf(path)
     config = read_config(path)
     described = config.raw.get("quantization_config")
+    text = text_model(open_tensors(path), config)
     if described is None:
-        return open_checkpoint(path, config)
+        return checkpoint_of(text, config, adapters)
     if not isinstance(described, Mapping):
         raise CheckpointError(f"{path}/config.json: quantization_config is not an object")
-    store = open_tensors(path)
-    if _all_plain(store, config):
-        return _open_plain(described, path, config)
+    if _all_plain(text.store, config):
+        _refuse_transforms(described, path)
+        opened = checkpoint_of(text, config, adapters)
+        return replace(opened, notes=(*opened.notes, _left_over(described, opened)))
     for layout in LAYOUTS.values():
         try:
             stated = layout.recognise(described)
             if stated is not None:
-                return open_packed(store, config, stated, layout)
+                return open_packed(text.store, config, stated, layout)
         except SchemeError as error:
             raise SchemeError(f"{path}: {error}") from None
     raise CheckpointError(
@@ -127,21 +142,22 @@ def _all_plain(store: TensorFolder, config: Phi3Config) -> bool:
     return all(tensor is not None and tensor.dtype in FLOAT_DTYPES for tensor in stored)
 
 
-def _open_plain(described: Mapping[str, Any], path: Path, config: Phi3Config) -> StoredWeights:
-    """Open a plain checkpoint whose config.json still has a quantization_config."""
+def _refuse_transforms(described: Mapping[str, Any], path: Path) -> None:
     if described.get("transform_config") not in (None, {}, {"config_groups": {}}):
         raise CheckpointError(
             f"{path}: the quantization_config has a transform_config, which changes the model and "
             "isn't supported; use the original checkpoint"
         )
-    opened = open_checkpoint(path, config)
+
+
+def _left_over(described: Mapping[str, Any], opened: StoredWeights) -> str:
+    """Note on the quantization_config of a plain checkpoint."""
     method = described.get("quant_method")
     origin = "" if method is None else f" of {shown(method)}"
-    note = (
+    return (
         f"config.json has a quantization_config{origin}, but all weights are plain "
         f"{opened.format.removeprefix('safetensors ')}; the quantization_config is ignored"
     )
-    return replace(opened, notes=(*opened.notes, note))
 
 
 def as_run(
@@ -168,7 +184,7 @@ def open_located(located: Located) -> OpenedModel[StoredWeights | OnnxModel]:
     Raises:
         Phi3QuantError: as open_model.
     """
-    model = open_model(located.path)
+    model = open_model(located.path, located.adapters)
     return OpenedModel(located, model, {}, partial(tokenizer_of, model, located.path))
 
 

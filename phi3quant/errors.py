@@ -6,6 +6,7 @@
     │   ├── ConfigError          config.json is missing, broken or not Phi-3
     │   ├── CheckpointError      a shard or tensor is missing, truncated or mis-shaped
     │   │   └── DamagedError           values are not finite, or changed while they were read
+    │   ├── AdapterError         an adapter is missing, of another kind or doesn't fit the model
     │   ├── TokenizerError       no usable tokenizer files
     │   ├── CorpusError          text is missing, empty, too short or not UTF-8
     │   └── SchemeError          a quantization scheme doesn't fit the model or the format
@@ -26,6 +27,7 @@ from contextvars import ContextVar
 
 OPTIONS: Mapping[str, str] = {
     "-o": "output",
+    "--adapter": "adapters",
     "--bandwidth": "bandwidth",
     "--calib-field": "Calibration(field=...)",
     "--group-size": "group_size",
@@ -94,6 +96,10 @@ class CheckpointError(InputError):
 
 class DamagedError(CheckpointError):
     """Weights contain NaN or infinity, or changed while they were read."""
+
+
+class AdapterError(InputError):
+    """An adapter is missing, of an unsupported kind, or doesn't fit the model."""
 
 
 class TokenizerError(InputError):

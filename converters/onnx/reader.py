@@ -29,7 +29,8 @@ from converters.onnx.surgery import (
     tensor_type,
 )
 from phi3quant.errors import CheckpointError, InputError
-from phi3quant.model.config import Phi3Config, read_config
+from phi3quant.model.config import Phi3Config
+from phi3quant.model.config_file import read_config
 from phi3quant.model.predictor import PIECE_ROWS, CountSteps, Predictions
 
 # Tokens in one run: several windows, or a piece of one.

@@ -11,7 +11,8 @@ from typing import Any
 
 from phi3quant.errors import ModelNotFoundError
 from phi3quant.model.architecture import tensor_shapes
-from phi3quant.model.config import Phi3Config, parse_config, read_config, read_config_file
+from phi3quant.model.config import Phi3Config, parse_config
+from phi3quant.model.config_file import read_config, read_config_file
 from phi3quant.source.bundled import BUNDLED, bundled_folder
 
 _EXPECTED_GQA = 8

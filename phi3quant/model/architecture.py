@@ -44,6 +44,19 @@ BLOCK_TENSORS: Mapping[str, TensorRole] = {
     "down_proj": TensorRole("mlp.down_proj.weight", lambda c: (c.hidden_size, c.intermediate_size)),
 }
 
+SPLITS: Mapping[str, tuple[TensorRole, ...]] = {
+    "qkv_proj": (
+        TensorRole("self_attn.q_proj.weight", lambda c: (c.query_rows, c.hidden_size)),
+        TensorRole("self_attn.k_proj.weight", lambda c: (c.key_value_rows, c.hidden_size)),
+        TensorRole("self_attn.v_proj.weight", lambda c: (c.key_value_rows, c.hidden_size)),
+    ),
+    "gate_up_proj": (
+        TensorRole("mlp.gate_proj.weight", lambda c: (c.intermediate_size, c.hidden_size)),
+        TensorRole("mlp.up_proj.weight", lambda c: (c.intermediate_size, c.hidden_size)),
+    ),
+}
+"""Matrices whose rows are those of several matrices of a Llama model, in this order."""
+
 LINEARS = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
 """Matrices of a block that are quantized, in the order of computation."""
 
@@ -54,7 +67,12 @@ HEAD = "lm_head.weight"
 
 def block_tensor_name(index: int, key: str) -> str:
     """Name, in the checkpoint, of tensor ``key`` (a key of BLOCK_TENSORS) of block ``index``."""
-    return f"model.layers.{index}.{BLOCK_TENSORS[key].name}"
+    return f"{block_prefix(index)}{BLOCK_TENSORS[key].name}"
+
+
+def block_prefix(index: int) -> str:
+    """Beginning of the names of all tensors of block ``index``."""
+    return f"model.layers.{index}."
 
 
 def tensor_shapes(config: Phi3Config) -> dict[str, Shape]:

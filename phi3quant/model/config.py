@@ -3,11 +3,10 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from phi3quant.disk.untrusted_json import read_json
-from phi3quant.errors import ConfigError, InputError
+from phi3quant.errors import ConfigError
+from phi3quant.model.dialects import DIALECTS, PHI3, ROPE_SECTIONS, as_phi3
 
 _REQUIRED_SIZES = (
     "vocab_size",
@@ -47,7 +46,12 @@ class LongRope:
 
 @dataclass(frozen=True)
 class Phi3Config:
-    """Parameters of the computation of a Phi-3 model; ``raw`` is the original config.json."""
+    """Parameters of the computation of a Phi-3 model.
+
+    Attributes:
+        raw: config.json with the keys of ``phi3``; see dialects.as_phi3.
+        stored_type: model_type in config.json.
+    """
 
     vocab_size: int
     hidden_size: int
@@ -65,6 +69,7 @@ class Phi3Config:
     rms_norm_eps: float
     tie_word_embeddings: bool
     raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    stored_type: str = field(default=PHI3, repr=False, compare=False)
 
     @property
     def query_rows(self) -> int:
@@ -82,55 +87,6 @@ class Phi3Config:
         return self.num_attention_heads // self.num_key_value_heads
 
 
-def read_config(folder: Path) -> Phi3Config:
-    """Read ``folder``/config.json.
-
-    Raises:
-        ConfigError: the file is missing, is not a JSON object, or is not a Phi-3 configuration.
-    """
-    path = folder / "config.json"
-    if not path.is_file():
-        raise ConfigError(adapter_hint(folder) or f"{folder} has no config.json{_hint(folder)}")
-    return read_config_file(path)
-
-
-def adapter_hint(folder: Path) -> str | None:
-    """Message for the folder of an adapter; None for other folders."""
-    path = folder / "adapter_config.json"
-    if not path.is_file():
-        return None
-    try:
-        adapter = read_json(path, raises=ConfigError)
-    except InputError:
-        adapter = {}
-    base, kind = adapter.get("base_model_name_or_path"), adapter.get("peft_type")
-    base = base if isinstance(base, str) and base else "its base model"
-    kind = kind if isinstance(kind, str) and kind else "LoRA"
-    return (
-        f"{folder} is a {kind} adapter of {base}, not a model; merge it into {base} first "
-        "(PEFT: merge_and_unload) and give the merged folder"
-    )
-
-
-def _hint(folder: Path) -> str:
-    if (folder / "genai_config.json").is_file():
-        return "; put the config.json of the original model next to its genai_config.json"
-    return "; it is not a model folder"
-
-
-def read_config_file(path: Path) -> Phi3Config:
-    """Read a configuration from a file of any name.
-
-    Raises:
-        ConfigError: as read_config.
-    """
-    raw = read_json(path, raises=ConfigError)
-    try:
-        return parse_config(raw)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
-
-
 def parse_config(raw: Mapping[str, Any]) -> Phi3Config:
     """Interpret the content of a config.json; missing keys get the family's defaults.
 
@@ -139,11 +95,13 @@ def parse_config(raw: Mapping[str, Any]) -> Phi3Config:
     Raises:
         ConfigError: another architecture, a missing size, or sizes that contradict one another.
     """
-    if raw.get("model_type") != "phi3":
+    stored_type = raw.get("model_type")
+    if not isinstance(stored_type, str) or stored_type not in DIALECTS:
         raise ConfigError(
-            f"model_type is {_shown(raw.get('model_type'))}, not 'phi3'; "
-            "phi3quant handles models of the Phi-3 architecture only"
+            f"model_type is {_shown(stored_type)}, not 'phi3'; phi3quant handles models of the "
+            f"Phi-3 architecture only ({', '.join(DIALECTS)})"
         )
+    raw = as_phi3(raw)
     sizes = {key: _size(raw, key) for key in _REQUIRED_SIZES}
     if sizes["num_hidden_layers"] > _MAX_LAYERS:
         raise ConfigError(
@@ -192,7 +150,8 @@ def parse_config(raw: Mapping[str, Any]) -> Phi3Config:
         sliding_window=_window(raw),
         rms_norm_eps=eps,
         tie_word_embeddings=_flag(raw, "tie_word_embeddings"),
-        raw=dict(raw),
+        raw=raw,
+        stored_type=stored_type,
     )
 
 
@@ -213,14 +172,18 @@ def _flag(raw: Mapping[str, Any], key: str) -> bool:
 
 
 def _rope_section(raw: Mapping[str, Any]) -> Mapping[str, Any]:
-    """``rope_parameters`` (transformers 5) or ``rope_scaling`` (older), or nothing."""
-    for key in ("rope_parameters", "rope_scaling"):
+    """``rope_scaling``, or else ``rope_parameters`` (transformers 5), or nothing.
+
+    transformers prefers the older key if a file has both.
+    """
+    for key in ROPE_SECTIONS:
         section = raw.get(key)
         if section is None:
             continue
         if not isinstance(section, Mapping):
             raise ConfigError(f"{key} is {_shown(section)}; it must be null or an object")
-        return section
+        if section:
+            return section
     return {}
 
 

@@ -16,9 +16,14 @@ from phi3quant.model.architecture import (
     block_tensor_name,
     tensor_shapes,
 )
-from phi3quant.model.config import Phi3Config, read_config
-from phi3quant.source.tensor_folder import TensorFolder, check_tensors, open_tensors
+from phi3quant.model.config import Phi3Config
+from phi3quant.model.config_file import read_config
+from phi3quant.source.adapter import merge_adapters
+from phi3quant.source.adapter_reference import AdapterReference
+from phi3quant.source.tensor_folder import TensorFolder, check_tensors
+from phi3quant.source.tensor_names import TextModel, text_model
 from phi3quant.source.unread_tensors import refuse_explained, refuse_unread
+from phi3quant.source.weight_files import open_tensors
 
 
 @dataclass(frozen=True)
@@ -90,29 +95,69 @@ class Checkpoint(SafetensorsModel):
         }
 
 
-def open_checkpoint(folder: Path, config: Phi3Config | None = None) -> Checkpoint:
+def open_checkpoint(
+    folder: Path,
+    config: Phi3Config | None = None,
+    adapters: tuple[AdapterReference, ...] = (),
+) -> Checkpoint:
     """Open a plain checkpoint and check its configuration and all headers.
 
     Weights are read only to compare the head of a tied model with its embedding.
 
     Args:
-        folder: of the model.
-        config: from its config.json, if that has been read.
+        folder: folder of the model.
+        config: configuration from its config.json, if that has been read.
+        adapters: adapters to merge, in this order.
 
     Raises:
         ConfigError: config.json is missing or not of a Phi-3 model.
         CheckpointError: weights are missing, truncated or of a wrong shape or dtype, or there are
             tensors that don't belong to the model described by config.json.
+        AdapterError: as merge_adapters.
     """
     stored = config or read_config(folder)
-    store = open_tensors(folder)
+    return checkpoint_of(text_model(open_tensors(folder), stored), stored, adapters)
+
+
+def checkpoint_of(
+    text: TextModel, stored: Phi3Config, adapters: tuple[AdapterReference, ...] = ()
+) -> Checkpoint:
+    """Open a plain checkpoint as open_checkpoint does, after its headers have been read.
+
+    Raises:
+        CheckpointError: as open_checkpoint.
+        AdapterError: as merge_adapters.
+    """
+    store = text.store
     config, notes = untied_if_different(store, stored)
     shapes = tensor_shapes(config)
     known = {*shapes, HEAD}
     refuse_explained(store.folder, store.tensors, known, config)
     check_tensors(store, shapes)
     notes += refuse_unread(store.folder, store.tensors, known, config)
-    return Checkpoint(folder, config, store, (*store.notes, *notes))
+    notes = (*store.notes, *notes)
+    if adapters:
+        store = merge_adapters(text, config, adapters)
+        store, config, more = _untied_if_adapted(store, config)
+        notes += more
+    return Checkpoint(store.folder, config, store, notes)
+
+
+def _untied_if_adapted(
+    store: TensorFolder, config: Phi3Config
+) -> tuple[TensorFolder, Phi3Config, tuple[str, ...]]:
+    """Untie a model if an adapter changes its embedding or head alone.
+
+    The adapter was trained with only that one changed, but PEFT's merge_and_unload changes both.
+    """
+    if not config.tie_word_embeddings or not {EMBEDDING, HEAD} & set(store.updates):
+        return store, config, ()
+    note = (
+        "an adapter changes the embedding or the head, which the model shares; they are stored "
+        "separately from now on"
+    )
+    tensors = {**store.tensors, HEAD: store.tensors[EMBEDDING]}
+    return replace(store, tensors=tensors), _untied(config), (note,)
 
 
 def untied_if_different(
@@ -132,14 +177,16 @@ def untied_if_different(
     both = HEAD in store.tensors and EMBEDDING in store.tensors
     if not config.tie_word_embeddings or not both or store.same_values(EMBEDDING, HEAD):
         return config, ()
-    untied = replace(
-        config, tie_word_embeddings=False, raw={**config.raw, "tie_word_embeddings": False}
-    )
     note = (
         f"config.json ties the head to the embedding, but {HEAD} and {EMBEDDING} differ; "
         "the head is used as it is stored, as by transformers 5"
     )
-    return untied, (note,)
+    return _untied(config), (note,)
+
+
+def _untied(config: Phi3Config) -> Phi3Config:
+    raw = {**config.raw, "tie_word_embeddings": False}
+    return replace(config, tie_word_embeddings=False, raw=raw)
 
 
 def linear_bytes(store: TensorFolder, config: Phi3Config) -> int:

@@ -1,14 +1,16 @@
 """Location of a model: a folder, a GGUF file, a hub id or the bundled phi3-tiny."""
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from phi3quant.disk.first_bytes import GGUF_MAGIC, lfs_hint, starts_with
 from phi3quant.disk.output import MANIFEST
 from phi3quant.disk.untrusted_json import read_json_if_there
 from phi3quant.errors import MissingExtraError, ModelNotFoundError, require
+from phi3quant.model.config_file import ADAPTER_CONFIG
+from phi3quant.source.adapter_reference import AdapterReference, parse_adapter
 from phi3quant.source.bundled import BUNDLED, bundled_folder
 
 __all__ = ["BUNDLED", "GGUF_SUFFIX", "Located", "bundled_folder", "locate"]
@@ -27,11 +29,13 @@ class Located:
         path: the model's folder or GGUF file on this machine.
         name: for tables: the name of the folder or file, the hub id, or ``phi3-tiny``.
         revision: commit of a model from the hub; None for others.
+        adapters: adapters to merge into it, in this order.
     """
 
     path: Path
     name: str
     revision: str | None = None
+    adapters: tuple[AdapterReference, ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -44,19 +48,42 @@ class Located:
         return self.name == BUNDLED and self.folder == bundled_folder()
 
 
-def locate(model: str | Path | None, revision: str | None = None) -> Located:
-    """Find a model.
+def locate(
+    model: str | Path | None,
+    revision: str | None = None,
+    adapters: Sequence[str | Path | AdapterReference] = (),
+) -> Located:
+    """Find a model and adapters for it.
 
     Args:
         model: a folder (OUT/FORMAT is accepted for every format of an output OUT, even for the
             one in OUT itself); a GGUF file of any name; a hub id such as
             ``microsoft/Phi-3-mini-4k-instruct``; or None or ``phi3-tiny`` for the bundled model.
         revision: branch, tag or commit of a hub id.
+        adapters: folders, hub ids, or names of adapters inside the model's checkpoint; with
+            ``=WEIGHT`` they are merged with that factor.
 
     Raises:
         ModelNotFoundError: there is no such folder or file, and the hub has no such model either.
         MissingExtraError: ``model`` looks like a hub id, but huggingface_hub isn't installed.
+        AdapterError: the weight of an adapter isn't a number.
     """
+    located = _locate_model(model, revision)
+    return replace(located, adapters=tuple(_locate_adapter(parse_adapter(a)) for a in adapters))
+
+
+def _locate_adapter(adapter: AdapterReference) -> AdapterReference:
+    """Find an adapter's folder; other names are left for adapters inside the checkpoint."""
+    folder = Path(adapter.name)
+    if folder.is_dir():
+        return replace(adapter, folder=folder)
+    if folder.exists() or not _HUB_ID.fullmatch(adapter.name):
+        return adapter
+    snapshot = _from_hub(adapter.name, adapter.revision)
+    return replace(adapter, folder=snapshot.path, revision=snapshot.revision)
+
+
+def _locate_model(model: str | Path | None, revision: str | None) -> Located:
     require(ModelNotFoundError, "model", model, str, Path, None)
     if model is None or (str(model) == BUNDLED and not Path(model).exists()):
         return Located(bundled_folder(), BUNDLED)
@@ -117,5 +144,6 @@ def _from_hub(name: str, revision: str | None) -> Located:
 
 
 def _is_complete(folder: Path) -> bool:
-    """Whether a snapshot has config.json and weights; interrupted downloads may lack them."""
-    return (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
+    """Whether a snapshot has a configuration and weights; interrupted downloads may lack them."""
+    described = any((folder / name).is_file() for name in ("config.json", ADAPTER_CONFIG))
+    return described and any(folder.glob("*.safetensors"))

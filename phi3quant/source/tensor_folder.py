@@ -1,19 +1,15 @@
-"""Folder of safetensors: headers are read when it is opened, tensors on demand."""
+"""Tensors of a folder of safetensors, by name; they are read on demand."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 
-from phi3quant.disk.file_name import is_file_name
-from phi3quant.disk.first_bytes import lfs_hint
 from phi3quant.disk.tensor_stream import DTYPE_NAMES
-from phi3quant.disk.untrusted_json import read_json
 from phi3quant.errors import CheckpointError, DamagedError
-from phi3quant.model.config import adapter_hint
 from phi3quant.parallel import over_rows
 
 FLOAT_DTYPES: Mapping[str, torch.dtype] = {
@@ -23,12 +19,9 @@ FLOAT_DTYPES: Mapping[str, torch.dtype] = {
 }
 """Dtypes of plain weights, by their names in safetensors."""
 
-SINGLE_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
-_SINGLE_WINS = (
-    f"both {SINGLE_FILE} and {INDEX_FILE} exist; {SINGLE_FILE} is read and the shards are not, "
-    "as by transformers"
-)
-_PICKLES = ("*.bin", "*.pt", "*.pth")
+Update = Callable[[torch.Tensor], torch.Tensor]
+"""Change of a tensor by an adapter; it may work in place. Both tensors are FP32."""
+
 _CHUNK_WEIGHTS = 1 << 22
 """Values of each of two tensors that are in memory while they are compared."""
 
@@ -36,12 +29,38 @@ _ITEM_BYTES = {name: dtype.itemsize for dtype, name in DTYPE_NAMES.items()}
 
 
 @dataclass(frozen=True)
-class TensorEntry:
-    """A tensor's file, and its type's name and its shape from the file's header."""
+class Piece:
+    """A tensor in a file: its name there, and its shape from the file's header."""
 
     file: Path
-    dtype: str
+    name: str
     shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """A tensor that is stored in one piece, or in several whose rows follow one another.
+
+    Attributes:
+        dtype: name of its type in safetensors; of the first piece, if there are several.
+        pieces: at least one.
+    """
+
+    dtype: str
+    pieces: tuple[Piece, ...]
+
+    @property
+    def file(self) -> Path:
+        """File of the first piece."""
+        return self.pieces[0].file
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the whole tensor."""
+        first = self.pieces[0].shape
+        if len(self.pieces) == 1:
+            return first
+        return (sum(piece.shape[0] for piece in self.pieces), *first[1:])
 
 
 @dataclass(frozen=True)
@@ -52,13 +71,15 @@ class TensorFolder:
         folder: folder of the model.
         files: safetensors files that are read.
         tensors: entries by name.
-        notes: choices between files that the user should know about.
+        notes: choices that the user should know about.
+        updates: changes by adapters, in their order, by tensor.
     """
 
     folder: Path
     files: tuple[Path, ...]
     tensors: Mapping[str, TensorEntry]
     notes: tuple[str, ...] = ()
+    updates: Mapping[str, Sequence[Update]] = field(default_factory=dict)
 
     def nbytes(self, *prefixes: str) -> int:
         """Bytes of all tensors, or of those whose names begin with one of ``prefixes``."""
@@ -69,20 +90,21 @@ class TensorFolder:
         )
 
     def load(self, name: str) -> torch.Tensor:
-        """Read one tensor in its stored dtype.
+        """Read one tensor in its stored dtype, or as FP32 if adapters change it.
 
         Raises:
             CheckpointError: the folder has no such tensor, or its file can no longer be read.
         """
         if name not in self.tensors:
             raise CheckpointError(f"{self.folder} has no tensor {name}")
-        file = self.tensors[name].file
-        try:
-            # The file is opened for every tensor, so that mapped pages are released.
-            with safe_open(file, framework="pt") as opened:
-                tensor: torch.Tensor = opened.get_tensor(name)
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"can't read tensor {name} from {file}: {error}") from None
+        pieces = [_read(piece) for piece in self.tensors[name].pieces]
+        tensor = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+        updates = self.updates.get(name, ())
+        if updates:
+            # A copy, since updates may work in place and the tensor may be mapped from the file.
+            tensor = tensor.to(torch.float32, copy=True)
+            for update in updates:
+                tensor = update(tensor)
         return tensor
 
     def load_finite(self, name: str) -> torch.Tensor:
@@ -105,7 +127,7 @@ class TensorFolder:
     def same_values(self, first: str, second: str) -> bool:
         """Whether two matrices have equal values, regardless of their dtypes.
 
-        Only a few rows are in memory at a time.
+        Only a few rows are in memory at a time. Adapters are left out.
 
         Raises:
             CheckpointError: as load.
@@ -118,14 +140,26 @@ class TensorFolder:
         try:
             for start in range(0, rows, step):
                 parts = []
-                for name, stored in ((first, one), (second, other)):
-                    with safe_open(stored.file, framework="pt") as opened:
-                        parts.append(opened.get_slice(name)[start : start + step].float())
+                for piece in (one.pieces[0], other.pieces[0]):
+                    with safe_open(piece.file, framework="pt") as opened:
+                        parts.append(opened.get_slice(piece.name)[start : start + step].float())
                 if not torch.equal(*parts):
                     return False
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"can't read {first} and {second}: {error}") from None
         return True
+
+
+def _read(piece: Piece) -> torch.Tensor:
+    try:
+        # The file is opened for every tensor, so that mapped pages are released.
+        with safe_open(piece.file, framework="pt") as opened:
+            tensor: torch.Tensor = opened.get_tensor(piece.name)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"can't read tensor {piece.name} from {piece.file}: {error}"
+        ) from None
+    return tensor
 
 
 def _count_not_finite(tensor: torch.Tensor) -> int:
@@ -140,115 +174,6 @@ def _count_not_finite(tensor: torch.Tensor) -> int:
 
     over_rows(rows.shape[0], rows.shape[1], count)
     return sum(counts)
-
-
-def open_tensors(folder: Path) -> TensorFolder:
-    """Read the headers of all weight files of ``folder``, and the index if there is one.
-
-    If a folder has both a single file and an index, the single file is read, as in transformers.
-
-    Raises:
-        CheckpointError: there are no weights, or a shard is missing, truncated or mislabelled.
-    """
-    single, index = folder / SINGLE_FILE, folder / INDEX_FILE
-    if single.is_file():
-        notes = () if _no_shards(index) else (_SINGLE_WINS,)
-        return TensorFolder(folder, (single,), _read_header(single), notes + _adapter_note(folder))
-    if not index.is_file():
-        raise CheckpointError(
-            f"{folder} has no {SINGLE_FILE} and no index of shards{_hint(folder)}"
-        )
-    weight_map = _read_weight_map(index)
-    files = tuple(folder / name for name in sorted(set(weight_map.values())))
-    tensors: dict[str, TensorEntry] = {}
-    for file in files:
-        for name, stored in _read_header(file).items():
-            if name in tensors:
-                raise CheckpointError(f"tensor {name} is in both {tensors[name].file} and {file}")
-            tensors[name] = stored
-    for name, shard in weight_map.items():
-        if name not in tensors or tensors[name].file.name != shard:
-            raise CheckpointError(
-                f"{index.name} places {name} in {shard}, which doesn't hold it; "
-                "the shards don't belong to this index, so download both again"
-            )
-    return TensorFolder(folder, files, tensors, _adapter_note(folder))
-
-
-def _adapter_note(folder: Path) -> tuple[str, ...]:
-    if adapter_hint(folder) is None:
-        return ()
-    return ("an adapter is stored next to the weights (adapter_config.json); it is not applied",)
-
-
-def _no_shards(index: Path) -> bool:
-    """Whether the index is missing or lists only the single file, as some tools write it."""
-    if not index.exists():
-        return True
-    try:
-        return set(_read_weight_map(index).values()) == {SINGLE_FILE}
-    except CheckpointError:
-        return False
-
-
-def _hint(folder: Path) -> str:
-    """Remedy for a message, derived from the files that are present in place of the weights."""
-    adapter = adapter_hint(folder)
-    if adapter is not None:
-        return f": {adapter}"
-    others = sorted(path.name for path in folder.glob("*.safetensors"))
-    if others:
-        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
-        return (
-            f"; it has {others[0]}{more}: add {INDEX_FILE} if these are shards, or name a single "
-            f"file {SINGLE_FILE}"
-        )
-    if any(any(folder.glob(pattern)) for pattern in _PICKLES):
-        return (
-            "; .bin, .pt and .pth files are pickles, which can run code and are not read: "
-            "convert them to safetensors first"
-        )
-    return ""
-
-
-def _read_weight_map(path: Path) -> dict[str, str]:
-    weight_map = read_json(path).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError(f"{path} is not an index of shards: it has no weight_map")
-    for name, shard in weight_map.items():
-        if not is_file_name(shard):
-            raise CheckpointError(
-                f"{path} places {name[:80]} in {repr(shard)[:80]}, which is not a file name"
-            )
-    return weight_map
-
-
-def _read_header(file: Path) -> dict[str, TensorEntry]:
-    try:
-        if not file.is_file():
-            raise CheckpointError(f"the shard {file} is missing")
-        # safe_open reports every error of the system as a missing file.
-        file.open("rb").close()
-    except OSError as error:
-        raise CheckpointError(f"{file} can't be read: {error.strerror}") from None
-    try:
-        with safe_open(file, framework="pt") as opened:
-            return {
-                # Slices are lazy: these two calls read no data.
-                name: TensorEntry(file, piece.get_dtype(), tuple(piece.get_shape()))
-                for name in opened.keys()  # noqa: SIM118 - not a dict; it has no __iter__
-                for piece in [opened.get_slice(name)]
-            }
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(lfs_hint(file) or _not_whole(file, error)) from None
-
-
-def _not_whole(file: Path, error: Exception) -> str:
-    size = f" ({file.stat().st_size} bytes)" if file.is_file() else ""
-    return (
-        f"{file}{size} is not a whole safetensors file ({error}); "
-        "it is truncated or mislabelled: download it again"
-    )
 
 
 def check_tensors(store: TensorFolder, shapes: Mapping[str, tuple[int, ...]]) -> None:

@@ -19,25 +19,18 @@ _HARMLESS = re.compile(
 _KV_SCALES = re.compile(r".*\.(k|v|q|attn|kv)_scale|.*\.(k|v)_proj\.output_scale")
 _KV_NOTE = "scales of a quantized KV cache are stored with the model; the cache is not quantized"
 
-_PREFIXES: Mapping[str, str] = {
-    "_orig_mod.": "torch.compile",
-    "module.": "DataParallel",
-    "base_model.model.": "PEFT",
-}
-"""Prefixes that wrappers put in front of every name, with the tool that adds each."""
-
 _REASONS: Mapping[str, str] = {
     r"(^|\.)(lora_|vera_|ia3_|hada_|oft_|boft_)|\.base_layer\.|\.modules_to_save\.": (
         "an adapter (LoRA) is not merged into the weights; merge it with PEFT's "
         "merge_and_unload and save the model again"
     ),
     r"\.self_attn\.[qkv]_proj\.weight$": (
-        "q_proj, k_proj and v_proj are stored separately, but Phi-3 has one qkv_proj; "
-        "join their rows in this order"
+        "q_proj, k_proj and v_proj are stored next to the qkv_proj that has their rows; save the "
+        "model without one or the other"
     ),
     r"\.mlp\.(gate|up)_proj\.weight$": (
-        "gate_proj and up_proj are stored separately, but Phi-3 has one gate_up_proj; "
-        "join their rows in this order"
+        "gate_proj and up_proj are stored next to the gate_up_proj that has their rows; save the "
+        "model without one or the other"
     ),
     r"\.(absmax|quant_map|nested_\w+|quant_state\..*|SCB|weight_format)$": (
         "the weights are quantized by bitsandbytes; dequantize them and save the model in BF16"
@@ -106,18 +99,10 @@ def _unread(
     """Tensors outside the model, each with the reason for its presence; None if unknown."""
     for name in sorted(set(names) - set(known)):
         if not _HARMLESS.fullmatch(name) and not _KV_SCALES.fullmatch(name):
-            yield name, _reason(name, known, config)
+            yield name, _reason(name, config)
 
 
-def _reason(name: str, known: Collection[str], config: Phi3Config) -> str | None:
-    if f"model.{name}" in known:
-        return (
-            "the names lack 'model.' in front, as in a bare decoder; save the language model "
-            "(Phi3ForCausalLM) instead"
-        )
-    for prefix, tool in _PREFIXES.items():
-        if name.startswith(prefix) and name.removeprefix(prefix) in known:
-            return f"the names begin with {prefix!r} of {tool}; save the model without the wrapper"
+def _reason(name: str, config: Phi3Config) -> str | None:
     layer = _LAYER.match(name)
     if layer is not None and int(layer[1][:9]) >= config.num_hidden_layers:
         return (

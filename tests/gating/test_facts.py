@@ -8,7 +8,7 @@ from converters import open_located
 from converters.onnx.genai import generation_ids
 from phi3quant.errors import TokenizerError
 from phi3quant.gating import facts
-from phi3quant.model.config import read_config
+from phi3quant.model.config_file import read_config
 from phi3quant.source.locate import Located
 
 GOOD = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"

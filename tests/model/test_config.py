@@ -76,7 +76,7 @@ def test_longrope_frequencies_and_magnitude_equal_transformers(length: int) -> N
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "llama"}, "model_type is 'llama'"),
+        ({"model_type": "gemma"}, "model_type is 'gemma'"),
         ({"hidden_size": None}, "hidden_size is missing"),
         ({"vocab_size": -3}, "vocab_size is -3"),
         ({"vocab_size": True}, "vocab_size is True"),

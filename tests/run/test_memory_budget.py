@@ -12,7 +12,8 @@ from calib.capture import advance, collect
 from phi3quant.cli.main import main
 from phi3quant.errors import MemoryLimitError
 from phi3quant.model.architecture import LINEARS
-from phi3quant.model.config import Phi3Config, read_config
+from phi3quant.model.config import Phi3Config
+from phi3quant.model.config_file import read_config
 from phi3quant.model.decoder_block import sequence_context
 from phi3quant.model.precision import product_dtype
 from phi3quant.run import memory_budget

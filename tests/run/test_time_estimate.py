@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from phi3quant.model.config import read_config
+from phi3quant.model.config_file import read_config
 from phi3quant.run import time_estimate
 from phi3quant.run.memory_budget import Calibrated
 from phi3quant.source.locate import bundled_folder

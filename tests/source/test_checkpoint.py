@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from phi3quant.disk.tensor_stream import DTYPE_NAMES
 from phi3quant.errors import CheckpointError
 from phi3quant.source.checkpoint import open_checkpoint
-from phi3quant.source.tensor_folder import open_tensors
+from phi3quant.source.weight_files import open_tensors
 from tests.models import make_model
 
 QKV = "model.layers.0.self_attn.qkv_proj.weight"
