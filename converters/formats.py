@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from converters.format import Format
 from converters.gguf import writer as gguf_writer
@@ -32,8 +32,6 @@ from phi3quant.source.tensor_names import text_model
 from phi3quant.source.tokenizer import Tokenizer, load_tokenizer
 from phi3quant.source.weight_files import open_tensors
 
-Adapters: TypeAlias = tuple[AdapterReference, ...]
-
 LAYOUTS: Mapping[str, PackedLayout] = {
     layout.name: layout for layout in (compressed_tensors.LAYOUT, awq_gemm.LAYOUT)
 }
@@ -46,7 +44,9 @@ FORMATS: Mapping[str, Format] = {
 """Formats by their name on the command line; the first is the default."""
 
 
-def open_model(path: Path, adapters: Adapters = ()) -> StoredWeights | OnnxModel:
+def open_model(
+    path: Path, adapters: tuple[AdapterReference, ...] = ()
+) -> StoredWeights | OnnxModel:
     """Open a model of any kind that can be read: plain, packed in one of LAYOUTS, GGUF or ONNX.
 
     Args:
@@ -64,7 +64,7 @@ def open_model(path: Path, adapters: Adapters = ()) -> StoredWeights | OnnxModel
     return open_weights(path, adapters)
 
 
-def open_weights(path: Path, adapters: Adapters = ()) -> StoredWeights:
+def open_weights(path: Path, adapters: tuple[AdapterReference, ...] = ()) -> StoredWeights:
     """Open a model whose weights can be read, as open_model does.
 
     Its notes go to phi3quant.notices.
@@ -82,7 +82,7 @@ def open_weights(path: Path, adapters: Adapters = ()) -> StoredWeights:
     return opened
 
 
-def _opened(path: Path, adapters: Adapters) -> StoredWeights:
+def _opened(path: Path, adapters: tuple[AdapterReference, ...]) -> StoredWeights:
     if is_onnx(path):
         raise CheckpointError(f"{path} is an ONNX model already; use the model it was made from")
     if is_gguf(path):

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from phi3quant.run.pipeline import quantize
     from phi3quant.run.recipe import Calibration, Recipe
     from phi3quant.run.verification import verify
+    from phi3quant.source.locate import locate
     from phi3quant.version import __version__
 
 _HOMES = {
@@ -36,6 +37,7 @@ _HOMES = {
     "__version__": "version",
     "evaluate": "evaluation.evaluate",
     "inspect": "evaluation.inspection",
+    "locate": "source.locate",
     "quantize": "run.pipeline",
     "verify": "run.verification",
 }
@@ -50,6 +52,7 @@ __all__ = [
     "__version__",
     "evaluate",
     "inspect",
+    "locate",
     "quantize",
     "verify",
 ]

@@ -11,16 +11,24 @@ from phi3quant.cli.scored_text import SCORED_TEXT
 from phi3quant.cli.terminal import print_json
 from phi3quant.evaluation.evaluate import EvaluationText
 from phi3quant.gating.comparison import compare as compare_models
+from phi3quant.source.locate import locate
 
 
 @click.command()
 @click.argument("first")
 @click.argument("second")
 @click.option("--no-score", is_flag=True, help="List the differences only; don't run the models.")
+@options.ADAPTERS
 @SCORED_TEXT
 @options.RUNNING
 def compare(
-    first: str, second: str, text: EvaluationText, running: Running, *, no_score: bool
+    first: str,
+    second: str,
+    adapters: tuple[str, ...],
+    text: EvaluationText,
+    running: Running,
+    *,
+    no_score: bool,
 ) -> None:
     """List the differences between two models and score SECOND against FIRST.
 
@@ -37,7 +45,7 @@ def compare(
     """
     use_threads(running.threads)
     comparison = compare_models(
-        first,
+        locate(first, adapters=adapters),
         second,
         text,
         scored=not no_score,

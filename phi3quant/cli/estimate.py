@@ -1,7 +1,7 @@
 """``phi3quant estimate``."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import click
 
@@ -15,9 +15,10 @@ from phi3quant.estimating.artifact import FORMATS, GGUF
 from phi3quant.estimating.devices import Device, choose_devices, custom_device, known_devices
 from phi3quant.estimating.estimate import Plan
 from phi3quant.estimating.estimate import estimate as make_estimate
-from phi3quant.estimating.members import describe
+from phi3quant.estimating.members import Described, describe
 from phi3quant.estimating.memory import LLAMA_KV
 from phi3quant.quant.scheme import QuantScheme
+from phi3quant.source.locate import locate_adapter
 
 EXIT_DOES_NOT_FIT = 3
 
@@ -34,6 +35,7 @@ class _PlanOptions:
     gguf_type: str | None
     contexts: tuple[int, ...] | None
     kv_type: str
+    adapters: tuple[str, ...]
 
 
 _PLAN = options.group(
@@ -88,6 +90,7 @@ _PLAN = options.group(
         show_default=True,
         help="Type of the key-value cache for the devices; ONNX has its own.",
     ),
+    options.ADAPTERS,
 )
 
 
@@ -156,7 +159,8 @@ def estimate(
     where there is one); 2 bad input; 3 one of them doesn't fit.
     """
     asked = _devices(chosen)
-    estimated = make_estimate(describe(model), _plan(wanted, layout), asked or known_devices())
+    described = _adapted(describe(model), wanted.adapters)
+    estimated = make_estimate(described, _plan(wanted, layout), asked or known_devices())
     if as_json:
         print_json(estimated.as_json(tensors=tensors))
     elif everything or tensors:
@@ -165,6 +169,18 @@ def estimate(
         print_first_screen(estimated, named_devices=bool(asked))
     if asked and not estimated.fits:
         raise click.exceptions.Exit(EXIT_DOES_NOT_FIT)
+
+
+def _adapted(described: Described, adapters: tuple[str, ...]) -> Described:
+    """The model with adapters merged; only their headers are read."""
+    if not adapters:
+        return described
+    # Reading safetensors loads torch, which takes seconds.
+    from phi3quant.source.adapter import adapted_config  # noqa: PLC0415
+
+    located = tuple(map(locate_adapter, adapters))
+    name = " + ".join([described.name, *map(str, located)])
+    return replace(described, name=name, config=adapted_config(described.config, located))
 
 
 def _plan(wanted: _PlanOptions, layout: OnnxLayout) -> Plan:

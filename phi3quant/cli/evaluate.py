@@ -1,5 +1,7 @@
 """``phi3quant evaluate``, also called ``phi3quant perplexity``."""
 
+from dataclasses import replace
+
 import click
 
 from phi3quant.cli import options
@@ -10,15 +12,21 @@ from phi3quant.cli.scored_text import SCORED_TEXT
 from phi3quant.cli.terminal import print_json
 from phi3quant.evaluation.evaluate import EvaluationText
 from phi3quant.evaluation.evaluate import evaluate as evaluate_models
+from phi3quant.source.locate import locate
 
 
 @click.command()
 @click.argument("model", nargs=-1)
 @SCORED_TEXT
 @options.REVISION
+@options.ADAPTERS
 @options.RUNNING
 def evaluate(
-    model: tuple[str, ...], text: EvaluationText, revision: str | None, running: Running
+    model: tuple[str, ...],
+    text: EvaluationText,
+    revision: str | None,
+    adapters: tuple[str, ...],
+    running: Running,
 ) -> None:
     """Score MODELs on a text and compare them with the first one.
 
@@ -29,6 +37,7 @@ def evaluate(
     \b
     phi3quant evaluate ./Phi-3-mini-4k-instruct
     phi3quant evaluate ./Phi-3-mini-4k-instruct ./phi3-4bit
+    phi3quant evaluate ./Phi-3-mini-4k-instruct ./phi3-4bit --adapter ./my-lora
     phi3quant evaluate ./phi3-4bit --text wiki.txt --window 1024 --json
 
     A MODEL is a folder (a checkpoint, quantized or ONNX), a .gguf file or a hub id; the default is
@@ -36,8 +45,11 @@ def evaluate(
     level 0. "phi3quant perplexity" is another name for this command.
     """
     use_threads(running.threads)
+    first, *others = model or [options.model_or_bundled(None, quiet=running.quiet)]
+    # Named as it was entered, like models without adapters.
+    adapted = replace(locate(first, revision, adapters), name=first) if adapters else first
     evaluation = evaluate_models(
-        model or [options.model_or_bundled(None, quiet=running.quiet)],
+        [adapted, *others],
         text,
         revision=revision,
         progress=progress_bars(quiet=running.quiet),

@@ -28,9 +28,9 @@ from phi3quant.run.artifacts import Artifacts
 from phi3quant.run.draft import Judge
 from phi3quant.run.export import export_gguf, export_onnx
 from phi3quant.run.verification import Verification
-from phi3quant.source.locate import locate
+from phi3quant.source.locate import Located, locate
 
-_Export = Callable[[str, Path, Judge | None, Progress], Artifacts]
+_Export = Callable[[Located, Path, Judge | None, Progress], Artifacts]
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class _Target:
     overwrite: bool
     no_verify: bool
     revision: str | None
+    adapters: tuple[str, ...]
 
 
 def _target(default: str) -> options.Decorator[Callable[..., None]]:
@@ -56,6 +57,7 @@ def _target(default: str) -> options.Decorator[Callable[..., None]]:
         click.option("--overwrite", is_flag=True, help="Replace an output that phi3quant created."),
         click.option("--no-verify", is_flag=True, help="Don't score the result."),
         options.REVISION,
+        options.ADAPTERS,
     )
 
 
@@ -126,13 +128,12 @@ def gguf(
         raise click.UsageError("--tensor-type requires --type.")
     kind = file_type(wanted.gguf_type, wanted.tensor_types) if wanted.gguf_type else None
 
-    def write(model: str, output: Path, judge: Judge | None, progress: Progress) -> Artifacts:
+    def write(model: Located, output: Path, judge: Judge | None, progress: Progress) -> Artifacts:
         return export_gguf(
             model,
             output,
             kind=kind,
             split_bytes=wanted.part_size,
-            revision=target.revision,
             overwrite=target.overwrite,
             progress=progress,
             judge=judge,
@@ -168,12 +169,11 @@ def onnx(
     """
     chosen = layout.options()
 
-    def write(model: str, output: Path, judge: Judge | None, progress: Progress) -> Artifacts:
+    def write(model: Located, output: Path, judge: Judge | None, progress: Progress) -> Artifacts:
         return export_onnx(
             model,
             output,
             options=chosen,
-            revision=target.revision,
             overwrite=target.overwrite,
             progress=progress,
             judge=judge,
@@ -205,13 +205,13 @@ def _run(
     """
     quiet = running.quiet
     use_threads(running.threads)
-    model = options.model_or_bundled(model, quiet=quiet)
+    located = locate(options.model_or_bundled(model, quiet=quiet), target.revision, target.adapters)
     progress = progress_bars(quiet=quiet)
-    name = locate(model, target.revision).name.split("/")[-1]
+    name = located.name.split("/")[-1]
     output = target.output or Path(f"{name}-{kind}")
     judge = None if target.no_verify else Verification(text, progress)
     started = time.monotonic()
-    artifacts = write(model, output, judge, progress)
+    artifacts = write(located, output, judge, progress)
     seconds = time.monotonic() - started
     evaluation = judge.evaluation if judge else None
     if running.as_json:

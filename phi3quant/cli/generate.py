@@ -15,6 +15,7 @@ from phi3quant.errors import InputError
 from phi3quant.generation.generate import DEFAULT_NEW_TOKENS, Generated, TellText
 from phi3quant.generation.generate import generate as generate_text
 from phi3quant.generation.sampling import Sampling
+from phi3quant.source.locate import Located, locate
 from phi3quant.units import count
 
 
@@ -25,6 +26,7 @@ class _Answering:
     raw: bool
     max_new_tokens: int | None
     revision: str | None
+    adapters: tuple[str, ...]
 
 
 _ANSWERING = options.group(
@@ -38,6 +40,7 @@ _ANSWERING = options.group(
         "context is shorter]",
     ),
     options.REVISION,
+    options.ADAPTERS,
 )
 _SAMPLING = options.group(
     "sampling",
@@ -98,20 +101,20 @@ def generate(
         raise InputError("the prompt is empty; give some text")
     streams = not running.as_json and reference is None
 
-    def run(model: str, tell: TellText) -> Generated:
+    def run(model: Located, tell: TellText) -> Generated:
         return generate_text(
             model,
             text,
             raw=answering.raw,
             max_new_tokens=answering.max_new_tokens,
             sampling=sampling,
-            revision=answering.revision,
             tell=tell,
         )
 
-    answers = [run(artifact, stream_text() if streams else lambda _text: None)]
+    answering_model = locate(artifact, answering.revision, answering.adapters)
+    answers = [run(answering_model, stream_text() if streams else lambda _text: None)]
     if reference is not None:
-        answers.append(run(reference, lambda _text: None))
+        answers.append(run(locate(reference, answering.revision), lambda _text: None))
     if running.as_json:
         first, *others = (answer.as_json() for answer in answers)
         print_json({**first, "reference": others[0]} if others else first)

@@ -78,6 +78,14 @@ def _keep_quiet(ctx: click.Context, _param: click.Parameter, value: bool) -> boo
 
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 REVISION = click.option("--revision", help="Branch, tag or commit of a hub id.")
+ADAPTERS = click.option(
+    "--adapter",
+    "adapters",
+    multiple=True,
+    metavar="FOLDER[=WEIGHT]",
+    help="LoRA or DoRA adapter to merge into the model (the first one, if there are several): a "
+    "folder, a hub id, or the name of an adapter inside the model. Can be repeated.",
+)
 RUNNING = group(
     "running",
     Running,

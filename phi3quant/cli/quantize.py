@@ -22,7 +22,7 @@ from phi3quant.run.conduct import Conduct
 from phi3quant.run.pipeline import quantize
 from phi3quant.run.recipe import Recipe
 from phi3quant.run.verification import Verification
-from phi3quant.source.locate import locate
+from phi3quant.source.locate import Located, locate
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class RunOptions:
     no_verify: bool
     max_ppl_increase: float | None
     revision: str | None
+    adapters: tuple[str, ...]
 
 
 _RUN = options.group(
@@ -63,6 +64,7 @@ _RUN = options.group(
     click.option("--no-verify", is_flag=True, help="Don't score the result."),
     MAX_INCREASE,
     options.REVISION,
+    options.ADAPTERS,
 )
 
 
@@ -125,6 +127,7 @@ def awq(request: Request) -> None:
     phi3quant awq ./my-finetune -o out --asym --group-size 64 --calib train.jsonl
     phi3quant awq ./my-finetune -o out --export gguf --target-bpw 5.2
     phi3quant awq ./my-finetune -o out --max-memory 4GB
+    phi3quant awq ./Phi-3-mini-4k-instruct -o out --adapter ./my-lora
     phi3quant awq ./my-finetune -o out --resume              after an interruption
     phi3quant awq ./my-finetune -o out --max-ppl-increase 8% exit code 1 if worse
 
@@ -174,8 +177,9 @@ def _run(method: str, request: Request) -> None:
         )
     quiet = running.quiet
     use_threads(running.threads)
-    model = options.model_or_bundled(request.model, quiet=quiet)
-    output = run.output or Path(_default_name(model, run.revision, recipe))
+    name = options.model_or_bundled(request.model, quiet=quiet)
+    model = locate(name, run.revision, run.adapters)
+    output = run.output or Path(_default_name(model, recipe))
     progress = progress_bars(quiet=quiet)
     judge = None if run.no_verify else Verification(request.text, progress)
     started = time.monotonic()
@@ -183,7 +187,6 @@ def _run(method: str, request: Request) -> None:
         model,
         output,
         recipe,
-        revision=run.revision,
         overwrite=run.overwrite,
         progress=progress,
         conduct=Conduct(run.resume, run.max_memory, _silent if quiet else note, judge),
@@ -199,9 +202,9 @@ def _silent(_line: str) -> None:
     """Leave a note out."""
 
 
-def _default_name(model: str, revision: str | None, recipe: Recipe) -> str:
+def _default_name(model: Located, recipe: Recipe) -> str:
     """Name of the output folder: model, method and type."""
-    name = locate(model, revision).name.split("/")[-1]
+    name = model.name.split("/")[-1]
     if recipe.target_bpw is not None:
         kind = f"{recipe.target_bpw:g}bpw"
     else:

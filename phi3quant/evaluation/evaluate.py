@@ -1,7 +1,7 @@
 """Evaluation of models that are read back from disk: perplexity and divergence."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -16,7 +16,7 @@ from phi3quant.evaluation.metrics import figures
 from phi3quant.evaluation.perplexity import Comparison, score, steps
 from phi3quant.model.config import Phi3Config
 from phi3quant.progress import Progress, bars
-from phi3quant.source.locate import Located, locate
+from phi3quant.source.locate import Located, Model, locate
 from phi3quant.source.opened_model import OpenedModel
 from phi3quant.source.stored_model import StoredWeights
 from phi3quant.source.tokenizer import Tokenizer, require_rows
@@ -109,7 +109,7 @@ class Evaluation:
 
 
 def evaluate(
-    models: Sequence[str | Path | None],
+    models: Sequence[Model],
     text: EvaluationText | None = None,
     *,
     revision: str | None = None,
@@ -136,8 +136,10 @@ def evaluate(
     return evaluate_opened(opened, text or EvaluationText(), progress)
 
 
-def _named(model: str | Path | None, revision: str | None) -> Located:
+def _named(model: Model, revision: str | None) -> Located:
     """Locate a model, and name folders by their path, since their last parts may be equal."""
+    if isinstance(model, Located):
+        return replace(model, name=model.title)
     located = locate(model, revision)
     return Located(located.path, str(model)) if model and Path(model).exists() else located
 

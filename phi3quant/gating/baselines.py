@@ -21,7 +21,8 @@ from phi3quant.model.predictor import predictor
 from phi3quant.progress import Progress, bars
 from phi3quant.provenance import manifest
 from phi3quant.provenance.sealing import open_artifact
-from phi3quant.source.locate import Located, locate
+from phi3quant.source.adapter_reference import recorded_adapters
+from phi3quant.source.locate import Adapters, Located, locate
 from phi3quant.version import tool_version
 
 
@@ -157,15 +158,16 @@ def update_baseline(
 
 def _reference(opened: Artifact, reference: str | Path | None) -> Artifact:
     """Open the model in full precision that an artifact was made from."""
+    adapters = recorded_adapters(opened.source)
     if reference is not None:
-        return open_artifact(locate(reference))
+        return open_artifact(locate(reference, adapters=adapters))
     name, revision = opened.source.get("name"), opened.source.get("revision")
     if not isinstance(name, str):
         if opened.model.format.startswith("safetensors"):
             return opened
         raise InputError(f"{opened.name} doesn't record its original; pass that as --reference")
     try:
-        return open_artifact(_located(name, revision))
+        return open_artifact(_located(name, revision, adapters))
     except ModelNotFoundError as error:
         raise InputError(
             f"{opened.name} was made from {name}, which is missing ({error}); "
@@ -173,8 +175,8 @@ def _reference(opened: Artifact, reference: str | Path | None) -> Artifact:
         ) from None
 
 
-def _located(name: str, revision: Any) -> Located:
-    return locate(name, revision if isinstance(revision, str) else None)
+def _located(name: str, revision: Any, adapters: Adapters) -> Located:
+    return locate(name, revision if isinstance(revision, str) else None, adapters)
 
 
 def _entry(reason: str, beside: Comparison, drift: PairedMean | None) -> Mapping[str, Any]:

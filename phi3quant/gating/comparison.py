@@ -1,8 +1,7 @@
 """Comparison of two models: facts, tensors, and scores on a text."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,7 +21,7 @@ from phi3quant.model.architecture import (
 from phi3quant.model.weights import ModelWeights
 from phi3quant.progress import Progress, Step, bars
 from phi3quant.provenance.sealing import open_artifact
-from phi3quant.source.locate import locate
+from phi3quant.source.locate import Model, locate
 
 
 @dataclass(frozen=True)
@@ -91,8 +90,8 @@ class ModelComparison:
 
 
 def compare(
-    first: str | Path,
-    second: str | Path,
+    first: Model,
+    second: Model,
     text: EvaluationText | None = None,
     *,
     scored: bool = True,
@@ -113,7 +112,11 @@ def compare(
     Raises:
         Phi3QuantError: a model or the text can't be used.
     """
-    pair = open_artifact(locate(first)), open_artifact(locate(second))
+    located = locate(first)
+    pair = (
+        open_artifact(replace(located, name=located.title)),
+        open_artifact(locate(second)),
+    )
     one, other = pair
     blocks = max(each.model.config.num_hidden_layers for each in pair)
     uncompared = ", ".join(each.name for each in pair if isinstance(each.model, OnnxModel))

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from converters.stop_tokens import stop_tokens
 from phi3quant.errors import InputError
 from phi3quant.generation.decoder import BlockwiseDecoder, Decoder
 from phi3quant.generation.sampling import Sampling, choose
-from phi3quant.source.locate import locate
+from phi3quant.source.locate import Model, locate
 from phi3quant.source.stored_model import StoredWeights
 from phi3quant.source.tokenizer import Tokenizer, require_rows
 
@@ -75,7 +74,7 @@ class Generated:
 
 
 def generate(
-    artifact: str | Path | None,
+    artifact: Model,
     prompt: str,
     *,
     raw: bool = False,
@@ -109,7 +108,8 @@ def generate(
         prompt.encode()
     except UnicodeEncodeError as error:
         raise InputError(f"the prompt is not UTF-8 (character {error.start})") from None
-    opened = open_located(locate(artifact, revision))
+    located = locate(artifact, revision)
+    opened = open_located(located)
     tokenizer = opened.tokenizer
     text = prompt
     if not raw:
@@ -122,7 +122,7 @@ def generate(
     with torch.inference_mode():
         decoder = open_decoder(opened.model, len(ids) + room)
         run = _Answer(decoder, tokenizer, stops, sampling or Sampling(), tell)
-        return run.write(opened.name, opened.model.format, ids, room)
+        return run.write(located.title, opened.model.format, ids, room)
 
 
 def open_decoder(model: StoredWeights | OnnxModel, context: int) -> Decoder:

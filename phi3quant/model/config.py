@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from phi3quant.errors import ConfigError
@@ -70,6 +70,11 @@ class Phi3Config:
     tie_word_embeddings: bool
     raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
     stored_type: str = field(default=PHI3, repr=False, compare=False)
+
+    def untied(self) -> "Phi3Config":
+        """The configuration of the same model with a head of its own."""
+        raw = {**self.raw, "tie_word_embeddings": False}
+        return replace(self, tie_word_embeddings=False, raw=raw)
 
     @property
     def query_rows(self) -> int:

@@ -12,6 +12,7 @@ from phi3quant.disk.hashed_file import describe_file, sha256
 from phi3quant.disk.output import MANIFEST
 from phi3quant.disk.untrusted_json import parse_json
 from phi3quant.errors import DamagedError, InputError
+from phi3quant.source.adapter_reference import ADAPTER_FILES, AdapterReference
 from phi3quant.source.locate import Located
 from phi3quant.source.tokenizer import FILES
 from phi3quant.version import tool_version
@@ -25,6 +26,16 @@ def source_files(located: Located, weights: Sequence[Path]) -> list[Path]:
     names = ["config.json", "model.safetensors.index.json", *FILES]
     paths = [located.folder / name for name in names] + list(weights)
     return [path for path in dict.fromkeys(paths) if path.is_file()]
+
+
+def adapter_files(located: Located) -> list[Path]:
+    """Files of the adapters that are merged into a source checkpoint."""
+    return [
+        adapter.folder / name
+        for adapter in located.adapters
+        if adapter.folder is not None
+        for name in ADAPTER_FILES
+    ]
 
 
 def stamps(files: Sequence[Path]) -> dict[Path, tuple[int, int]]:
@@ -58,9 +69,31 @@ def check_unchanged(before: Mapping[Path, tuple[int, int]]) -> None:
 
 
 def describe_source(located: Located, files: Sequence[Path]) -> dict[str, Any]:
-    """Name and revision of a source checkpoint, and the SHA-256 of every file by name."""
+    """Name and revision of a source checkpoint, and the SHA-256 of every file by name.
+
+    Adapters that are merged into it are described alike, each with its weight.
+    """
     hashes = {path.name: sha256(path) for path in files}
-    return {"name": located.name, "revision": located.revision, "sha256": hashes}
+    described: dict[str, Any] = {
+        "name": located.name,
+        "revision": located.revision,
+        "sha256": hashes,
+    }
+    if located.adapters:
+        described["adapters"] = [_describe_adapter(each) for each in located.adapters]
+    return described
+
+
+def _describe_adapter(adapter: AdapterReference) -> dict[str, Any]:
+    """Name, weight, revision and hashes; an adapter inside a checkpoint has no files of its own."""
+    folder = adapter.folder
+    hashes = {} if folder is None else {name: sha256(folder / name) for name in ADAPTER_FILES}
+    return {
+        "name": adapter.name,
+        "weight": adapter.weight,
+        "revision": adapter.revision,
+        "sha256": hashes,
+    }
 
 
 def describe_tools() -> dict[str, str]:

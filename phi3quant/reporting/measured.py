@@ -1,7 +1,7 @@
 """Quality of each variant: scored against the original, or from its manifest."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from phi3quant.provenance.sealing import open_artifact
 from phi3quant.reporting.divergence import Divergence, divergence
 from phi3quant.reporting.stated import mapping, number
 from phi3quant.reporting.variant import Variant
+from phi3quant.source.adapter_reference import recorded_adapters
 from phi3quant.source.locate import Located, locate
 
 
@@ -118,8 +119,8 @@ def measure(
         Phi3QuantError: the reference that was passed, or the text, can't be used.
     """
     if reference is not None:
-        located = locate(reference)
-        original = Located(located.path, str(reference), located.revision)
+        located = locate(reference, adapters=recorded_adapters(variants[0].opened.source))
+        original = replace(located, name=str(reference))
         return _scored(variants, original, text, progress)
     try:
         original = _original(variants)
@@ -185,7 +186,11 @@ def _original(variants: Sequence[Variant]) -> Located:
             )
     name, revision = sources[0]["name"], sources[0].get("revision")
     try:
-        located = locate(name, revision if isinstance(revision, str) else None)
+        located = locate(
+            name,
+            revision if isinstance(revision, str) else None,
+            recorded_adapters(sources[0]),
+        )
         described = manifest.describe_source(
             located, manifest.source_files(located, open_artifact(located).model.files)
         )
@@ -198,14 +203,14 @@ def _original(variants: Sequence[Variant]) -> Located:
             f"{name} has other weights than the source of {variants[0].name}; give the path of the "
             "source with --reference"
         )
-    return Located(located.path, name, located.revision)
+    return replace(located, name=name)
 
 
 def _scored(
     variants: Sequence[Variant], original: Located, text: EvaluationText, progress: Progress
 ) -> Measurement:
     opened = open_artifact(original)
-    models = [original.path, *(variant.path for variant in variants)]
+    models: list[Located | Path] = [original, *(variant.path for variant in variants)]
     result = evaluate(models, text, progress=progress)
     windows, _ = text_windows(text, opened.tokenizer, opened.config)
     rows = []

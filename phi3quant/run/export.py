@@ -34,7 +34,7 @@ from phi3quant.quant.tensor import QuantizedTensor
 from phi3quant.run.artifacts import Artifacts
 from phi3quant.run.draft import Judge, draft_of, publish
 from phi3quant.source.checkpoint import Checkpoint
-from phi3quant.source.locate import locate
+from phi3quant.source.locate import Model, locate
 from phi3quant.source.opened_model import OpenedModel
 from phi3quant.source.tokenizer import load_tokenizer
 
@@ -45,7 +45,7 @@ PLAIN_TYPE = "F16"
 
 
 def export_gguf(  # noqa: PLR0913 - options by name, each of them documented
-    model: str | Path | None,
+    model: Model,
     output: Path,
     *,
     kind: FileType | None = None,
@@ -94,7 +94,7 @@ def export_gguf(  # noqa: PLR0913 - options by name, each of them documented
 
 
 def export_onnx(
-    model: str | Path | None,
+    model: Model,
     output: Path,
     *,
     options: OnnxOptions | None = None,
@@ -161,9 +161,9 @@ class _Target:
     recipe: Mapping[str, Any]
 
 
-def _open(model: str | Path | None, revision: str | None) -> OpenedModel[_Exportable]:
+def _open(model: Model, revision: str | None) -> OpenedModel[_Exportable]:
     located = locate(model, revision)
-    opened = open_weights(located.path)
+    opened = open_weights(located.path, located.adapters)
     if not isinstance(opened, Checkpoint | PackedCheckpoint):
         raise CheckpointError(
             f"{located.path} is {opened.format} already; use the model it was made from"
@@ -190,7 +190,7 @@ def _export(
         judge.prepare(opened)
     weights = [path for path in model.files if path.suffix == ".safetensors"]
     files = manifest.source_files(opened.located, weights)
-    stamps = manifest.stamps(files)
+    stamps = manifest.stamps([*files, *manifest.adapter_files(opened.located)])
     with (
         open_workspace(output, overwrite=overwrite) as workspace,
         ThreadPoolExecutor(1) as aside,

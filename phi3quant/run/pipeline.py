@@ -27,7 +27,7 @@ from phi3quant.run.journal import Journal, open_journal, prepare
 from phi3quant.run.memory_budget import Calibrated
 from phi3quant.run.recipe import Recipe
 from phi3quant.source.checkpoint import Checkpoint
-from phi3quant.source.locate import Located, locate
+from phi3quant.source.locate import Located, Model, locate
 from phi3quant.source.opened_model import OpenedModel
 from phi3quant.source.tokenizer import load_tokenizer
 
@@ -85,7 +85,7 @@ class _Outcome:
 
 
 def quantize(
-    model: str | Path | None,
+    model: Model,
     output: str | Path,
     recipe: Recipe | None = None,
     *,
@@ -191,7 +191,7 @@ def _plan(
         progress,
         states_in_memory,
         files,
-        manifest.stamps(files),
+        manifest.stamps([*files, *manifest.adapter_files(located)]),
     )
 
 
@@ -276,7 +276,7 @@ def _seal(
 
 
 def _open_plain(located: Located) -> OpenedModel[Checkpoint]:
-    model = open_weights(located.path)
+    model = open_weights(located.path, located.adapters)
     if not isinstance(model, Checkpoint):
         raise CheckpointError(
             f"{located.path} is quantized already ({model.format}); use the original checkpoint"

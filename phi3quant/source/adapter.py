@@ -26,14 +26,13 @@ from phi3quant.model.architecture import (
 from phi3quant.model.config import Phi3Config
 from phi3quant.model.config_file import ADAPTER_CONFIG
 from phi3quant.model.dialects import DIALECTS
-from phi3quant.source.adapter_reference import AdapterReference
+from phi3quant.source.adapter_reference import ADAPTER_WEIGHTS, AdapterReference
 from phi3quant.source.adapter_settings import AdapterSettings, adapter_settings
 from phi3quant.source.low_rank import LowRank, Replacement
 from phi3quant.source.tensor_folder import FLOAT_DTYPES, TensorFolder, Update
 from phi3quant.source.tensor_names import TextModel
 from phi3quant.source.weight_files import read_header
 
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _PREFIX = re.compile(r"(base_model\.model\.|_orig_mod\.|module\.)+")
 _PARTS = re.compile(
     r"(?P<module>.+?)\."
@@ -84,18 +83,31 @@ def merge_adapters(
     return replace(text.store, updates=updates)
 
 
-def adapter_files(reference: AdapterReference) -> list[Path]:
-    """Files of an adapter; none if it is inside the model's checkpoint."""
-    if reference.folder is None:
-        return []
-    return [reference.folder / name for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)]
+def adapted_config(config: Phi3Config, references: tuple[AdapterReference, ...]) -> Phi3Config:
+    """Configuration of a model whose weights needn't exist, after merging adapters.
+
+    Merging changes no shapes, but a tied model is untied if its embedding or head is changed.
+
+    Raises:
+        AdapterError: as merge_adapters.
+        CheckpointError: as merge_adapters.
+    """
+    for reference in references:
+        if reference.folder is None:
+            if reference.name not in DIALECTS[config.stored_type].adapters:
+                raise AdapterError(f"there is no folder '{reference.name}'")
+            continue
+        store, settings = _open_folder(reference.folder)
+        changed = {name for name, _ in _updates(store, settings, config, reference.weight)}
+        if {EMBEDDING, HEAD} & changed:
+            config = config.untied()
+    return config
 
 
 def _opened(
     reference: AdapterReference, text: TextModel, config: Phi3Config
 ) -> tuple[TensorFolder, AdapterSettings]:
-    folder = reference.folder
-    if folder is None:
+    if reference.folder is None:
         if reference.name not in text.adapters:
             inner = f", only {', '.join(text.adapters)}" if text.adapters else ""
             raise AdapterError(
@@ -109,6 +121,10 @@ def _opened(
             raise AdapterError(f"{path} has no section {key} for the adapter {reference.name}")
         kept = {name: raw[name] for name in ("r", "lora_alpha") if name in raw}
         return text.adapters[reference.name], adapter_settings(kept, f"{path}: {key}")
+    return _open_folder(reference.folder)
+
+
+def _open_folder(folder: Path) -> tuple[TensorFolder, AdapterSettings]:
     path, weights = folder / ADAPTER_CONFIG, folder / ADAPTER_WEIGHTS
     if not path.is_file():
         raise AdapterError(f"{folder} has no {ADAPTER_CONFIG}, so it is not an adapter")

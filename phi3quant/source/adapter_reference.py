@@ -6,6 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from phi3quant.errors import AdapterError
+from phi3quant.model.config_file import ADAPTER_CONFIG
+
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+ADAPTER_FILES = (ADAPTER_CONFIG, ADAPTER_WEIGHTS)
 
 
 @dataclass(frozen=True)

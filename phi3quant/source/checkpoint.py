@@ -157,7 +157,7 @@ def _untied_if_adapted(
         "separately from now on"
     )
     tensors = {**store.tensors, HEAD: store.tensors[EMBEDDING]}
-    return replace(store, tensors=tensors), _untied(config), (note,)
+    return replace(store, tensors=tensors), config.untied(), (note,)
 
 
 def untied_if_different(
@@ -181,12 +181,7 @@ def untied_if_different(
         f"config.json ties the head to the embedding, but {HEAD} and {EMBEDDING} differ; "
         "the head is used as it is stored, as by transformers 5"
     )
-    return _untied(config), (note,)
-
-
-def _untied(config: Phi3Config) -> Phi3Config:
-    raw = {**config.raw, "tie_word_embeddings": False}
-    return replace(config, tie_word_embeddings=False, raw=raw)
+    return config.untied(), (note,)
 
 
 def linear_bytes(store: TensorFolder, config: Phi3Config) -> int:

@@ -4,11 +4,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeAlias
 
 from phi3quant.disk.first_bytes import GGUF_MAGIC, lfs_hint, starts_with
 from phi3quant.disk.output import MANIFEST
 from phi3quant.disk.untrusted_json import read_json_if_there
-from phi3quant.errors import MissingExtraError, ModelNotFoundError, require
+from phi3quant.errors import AdapterError, MissingExtraError, ModelNotFoundError, require
 from phi3quant.model.config_file import ADAPTER_CONFIG
 from phi3quant.source.adapter_reference import AdapterReference, parse_adapter
 from phi3quant.source.bundled import BUNDLED, bundled_folder
@@ -19,6 +20,10 @@ GGUF_SUFFIX = ".gguf"
 # Files to download; pickles are left out on purpose.
 _PATTERNS = ["*.json", "*.safetensors", "tokenizer.model", "*.jinja", "merges.txt", "LICENSE*"]
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+Adapters: TypeAlias = Sequence[str | Path | AdapterReference]
+"""Adapters to merge: folders, hub ids or names inside a checkpoint, with =WEIGHT for a factor."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,11 @@ class Located:
     adapters: tuple[AdapterReference, ...] = ()
 
     @property
+    def title(self) -> str:
+        """Name with the adapters, such as ``base + lora=0.5``."""
+        return " + ".join([self.name, *map(str, self.adapters)])
+
+    @property
     def folder(self) -> Path:
         """The model's folder, or the folder of its file."""
         return self.path if self.path.is_dir() else self.path.parent
@@ -48,17 +58,22 @@ class Located:
         return self.name == BUNDLED and self.folder == bundled_folder()
 
 
+Model: TypeAlias = str | Path | Located | None
+"""A model: folder, file, hub id, None for the bundled one, or a located model with adapters."""
+
+
 def locate(
-    model: str | Path | None,
+    model: Model,
     revision: str | None = None,
-    adapters: Sequence[str | Path | AdapterReference] = (),
+    adapters: Adapters = (),
 ) -> Located:
-    """Find a model and adapters for it.
+    """Find a model and adapters for it. Where a model is expected, the result can be passed too.
 
     Args:
         model: a folder (OUT/FORMAT is accepted for every format of an output OUT, even for the
             one in OUT itself); a GGUF file of any name; a hub id such as
-            ``microsoft/Phi-3-mini-4k-instruct``; or None or ``phi3-tiny`` for the bundled model.
+            ``microsoft/Phi-3-mini-4k-instruct``; None or ``phi3-tiny`` for the bundled model; or
+            a result of this function, which is returned with ``adapters`` added.
         revision: branch, tag or commit of a hub id.
         adapters: folders, hub ids, or names of adapters inside the model's checkpoint; with
             ``=WEIGHT`` they are merged with that factor.
@@ -68,12 +83,22 @@ def locate(
         MissingExtraError: ``model`` looks like a hub id, but huggingface_hub isn't installed.
         AdapterError: the weight of an adapter isn't a number.
     """
-    located = _locate_model(model, revision)
-    return replace(located, adapters=tuple(_locate_adapter(parse_adapter(a)) for a in adapters))
+    located = model if isinstance(model, Located) else _locate_model(model, revision)
+    if not adapters:
+        return located
+    return replace(located, adapters=(*located.adapters, *map(locate_adapter, adapters)))
 
 
-def _locate_adapter(adapter: AdapterReference) -> AdapterReference:
-    """Find an adapter's folder; other names are left for adapters inside the checkpoint."""
+def locate_adapter(given: str | Path | AdapterReference) -> AdapterReference:
+    """Find an adapter's folder; other names are left for adapters inside the checkpoint.
+
+    Raises:
+        ModelNotFoundError: it looks like a hub id, but can't be downloaded.
+        MissingExtraError: it looks like a hub id, but huggingface_hub isn't installed.
+        AdapterError: its weight isn't a number.
+    """
+    require(AdapterError, "adapter", given, str, Path, AdapterReference)
+    adapter = parse_adapter(given)
     folder = Path(adapter.name)
     if folder.is_dir():
         return replace(adapter, folder=folder)

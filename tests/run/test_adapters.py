@@ -1,0 +1,185 @@
+"""Adapters in whole runs: quantized, recorded, scored against, resumed."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from phi3quant import EvaluationText, evaluate, locate, quantize
+from phi3quant.cli.main import main
+from phi3quant.errors import NotComparableError
+from phi3quant.gating.baselines import create_baseline
+from phi3quant.generation.generate import generate
+from phi3quant.run.recipe import Recipe
+from tests.models import PROSE
+from tests.source.test_adapter import make_adapter
+
+
+@pytest.fixture
+def base(tmp_path: Path, checkpoint_folder: Callable[[str], Path]) -> Path:
+    return Path(shutil.copytree(checkpoint_folder("gqa"), tmp_path / "base"))
+
+
+@pytest.fixture
+def adapter(tmp_path: Path, base: Path) -> Path:
+    return make_adapter(base, tmp_path / "lora")
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> EvaluationText:
+    (tmp_path / "text.txt").write_text(PROSE)
+    return EvaluationText(tmp_path / "text.txt", length=64)
+
+
+def merged(base: Path, adapter: Path, folder: Path) -> Path:
+    """The model that PEFT merges, as a checkpoint."""
+    shutil.copytree(base, folder)
+    model: Any = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapter)
+    model.merge_and_unload().save_pretrained(folder)
+    return folder
+
+
+def cli(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(each) for each in arguments], catch_exceptions=False)
+
+
+def test_quantizing_with_an_adapter_equals_quantizing_the_merged_model(
+    base: Path, adapter: Path, tmp_path: Path
+) -> None:
+    whole = quantize(merged(base, adapter, tmp_path / "merged"), tmp_path / "a", Recipe("rtn"))
+    parts = quantize(locate(base, adapters=[adapter]), tmp_path / "b", Recipe("rtn"))
+    files = [out.folders["compressed-tensors"] / "model.safetensors" for out in (whole, parts)]
+    one, other = map(load_file, files)
+    same = sum((one[name] == other[name]).sum().item() for name in one)
+    # PEFT and phi3quant add in another order, which moves a value next to a rounding edge.
+    assert same > 0.999 * sum(value.numel() for value in one.values())
+
+
+def test_the_manifest_names_and_hashes_adapters(base: Path, adapter: Path, tmp_path: Path) -> None:
+    out = quantize(locate(base, adapters=[f"{adapter}=0.5"]), tmp_path / "out", Recipe("rtn"))
+    manifest = json.loads((tmp_path / "out" / "phi3quant.json").read_text())
+    (entry,) = manifest["source"]["adapters"]
+    assert (entry["name"], entry["weight"]) == (str(adapter), 0.5)
+    assert set(entry["sha256"]) == {"adapter_config.json", "adapter_model.safetensors"}
+    assert out.source.title == f"base + {adapter}=0.5"
+
+
+def test_the_gate_merges_the_recorded_adapter_into_the_original(
+    base: Path, adapter: Path, tmp_path: Path, text: EvaluationText
+) -> None:
+    quantize(locate(base, adapters=[adapter]), tmp_path / "out", Recipe("rtn"))
+    recorded = create_baseline(tmp_path / "out", tmp_path / "b", reference=base, text=text)
+    direct = evaluate([locate(base, adapters=[adapter]), tmp_path / "out"], text)
+    assert recorded.beside.ratio == pytest.approx(direct.comparisons[1].ratio)
+    make_adapter(base, adapter, seed=9)
+    with pytest.raises(NotComparableError, match="was not made from"):
+        create_baseline(tmp_path / "out", tmp_path / "c", reference=base, text=text)
+
+
+def test_commands_take_adapters(
+    base: Path, adapter: Path, tmp_path: Path, text: EvaluationText
+) -> None:
+    scored = ("--text", str(text.source), "--window", "64")
+    output = cli(
+        "awq",
+        base,
+        "-o",
+        tmp_path / "out",
+        "--adapter",
+        adapter,
+        "--samples",
+        "4",
+        "--seq-len",
+        "64",
+        "--calib",
+        str(text.source),
+        *scored,
+    )
+    assert output.exit_code == 0, output.output
+    result = cli("perplexity", base, tmp_path / "out", "--adapter", adapter, *scored, "--json")
+    models = json.loads(result.stdout)["models"]
+    assert models[0]["name"] == f"{base} + {adapter}"
+    assert models[1]["ratio"] < 1.2
+    plain = json.loads(cli("perplexity", base, tmp_path / "out", *scored, "--json").stdout)
+    assert plain["models"][1]["kl_mean"] > 2 * models[1]["kl_mean"]
+    compared = cli("compare", base, tmp_path / "out", "--adapter", adapter, *scored, "--json")
+    assert compared.exit_code == 0, compared.output
+    answer = cli(
+        "generate",
+        base,
+        "The miller",
+        "--raw",
+        "--adapter",
+        adapter,
+        "--json",
+        "--max-new-tokens",
+        "8",
+    )
+    expected = generate(locate(base, adapters=[adapter]), "The miller", raw=True, max_new_tokens=8)
+    assert json.loads(answer.stdout)["ids"] == list(expected.ids)
+    assert cli("estimate", base, "--adapter", adapter, "--json").exit_code == 0
+    exported = cli(
+        "export",
+        "gguf",
+        base,
+        "--adapter",
+        adapter,
+        "--type",
+        "f16",
+        "-o",
+        tmp_path / "f16",
+        *scored,
+        "--json",
+    )
+    assert json.loads(exported.stdout)["evaluation"]["models"][1]["kl_mean"] < 1e-3
+
+
+def test_another_adapter_begins_anew(
+    base: Path, adapter: Path, tmp_path: Path, text: EvaluationText
+) -> None:
+    arguments = (
+        "awq",
+        base,
+        "-o",
+        tmp_path / "out",
+        "--calib",
+        text.source,
+        "--samples",
+        "4",
+        "--seq-len",
+        "64",
+        "--no-verify",
+    )
+    assert cli(*arguments, "--adapter", adapter).exit_code == 0
+    again = cli(*arguments, "--adapter", f"{adapter}=2", "--overwrite")
+    assert again.exit_code == 0, again.output
+    manifest = json.loads((tmp_path / "out" / "phi3quant.json").read_text())
+    assert manifest["source"]["adapters"][0]["weight"] == 2
+
+
+def test_an_adapter_for_a_quantized_model_is_refused(
+    base: Path, adapter: Path, tmp_path: Path
+) -> None:
+    quantize(base, tmp_path / "out", Recipe("rtn"))
+    result = cli("perplexity", tmp_path / "out", "--adapter", adapter)
+    assert result.exit_code == 2
+    assert "adapters can be merged only into the checkpoint" in " ".join(result.stderr.split())
+
+
+def test_an_adapter_that_unties_changes_the_estimate(
+    tmp_path: Path, checkpoint_folder: Callable[[str], Path]
+) -> None:
+    base = checkpoint_folder("tied")
+    adapter = make_adapter(base, tmp_path / "lora", target_modules=["lm_head"])
+    sizes = [
+        json.loads(cli("estimate", base, *extra, "--json").stdout)["parameters"]
+        for extra in ((), ("--adapter", adapter))
+    ]
+    assert sizes[1] - sizes[0] == 320 * 64
