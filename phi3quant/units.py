@@ -14,11 +14,11 @@ def size(nbytes: float) -> str:
     return count(round(nbytes), "byte")
 
 
-def count(number: int, noun: str) -> str:
+def count(number: int, noun: str, plural: str | None = None) -> str:
     """A number with its noun, in the plural where that is right.
 
     Examples:
         >>> count(1, "file"), count(2, "file"), count(1022, "token")
         ('1 file', '2 files', '1,022 tokens')
     """
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"

@@ -28,13 +28,21 @@ class Stated:
 
     Attributes:
         scheme: scheme of all matrices.
-        plain: names of the modules that are not quantized.
+        plain: names of the modules that are not quantized, parts of such names, or patterns that
+            begin with ``re:``.
         grouped_by_index: whether a tensor maps each column to its group.
     """
 
     scheme: QuantScheme
     plain: tuple[str, ...] = ()
     grouped_by_index: bool = False
+
+    def may_be_plain(self, module: str) -> bool:
+        """Whether ``plain`` allows a module to be stored plain.
+
+        Patterns come from untrusted files and may take forever, so they are not evaluated.
+        """
+        return any(entry in module or entry.startswith("re:") for entry in self.plain)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Reader of packed checkpoints: safetensors folders with quantized matrices."""
 
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -23,6 +24,7 @@ from phi3quant.quant.tensor import QuantizedTensor
 from phi3quant.source.checkpoint import SafetensorsModel, untied_if_different
 from phi3quant.source.tensor_folder import FLOAT_DTYPES, TensorFolder, check_tensors
 from phi3quant.source.unread_tensors import refuse_explained, refuse_unread
+from phi3quant.units import count
 
 _GROUP_INDEX = "weight_g_idx"
 """Ending of the tensor that maps columns to groups: int32 [columns]."""
@@ -36,30 +38,36 @@ class PackedCheckpoint(SafetensorsModel):
         scheme: scheme of all matrices.
         layout: layout of the matrices' tensors.
         grouped_by_index: whether a tensor maps columns to groups; otherwise groups are consecutive.
+        plain: names of the matrices that are stored plain.
     """
 
     scheme: QuantScheme
     layout: PackedLayout
     grouped_by_index: bool = False
+    plain: Collection[str] = ()
 
     @property
     def format(self) -> str:
         """See StoredModel."""
         return f"{self.layout.title} {self.scheme}"
 
-    def quantized(self, index: int, key: str) -> QuantizedTensor:
-        """Codes, scales and zero points of one linear.
+    def check_codes(self) -> None:
+        """Refuse models of which another format can't store the codes.
 
         Raises:
-            CheckpointError: a scale is not finite, or doesn't fit FP16.
-            SchemeError: the columns of a group are not consecutive.
+            SchemeError: the columns of a group are not consecutive, or some matrices are plain.
         """
         if self.grouped_by_index:
             raise SchemeError(
                 f"{self.folder} maps columns to groups ({_GROUP_INDEX}, actorder 'group'), which "
                 "no other format can store; export the original checkpoint"
             )
-        return self._quantized(index, key)
+        if self.plain:
+            raise SchemeError(
+                f"{self.folder} stores {count(len(self.plain), 'matrix', 'matrices')} plain and "
+                "packs the others, which no other format can store yet; export the original "
+                "checkpoint"
+            )
 
     def dequantized(self, index: int, key: str) -> torch.Tensor:
         """Weights of one linear, FP32 [rows, columns].
@@ -67,7 +75,9 @@ class PackedCheckpoint(SafetensorsModel):
         Raises:
             CheckpointError: as ``quantized``, or sizes of groups contradict config.json.
         """
-        codes = self._quantized(index, key)
+        if block_tensor_name(index, key) in self.plain:
+            return self.store.load_finite(block_tensor_name(index, key))
+        codes = self.quantized(index, key)
         if not self.grouped_by_index:
             return codes.dequantize()
         name = packed_name(block_tensor_name(index, key), _GROUP_INDEX)
@@ -85,7 +95,12 @@ class PackedCheckpoint(SafetensorsModel):
         weights[:, order] = replace(codes, codes=codes.codes[:, order]).dequantize()
         return weights
 
-    def _quantized(self, index: int, key: str) -> QuantizedTensor:
+    def quantized(self, index: int, key: str) -> QuantizedTensor:
+        """Codes, scales and zero points of one packed linear.
+
+        Raises:
+            CheckpointError: a scale is not finite, or doesn't fit FP16.
+        """
         rows, columns = linear_shapes(self.config)[key]
         name = block_tensor_name(index, key)
         stored = {
@@ -136,13 +151,13 @@ def open_packed(
     """
     config, notes = untied_if_different(store, stored_config)
     layout.check(stated.scheme, config)
-    _refuse_plain_parts(store, config, stated)
-    planned = packed_tensors(config, stated.scheme, layout.specify)
+    plain = _plain_matrices(store, config, stated)
+    planned = packed_tensors(config, stated.scheme, layout.specify, plain)
     if stated.grouped_by_index:
         planned += [
-            PlannedTensor(packed_name(block_tensor_name(index, key), _GROUP_INDEX), "I32", (width,))
-            for index in range(config.num_hidden_layers)
-            for key, (_, width) in linear_shapes(config).items()
+            PlannedTensor(packed_name(name, _GROUP_INDEX), "I32", (width,))
+            for name, (_, width) in _matrices(config)
+            if name not in plain
         ]
     known = {HEAD, *(spec.name for spec in planned)}
     refuse_explained(store.folder, store.tensors, known, config)
@@ -168,18 +183,34 @@ def open_packed(
         scheme=stated.scheme,
         layout=layout,
         grouped_by_index=stated.grouped_by_index,
+        plain=plain,
     )
 
 
-def _refuse_plain_parts(store: TensorFolder, config: Phi3Config, stated: Stated) -> None:
-    """Refuse checkpoints that pack only a part of the blocks' matrices."""
+def _matrices(config: Phi3Config) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Names and shapes of the blocks' matrices."""
     for index in range(config.num_hidden_layers):
-        for key in LINEARS:
-            name = block_tensor_name(index, key)
-            module = name.removesuffix(".weight")
-            if name in store.tensors or module in stated.plain:
-                listed = ", as config.json lists it" if module in stated.plain else ""
-                raise CheckpointError(
-                    f"{store.folder} leaves {module} plain{listed}, and packs other matrices, "
-                    "which isn't supported; use the original checkpoint"
-                )
+        for key, shape in linear_shapes(config).items():
+            yield block_tensor_name(index, key), shape
+
+
+def _plain_matrices(store: TensorFolder, config: Phi3Config, stated: Stated) -> frozenset[str]:
+    """Names of the matrices that are stored plain, as config.json says.
+
+    Raises:
+        CheckpointError: config.json and the tensors contradict each other.
+    """
+    plain = frozenset(name for name, _ in _matrices(config) if name in store.tensors)
+    for name, _ in _matrices(config):
+        module = name.removesuffix(".weight")
+        if name in plain and not stated.may_be_plain(module):
+            raise CheckpointError(
+                f"{store.folder} stores {module} plain, which its quantization_config doesn't "
+                "list; the file and config.json don't belong together"
+            )
+        if name not in plain and module in stated.plain:
+            raise CheckpointError(
+                f"the quantization_config of {store.folder} lists {module} as plain, but there is "
+                f"no tensor {name}; the file and config.json don't belong together"
+            )
+    return plain

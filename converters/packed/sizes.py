@@ -1,6 +1,6 @@
 """Contents of packed checkpoints as names, types and shapes, without loading torch."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from phi3quant.disk.tensor_plan import PlannedTensor
 from phi3quant.errors import SchemeError
@@ -71,13 +71,21 @@ PACKED: Mapping[str, tuple[MatrixPlan, Callable[[QuantScheme, Phi3Config], None]
 
 
 def packed_tensors(
-    config: Phi3Config, scheme: QuantScheme, matrix: MatrixPlan
+    config: Phi3Config, scheme: QuantScheme, matrix: MatrixPlan, plain: Collection[str] = ()
 ) -> list[PlannedTensor]:
-    """All tensors of a packed checkpoint, in the order of writing; unpacked ones are FP16."""
+    """All tensors of a packed checkpoint, in the order of writing; unpacked ones are FP16.
+
+    Args:
+        config: configuration of the model.
+        scheme: scheme of the packed matrices.
+        matrix: plan of a packed matrix.
+        plain: names of matrices that are not packed.
+    """
     packed = {
         block_tensor_name(index, key): shape
         for index in range(config.num_hidden_layers)
         for key, shape in linear_shapes(config).items()
+        if block_tensor_name(index, key) not in plain
     }
     planned = []
     for name, shape in tensor_shapes(config).items():

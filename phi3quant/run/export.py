@@ -168,6 +168,8 @@ def _open(model: Model, revision: str | None) -> OpenedModel[_Exportable]:
         raise CheckpointError(
             f"{located.path} is {opened.format} already; use the model it was made from"
         )
+    if isinstance(opened, PackedCheckpoint):
+        opened.check_codes()
     manifest = read_json_if_there(located.folder / MANIFEST)
     return OpenedModel(located, opened, manifest, lambda: load_tokenizer(located.folder))
 

@@ -34,7 +34,8 @@ def open_tensors(folder: Path) -> TensorFolder:
         return TensorFolder(folder, (single,), read_header(single), notes + _adapter_note(folder))
     if not index.is_file():
         raise CheckpointError(
-            f"{folder} has no {SINGLE_FILE} and no index of shards{_hint(folder)}"
+            adapter_hint(folder)
+            or f"{folder} has no {SINGLE_FILE} and no index of shards{_hint(folder)}"
         )
     weight_map = _read_weight_map(index)
     files = tuple(folder / name for name in sorted(set(weight_map.values())))
@@ -71,9 +72,6 @@ def _no_shards(index: Path) -> bool:
 
 def _hint(folder: Path) -> str:
     """Remedy for a message, derived from the files that are present in place of the weights."""
-    adapter = adapter_hint(folder)
-    if adapter is not None:
-        return f": {adapter}"
     others = sorted(path.name for path in folder.glob("*.safetensors"))
     if others:
         more = f" and {len(others) - 1} more" if len(others) > 1 else ""

@@ -46,7 +46,7 @@ def merged(base: Path, adapter: Path, folder: Path) -> Path:
     return folder
 
 
-def cli(*arguments: str | Path) -> Result:
+def cli(*arguments: str | Path | None) -> Result:
     return CliRunner().invoke(main, [str(each) for each in arguments], catch_exceptions=False)
 
 

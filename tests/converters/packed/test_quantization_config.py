@@ -15,6 +15,7 @@ from converters import open_weights
 from phi3quant.errors import CheckpointError, Phi3QuantError, SchemeError
 from phi3quant.model.architecture import LINEARS, block_tensor_name
 from phi3quant.quant.scheme import QuantScheme
+from phi3quant.run.export import export_gguf
 from phi3quant.run.pipeline import quantize
 from phi3quant.run.recipe import Recipe
 from tests.converters.spoiled import IDS, QKV, configure, copy_of, edit, put
@@ -84,9 +85,8 @@ def test_groups_of_columns_are_those_of_the_compressed_tensors_library(
 
 def test_codes_of_mapped_columns_are_not_exported_as_if_they_followed(folder: Path) -> None:
     pack(folder, by_index=True)
-    packed: Any = open_weights(folder)
     with pytest.raises(SchemeError, match="weight_g_idx"):
-        packed.quantized(0, "o_proj")
+        export_gguf(folder, folder.parent / "out")
 
 
 def test_a_map_of_columns_to_uneven_groups_is_refused(folder: Path) -> None:
@@ -110,12 +110,50 @@ def test_another_weight_shape_is_refused(folder: Path) -> None:
         open_weights(folder).block(0)
 
 
-def test_a_matrix_that_is_left_plain_is_named(folder: Path) -> None:
+PLAIN = "model.layers.1.mlp.down_proj"
+
+
+def unpack_one(folder: Path, listed: list[str]) -> None:
+    """Store one matrix plain in a packed folder, with this ``ignore``."""
     pack(folder, by_index=False)
-    name = "model.layers.1.mlp.down_proj"
-    edit(folder, put(f"{name}.weight", 64, 96))
-    configure(folder, quantization_config=described(ignore=[name, "lm_head"]))
-    with pytest.raises(CheckpointError, match=f"leaves {name} plain, as config.json lists it"):
+    dense = load_file(folder.parent / "dense" / "model.safetensors")
+
+    def replace(tensors: dict[str, torch.Tensor]) -> None:
+        for name in [each for each in tensors if each.startswith(PLAIN)]:
+            del tensors[name]
+        tensors[f"{PLAIN}.weight"] = dense[f"{PLAIN}.weight"]
+
+    edit(folder, replace)
+    configure(folder, quantization_config=described(ignore=listed))
+
+
+@pytest.mark.parametrize("listed", [[PLAIN, "lm_head"], ["re:.*1.mlp.down.*", "lm_head"]])
+def test_a_listed_matrix_may_be_plain(folder: Path, listed: list[str]) -> None:
+    unpack_one(folder, listed)
+    packed, dense = open_weights(folder), open_weights(folder.parent / "dense")
+    assert torch.allclose(own_logits(packed, IDS), own_logits(dense, IDS), atol=1e-3)
+    with pytest.raises(SchemeError, match="stores 1 matrix plain and packs the others"):
+        export_gguf(folder, folder.parent / "out")
+
+
+def test_a_plain_matrix_that_isnt_listed_is_refused(folder: Path) -> None:
+    unpack_one(folder, ["lm_head"])
+    with pytest.raises(CheckpointError, match=f"stores {PLAIN} plain, which its"):
+        open_weights(folder)
+
+
+def test_a_listed_matrix_that_is_packed_is_refused(folder: Path) -> None:
+    pack(folder, by_index=False)
+    configure(folder, quantization_config=described(ignore=[PLAIN, "lm_head"]))
+    with pytest.raises(CheckpointError, match=f"lists {PLAIN} as plain, but there is no tensor"):
+        open_weights(folder)
+
+
+def test_a_matrix_that_is_both_plain_and_packed_is_refused(folder: Path) -> None:
+    pack(folder, by_index=False)
+    edit(folder, put(f"{PLAIN}.weight", 64, 96))
+    configure(folder, quantization_config=described(ignore=[PLAIN, "lm_head"]))
+    with pytest.raises(CheckpointError, match=f"{PLAIN}.weight_packed.* quantized weights"):
         open_weights(folder)
 
 
