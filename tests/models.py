@@ -1,10 +1,13 @@
 """Small Phi-3 checkpoints of every variant, made by transformers; and what a model says of ids."""
 
+import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import Phi3Config, Phi3ForCausalLM
 
@@ -13,6 +16,7 @@ from phi3quant.model.predictor import final_states
 from phi3quant.model.weights import ModelWeights
 
 VOCABULARY = 320
+_ORIGINAL = "original_max_position_embeddings"
 _TEXT = [
     "The miller counted nineteen sacks before the river rose over the lower field.",
     "def area(width, height):\n    return width * height\n",
@@ -74,6 +78,39 @@ def make_model(folder: Path, *, seed: int = 0, **changes: Any) -> Phi3ForCausalL
     model.save_pretrained(folder)
     make_tokenizer(folder)
     return model
+
+
+ROWS: Mapping[str, tuple[str, ...]] = {
+    "qkv_proj": ("q_proj", "k_proj", "v_proj"),
+    "gate_up_proj": ("gate_proj", "up_proj"),
+}
+"""Matrices of a Llama model whose rows make up a matrix of Phi-3."""
+
+
+def split_matrices(tensors: dict[str, torch.Tensor], raw: Mapping[str, Any] = BASE) -> None:
+    """Take the joined matrices of a checkpoint apart; ``raw`` is its config.json."""
+    head = raw.get("head_dim") or raw["hidden_size"] // raw["num_attention_heads"]
+    rows = dict.fromkeys(ROWS["gate_up_proj"], raw["intermediate_size"])
+    rows |= dict.fromkeys(("k_proj", "v_proj"), raw["num_key_value_heads"] * head)
+    rows["q_proj"] = raw["num_attention_heads"] * head
+    for whole, parts in ROWS.items():
+        for name in [each for each in tensors if f".{whole}." in each]:
+            pieces = torch.split(tensors.pop(name), [rows[part] for part in parts])
+            for part, values in zip(parts, pieces, strict=True):
+                tensors[name.replace(whole, part)] = values.clone()
+
+
+def split_copy(source: Path, folder: Path) -> Path:
+    """Copy a checkpoint as a Llama model, with its joined matrices apart."""
+    shutil.copytree(source, folder)
+    raw = json.loads((source / "config.json").read_text())
+    tensors = load_file(source / "model.safetensors")
+    split_matrices(tensors, raw)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    kept = {key: raw[key] for key in raw if key not in ("sliding_window", _ORIGINAL)}
+    kept |= {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
+    (folder / "config.json").write_text(json.dumps(kept))
+    return folder
 
 
 def make_tokenizer(folder: Path) -> None:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
+import torch
 from click.testing import CliRunner
+from safetensors.torch import save_file
 
 from phi3quant.cli.main import main
 from phi3quant.run import block_record
@@ -22,7 +24,7 @@ from tests.fuzz.mutations import (
     spoil_record,
     spoil_safetensors,
 )
-from tests.models import PROSE, make_model
+from tests.models import PROSE, make_model, split_copy
 
 Words = Sequence[str]
 
@@ -50,6 +52,11 @@ _EXPORT: Words = ("export", "gguf", "{m}", "-o", "{work}/o", "--no-verify")
 _ESTIMATE: Words = ("estimate", "{m}", "--json")
 _SHOW: Words = ("baseline", "show", "{m}")
 _CHECK: Words = ("check", "{base}/awq", "--baseline", "{m}")
+_ADAPTED: Sequence[Words] = (
+    ("perplexity", "{base}/plain", "--adapter", "{m}", *_SCORE[2:]),
+    ("rtn", "{base}/split", "--adapter", "{m}=0.5", "-o", "{work}/o", "--no-verify"),
+    ("estimate", "{base}/plain", "--adapter", "{m}", "--json"),
+)
 _READ_TEXT: Words = ("perplexity", "{base}/plain", "--text", "{m}", *_SCORE[4:])
 _RESUME: Words = (
     *("awq", "{base}/plain", "-o", "{m}/out", "--samples", "4", "--seq-len", "32", "--no-verify"),
@@ -79,6 +86,10 @@ _PLAIN: Sequence[Words] = (_INSPECT, _SCORE, _RTN, _GENERATE, _COMPARE, _ESTIMAT
 _QUANTIZED: Sequence[Words] = (_INSPECT, _SCORE, _COMPARE, _VERIFY, _REPORT)
 READERS: Mapping[str, Reader] = {
     "config": Reader("plain", "config.json", spoil_json, _PLAIN),
+    "llama config": Reader("split", "config.json", spoil_json, _PLAIN),
+    "split tensors": Reader("split", "model.safetensors", spoil_safetensors, _PLAIN),
+    "adapter config": Reader("adapter", "adapter_config.json", spoil_json, _ADAPTED),
+    "adapter": Reader("adapter", "adapter_model.safetensors", spoil_safetensors, _ADAPTED),
     "index": Reader("sharded", "model.safetensors.index.json", spoil_json, _PLAIN),
     "safetensors": Reader("plain", "model.safetensors", spoil_safetensors, _PLAIN),
     "tokenizer": Reader("plain", "tokenizer.json", spoil_json, _PLAIN),
@@ -108,6 +119,8 @@ def make_base(base: Path) -> None:
     settings = {"bos_token": "<s>", "eos_token": {"content": "</s>"}, "model_max_length": 10**30}
     (plain / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
     (plain / "chat_template.jinja").write_text(_TEMPLATE, encoding="utf-8")
+    split_copy(plain, base / "split")
+    _write_adapter(base / "adapter")
     shutil.copytree(plain, base / "sharded")
     weights = base / "sharded" / "model.safetensors"
     weights.rename(weights.with_name("model-00001-of-00001.safetensors"))
@@ -125,6 +138,23 @@ def make_base(base: Path) -> None:
     _run("rtn", str(plain), "-o", str(base / "onnx"), "--export", "onnx", *short)
     words = ("--window", "16", "--max-tokens", "128", "--reference", str(plain), "-q")
     _run("baseline", "create", str(base / "awq"), "-o", str(base / "b.baseline"), *words)
+
+
+def _write_adapter(folder: Path) -> None:
+    """A DoRA adapter of three modules with two ranks."""
+    shapes = {"self_attn.o_proj": (64, 64), "mlp.up_proj": (96, 64), "mlp.down_proj": (64, 96)}
+    ranks = {"mlp.down_proj": 3}
+    tensors = {}
+    for name, (rows, columns) in shapes.items():
+        module, rank = f"base_model.model.model.layers.0.{name}", ranks.get(name, 2)
+        tensors[f"{module}.lora_A.weight"] = torch.ones(rank, columns) * 0.01
+        tensors[f"{module}.lora_B.weight"] = torch.ones(rows, rank)
+        tensors[f"{module}.lora_magnitude_vector"] = torch.ones(rows)
+    folder.mkdir()
+    save_file(tensors, folder / "adapter_model.safetensors")
+    settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "use_dora": True, "bias": "none"}
+    settings |= {"rank_pattern": ranks, "init_lora_weights": True, "target_modules": list(shapes)}
+    (folder / "adapter_config.json").write_text(json.dumps(settings), encoding="utf-8")
 
 
 def _write_index(folder: Path) -> None:

@@ -7,17 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from converters import open_tokenizer
 from phi3quant import EvaluationText, evaluate, locate, quantize
 from phi3quant.cli.main import main
 from phi3quant.errors import NotComparableError
 from phi3quant.gating.baselines import create_baseline
 from phi3quant.generation.generate import generate
-from phi3quant.run.recipe import Recipe
+from phi3quant.run.recipe import Calibration, Recipe
 from tests.models import PROSE
 from tests.source.test_adapter import make_adapter
 
@@ -139,6 +141,41 @@ def test_commands_take_adapters(
         "--json",
     )
     assert json.loads(exported.stdout)["evaluation"]["models"][1]["kl_mean"] < 1e-3
+
+
+def test_a_trained_adapter_of_the_bundled_model_is_merged_exported_and_scored(
+    tmp_path: Path,
+) -> None:
+    base = locate(None).path
+    text = EvaluationText("tiny", length=128, max_tokens=2048)
+    lines = "The night train to the coast leaves at nine and carries the post. " * 8
+    (tmp_path / "trained.txt").write_text(lines)
+    trained = EvaluationText(tmp_path / "trained.txt", length=32)
+    model: Any = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(base),
+        LoraConfig(task_type="CAUSAL_LM", r=8, lora_alpha=16, target_modules="all-linear"),
+    )
+    ids = torch.tensor([open_tokenizer(base).encode(lines)[:96]])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    for _ in range(8):
+        model(ids, labels=ids).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.save_pretrained(str(tmp_path / "lora"))
+
+    adapted = locate(base, adapters=[tmp_path / "lora"])
+    scores = evaluate([base, adapted], trained)
+    assert scores.comparisons[1].ratio < 0.8
+    recipe = Recipe(
+        "awq",
+        formats=("compressed-tensors", "gguf", "onnx"),
+        calibration=Calibration(samples=4, length=128),
+    )
+    out = quantize(adapted, tmp_path / "out", recipe)
+    merged_too = merged(base, tmp_path / "lora", tmp_path / "merged")
+    for folder in out.folders.values():
+        ratio = evaluate([merged_too, folder], text).comparisons[1].ratio
+        assert ratio < 1.15
 
 
 def test_another_adapter_begins_anew(

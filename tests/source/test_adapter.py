@@ -16,8 +16,7 @@ from phi3quant.errors import AdapterError, CheckpointError, DamagedError
 from phi3quant.source.adapter_reference import parse_adapter
 from phi3quant.source.locate import locate
 from tests.converters.spoiled import IDS, configure, copy_of, edit
-from tests.models import own_logits
-from tests.source.test_tensor_names import LLAMA, split_all
+from tests.models import own_logits, split_copy, split_matrices
 
 ALL = ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]
 
@@ -93,10 +92,7 @@ def test_a_merged_adapter_has_the_logits_of_peft(folder: Path, tmp_path: Path, k
 def test_an_adapter_of_split_modules_fits_both_kinds_of_base(
     folder: Path, tmp_path: Path, kind: str, base: str
 ) -> None:
-    split = copy_of(folder, tmp_path / "split")
-    edit(split, split_all)
-    raw = {**LLAMA, "model_type": "llama", "rms_norm_eps": 1e-5}
-    (split / "config.json").write_text(json.dumps(raw))
+    split = split_copy(folder, tmp_path / "split")
     targets = ["q_proj", "v_proj", "o_proj", "up_proj"]
     adapter = make_adapter(
         split, tmp_path / "adapter", **{**KINDS[kind], "target_modules": targets}
@@ -108,7 +104,7 @@ def test_an_adapter_of_split_modules_fits_both_kinds_of_base(
 def test_an_adapter_of_joined_modules_fits_a_split_base(folder: Path, tmp_path: Path) -> None:
     adapter = make_adapter(folder, tmp_path / "adapter")
     expected = logits_with(folder, adapter)
-    edit(folder, split_all)
+    edit(folder, split_matrices)
     assert torch.equal(logits_with(folder, adapter), expected)
 
 

@@ -23,11 +23,17 @@ from phi3quant.errors import CheckpointError, ConfigError
 from phi3quant.run.pipeline import quantize
 from phi3quant.run.recipe import Recipe
 from tests.converters.spoiled import IDS, QKV, configure, copy_of, edit, put
-from tests.models import BASE, long_rope, make_model, make_tokenizer, own_logits
+from tests.models import (
+    BASE,
+    long_rope,
+    make_model,
+    make_tokenizer,
+    own_logits,
+    split_copy,
+    split_matrices,
+)
 
 Tensors = dict[str, torch.Tensor]
-ROWS = {"qkv_proj": {"q_proj": 64, "k_proj": 32, "v_proj": 32}}
-ROWS["gate_up_proj"] = {"gate_proj": 96, "up_proj": 96}
 LLAMA = {key: BASE[key] for key in BASE if key != "sliding_window"}
 
 
@@ -35,15 +41,6 @@ LLAMA = {key: BASE[key] for key in BASE if key != "sliding_window"}
 def folder(tmp_path: Path, checkpoint_folder: Callable[[str], Path]) -> Path:
     """A copy that a test may change."""
     return copy_of(checkpoint_folder("gqa"), tmp_path / "model")
-
-
-def split_all(tensors: Tensors) -> None:
-    for name in list(tensors):
-        for whole, parts in ROWS.items():
-            if f".{whole}." in name:
-                rows = torch.split(tensors.pop(name), list(parts.values()))
-                for part, values in zip(parts, rows, strict=True):
-                    tensors[name.replace(whole, part)] = values.clone()
 
 
 def renamed(change: Callable[[str], str]) -> Callable[[Tensors], None]:
@@ -59,7 +56,7 @@ def compiled_layers(name: str) -> str:
 
 
 RENAMED: Mapping[str, Callable[[Tensors], None]] = {
-    "q, k, v and gate, up apart": split_all,
+    "q, k, v and gate, up apart": split_matrices,
     "bare decoder": renamed(lambda name: name.removeprefix("model.")),
     "torch.compile": renamed(lambda name: f"_orig_mod.{name}"),
     "torch.compile of layers": renamed(compiled_layers),
@@ -84,7 +81,7 @@ def test_a_wrapper_is_named_in_a_note(folder: Path, kind: str) -> None:
 
 def test_split_and_renamed_shards_are_joined_across_files(folder: Path) -> None:
     plain = own_logits(open_weights(folder), IDS)
-    edit(folder, split_all)
+    edit(folder, split_matrices)
     tensors = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     shards: dict[str, Tensors] = {"a.safetensors": {}, "b.safetensors": {}}
@@ -123,7 +120,7 @@ BAD_PARTS: Mapping[str, tuple[Callable[[Tensors], object], str]] = {
 @pytest.mark.parametrize("kind", BAD_PARTS)
 def test_parts_that_dont_make_a_whole_are_refused(folder: Path, kind: str) -> None:
     spoil, reason = BAD_PARTS[kind]
-    edit(folder, split_all)
+    edit(folder, split_matrices)
     edit(folder, spoil)
     with pytest.raises(CheckpointError, match=reason):
         open_weights(folder)
@@ -205,15 +202,7 @@ def test_biases_of_llama_are_refused(folder: Path, key: str) -> None:
 
 @pytest.mark.parametrize("method", ["rtn", "awq"])
 def test_a_split_llama_gives_the_same_bytes_as_its_joined_self(folder: Path, method: str) -> None:
-    split = copy_of(folder, folder.parent / "split")
-    edit(split, split_all)
-    raw = {
-        **LLAMA,
-        "model_type": "llama",
-        "rms_norm_eps": 1e-5,
-        "architectures": ["LlamaForCausalLM"],
-    }
-    (split / "config.json").write_text(json.dumps(raw))
+    split = split_copy(folder, folder.parent / "split")
     outputs = []
     for source in (folder, split):
         out = quantize(source, source.parent / f"{source.name}-out", Recipe(method)).folders

@@ -131,7 +131,8 @@ def unpack_one(folder: Path, listed: list[str]) -> None:
 def test_a_listed_matrix_may_be_plain(folder: Path, listed: list[str]) -> None:
     unpack_one(folder, listed)
     packed, dense = open_weights(folder), open_weights(folder.parent / "dense")
-    assert torch.allclose(own_logits(packed, IDS), own_logits(dense, IDS), atol=1e-3)
+    for key, weights in packed.block(1).items():
+        assert torch.allclose(weights, dense.block(1)[key], atol=1e-4)
     with pytest.raises(SchemeError, match="stores 1 matrix plain and packs the others"):
         export_gguf(folder, folder.parent / "out")
 
