@@ -195,7 +195,7 @@ def _matrices(config: Phi3Config) -> Iterator[tuple[str, tuple[int, int]]]:
 
 
 def _plain_matrices(store: TensorFolder, config: Phi3Config, stated: Stated) -> frozenset[str]:
-    """Names of the matrices that are stored plain, as config.json says.
+    """Names of the matrices that are stored plain, which config.json must list.
 
     Raises:
         CheckpointError: config.json and the tensors contradict each other.
