@@ -126,7 +126,9 @@ _ADVICE: Mapping[str, str] = {
 
 
 def _quantizer(described: Mapping[str, Any]) -> str:
-    method = described.get("quant_method")
+    method, packing = described.get("quant_method"), described.get("packing_format")
+    if method is not None and packing is not None:
+        return f"{shown(method)} in the layout {shown(packing)}"
     if method is None and {"bits", "group_size"} <= described.keys():
         return "MLX (bits and group_size without a quant_method)"
     return "an unknown method (no quant_method)" if method is None else shown(method)

@@ -28,7 +28,7 @@ def test_public_names_are_pinned_and_all_there() -> None:
         "__version__",
         "evaluate",
         "inspect",
-    "locate",
+        "locate",
         "quantize",
         "verify",
     ]

@@ -21,6 +21,10 @@ _BITS = 4
 # Column, of eight, that place i of a word holds.
 _ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 
+_AUTOROUND = "auto-round"
+_PACKED_AS_AWQ = ("auto_round:auto_awq", "auto_round:awq", "awq", "auto_awq")
+"""AutoRound's names of this layout in configurations of its own method."""
+
 _QUANTIZER_KEYS = (
     "act_data_type",
     "act_dynamic",
@@ -101,6 +105,7 @@ _KEYS = Keys(
         "super_bits": (None,),
         "super_group_size": (None,),
         "adapter": (None,),
+        "packing_format": (None, *_PACKED_AS_AWQ),
     },
 )
 """Keys that AutoAWQ, GPTQModel, AutoRound and transformers write for AWQ."""
@@ -141,7 +146,8 @@ def _describe(scheme: QuantScheme) -> dict[str, Any]:
 
 
 def _recognise(described: Mapping[str, Any]) -> Stated | None:
-    if described.get("quant_method") != "awq":
+    method, packing = described.get("quant_method"), described.get("packing_format")
+    if method != "awq" and (method != _AUTOROUND or packing not in _PACKED_AS_AWQ):
         return None
     width, size = described.get("bits"), described.get("group_size")
     if type(width) is not int or width != _BITS:

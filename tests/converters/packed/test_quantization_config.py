@@ -231,6 +231,14 @@ BY_TOOLS: dict[str, dict[str, Any]] = {
         "provider": "auto-round",
         "modules_to_not_convert": ["lm_head"],
     },
+    "AutoRound's own method": {
+        "quant_method": "auto-round",
+        "packing_format": "auto_round:auto_awq",
+        "sym": False,
+        "data_type": "int",
+        "iters": 200,
+        "autoround_version": "0.16.0",
+    },
     "transformers": AwqConfig(bits=4, group_size=16).to_dict(),
 }
 
