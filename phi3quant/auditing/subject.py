@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from converters.gguf.reader import GgufCheckpoint
-from phi3quant.auditing.card.card import Card, read_beginning, read_card
+from phi3quant.auditing.card.card import CARD, Card, read_beginning, read_card
 from phi3quant.auditing.card.facts import Fact, facts
 from phi3quant.disk.untrusted_json import read_json_if_there
 from phi3quant.errors import InputError
 from phi3quant.evaluation.evaluate import Artifact
 from phi3quant.gating.baseline import Baseline
 from phi3quant.model.config import Phi3Config
+from phi3quant.notices import notify
 from phi3quant.provenance.integrity import FileCheck
 from phi3quant.source.tensor_folder import INDEX_FILE, SINGLE_FILE
 
@@ -114,7 +115,10 @@ def mapping(value: Any) -> Mapping[str, Any]:
 
 def read_card_of(opened: Artifact) -> Card | None:
     """Card of a model; next to a single file it must begin with front matter, as on the hub."""
-    return read_card(opened.folder, required_mark=not opened.path.is_dir())
+    card = read_card(opened.folder, required_mark=not opened.path.is_dir())
+    if card is not None and card.truncated:
+        notify([f"{opened.folder / CARD} is too long; only its beginning is read"])
+    return card
 
 
 def read_licences(folder: Path) -> dict[str, str]:

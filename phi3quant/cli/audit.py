@@ -31,7 +31,8 @@ _AUDITING = options.group(
     click.option(
         "--baseline",
         type=values.OUTPUT,
-        help='Baseline file from "phi3quant baseline create": did the weights of this name change?',
+        help="Earlier recording, from baseline create: weights that changed under the same name "
+        "are a contradiction.",
     ),
     click.option(
         "--ask", is_flag=True, help="Let the model answer who it is, in its own chat template."

@@ -31,6 +31,10 @@ _TEMPLATE = (
     "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
 )
 
+_CARD = (
+    "---\nlicense: mit\ndatasets: [a, b]\nbase_model:\n- microsoft/Phi-3-mini-4k-instruct\n---\n"
+    "# Phi-3\n\n| layers, heads | 2, 4 |\n|---|---|\n| parameters | 0.1M |\n\nA file of 0.41 MB.\n"
+)
 _SCORE = ("perplexity", "{m}", "--text", "{base}/text.txt", "--window", "16", "--max-tokens", "64")
 _INSPECT: Words = ("inspect", "{m}", "--json")
 _RTN: Words = (
@@ -48,6 +52,7 @@ _VERIFY: Words = ("verify", "{m}")
 _REPORT: Words = ("report", "{m}", "--no-score", "--json")
 _EXPORT: Words = ("export", "gguf", "{m}", "-o", "{work}/o", "--no-verify")
 _ESTIMATE: Words = ("estimate", "{m}", "--json")
+_AUDIT: Words = ("audit", "{m}", "--json")
 _SHOW: Words = ("baseline", "show", "{m}")
 _CHECK: Words = ("check", "{base}/awq", "--baseline", "{m}")
 _READ_TEXT: Words = ("perplexity", "{base}/plain", "--text", "{m}", *_SCORE[4:])
@@ -75,8 +80,8 @@ class Reader:
     commands: Sequence[Words]
 
 
-_PLAIN: Sequence[Words] = (_INSPECT, _SCORE, _RTN, _GENERATE, _COMPARE, _ESTIMATE)
-_QUANTIZED: Sequence[Words] = (_INSPECT, _SCORE, _COMPARE, _VERIFY, _REPORT)
+_PLAIN: Sequence[Words] = (_INSPECT, _SCORE, _RTN, _GENERATE, _COMPARE, _ESTIMATE, _AUDIT)
+_QUANTIZED: Sequence[Words] = (_INSPECT, _SCORE, _COMPARE, _VERIFY, _REPORT, _AUDIT)
 READERS: Mapping[str, Reader] = {
     "config": Reader("plain", "config.json", spoil_json, _PLAIN),
     "index": Reader("sharded", "model.safetensors.index.json", spoil_json, _PLAIN),
@@ -84,6 +89,7 @@ READERS: Mapping[str, Reader] = {
     "tokenizer": Reader("plain", "tokenizer.json", spoil_json, _PLAIN),
     "tokenizer config": Reader("plain", "tokenizer_config.json", spoil_json, _PLAIN),
     "template": Reader("plain", "chat_template.jinja", spoil_bytes, _PLAIN),
+    "card": Reader("plain", "README.md", spoil_bytes, (_AUDIT,)),
     "packed": Reader("awq", "config.json", spoil_json, (*_QUANTIZED, _EXPORT)),
     "packed tensors": Reader("awq", "model.safetensors", spoil_safetensors, (*_QUANTIZED, _EXPORT)),
     "gguf": Reader("gguf", "*.gguf", spoil_gguf, (*_QUANTIZED, _GENERATE)),
@@ -108,6 +114,7 @@ def make_base(base: Path) -> None:
     settings = {"bos_token": "<s>", "eos_token": {"content": "</s>"}, "model_max_length": 10**30}
     (plain / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
     (plain / "chat_template.jinja").write_text(_TEMPLATE, encoding="utf-8")
+    (plain / "README.md").write_text(_CARD, encoding="utf-8")
     shutil.copytree(plain, base / "sharded")
     weights = base / "sharded" / "model.safetensors"
     weights.rename(weights.with_name("model-00001-of-00001.safetensors"))

@@ -29,7 +29,7 @@ class Fact:
 def facts(card: Card) -> list[Fact]:
     """Labelled values of a card, outside of code."""
     gathered: list[Fact] = []
-    lines = list(card.prose)
+    lines = [line for line in card.lines if not line.code]
     for is_table, group in groupby(lines, lambda line: line.text.lstrip().startswith("|")):
         if is_table:
             gathered += _table(list(group))

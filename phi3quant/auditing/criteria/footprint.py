@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 
 from phi3quant.auditing.card.card import Line
 from phi3quant.auditing.card.numbers import StatedNumber, sizes
@@ -22,6 +23,7 @@ _FORMATS = re.compile(
     r"b?f(?:p|loat)?(?:16|32))\b",
     re.IGNORECASE,
 )
+_SENTENCE = re.compile(r"(?<=[.;])\s")
 _TRAINING = ("train", "data", "compute")
 _SLACK = 0.03
 _MOST = 4
@@ -64,10 +66,7 @@ def _lines(subject: Subject) -> list[Line]:
     if subject.card is None:
         return []
     return [
-        line
-        for line in subject.card.prose
-        if not any(word in line.section for word in _TRAINING)
-        and (_MEMORY.search(line.text) or _STORAGE.search(line.text) or _own(subject, line))
+        line for line in subject.card.prose if not any(word in line.section for word in _TRAINING)
     ]
 
 
@@ -77,11 +76,13 @@ def _own(subject: Subject, line: Line) -> bool:
 
 
 def _line(subject: Subject, line: Line, estimated: Estimate | None) -> Iterator[Point]:
-    for number in sizes(line.text):
-        if _MEMORY.search(line.text):
-            yield from _memory(subject, line, number, estimated)
-        else:
-            yield from _storage(subject, line, number, estimated)
+    for sentence in _SENTENCE.split(line.text):
+        part = replace(line, text=sentence)
+        for number in sizes(sentence):
+            if _MEMORY.search(sentence):
+                yield from _memory(subject, part, number, estimated)
+            elif _STORAGE.search(sentence) or _own(subject, part):
+                yield from _storage(subject, part, number, estimated)
 
 
 def _memory(

@@ -14,7 +14,7 @@ from phi3quant.source.tensor_folder import INDEX_FILE
 
 _LABELS = ("parameters", "parameter count", "params", "number of parameters", "model size", "size")
 _PROSE = re.compile(NUMBER + r"[ -](?:model )?param(?:eter)?s?\b", re.IGNORECASE)
-_SMALLEST = 1e6
+_SMALLEST = 1e5
 _SLACK = 0.02
 
 
