@@ -20,6 +20,10 @@ class Standing(StrEnum):
     NOT_SHOWN = "not shown"
 
 
+SIGNS = {Standing.SHOWN: "+", Standing.CONTRADICTED: "!", Standing.NOT_SHOWN: "?"}
+"""Signs of points in text."""
+
+
 @dataclass(frozen=True)
 class Point:
     """One piece of evidence.
@@ -33,6 +37,12 @@ class Point:
     standing: Standing
     place: str
     text: str
+
+    @property
+    def line(self) -> str:
+        """The point for people: its sign, its place and its text."""
+        place = f"{self.place}: " if self.place else ""
+        return f"{SIGNS[self.standing]} {place}{self.text}"
 
 
 @dataclass(frozen=True)

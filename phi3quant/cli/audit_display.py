@@ -1,12 +1,9 @@
 """Audits as lines."""
 
 from phi3quant.auditing.audit import Audit
-from phi3quant.auditing.finding import Point, Standing
-from phi3quant.auditing.grade import Tally
 from phi3quant.cli.layout import print_text, print_values
 from phi3quant.cli.terminal import echo
 
-_SIGNS = {Standing.SHOWN: "+", Standing.CONTRADICTED: "!", Standing.NOT_SHOWN: "?"}
 _INDENT = "    "
 
 
@@ -17,7 +14,7 @@ def print_audit(audit: Audit) -> None:
         echo()
         print_text(f"{finding.name}: {finding.standing.value}")
         for point in finding.points:
-            print_text(f"  {_SIGNS[point.standing]} {_line(point)}", indent=_INDENT)
+            print_text(f"  {point.line}", indent=_INDENT)
     if audit.answer is not None:
         echo()
         print_text(f"answer: {audit.answer}", indent=_INDENT)
@@ -27,9 +24,4 @@ def print_audit(audit: Audit) -> None:
 
 def headline(audit: Audit) -> str:
     """Grade and counts in one line."""
-    counts: Tally = audit.tally
-    return f"{audit.grade.value}: {counts}"
-
-
-def _line(point: Point) -> str:
-    return f"{point.place}: {point.text}" if point.place else point.text
+    return f"{audit.grade.value}: {audit.tally}"
