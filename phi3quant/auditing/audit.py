@@ -10,13 +10,18 @@ from phi3quant.auditing.criteria.identity import MAX_NEW_TOKENS, QUESTION
 from phi3quant.auditing.finding import Finding, finding
 from phi3quant.auditing.grade import Grade, Tally, tally
 from phi3quant.auditing.subject import Subject, read_card_of, read_licences
-from phi3quant.errors import InputError, require
+from phi3quant.errors import InputError, NotComparableError, require
 from phi3quant.evaluation.evaluate import Artifact
 from phi3quant.evaluation.inspection import hashes
 from phi3quant.gating.baseline import read_baseline
 from phi3quant.generation.generate import generate_from
 from phi3quant.progress import Progress, bars, silent
-from phi3quant.provenance.integrity import FileCheck, check_hashes, has_hashes
+from phi3quant.provenance.integrity import (
+    FileCheck,
+    check_hashes,
+    count_hashes,
+    has_hashes,
+)
 from phi3quant.provenance.sealing import open_artifact
 from phi3quant.source.locate import locate
 
@@ -109,9 +114,8 @@ def audit(
     opened = open_artifact(locate(model, revision))
     weights: Mapping[str, str] = {}
     if recorded is not None:
-        with progress("hashing", 1) as step:
-            weights = hashes(opened.model)
-            step()
+        with progress("hashing", len(opened.model.files)) as step:
+            weights = hashes(opened.model, step)
     subject = Subject(
         opened,
         read_card_of(opened),
@@ -144,12 +148,14 @@ def audit_subject(subject: Subject) -> Audit:
 
 def _checks(opened: Artifact, progress: Progress) -> list[FileCheck] | None:
     """Comparison with recorded hashes; None if there are none."""
-    if not has_hashes(opened.path):
-        return None
-    with progress("comparing hashes", 1) as step:
-        checks = check_hashes(opened.path)
-        step()
-    return checks
+    try:
+        if not has_hashes(opened.path):
+            return None
+        with progress("comparing hashes", count_hashes(opened.path)) as step:
+            return check_hashes(opened.path, step)
+    except (NotComparableError, InputError) as error:
+        # The rest of the model can be audited without usable hashes.
+        return [FileCheck("recorded hashes", str(error))]
 
 
 def _answer(opened: Artifact) -> str:

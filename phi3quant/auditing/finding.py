@@ -116,8 +116,8 @@ def quoted(value: object) -> str:
     r"""A value from a file, visible, on one line and shortened.
 
     Examples:
-        >>> quoted("a\nb" + 60 * "c")
-        'a bccccccccccccccccccccccccccccccccccccccccccccccccccccccc...'
+        >>> quoted("two\nlines\x1b")
+        'two lines�'
     """
     text = one_line(str(value))
     return text if len(text) <= _QUOTED else f"{text[: _QUOTED - 3]}..."

@@ -67,7 +67,7 @@ def audit(model: str | None, auditing: _Auditing, revision: str | None, running:
     contradicted, and 80 % of the evidence is there. B: nothing is contradicted. C, D and F: up to
     a fifth, up to two fifths, or more of the criteria with evidence are contradicted.
 
-    Exit codes: 0 done, 1 below --require, 2 bad input.
+    Exit codes: 0 done, 1 below --require, 2 bad input, 3 a damaged baseline.
     """
     use_threads(running.threads)
     result = make_audit(

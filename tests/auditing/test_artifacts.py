@@ -172,3 +172,18 @@ def test_asking_uses_the_models_own_template() -> None:
     assert result.answer
     assert result.as_json()["question"] == identity_module.QUESTION
     assert audit("phi3-tiny").as_json()["question"] is None
+
+
+def test_hashes_that_are_not_hashes_are_a_contradiction_and_no_end(out: Path) -> None:
+    change_json(out / "phi3quant.json", files={"config.json": {"sha256": "abc"}})
+    result = audit(out)
+    assert "recorded hashes: " in points(result, "versioning", Standing.CONTRADICTED)
+    assert result["tokenizer integrity"].standing is not Standing.NOT_SHOWN
+
+
+def test_an_onnx_graph_of_another_depth_is_a_contradiction(out: Path) -> None:
+    change_json(out / "onnx" / "config.json", num_hidden_layers=3)
+    contradiction = points(audit(out / "onnx"), "architecture provenance", Standing.CONTRADICTED)
+    assert (
+        "3 layers with 2 key-value heads of 16 values; the graph's caches have 2" in contradiction
+    )

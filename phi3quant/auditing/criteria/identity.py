@@ -63,7 +63,7 @@ def _same(names: list[Statement]) -> Point | None:
         plain = "-".join(_words(each.value.rstrip("/").rsplit("/", 1)[-1]))
         places.setdefault(plain, []).append(each.place)
     plain, agreeing = max(places.items(), key=lambda entry: len(entry[1]))
-    if len(agreeing) < 2:
+    if len(agreeing) < 2 or not plain:
         return None
     return shown(", ".join(agreeing), f"the same name: {quoted(plain)}")
 

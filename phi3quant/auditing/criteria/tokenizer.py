@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from converters.stop_tokens import known_tokens
 from phi3quant.auditing.finding import Point, contradicted, judged, not_shown, quoted, shown
 from phi3quant.auditing.subject import Subject, mapping
-from phi3quant.errors import MissingExtraError, TokenizerError
+from phi3quant.errors import InputError, MissingExtraError, TokenizerError
 from phi3quant.gating.facts import STOP_TOKENS, facts
 from phi3quant.source.fast_tokenizer import FastEncoder
 from phi3quant.source.sentencepiece_encoder import PieceEncoder
@@ -138,15 +138,22 @@ def _stop(subject: Subject, tokenizer: Tokenizer, text: str) -> Iterator[Point]:
     if end is None:
         yield not_shown("chat template", "no token ends the assistant's turn")
         return
-    stops = list(facts(subject.opened)[STOP_TOKENS])
+    try:
+        stops = list(facts(subject.opened)[STOP_TOKENS])
+    except InputError as error:
+        yield contradicted("stop tokens", quoted(error))
+        return
     if subject.metadata:
         # llama.cpp stops at these by their text, whatever the metadata lists.
         stops += known_tokens(tokenizer, *END_OF_TURN)
+    if not stops:
+        yield not_shown("stop tokens", "none are stated")
+        return
     number = next(iter(known_tokens(tokenizer, end)), None)
     yield judged(
         "stop tokens",
         f"the template ends an answer with {quoted(end)} ({number}); generation stops at "
-        f"{_joined(stops) or 'no token'}",
+        f"{_joined(stops)}",
         holds=number in stops,
     )
 

@@ -49,8 +49,8 @@ def training_compute(subject: Subject) -> Iterator[Point]:
         if (subject.card)
         else []
     )
-    yield from _hours(lines)
-    hardware, time, tokens = _hardware(lines), _time(lines), _tokens(lines)
+    hardware, tokens = _hardware(lines), _tokens(lines)
+    time = _time(lines) or _device_hours(lines)
     if not any((hardware, time, tokens)):
         yield not_shown("", "no training compute is stated")
         return
@@ -60,7 +60,7 @@ def training_compute(subject: Subject) -> Iterator[Point]:
         else:
             line, text, _ = stated
             yield shown(line.place, f"{name}: {quoted(text)}")
-    if hardware and time and tokens and hardware[2]:
+    if hardware and time and tokens and hardware[2] and time[2]:
         needed = _PER_TOKEN * parameters(subject.config) * tokens[2]
         available = hardware[2] * time[2]
         yield judged(
@@ -107,8 +107,9 @@ def _tokens(lines: list[Line]) -> _Stated | None:
     return None
 
 
-def _hours(lines: list[Line]) -> Iterator[Point]:
+def _device_hours(lines: list[Line]) -> _Stated | None:
+    """Hours of all devices together; 0 for the time itself, which isn't stated."""
     for line in lines:
         if match := _GPU_HOURS.search(line.text):
-            yield shown(line.place, f"device hours: {quoted(match[0])}")
-            return
+            return line, match[0], 0.0
+    return None
