@@ -112,12 +112,12 @@ def judged(place: str, text: str, *, holds: bool) -> Point:
     return shown(place, text) if holds else contradicted(place, text)
 
 
-def quoted(value: object) -> str:
-    r"""A value from a file, visible, on one line and shortened.
+def quoted(value: object, limit: int = _QUOTED) -> str:
+    r"""A value from a file, visible, on one line and shortened to ``limit`` characters.
 
     Examples:
         >>> quoted("two\nlines\x1b")
         'two lines�'
     """
     text = one_line(str(value))
-    return text if len(text) <= _QUOTED else f"{text[: _QUOTED - 3]}..."
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."

@@ -9,6 +9,7 @@ from typing import Any
 from converters.gguf.reader import GgufCheckpoint
 from phi3quant.auditing.card.card import CARD, Card, read_beginning, read_card
 from phi3quant.auditing.card.facts import Fact, facts
+from phi3quant.auditing.finding import quoted
 from phi3quant.disk.untrusted_json import read_json_if_there
 from phi3quant.errors import InputError
 from phi3quant.evaluation.evaluate import Artifact
@@ -20,6 +21,7 @@ from phi3quant.source.tensor_folder import INDEX_FILE, SINGLE_FILE
 
 _LICENCES = ("LICENSE*", "LICENCE*", "COPYING*")
 _MOST_LICENCES = 8
+_MESSAGE = 200
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,10 @@ class Subject:
     def labelled(self, *labels: str) -> list[Fact]:
         """Facts of the card under one of these labels."""
         return [fact for fact in self.facts if fact.label in labels]
+
+    def message(self, error: Exception) -> str:
+        """Message of an error, without the path of the model's folder."""
+        return quoted(str(error).replace(f"{self.opened.folder}/", ""), _MESSAGE)
 
     def stated(self, card_key: str, *metadata_keys: str) -> list[Statement]:
         """Texts under a key of the card's front matter and under keys of a GGUF file."""

@@ -1,19 +1,29 @@
 """Artifacts of phi3quant, whose manifests, hashes and baselines are evidence."""
 
+import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import phi3quant
+from converters.gguf.reader import GgufCheckpoint
 from phi3quant import Calibration, EvaluationText, Recipe
-from phi3quant.auditing.audit import Audit, audit
+from phi3quant.auditing.audit import Audit, audit, audit_subject
+from phi3quant.auditing.card.card import Card
+from phi3quant.auditing.card.front_matter import parse_front_matter
 from phi3quant.auditing.criteria import CRITERIA
 from phi3quant.auditing.criteria import identity as identity_module
 from phi3quant.auditing.finding import Point, Standing
+from phi3quant.auditing.grade import Grade
+from phi3quant.auditing.subject import Subject
 from phi3quant.gating.baselines import create_baseline
 from phi3quant.progress import silent
+from phi3quant.provenance.sealing import open_artifact
+from phi3quant.source.bundled import bundled_folder
+from phi3quant.source.locate import locate
 from phi3quant.source.tensor_folder import open_tensors
 from tests.auditing.conftest import change_json
 from tests.models import make_model
@@ -187,3 +197,71 @@ def test_an_onnx_graph_of_another_depth_is_a_contradiction(out: Path) -> None:
     assert (
         "3 layers with 2 key-value heads of 16 values; the graph's caches have 2" in contradiction
     )
+
+
+def with_metadata(made: Path, card: str = "", licence: str = "", **keys: object) -> Audit:
+    """The audit of the GGUF file with other metadata, and a card and a licence next to it."""
+    opened = open_artifact(locate(next((made / "out" / "gguf").glob("*.gguf"))))
+    assert isinstance(opened.model, GgufCheckpoint)
+    fields = {**opened.model.model.fields, **{f"general.{key}": keys[key] for key in keys}}
+    model = replace(opened.model, model=replace(opened.model.model, fields=fields))
+    lines = card.split("\n")
+    front = Card(parse_front_matter(lines)) if card else None
+    licences = {"LICENSE": licence} if licence else {}
+    return audit_subject(Subject(replace(opened, model=model), front, licences))
+
+
+def test_gguf_metadata_counts_like_a_card(made: Path) -> None:
+    mit = "Permission is hereby granted, free of charge"
+    agreeing = with_metadata(made, "datasets: [a]", mit, license="mit", datasets=["a"])
+    assert agreeing["licence"].standing is Standing.SHOWN
+    assert agreeing["dataset disclosure"].standing is Standing.SHOWN
+    differing = with_metadata(
+        made,
+        "license: mit\ndatasets: [a]",
+        license="apache-2.0",
+        datasets=["b"],
+        size_label="7B",
+        name="Llama 3 8B",
+    )
+    for criterion, evidence in (
+        ("licence", "general.license: states apache-2.0; elsewhere it is mit"),
+        ("dataset disclosure", "has none of the datasets that the card lists"),
+        ("parameter count", "general.size_label: states 7B"),
+        ("identity consistency", "names Llama"),
+    ):
+        assert evidence in points(differing, criterion, Standing.CONTRADICTED)
+    assert differing.grade is Grade.F
+
+
+def test_a_vocabulary_past_the_embedding_is_a_contradiction(
+    tmp_path: Path, checkpoint_folder: Callable[[str], Path]
+) -> None:
+    shutil.copytree(checkpoint_folder("gqa"), tmp_path / "model")
+    tokenizer = tmp_path / "model" / "tokenizer.json"
+    added = json.loads(tokenizer.read_text(encoding="utf-8"))["added_tokens"]
+    further = {**added[0], "id": 320, "content": "<|more|>"}
+    change_json(tokenizer, added_tokens=[*added, further])
+    result = audit(tmp_path / "model")
+    assert ("ids up to 320; the embedding has 320 rows") in points(
+        result, "tokenizer integrity", Standing.CONTRADICTED
+    )
+
+
+def test_a_model_without_a_tokenizer_is_audited(
+    tmp_path: Path, checkpoint_folder: Callable[[str], Path]
+) -> None:
+    shutil.copytree(checkpoint_folder("gqa"), tmp_path / "model")
+    (tmp_path / "model" / "tokenizer.json").unlink()
+    result = audit(tmp_path / "model")
+    assert result["tokenizer integrity"].standing is Standing.NOT_SHOWN
+    (tmp_path / "model" / "tokenizer.json").write_text("{", encoding="utf-8")
+    contradiction = points(audit(tmp_path / "model"), "tokenizer integrity", Standing.CONTRADICTED)
+    assert "tokenizer.json is not readable as JSON" in contradiction
+
+
+def test_sentencepiece_alone_is_a_tokenizer(tmp_path: Path) -> None:
+    pytest.importorskip("sentencepiece")
+    shutil.copytree(bundled_folder(), tmp_path / "phi3-tiny")
+    (tmp_path / "phi3-tiny" / "tokenizer.json").unlink()
+    assert audit(tmp_path / "phi3-tiny")["tokenizer integrity"].standing is Standing.SHOWN

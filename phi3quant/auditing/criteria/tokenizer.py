@@ -13,6 +13,7 @@ from phi3quant.source.sentencepiece_encoder import PieceEncoder
 from phi3quant.source.tokenizer import END_OF_TURN, Tokenizer
 
 _SETTINGS = "tokenizer_config.json"
+_FILES = ("tokenizer.json", "tokenizer.model")
 _IDS = ("bos_token_id", "eos_token_id")
 _MARK = re.compile(r"<\|[^|<>\s]{1,40}\|>")
 _WORD = "Four."
@@ -26,18 +27,27 @@ _LISTED = 3
 
 def tokenizer_integrity(subject: Subject) -> Iterator[Point]:
     """Points on the tokenizer; one that can't be read contradicts the model."""
+    if not _has_tokenizer(subject):
+        yield not_shown("tokenizer", "there is none")
+        return
     try:
         tokenizer = subject.opened.tokenizer
     except MissingExtraError as error:
-        yield not_shown("tokenizer", str(error))
+        yield not_shown("tokenizer", subject.message(error))
     except TokenizerError as error:
-        yield contradicted("tokenizer", quoted(error))
+        yield contradicted("tokenizer", subject.message(error))
     else:
         vocabulary = _vocabulary(tokenizer)
         yield from _rows(subject, vocabulary)
         yield from _added(subject, vocabulary)
         yield from _named(subject, tokenizer)
         yield from _template(subject, tokenizer)
+
+
+def _has_tokenizer(subject: Subject) -> bool:
+    if subject.metadata:
+        return "tokenizer.ggml.tokens" in subject.metadata
+    return any((subject.opened.folder / name).is_file() for name in _FILES)
 
 
 def _vocabulary(tokenizer: Tokenizer) -> Mapping[str, int]:
@@ -113,7 +123,7 @@ def _template(subject: Subject, tokenizer: Tokenizer) -> Iterator[Point]:
     try:
         text = tokenizer.render_chat(_CHAT)
     except TokenizerError as error:
-        yield contradicted("chat template", quoted(error))
+        yield contradicted("chat template", subject.message(error))
         return
     marks = list(dict.fromkeys(_MARK.findall(text)))
     unknown = [quoted(mark) for mark in marks if not known_tokens(tokenizer, mark)]
@@ -141,7 +151,7 @@ def _stop(subject: Subject, tokenizer: Tokenizer, text: str) -> Iterator[Point]:
     try:
         stops = list(facts(subject.opened)[STOP_TOKENS])
     except InputError as error:
-        yield contradicted("stop tokens", quoted(error))
+        yield contradicted("stop tokens", subject.message(error))
         return
     if subject.metadata:
         # llama.cpp stops at these by their text, whatever the metadata lists.

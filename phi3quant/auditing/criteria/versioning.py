@@ -1,5 +1,6 @@
 """Versioning: revision, recorded hashes, and whether the weights changed under the same name."""
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -9,6 +10,8 @@ from phi3quant.gating.baseline import Baseline
 from phi3quant.gating.description import weights_of
 
 _LISTED = 3
+_PROBLEM = 200
+_DIGEST = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")
 
 
 def versioning(subject: Subject) -> Iterator[Point]:
@@ -40,7 +43,8 @@ def _hashes(subject: Subject) -> Iterator[Point]:
         return
     changed = [check for check in subject.checks if check.problem]
     for check in changed[:_LISTED]:
-        yield contradicted(quoted(check.name), quoted(check.problem))
+        problem = quoted(_DIGEST.sub(r"\1...", check.problem), _PROBLEM)
+        yield contradicted(quoted(check.name), problem)
     if not changed:
         number = len(subject.checks)
         files = "1 file matches its hash" if number == 1 else f"{number} files match their hashes"
