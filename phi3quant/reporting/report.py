@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from phi3quant.auditing.audit import Audit, audit_opened
-from phi3quant.evaluation.evaluate import EvaluationText
+from phi3quant.evaluation.evaluate import Artifact, EvaluationText
 from phi3quant.progress import Progress, bars
 from phi3quant.provenance.sealing import open_artifact
 from phi3quant.reporting.answers import SampleAnswers, sample_answers
@@ -103,11 +103,12 @@ def make_report(
         if scored
         else from_manifests(variants, "scoring was left out")
     )
+    opened = [(variant.name, variant.opened) for variant in variants]
     samples = None
     if measurement.original is not None:
-        models = [(measurement.reference_name, measurement.original.path)]
-        models += [(variant.name, variant.path) for variant in variants]
-        samples = sample_answers(models, progress)
+        original = open_artifact(measurement.original)
+        opened.insert(0, (measurement.reference_name, original))
+        samples = sample_answers(opened, progress)
     return Report(
         variants,
         measurement,
@@ -116,17 +117,11 @@ def make_report(
         samples,
         invocation(runs, reference, text, scored=scored),
         datetime.now(UTC).replace(microsecond=0),
-        _audits(variants, measurement, progress),
+        _audits([model for _, model in opened], progress),
     )
 
 
-def _audits(
-    variants: Sequence[Variant], measurement: Measurement, progress: Progress
-) -> list[Audit]:
-    """Audits of the original, if it was scored, and of the variants."""
-    opened = [variant.opened for variant in variants]
-    if measurement.original is not None:
-        opened.insert(0, open_artifact(measurement.original))
+def _audits(opened: Sequence[Artifact], progress: Progress) -> list[Audit]:
     with progress("auditing", len(opened)) as step:
         audits = []
         for each in opened:
