@@ -108,7 +108,7 @@ def _named(subject: Subject, tokenizer: Tokenizer) -> Iterator[Point]:
         stated = [each for file in files for each in _whole(file.get(key))]
         if number is not None and stated:
             yield judged(
-                f"config.json {key}",
+                key,
                 f"{key.removesuffix('_id')} {quoted(text)} is {number}; stated "
                 f"{'are' if len(set(stated)) > 1 else 'is'} {_joined(stated)}",
                 holds=number in stated,
