@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from phi3quant.supported import require_supported
 
 if TYPE_CHECKING:
+    from phi3quant.auditing.audit import audit
     from phi3quant.errors import Phi3QuantError
     from phi3quant.evaluation.evaluate import EvaluationText, evaluate
     from phi3quant.evaluation.inspection import inspect
@@ -35,6 +36,7 @@ _HOMES = {
     "QuantScheme": "quant.scheme",
     "Recipe": "run.recipe",
     "__version__": "version",
+    "audit": "auditing.audit",
     "evaluate": "evaluation.evaluate",
     "inspect": "evaluation.inspection",
     "locate": "source.locate",
@@ -50,6 +52,7 @@ __all__ = [
     "QuantScheme",
     "Recipe",
     "__version__",
+    "audit",
     "evaluate",
     "inspect",
     "locate",

@@ -1,4 +1,6 @@
-"""Sizes and counts in words: one unit of size and one plural rule for everything that is shown."""
+"""Sizes, counts and choices in words, with one unit of size and one plural rule for all output."""
+
+from collections.abc import Iterable
 
 
 def size(nbytes: float) -> str:
@@ -22,3 +24,14 @@ def count(number: int, noun: str, plural: str | None = None) -> str:
         ('1 file', '2 files', '1,022 tokens')
     """
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def alternatives(choices: Iterable[object]) -> str:
+    """Choices as a list in words.
+
+    Examples:
+        >>> alternatives((4, 8)), alternatives([16, 32, "row"]), alternatives([4])
+        ('4 or 8', '16, 32 or row', '4')
+    """
+    *others, last = map(str, choices)
+    return f"{', '.join(others)} or {last}" if others else last

@@ -26,6 +26,7 @@ def test_public_names_are_pinned_and_all_there() -> None:
         "QuantScheme",
         "Recipe",
         "__version__",
+        "audit",
         "evaluate",
         "inspect",
         "locate",

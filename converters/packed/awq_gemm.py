@@ -16,6 +16,7 @@ from converters.packed.sizes import awq_gemm, check_awq_gemm
 from phi3quant.errors import SchemeError
 from phi3quant.quant.scheme import GROUP_SIZES, QuantScheme
 from phi3quant.quant.tensor import QuantizedTensor
+from phi3quant.units import alternatives
 
 _BITS = 4
 # Column, of eight, that place i of a word holds.
@@ -154,7 +155,8 @@ def _recognise(described: Mapping[str, Any]) -> Stated | None:
         raise SchemeError(f"AWQ with {shown(width)} bits isn't supported; it must have {_BITS}")
     if type(size) is not int or (size != -1 and size not in GROUP_SIZES):
         raise SchemeError(
-            f"AWQ's group_size {shown(size)} isn't supported; it must be in {GROUP_SIZES} or -1"
+            f"AWQ's group_size {shown(size)} isn't supported; it must be "
+            f"{alternatives((*GROUP_SIZES, -1))}"
         )
     _KEYS.check(described)
     plain = described.get("modules_to_not_convert") or []

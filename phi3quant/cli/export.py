@@ -54,7 +54,11 @@ def _target(default: str) -> options.Decorator[Callable[..., None]]:
             type=values.OUTPUT,
             help=f"Folder to create.  [default: {default} in the current folder]",
         ),
-        click.option("--overwrite", is_flag=True, help="Replace an output that phi3quant created."),
+        click.option(
+            "--overwrite",
+            is_flag=True,
+            help="Replace an output that phi3quant created, and drop an unfinished run.",
+        ),
         click.option("--no-verify", is_flag=True, help="Don't score the result."),
         options.REVISION,
         options.ADAPTERS,

@@ -30,6 +30,7 @@ class _Entry:
 
 
 _COMMANDS: Mapping[str, _Entry] = {
+    "audit": _Entry("audit", "audit", "Grade a model's integrity by ten criteria."),
     "awq": _Entry("quantize", "awq", "Quantize a model by AWQ and verify the result."),
     "baseline": _Entry("baseline", "baseline", "Record an artifact's predictions for the gate."),
     "check": _Entry("check", "check_command", "Check an artifact against a baseline, as in CI."),
@@ -164,6 +165,7 @@ def main() -> None:
     phi3quant estimate phi-3-mini-4k           will it fit a phone, and how fast?
     phi3quant report OUT -o report.html        quality and size as an HTML page
     phi3quant inspect OUT                      architecture, size, provenance
+    phi3quant audit MODEL                      integrity, graded by its evidence
     phi3quant compare MODEL OUT                differences between two models
     phi3quant verify OUT                       check files against their hashes
     phi3quant baseline create OUT -o FILE      record the quality for the CI gate
@@ -172,8 +174,8 @@ def main() -> None:
     MODEL is a folder, a hub id, or phi3-tiny, which is bundled. Sizes of memory and files are
     decimal everywhere: 1 GB is 10^9 bytes.
 
-    Exit codes: 0 done; 1 worse than a quality limit, or a file has changed; 2 bad input or a system
-    error; 3 can't be compared, or (estimate) doesn't fit; 70 a bug; 130 interrupted.
+    Exit codes: 0 done; 1 worse than a required quality or grade, or a file has changed; 2 bad input
+    or a system error; 3 can't be compared, or (estimate) doesn't fit; 70 a bug; 130 interrupted.
     """
     take_signals()
     show_notices()

@@ -166,8 +166,8 @@ ONNX_LAYOUT = group(
     click.option(
         "--accuracy-level",
         type=click.IntRange(ACCURACY_LEVELS.start, ACCURACY_LEVELS.stop - 1),
-        help="4 rounds activations to 8 bits, which phones compute fastest; 0 doesn't round "
-        "them.  [default: 4]",
+        help="4 rounds activations to 8 bits, which phones compute fastest; 0 doesn't round them; "
+        "1, 2 and 3 allow FP32, FP16 and BF16.  [default: 4]",
     ),
     click.option(
         "--opset",

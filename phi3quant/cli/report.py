@@ -13,6 +13,7 @@ from phi3quant.cli.scored_text import SCORED_TEXT
 from phi3quant.cli.terminal import echo, note, print_json, width
 from phi3quant.evaluation.evaluate import EvaluationText
 from phi3quant.reporting import tables, wording
+from phi3quant.reporting.audit_table import audit_table
 from phi3quant.reporting.drawing import check_drawing
 from phi3quant.reporting.memory_tables import device_table, memory_table
 from phi3quant.reporting.page import check_page, write_page
@@ -103,7 +104,8 @@ def _print(results: Report) -> None:
     room = width(_WIDTH)
     shown = [tables.variant_table(results), tables.divergence_table(results)]
     shown += map(tables.error_table, results.error_maps)
-    for table in (*shown, memory_table(results.outlooks), device_table(results.outlooks)):
+    shown += [memory_table(results.outlooks), device_table(results.outlooks)]
+    for table in (*shown, audit_table(results)):
         if table is not None:
             echo(table.title)
             print_table(table.headings, table.rows, words=table.words, width=room)

@@ -127,6 +127,17 @@ class Workspace:
         for path in self.folder.glob("states.*"):
             path.unlink()
 
+    def drop_blocks(self) -> None:
+        """Delete finished blocks of an unfinished run.
+
+        Raises:
+            OutputError: the system refuses.
+        """
+        with clear_os_errors(self.output):
+            for path in sorted(self.folder.iterdir()):
+                if _BLOCK.fullmatch(path.name):
+                    path.unlink()
+
     def clear(self) -> None:
         """Delete all files of the workspace, but not the folder.
 

@@ -3,6 +3,7 @@
 import difflib
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -17,6 +18,14 @@ from phi3quant.source.bundled import BUNDLED, bundled_folder
 
 _EXPECTED_GQA = 8
 """Key-value heads of Phi-3-mini according to some third-party model cards, wrongly."""
+SHAPE = (
+    "num_hidden_layers",
+    "hidden_size",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "intermediate_size",
+)
+"""Sizes that a fine-tune doesn't change; it may add rows to the vocabulary."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +111,46 @@ def describe(model: str | None) -> Described:
         f"{model} is not a folder, a config.json or a member of the family{hint} "
         f"(known are {', '.join(members)})"
     )
+
+
+def member_config(name: str) -> Phi3Config:
+    """Configuration of a member by its name in ``family``."""
+    return _member(family()[name]["config"])
+
+
+def members_of_shape(config: Phi3Config) -> list[str]:
+    """Members with the sizes of SHAPE, narrowed to those with the same context if there are any.
+
+    Examples:
+        >>> members_of_shape(describe("phi-3-medium-4k").config)
+        ['phi-3-medium-4k']
+    """
+    configs = {name: member_config(name) for name in family()}
+    alike = [
+        name
+        for name, member in configs.items()
+        if all(getattr(member, key) == getattr(config, key) for key in SHAPE)
+    ]
+    context = config.max_position_embeddings
+    return [name for name in alike if configs[name].max_position_embeddings == context] or alike
+
+
+def member_within(text: str) -> str | None:
+    """The member whose name or alias is part of a text, such as a hub id; the longest counts.
+
+    Examples:
+        >>> member_within("me/Phi3-mini-128k-instruct-tuned"), member_within("Phi-3.5-mini")
+        ('phi-3-mini-128k', 'phi-3.5-mini')
+        >>> member_within("phi3-tiny")
+    """
+    plain = re.sub(r"phi-?(?=\d)", "phi-", re.sub(r"[\s_]+", "-", text.lower()))
+    names = {alias: name for name, entry in family().items() for alias in (name, *entry["aliases"])}
+    inside = [
+        alias
+        for alias in names
+        if re.search(rf"(?<![a-z0-9]){re.escape(alias)}(?![a-z0-9])", plain)
+    ]
+    return names[max(inside, key=len)] if inside else None
 
 
 def _member(raw: Mapping[str, Any]) -> Phi3Config:

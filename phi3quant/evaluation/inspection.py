@@ -9,6 +9,7 @@ from typing import Any
 from phi3quant.disk.hashed_file import sha256
 from phi3quant.model.architecture import LINEARS, block_tensor_name, tensor_shapes
 from phi3quant.model.config import Phi3Config
+from phi3quant.model.predictor import CountSteps
 from phi3quant.provenance.sealing import open_artifact
 from phi3quant.source.locate import locate
 from phi3quant.source.opened_model import OpenedModel
@@ -96,9 +97,18 @@ def inspection_of(opened: OpenedModel[StoredModel]) -> Inspection:
     )
 
 
-def hashes(model: StoredModel) -> dict[str, str]:
-    """SHA-256 of a model's weight files and config.json, by file name."""
-    return {path.name: _hash(path, path.stat().st_mtime_ns) for path in model.files}
+def hashes(model: StoredModel, tell: CountSteps = lambda _steps: None) -> dict[str, str]:
+    """SHA-256 of a model's weight files and config.json, by file name.
+
+    Args:
+        model: an opened model.
+        tell: called after each file.
+    """
+    digests = {}
+    for path in model.files:
+        digests[path.name] = _hash(path, path.stat().st_mtime_ns)
+        tell(1)
+    return digests
 
 
 @cache

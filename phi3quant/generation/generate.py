@@ -17,6 +17,7 @@ from phi3quant.errors import InputError
 from phi3quant.generation.decoder import BlockwiseDecoder, Decoder
 from phi3quant.generation.sampling import Sampling, choose
 from phi3quant.source.locate import Model, locate
+from phi3quant.source.opened_model import OpenedModel
 from phi3quant.source.stored_model import StoredWeights
 from phi3quant.source.tokenizer import Tokenizer, require_rows
 
@@ -104,12 +105,40 @@ def generate(
         >>> generate("phi3-tiny", "What is the opposite of hot?").text
         'The opposite of hot is cold.'
     """
-    try:
-        prompt.encode()
-    except UnicodeEncodeError as error:
-        raise InputError(f"the prompt is not UTF-8 (character {error.start})") from None
-    located = locate(artifact, revision)
-    opened = open_located(located)
+    _check_prompt(prompt)
+    return generate_from(
+        open_located(locate(artifact, revision)),
+        prompt,
+        raw=raw,
+        max_new_tokens=max_new_tokens,
+        sampling=sampling,
+        tell=tell,
+    )
+
+
+def generate_from(
+    opened: OpenedModel[StoredWeights | OnnxModel],
+    prompt: str,
+    *,
+    raw: bool = False,
+    max_new_tokens: int | None = None,
+    sampling: Sampling | None = None,
+    tell: TellText = lambda _text: None,
+) -> Generated:
+    """Generate a text as ``generate`` does, by a model that is already open.
+
+    Args:
+        opened: model of any format.
+        prompt: see generate.
+        raw: see generate.
+        max_new_tokens: see generate.
+        sampling: see generate.
+        tell: see generate.
+
+    Raises:
+        Phi3QuantError: as generate.
+    """
+    _check_prompt(prompt)
     tokenizer = opened.tokenizer
     text = prompt
     if not raw:
@@ -122,7 +151,14 @@ def generate(
     with torch.inference_mode():
         decoder = open_decoder(opened.model, len(ids) + room)
         run = _Answer(decoder, tokenizer, stops, sampling or Sampling(), tell)
-        return run.write(located.title, opened.model.format, ids, room)
+        return run.write(opened.located.title, opened.model.format, ids, room)
+
+
+def _check_prompt(prompt: str) -> None:
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"the prompt is not UTF-8 (character {error.start})") from None
 
 
 def open_decoder(model: StoredWeights | OnnxModel, context: int) -> Decoder:

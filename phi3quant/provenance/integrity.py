@@ -14,6 +14,7 @@ from phi3quant.disk.hashed_file import sha256
 from phi3quant.disk.output import MANIFEST
 from phi3quant.disk.untrusted_json import read_json_if_there
 from phi3quant.errors import NotComparableError
+from phi3quant.model.predictor import CountSteps
 
 
 @dataclass(frozen=True)
@@ -30,29 +31,51 @@ class FileCheck:
     problem: str
 
 
-def check_hashes(path: Path) -> list[FileCheck]:
+def check_hashes(path: Path, tell: CountSteps = lambda _steps: None) -> list[FileCheck]:
     """Compare every file of an artifact, and of the artifacts in its subfolders, with its manifest.
 
     A GGUF file without its folder is compared with the hash of its tensors in its metadata. An
     ONNX folder without a manifest is compared with its list of files.
+
+    Args:
+        path: folder or GGUF file.
+        tell: called after each file; see count_hashes.
 
     Raises:
         NotComparableError: the artifact has no manifest with hashes, or the hashes are malformed.
         CheckpointError: a list of files can't be read.
     """
     if path.is_file():
-        return [_check_tensors(path)]
+        checked = [_check_tensors(path)]
+        tell(1)
+        return checked
     inner_checks = [
         FileCheck(f"{inner.parent.name}/{check.name}", check.problem)
-        for inner in sorted(path.glob(f"*/{MANIFEST}"))
-        for check in check_hashes(inner.parent)
+        for inner in _inner_manifests(path)
+        for check in check_hashes(inner.parent, tell)
     ]
     files = _expected(path)
     if files is None:
         raise NotComparableError(
             f"{path} has no {MANIFEST} with hashes of its files, so its integrity can't be checked"
         )
-    return [_check_file(path, name, entry) for name, entry in files.items()] + inner_checks
+    checks = []
+    for name, entry in files.items():
+        checks.append(_check_file(path, name, entry))
+        tell(1)
+    return checks + inner_checks
+
+
+def count_hashes(path: Path) -> int:
+    """Number of files that ``check_hashes`` compares.
+
+    Raises:
+        NotComparableError: as check_hashes.
+    """
+    if path.is_file():
+        return 1
+    inner = sum(count_hashes(manifest.parent) for manifest in _inner_manifests(path))
+    return len(_expected(path) or ()) + inner
 
 
 def check_source(manifest: Mapping[str, Any], folder: Path) -> list[FileCheck]:
@@ -81,6 +104,10 @@ def has_hashes(path: Path) -> bool:
     if path.is_dir():
         return _expected(path) is not None
     return is_gguf(path) and TENSORS_SHA256 in open_gguf(path).model.fields
+
+
+def _inner_manifests(folder: Path) -> list[Path]:
+    return sorted(folder.glob(f"*/{MANIFEST}"))
 
 
 class _Entry(msgspec.Struct):

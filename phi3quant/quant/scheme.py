@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from phi3quant.errors import SchemeError, require
 from phi3quant.model.architecture import linear_shapes
 from phi3quant.model.config import Phi3Config
+from phi3quant.units import alternatives
 
 BITS = (4, 8)
 GROUP_SIZES = (16, 32, 64, 128, 256)
@@ -33,11 +34,11 @@ class QuantScheme:
         require(SchemeError, "group_size", self.group_size, int, None)
         require(SchemeError, "symmetric", self.symmetric, bool)
         if self.bits not in BITS:
-            raise SchemeError(f"{self.bits} bits are not supported; choose from {BITS}")
+            raise SchemeError(f"{self.bits} bits are not supported; choose {alternatives(BITS)}")
         if self.group_size is not None and self.group_size not in GROUP_SIZES:
             raise SchemeError(
                 f"group size {self.group_size} is not supported; "
-                f"choose from {GROUP_SIZES} or {WHOLE_ROW!r}"
+                f"choose {alternatives((*GROUP_SIZES, WHOLE_ROW))}"
             )
 
     @property
@@ -62,7 +63,7 @@ class QuantScheme:
             fitting = [size for size in GROUP_SIZES if columns % size == 0]
             raise SchemeError(
                 f"group size {self.group_size} doesn't divide rows of {columns} weights; "
-                f"choose from {[*fitting, WHOLE_ROW]}"
+                f"choose {alternatives((*fitting, WHOLE_ROW))}"
             )
         return self.group_size
 

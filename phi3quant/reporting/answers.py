@@ -3,11 +3,11 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from phi3quant.errors import Phi3QuantError
-from phi3quant.generation.generate import generate
+from phi3quant.evaluation.evaluate import Artifact
+from phi3quant.generation.generate import generate_from
 from phi3quant.progress import Progress, bars
 
 PROMPTS = ("What is the opposite of hot?", "What is the capital of France?")
@@ -68,7 +68,7 @@ class _OutOfTimeError(Exception):
 
 
 def sample_answers(
-    models: Sequence[tuple[str, Path]],
+    models: Sequence[tuple[str, Artifact]],
     progress: Progress = bars,
     prompts: Sequence[str] = PROMPTS,
     clock: Callable[[], float] = time.monotonic,
@@ -76,7 +76,7 @@ def sample_answers(
     """Let models answer prompts; a failure becomes a note.
 
     Args:
-        models: name and path of each, the original first.
+        models: name and opened model of each, the original first.
         progress: display of the answers done.
         prompts: user turns of a chat.
         clock: seconds.
@@ -84,10 +84,10 @@ def sample_answers(
     end = clock() + TOTAL_SECONDS
     rows = []
     with progress("sample answers", len(models) * len(prompts)) as step:
-        for name, path in models:
+        for name, opened in models:
             answers, runtime = [], ""
             for prompt in prompts:
-                answer, computed_by = _answer(path, prompt, end, clock)
+                answer, computed_by = _answer(opened, prompt, end, clock)
                 answers.append(answer)
                 runtime = runtime or computed_by
                 step()
@@ -95,7 +95,9 @@ def sample_answers(
     return SampleAnswers(prompts, rows)
 
 
-def _answer(path: Path, prompt: str, end: float, clock: Callable[[], float]) -> tuple[Answer, str]:
+def _answer(
+    opened: Artifact, prompt: str, end: float, clock: Callable[[], float]
+) -> tuple[Answer, str]:
     """An answer and the runtime that computed it."""
     if clock() >= end:
         return Answer("", f"left out: the time limit of {TOTAL_SECONDS:.0f} s was reached"), ""
@@ -108,7 +110,7 @@ def _answer(path: Path, prompt: str, end: float, clock: Callable[[], float]) -> 
             raise _OutOfTimeError
 
     try:
-        generated = generate(path, prompt, max_new_tokens=MAX_NEW_TOKENS, tell=keep)
+        generated = generate_from(opened, prompt, max_new_tokens=MAX_NEW_TOKENS, tell=keep)
     except _OutOfTimeError:
         return Answer("".join(pieces), f"cut short after {ANSWER_SECONDS:.0f} s"), ""
     except Phi3QuantError as error:

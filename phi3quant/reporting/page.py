@@ -10,6 +10,7 @@ from phi3quant.disk.output import clear_os_errors, write_bytes
 from phi3quant.errors import OutputError
 from phi3quant.evaluation.paired_statistics import FEW_WINDOWS
 from phi3quant.reporting import tables, wording
+from phi3quant.reporting.audit_table import audit_table
 from phi3quant.reporting.error_plot import draw_errors
 from phi3quant.reporting.memory_tables import device_table, memory_table
 from phi3quant.reporting.model_table import model_table
@@ -69,6 +70,7 @@ def render(report: Report, output: str | Path = "report.html") -> str:
         memory=memory_table(report.outlooks),
         devices=device_table(report.outlooks, fits=False),
         devices_that_fit=device_table(report.outlooks, fits=True),
+        audits=audit_table(report),
         provenance=[provenance_table(variant) for variant in report.variants],
     )
 

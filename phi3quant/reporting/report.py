@@ -6,8 +6,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from phi3quant.evaluation.evaluate import EvaluationText
+from phi3quant.auditing.audit import Audit, audit_opened
+from phi3quant.evaluation.evaluate import Artifact, EvaluationText
 from phi3quant.progress import Progress, bars
+from phi3quant.provenance.sealing import open_artifact
 from phi3quant.reporting.answers import SampleAnswers, sample_answers
 from phi3quant.reporting.error_map import ErrorMap, error_maps
 from phi3quant.reporting.invocation import Invocation, invocation
@@ -31,6 +33,7 @@ class Report:
         samples: answers to the same prompts; None if nothing was scored.
         invocation: the command that makes the same report; None if it isn't known.
         created: time of the report, in UTC; None if it isn't known.
+        audits: grades of the original, if it is here, and of each variant.
     """
 
     variants: Sequence[Variant]
@@ -40,6 +43,7 @@ class Report:
     samples: SampleAnswers | None = None
     invocation: Invocation | None = None
     created: datetime | None = None
+    audits: Sequence[Audit] = ()
 
     @property
     def artifacts(self) -> list[Measured]:
@@ -61,6 +65,7 @@ class Report:
             "samples": self.samples.as_json() if self.samples else None,
             "error_maps": [each.as_json() for each in self.error_maps],
             "outlooks": [each.as_json() for each in self.outlooks],
+            "audits": [each.as_json() for each in self.audits],
         }
 
 
@@ -98,11 +103,12 @@ def make_report(
         if scored
         else from_manifests(variants, "scoring was left out")
     )
+    opened = [(variant.name, variant.opened) for variant in variants]
     samples = None
     if measurement.original is not None:
-        models = [(measurement.reference_name, measurement.original.path)]
-        models += [(variant.name, variant.path) for variant in variants]
-        samples = sample_answers(models, progress)
+        original = open_artifact(measurement.original)
+        opened.insert(0, (measurement.reference_name, original))
+        samples = sample_answers(opened, progress)
     return Report(
         variants,
         measurement,
@@ -111,4 +117,14 @@ def make_report(
         samples,
         invocation(runs, reference, text, scored=scored),
         datetime.now(UTC).replace(microsecond=0),
+        _audits([model for _, model in opened], progress),
     )
+
+
+def _audits(opened: Sequence[Artifact], progress: Progress) -> list[Audit]:
+    with progress("auditing", len(opened)) as step:
+        audits = []
+        for each in opened:
+            audits.append(audit_opened(each))
+            step()
+    return audits

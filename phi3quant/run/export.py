@@ -64,7 +64,8 @@ def export_gguf(  # noqa: PLR0913 - options by name, each of them documented
             model's codes unchanged, and F16 for a plain checkpoint.
         split_bytes: limit on the bytes of tensors in a part; None for a single file.
         revision: revision of a hub id.
-        overwrite: whether to replace an ``output`` that phi3quant created.
+        overwrite: whether to replace an ``output`` that phi3quant created, and to drop an
+            unfinished run.
         progress: display of the blocks.
         judge: verification of the result before it is published; None to skip it.
 
@@ -114,7 +115,8 @@ def export_onnx(
             manifest.
         options: layout of the model; None for the defaults.
         revision: revision of a hub id.
-        overwrite: whether to replace an ``output`` that phi3quant created.
+        overwrite: whether to replace an ``output`` that phi3quant created, and to drop an
+            unfinished run.
         progress: display of the blocks.
         judge: verification of the result before it is published; None to skip it.
 
@@ -198,10 +200,12 @@ def _export(
         ThreadPoolExecutor(1) as aside,
     ):
         if workspace.has_blocks:
-            raise ResumeError(
-                f"{output} has an unfinished run; finish it with --resume, or delete "
-                f"{workspace.folder}"
-            )
+            if not overwrite:
+                raise ResumeError(
+                    f"{output} has an unfinished run; finish it with --resume, or drop it with "
+                    "--overwrite"
+                )
+            workspace.drop_blocks()
         draft = draft_of(workspace, opened, [target.format])
         # Hashing reads the same files as the writer, and uses only one thread.
         described = aside.submit(manifest.describe_source, opened.located, files)

@@ -18,7 +18,15 @@ __all__ = ["BUNDLED", "GGUF_SUFFIX", "Located", "bundled_folder", "locate"]
 
 GGUF_SUFFIX = ".gguf"
 # Files to download; pickles are left out on purpose.
-_PATTERNS = ["*.json", "*.safetensors", "tokenizer.model", "*.jinja", "merges.txt", "LICENSE*"]
+_PATTERNS = [
+    "*.json",
+    "*.safetensors",
+    "tokenizer.model",
+    "*.jinja",
+    "merges.txt",
+    "LICENSE*",
+    "README.md",
+]
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 

@@ -33,6 +33,10 @@ _TEMPLATE = (
     "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
 )
 
+_CARD = (
+    "---\nlicense: mit\ndatasets: [a, b]\nbase_model:\n- microsoft/Phi-3-mini-4k-instruct\n---\n"
+    "# Phi-3\n\n| layers, heads | 2, 4 |\n|---|---|\n| parameters | 0.1M |\n\nA file of 0.41 MB.\n"
+)
 _SCORE = ("perplexity", "{m}", "--text", "{base}/text.txt", "--window", "16", "--max-tokens", "64")
 _INSPECT: Words = ("inspect", "{m}", "--json")
 _RTN: Words = (
@@ -50,6 +54,7 @@ _VERIFY: Words = ("verify", "{m}")
 _REPORT: Words = ("report", "{m}", "--no-score", "--json")
 _EXPORT: Words = ("export", "gguf", "{m}", "-o", "{work}/o", "--no-verify")
 _ESTIMATE: Words = ("estimate", "{m}", "--json")
+_AUDIT: Words = ("audit", "{m}", "--json")
 _SHOW: Words = ("baseline", "show", "{m}")
 _CHECK: Words = ("check", "{base}/awq", "--baseline", "{m}")
 _ADAPTED: Sequence[Words] = (
@@ -82,8 +87,8 @@ class Reader:
     commands: Sequence[Words]
 
 
-_PLAIN: Sequence[Words] = (_INSPECT, _SCORE, _RTN, _GENERATE, _COMPARE, _ESTIMATE)
-_QUANTIZED: Sequence[Words] = (_INSPECT, _SCORE, _COMPARE, _VERIFY, _REPORT)
+_PLAIN: Sequence[Words] = (_INSPECT, _SCORE, _RTN, _GENERATE, _COMPARE, _ESTIMATE, _AUDIT)
+_QUANTIZED: Sequence[Words] = (_INSPECT, _SCORE, _COMPARE, _VERIFY, _REPORT, _AUDIT)
 READERS: Mapping[str, Reader] = {
     "config": Reader("plain", "config.json", spoil_json, _PLAIN),
     "llama config": Reader("split", "config.json", spoil_json, _PLAIN),
@@ -95,6 +100,7 @@ READERS: Mapping[str, Reader] = {
     "tokenizer": Reader("plain", "tokenizer.json", spoil_json, _PLAIN),
     "tokenizer config": Reader("plain", "tokenizer_config.json", spoil_json, _PLAIN),
     "template": Reader("plain", "chat_template.jinja", spoil_bytes, _PLAIN),
+    "card": Reader("plain", "README.md", spoil_bytes, (_AUDIT,)),
     "packed": Reader("awq", "config.json", spoil_json, (*_QUANTIZED, _EXPORT)),
     "packed tensors": Reader("awq", "model.safetensors", spoil_safetensors, (*_QUANTIZED, _EXPORT)),
     "gguf": Reader("gguf", "*.gguf", spoil_gguf, (*_QUANTIZED, _GENERATE)),
@@ -119,6 +125,7 @@ def make_base(base: Path) -> None:
     settings = {"bos_token": "<s>", "eos_token": {"content": "</s>"}, "model_max_length": 10**30}
     (plain / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
     (plain / "chat_template.jinja").write_text(_TEMPLATE, encoding="utf-8")
+    (plain / "README.md").write_text(_CARD, encoding="utf-8")
     split_copy(plain, base / "split")
     _write_adapter(base / "adapter")
     shutil.copytree(plain, base / "sharded")

@@ -22,7 +22,7 @@ def test_the_page_is_valid_and_has_every_table_and_figure(page: str) -> None:
     tree = parsed(page)
     assert {section.get("id") for section in tree.iter("section")} >= {
         *("model", "quality", "samples", "divergence", "ways", "errors", "worst", "memory"),
-        *("provenance", "terms"),
+        *("integrity", "provenance", "terms"),
     }
     drawings = [each for each in tree.iter() if str(each.tag).endswith("}svg")]
     assert len(drawings) == 3
@@ -31,7 +31,8 @@ def test_the_page_is_valid_and_has_every_table_and_figure(page: str) -> None:
     assert labels[:3] == ["Model", "Quality and size", "Sample answers"]
     assert labels[3:5] == ["Divergence over the tokens", "Ways of running"]
     assert labels[6:8] == ["Memory at each context", "Devices"]
-    assert len(labels) == 5 + 1 + 2 + 3
+    assert labels[8] == "Integrity"
+    assert len(labels) == 5 + 1 + 2 + (1 + 4) + 3
     assert tree.find(".//meta[@name='viewport']") is not None
     assert "prefers-color-scheme: dark" in page
     assert "@media print" in page
@@ -67,6 +68,20 @@ def test_the_page_shows_the_rows_of_the_tables(report: Report, page: str) -> Non
     shown = [[words(cell) for cell in row.iter("td")] for row in table.iter("tr")][1:]
     expected = variant_table(report, report.artifacts).rows
     assert shown == [[" ".join(cell.split()) for cell in row] for row in expected]
+
+
+def test_each_criterion_has_its_evidence_on_the_page(report: Report, page: str) -> None:
+    section = parsed(page).find(".//section[@id='integrity']")
+    summaries = [words(each) for each in section.iter("summary")]
+    assert len(summaries) == len(report.audits) == 4
+    for audit, summary_line in zip(report.audits, summaries, strict=True):
+        assert summary_line == f"{audit.name}: {audit.grade.value}, {audit.tally}"
+        for finding in audit.findings:
+            assert all(words_of(point.text) in words(section) for point in finding.points)
+
+
+def words_of(text: str) -> str:
+    return " ".join(text.split())
 
 
 def test_the_verdicts_come_first(report: Report, page: str) -> None:

@@ -265,3 +265,23 @@ def test_what_a_killed_process_left_goes_with_the_next_run(deep: Path, tmp_path:
     assert left != ["out"]
     assert invoke(*words).exit_code == 0
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_an_export_drops_finished_blocks_only_if_it_may_overwrite(
+    line: tuple[str, ...], deep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    interrupted_after(1, monkeypatch, *line, "-o", str(out), error=KeyboardInterrupt)
+    unfinished = tmp_path / ".out.unfinished"
+    blocks = [path.name for path in unfinished.glob("block-*")]
+    assert blocks
+    words = ("export", "gguf", str(deep), "-o", str(out), "--no-verify")
+    refused = invoke(*words)
+    assert refused.exit_code == 2
+    assert "has an unfinished run; finish it with --resume, or drop it with --overwrite" in (
+        " ".join(refused.stderr.split())
+    )
+    assert [path.name for path in unfinished.glob("block-*")] == blocks
+    assert invoke(*words, "--overwrite").exit_code == 0
+    assert list(out.glob("*.gguf"))
+    assert not unfinished.exists()

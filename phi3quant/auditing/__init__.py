@@ -1,0 +1,1 @@
+"""Audits: a grade for a model's integrity over ten criteria, each with its evidence."""

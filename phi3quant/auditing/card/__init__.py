@@ -1,0 +1,1 @@
+"""Model cards: front matter, sections, and the numbers that they state."""
