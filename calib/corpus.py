@@ -161,10 +161,15 @@ def _bounded(documents: Iterator[Document]) -> tuple[Document, ...]:
     room = MAX_CHARACTERS
     for document in documents:
         kept.append(document[:room] if isinstance(document, str) else document)
-        room -= len(document) if isinstance(document, str) else len(json.dumps(document.plain()))
+        room -= max(1, _length(document))
         if room <= 0:
             break
     return tuple(kept)
+
+
+def _length(document: Document) -> int:
+    """Characters of a document; of a chat, with all keys of its turns and its tools."""
+    return len(document if isinstance(document, str) else json.dumps(document.plain()))
 
 
 def _documents(

@@ -89,6 +89,8 @@ def read_record(
 ) -> Document | None:
     """Document in a record; None if its field is null, blank or an empty list.
 
+    A record that is itself text, as in plain files, stays as it is.
+
     Args:
         record: JSON value.
         fields: field of the document.
@@ -100,8 +102,8 @@ def read_record(
     """
     notes = Counter() if notes is None else notes
     if fields.name is None and isinstance(record, str):
-        record = {"text": record}
-    elif fields.name is None and _is_chat(record):
+        return record
+    if fields.name is None and _is_chat(record):
         record = {"messages": record}
     if record is None:
         return None

@@ -102,8 +102,28 @@ def test_every_failure_of_a_template_becomes_a_message(name: str) -> None:
     assert render_template("{{ messages[0].role }}", {"messages": CHAT}) == "user"
 
 
-def test_the_date_is_fixed() -> None:
-    assert render_template("{{ strftime_now('%Y-%m-%d') }}", {"messages": []}) == "2025-01-01"
+def test_a_template_that_is_slow_for_every_chat_is_stopped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(chat_template, "ALL_CHATS_SECONDS", 0.2)
+    monkeypatch.setattr(chat_template, "SECONDS_PER_CHAT", 0.001)
+    slow = "{% for i in range(300) %}{% for j in range(500) %}{% endfor %}{% endfor %}slow"
+
+    def render_all() -> None:
+        for _ in range(10_000):
+            render_template(slow, {"messages": []})
+
+    with pytest.raises(TokenizerError, match=r"more than 0\.001 s per chat, for a long time"):
+        render_all()
+    assert render_template("quick", {"messages": []}) == "quick"
+
+
+def test_a_slow_chat_among_quick_ones_is_no_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat_template, "ALL_CHATS_SECONDS", 0.0)
+    monkeypatch.setattr(chat_template, "SECONDS_PER_CHAT", 2.0)
+    mixed = "{% for i in range(messages[0]) %}{% endfor %}"
+    for number in (1, 90_000, 1):
+        render_template(mixed, {"messages": [number]})
 
 
 def test_a_killed_worker_is_replaced() -> None:
