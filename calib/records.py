@@ -182,7 +182,7 @@ def _alpaca(record: Mapping[str, Any], place: str, notes: Counter[str]) -> Docum
     if not (question.strip() or details.strip() or answer.strip()):
         return None
     pairs.append(["\n\n".join(filter(None, (question, details))), answer])
-    turns = [
+    turns: list[Message] = [
         {"role": role, "content": text}
         for pair in pairs
         for role, text in zip(("user", "assistant"), pair, strict=True)

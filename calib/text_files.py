@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from calib.json_array import array_elements
+from calib.parquet_footer import ColumnChunk, column_chunks
 from phi3quant.disk.untrusted_json import parse_json
 from phi3quant.errors import CorpusError, MissingExtraError
 
@@ -182,8 +183,8 @@ def _rows(file: Path, columns: Columns, open_file: Callable[..., Any]) -> Iterat
         # read_record then raises an error that lists the existing fields.
         yield dict.fromkeys(opened.schema_arrow.names)
         return
-    for group in range(opened.metadata.num_row_groups):
-        largest = _largest_chunk(opened.metadata.row_group(group), present)
+    for group, chunks in enumerate(column_chunks(file)):
+        largest = _largest_chunk(chunks, present)
         size = min(_BATCH_ROWS, max(1, _BATCH_BYTES // max(1, largest)))
         for batch in opened.iter_batches(size, row_groups=[group], columns=present):
             for index in range(batch.num_rows):
@@ -204,13 +205,11 @@ def _without_nulls(value: Any) -> Any:
     return [_without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
-def _largest_chunk(row_group: Any, columns: Sequence[str]) -> int:
+def _largest_chunk(chunks: Sequence[ColumnChunk], columns: Sequence[str]) -> int:
     """Decompressed size, in bytes, of the largest column chunk of a row group."""
     sizes = [0]
-    for index in range(row_group.num_columns):
-        chunk = row_group.column(index)
-        name = chunk.path_in_schema.split(".")[0]
-        small, large = chunk.total_compressed_size, chunk.total_uncompressed_size
+    for chunk in chunks:
+        name, small, large = chunk.column, chunk.compressed, chunk.uncompressed
         if name in columns and large > _MAX_EXPANDED and large > _MAX_RATIO * small:
             raise ValueError(
                 f"the column {name} expands from {small:,} bytes to {large:,}, more than "
