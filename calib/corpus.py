@@ -4,23 +4,32 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
 
-from calib.records import BESIDE, Chat, Document, Fields, read_record
-from calib.text_files import MAX_CHARACTERS, Records, read_records, text_files
+from calib.records import Chat, Document, Fields, read_record
+from calib.text_files import (
+    MAX_CHARACTERS,
+    Records,
+    read_records,
+    text_files,
+    without_nested_nulls,
+)
 from phi3quant.errors import CorpusError, MissingExtraError, TokenizerError
 from phi3quant.notices import notify
 from phi3quant.source import locate
-from phi3quant.source.tokenizer import Tokenizer, load_tokenizer
+from phi3quant.source.content_parts import has_parts
+from phi3quant.source.tokenizer import Message, Tokenizer, load_tokenizer
 
 BUNDLED = ("general", "tiny")
 """Bundled corpora: ``general`` for any model, ``tiny`` in the made-up language of phi3-tiny."""
 
 PARTS = ("calibration", "evaluation")
+# Limit of the rendered text, relative to that of the text that is read.
+_MOST_GROWTH = 4
 _OPTIONS: Mapping[str, str] = {"calibration": "--calib-field", "evaluation": "--text-field"}
 
 
@@ -50,12 +59,13 @@ def load_corpus(source: str | Path, part: str, field: str | None = None) -> Corp
     """Load a bundled corpus or a user's text.
 
     Args:
-        source: ``general`` or ``tiny``; a .txt, .md, .jsonl or .parquet file or a folder of such
-            files; or ``hf:NAME[:CONFIG[:SPLIT]]`` for a Hugging Face data set.
+        source: ``general`` or ``tiny``; a .txt, .md, .jsonl, .json or .parquet file or a folder
+            of such files; or ``hf:NAME[:CONFIG[:SPLIT]]`` for a Hugging Face data set.
         part: part of a bundled corpus, ``calibration`` or ``evaluation``.
         field: name of the field with the text (or the list of chat messages) in each record; by
             default the first of ``text``, ``content``, ``messages`` and ``conversations`` that is
-            present and not empty.
+            present and not empty, or else ``instruction`` and ``output``, or ``prompt`` and
+            ``completion``.
 
     Raises:
         CorpusError: the text is missing, empty, not UTF-8 or malformed.
@@ -94,23 +104,56 @@ def render(corpus: Corpus, tokenizer: Tokenizer) -> str:
         CorpusError: the template fails on a chat of the user; the message gives file and line.
         TokenizerError: the template fails on a bundled chat.
     """
-    return "\n\n".join(
-        document.strip("\n") if isinstance(document, str) else _rendered(document, tokenizer)
-        for document in corpus.documents
-    )
+    pieces: list[str] = []
+    room = _MOST_GROWTH * MAX_CHARACTERS
+    notes: dict[str, None] = {}
+    for document in corpus.documents:
+        if isinstance(document, str):
+            piece = document.strip("\n")
+        else:
+            piece, note = _rendered(document, tokenizer)
+            notes.update(dict.fromkeys(filter(None, [note])))
+        room -= len(piece)
+        if room < 0:
+            raise CorpusError(
+                f"the model's chat template turns {corpus.name} into more than "
+                f"{_MOST_GROWTH * MAX_CHARACTERS:,} characters; give less text"
+            )
+        pieces.append(piece)
+    notify(f"{corpus.name}: {note}" for note in notes)
+    return "\n\n".join(pieces)
 
 
-def _rendered(chat: Chat, tokenizer: Tokenizer) -> str:
+def _rendered(chat: Chat, tokenizer: Tokenizer) -> tuple[str, str | None]:
+    """Text of a chat, and a note on what the template required."""
+
+    def text(messages: Sequence[Message]) -> str:
+        return tokenizer.render_chat(messages, tools=chat.tools, variables=chat.variables)
+
+    note = None
+    if has_parts(chat.messages) and not tokenizer.reads_parts(chat.tools):
+        note = (
+            "text in parts joined by line breaks, since the model's chat template takes only text"
+        )
     try:
-        return tokenizer.render_chat(chat.messages, tools=chat.tools)
+        return text(chat.messages), note
     except TokenizerError as error:
         if chat.place is not None:
-            raise CorpusError(f"{chat.place}: {error}") from None
+            raise CorpusError(f"{chat.place}: {error}{_bare_turns(chat)}") from None
         # Some templates refuse system turns, and the bundled chats don't depend on them.
         turns = [message for message in chat.messages if message["role"] != "system"]
         if len(turns) == len(chat.messages):
             raise
-        return tokenizer.render_chat(turns)
+        return text(turns), f"system turns left out, since {error}"
+
+
+def _bare_turns(chat: Chat) -> str:
+    """Addition to an error: turns without text, which many templates can't render."""
+    bare = [str(i) for i, turn in enumerate(chat.messages, 1) if turn.get("content") is None]
+    if not bare:
+        return ""
+    more = f" and {len(bare) - 3} more" if len(bare) > 3 else ""
+    return f" (without content: turn {', '.join(bare[:3])}{more})"
 
 
 def _bounded(documents: Iterator[Document]) -> tuple[Document, ...]:
@@ -118,15 +161,15 @@ def _bounded(documents: Iterator[Document]) -> tuple[Document, ...]:
     room = MAX_CHARACTERS
     for document in documents:
         kept.append(document[:room] if isinstance(document, str) else document)
-        room -= len(document) if isinstance(document, str) else _length(document)
+        room -= max(1, _length(document))
         if room <= 0:
             break
     return tuple(kept)
 
 
-def _length(chat: Chat) -> int:
-    contents = (message["content"] for message in chat.messages)
-    return sum(len(text) if isinstance(text, str) else len(json.dumps(text)) for text in contents)
+def _length(document: Document) -> int:
+    """Characters of a document; of a chat, with all keys of its turns and its tools."""
+    return len(document if isinstance(document, str) else json.dumps(document.plain()))
 
 
 def _documents(
@@ -134,7 +177,7 @@ def _documents(
 ) -> Iterator[Document]:
     bundled = source in BUNDLED
     for where, record in _records(source, part, fields, skipped):
-        document = read_record(record, fields, where)
+        document = read_record(record, fields, where, skipped)
         if document is None:
             skipped["rows without text skipped"] += 1
         elif isinstance(document, Chat) and bundled:
@@ -156,7 +199,7 @@ def _records(source: str | Path, part: str, fields: Fields, skipped: Counter[str
             f"or a bundled corpus ({', '.join(BUNDLED)})"
         )
     for file in text_files(path, skipped):
-        yield from read_records(file, (*fields.names, *BESIDE))
+        yield from read_records(file, fields.columns)
 
 
 def _hugging_face(spec: str) -> Records:
@@ -170,6 +213,6 @@ def _hugging_face(spec: str) -> Records:
             name, config or None, split=split or "train", streaming=True
         )
         for number, record in enumerate(records, start=1):
-            yield f"hf:{spec}, row {number}", record
+            yield f"hf:{spec}, row {number}", without_nested_nulls(record)
     except Exception as error:  # noqa: BLE001 - the library raises its HTTP library's kinds too
         raise CorpusError(f"the data set {spec} can't be read: {error}") from None

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from calib.json_array import array_elements
+from calib.parquet_footer import ColumnChunk, column_chunks
 from phi3quant.disk.untrusted_json import parse_json
 from phi3quant.errors import CorpusError, MissingExtraError
 
@@ -28,11 +30,15 @@ _MAX_EXPANDED, _MAX_RATIO = 32 << 20, 100
 Records = Iterator[tuple[str, Any]]
 """Records, each with its place (file and line or row) for error messages."""
 
+Columns = Callable[[Sequence[str]], Sequence[str]]
+"""Choice of the columns that are read, from those that a file has."""
+
 
 def text_files(path: Path, notes: Counter[str]) -> Sequence[Path]:
     """Files to read: ``path`` itself or, sorted, all files in a folder and its subfolders.
 
-    Links to folders are not followed.
+    Links to folders are not followed. A .json file may be anything, so it is read only if it is
+    ``path`` itself.
 
     Args:
         path: an existing file or folder.
@@ -50,7 +56,9 @@ def text_files(path: Path, notes: Counter[str]) -> Sequence[Path]:
         raise CorpusError(f"the text {path} is neither a regular file nor a folder")
     files = []
     for file in sorted(_walk(path)):
-        if file.suffix not in READERS:
+        if file.suffix == _ARRAYS:
+            notes[f"{_ARRAYS} files in the folder skipped; give such a file by itself"] += 1
+        if file.suffix not in READERS or file.suffix == _ARRAYS:
             continue
         if file.is_file():
             files.append(file)
@@ -69,12 +77,12 @@ def _walk(folder: Path) -> Iterator[Path]:
         yield from (Path(root, name) for name in names)
 
 
-def read_records(file: Path, columns: Sequence[str]) -> Records:
+def read_records(file: Path, columns: Columns) -> Records:
     """Records of a file; in plain text, each document is a record.
 
     Args:
         file: a file with a suffix in READERS.
-        columns: fields to read from files that are stored by column.
+        columns: choice of the fields in files that are stored by column.
 
     Raises:
         CorpusError: the file can't be read.
@@ -86,13 +94,16 @@ def read_records(file: Path, columns: Sequence[str]) -> Records:
         raise CorpusError(f"{file} can't be read: {error.strerror or error}") from None
 
 
-def _read_text(file: Path, _columns: Sequence[str]) -> Records:
+def _read_text(file: Path, _columns: Columns) -> Records:
     for document in _decoded(file).split(f"\n{_SEPARATOR}\n"):
         yield str(file), document
 
 
 def _decoded(file: Path) -> str:
-    """Text of a file, at most MAX_CHARACTERS characters, without a byte order mark."""
+    r"""Text of a file, at most MAX_CHARACTERS characters.
+
+    A byte order mark is left out, and lines end with ``\n``.
+    """
     decoder = codecs.getincrementaldecoder("utf-8-sig")()
     pieces: list[str] = []
     count = position = 0
@@ -111,10 +122,10 @@ def _decoded(file: Path) -> str:
             count += len(pieces[-1])
             if not data:
                 break
-    return "".join(pieces)[:MAX_CHARACTERS]
+    return "".join(pieces)[:MAX_CHARACTERS].replace("\r\n", "\n")
 
 
-def _read_jsonl(file: Path, _columns: Sequence[str]) -> Records:
+def _read_jsonl(file: Path, _columns: Columns) -> Records:
     number = 0
     try:
         with file.open(encoding="utf-8-sig") as lines:
@@ -131,7 +142,23 @@ def _read_jsonl(file: Path, _columns: Sequence[str]) -> Records:
         ) from None
 
 
-def _read_parquet(file: Path, columns: Sequence[str]) -> Records:
+def _read_json(file: Path, columns: Columns) -> Records:
+    """Records of a JSON array, or of JSON Lines in a file of that name."""
+    try:
+        with file.open(encoding="utf-8-sig") as opened:
+            start = opened.read(_CHUNK).lstrip()[:1]
+            if start != "[":
+                yield from _read_jsonl(file, columns)
+                return
+            opened.seek(0)
+            for number, text in enumerate(array_elements(opened, _MAX_LINE, str(file)), start=1):
+                place = f"{file}, record {number}"
+                yield place, parse_json(text, where=place, raises=CorpusError, mend_halves=True)
+    except UnicodeDecodeError as error:
+        raise CorpusError(f"{file} is not UTF-8 ({error.reason}); convert it first") from None
+
+
+def _read_parquet(file: Path, columns: Columns) -> Records:
     try:
         from pyarrow import parquet  # noqa: PLC0415 - an extra
     except ImportError:
@@ -148,29 +175,41 @@ def _read_parquet(file: Path, columns: Sequence[str]) -> Records:
         yield f"{file}, row {number}", row
 
 
-def _rows(file: Path, columns: Sequence[str], open_file: Callable[..., Any]) -> Iterator[Any]:
+def _rows(file: Path, columns: Columns, open_file: Callable[..., Any]) -> Iterator[Any]:
     # Without pre-buffering, pages are read one at a time instead of whole chunks.
     opened = open_file(file, pre_buffer=False, buffer_size=_CHUNK)
-    present = [name for name in opened.schema_arrow.names if name in columns]
+    present = columns(opened.schema_arrow.names)
     if not present:
         # read_record then raises an error that lists the existing fields.
         yield dict.fromkeys(opened.schema_arrow.names)
         return
-    for group in range(opened.metadata.num_row_groups):
-        largest = _largest_chunk(opened.metadata.row_group(group), present)
+    for group, chunks in enumerate(column_chunks(file)):
+        largest = _largest_chunk(chunks, present)
         size = min(_BATCH_ROWS, max(1, _BATCH_BYTES // max(1, largest)))
         for batch in opened.iter_batches(size, row_groups=[group], columns=present):
             for index in range(batch.num_rows):
-                yield batch.slice(index, 1).to_pylist()[0]
+                yield without_nested_nulls(batch.slice(index, 1).to_pylist()[0])
 
 
-def _largest_chunk(row_group: Any, columns: Sequence[str]) -> int:
+def without_nested_nulls(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record whose nested objects have no keys with null.
+
+    Files that are stored by column give every object all keys that any row has.
+    """
+    return {name: _without_nulls(value) for name, value in record.items()}
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
+
+
+def _largest_chunk(chunks: Sequence[ColumnChunk], columns: Sequence[str]) -> int:
     """Decompressed size, in bytes, of the largest column chunk of a row group."""
     sizes = [0]
-    for index in range(row_group.num_columns):
-        chunk = row_group.column(index)
-        name = chunk.path_in_schema.split(".")[0]
-        small, large = chunk.total_compressed_size, chunk.total_uncompressed_size
+    for chunk in chunks:
+        name, small, large = chunk.column, chunk.compressed, chunk.uncompressed
         if name in columns and large > _MAX_EXPANDED and large > _MAX_RATIO * small:
             raise ValueError(
                 f"the column {name} expands from {small:,} bytes to {large:,}, more than "
@@ -181,10 +220,12 @@ def _largest_chunk(row_group: Any, columns: Sequence[str]) -> int:
     return max(sizes)
 
 
-READERS: Mapping[str, Callable[[Path, Sequence[str]], Records]] = {
+_ARRAYS = ".json"
+READERS: Mapping[str, Callable[[Path, Columns], Records]] = {
     ".txt": _read_text,
     ".md": _read_text,
     ".jsonl": _read_jsonl,
+    _ARRAYS: _read_json,
     ".parquet": _read_parquet,
 }
 """Readers by file suffix."""

@@ -7,6 +7,8 @@ from typing import Any
 
 from phi3quant.errors import CheckpointError
 from phi3quant.model.config import Phi3Config
+from phi3quant.notices import notify
+from phi3quant.source.template_files import NAMED_FOLDER
 from phi3quant.source.tokenizer import FILES
 
 # Keys that no longer hold for an output: code in other files, and how the weights were stored.
@@ -42,6 +44,8 @@ def check_companions(source: Path) -> None:
     Raises:
         CheckpointError: a companion is another kind of link, or its name is not UTF-8.
     """
+    if (source / NAMED_FOLDER).is_dir():
+        notify([f"{source / NAMED_FOLDER} is not copied; the output has only the default template"])
     home = source.resolve()
     for path in _companions(source):
         if path.name != path.name.encode("utf-8", "replace").decode():

@@ -25,7 +25,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 Decorator = Callable[[Command], Command]
 
 TEXT_SOURCES = (
-    "a .txt, .md, .jsonl or .parquet file, a folder of them, hf:DATASET, or a bundled text "
+    "a .txt, .md, .jsonl, .json or .parquet file, a folder, hf:DATASET, or a bundled text "
     "(general or tiny).  [default: the bundled text that suits the model]"
 )
 MODEL = click.argument("model", required=False)

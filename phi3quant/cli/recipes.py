@@ -72,9 +72,7 @@ RECIPE = options.group(
         help="Symmetric codes, or codes with a zero point for each group.",
     ),
     click.option("--calib", help=f"Text for calibration: {options.TEXT_SOURCES}"),
-    click.option(
-        "--calib-field", help="Field of each record that holds the text, or the chat messages."
-    ),
+    click.option("--calib-field", help="Field of each record with the text or the chat."),
     click.option(
         "--samples",
         type=click.IntRange(1),

@@ -9,7 +9,7 @@ SCORED_TEXT = group(
     "text",
     EvaluationText,
     click.option("--text", "source", help=f"Text to score on: {TEXT_SOURCES}"),
-    click.option("--text-field", "field", help="Field of each record that holds the text."),
+    click.option("--text-field", "field", help="Field of each record with the text or the chat."),
     click.option(
         "--window",
         "length",

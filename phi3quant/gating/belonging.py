@@ -66,6 +66,10 @@ def _check_origin(opened: Artifact, baseline: Baseline) -> None:
 def _unlike(opened: Artifact, baseline: Baseline) -> list[str]:
     """Notes on differences that are allowed: bytes, versions, format."""
     before, notes = baseline.artifact, []
+    if facts.TEMPLATE_TEXT not in baseline.facts:
+        notes.append(
+            "the baseline has no hash of the chat template's text; update it to compare it"
+        )
     if not opened.recipe and before.get("recipe"):
         notes.append(f"{opened.name} doesn't record how it was made; its recipe is not compared")
     if opened.model.format != before.get("format"):

@@ -96,11 +96,17 @@ def _exact(opened: Artifact, baseline: Baseline) -> list[Finding]:
     """Findings on the facts that must be equal."""
     present = facts.facts(opened)
     same_kind = baseline.artifact.get("kind") == facts.kind(opened.model)
+    changes = facts.changes(baseline.facts, present, same_kind=same_kind)
+    equal = dict.fromkeys(changes, "as before")
+    failed = facts.unrendered(present[facts.CHAT])
+    if failed:
+        equal[facts.CHAT] = (
+            f"as before, by the template's text: it refuses {failed} of "
+            f"{len(present[facts.CHAT])} trial chats"
+        )
     return [
-        Finding(name, Verdict.FAIL if lines else Verdict.PASS, "; ".join(lines) or "as before")
-        for name, value in present.items()
-        if same_kind or name != facts.STOP_TOKENS
-        for lines in [facts.differences(baseline.facts.get(name), value, name)]
+        Finding(name, Verdict.FAIL if lines else Verdict.PASS, "; ".join(lines) or equal[name])
+        for name, lines in changes.items()
     ]
 
 

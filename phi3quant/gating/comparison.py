@@ -163,10 +163,8 @@ def _figures(comparisons: Sequence[Comparison] | None) -> list[dict[str, Any]] |
 def _changes(one: Artifact, other: Artifact) -> dict[str, list[str]]:
     """Lines on different facts and manifests, by subject."""
     first, second = facts.facts(one), facts.facts(other)
-    if facts.kind(one.model) != facts.kind(other.model):
-        # A GGUF file names two stop tokens, an ONNX folder all tokens that end a turn.
-        del first[facts.STOP_TOKENS], second[facts.STOP_TOKENS]
-    changes = {name: facts.differences(first[name], second[name], name) for name in first}
+    same_kind = facts.kind(one.model) == facts.kind(other.model)
+    changes = facts.changes(first, second, same_kind=same_kind)
     changes["tokenizer"] = facts.differences(
         one.tokenizer.digest, other.tokenizer.digest, "SHA-256 of the vocabulary"
     )

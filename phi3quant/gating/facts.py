@@ -16,6 +16,7 @@ from phi3quant.source.stored_model import StoredModel
 from phi3quant.source.tokenizer import TRIAL_CHATS, Message, Tokenizer
 
 CHAT = "chat template"
+TEMPLATE_TEXT = "template text"
 CHAT_TOKENS = "chat tokens"
 SPECIAL_TOKENS = "special tokens"
 STOP_TOKENS = "stop tokens"
@@ -23,6 +24,9 @@ ARCHITECTURE = "architecture"
 
 _NAMED = ("bos_token", "eos_token")
 """Special tokens that are named in every format."""
+
+_DEFAULT, _TOOL_USE = "default", "tool_use"
+_FAILED = " (SHA-256 of the template: "
 
 
 def facts(opened: OpenedModel[StoredModel]) -> dict[str, Any]:
@@ -35,6 +39,14 @@ def facts(opened: OpenedModel[StoredModel]) -> dict[str, Any]:
     chats = [_rendered(tokenizer, chat) for chat in TRIAL_CHATS]
     return {
         CHAT: chats,
+        TEMPLATE_TEXT: {
+            name: _sha256(text)
+            for name, text in (
+                (_DEFAULT, tokenizer.chat_template),
+                (_TOOL_USE, tokenizer.tool_template),
+            )
+            if text is not None
+        },
         CHAT_TOKENS: [tokenizer.encode(chat) for chat in chats],
         SPECIAL_TOKENS: {
             name: tokenizer.encode(tokenizer.special_tokens[name])
@@ -51,6 +63,44 @@ def kind(model: StoredModel) -> str:
     if isinstance(model, OnnxModel):
         return "onnx"
     return "gguf" if isinstance(model, GgufCheckpoint) else "folder"
+
+
+def changes(
+    expected: Mapping[str, Any], present: Mapping[str, Any], *, same_kind: bool
+) -> dict[str, list[str]]:
+    """Differences between the facts of two artifacts, by name, one line each.
+
+    The text of a template belongs to the fact CHAT: the trial chats don't reach every branch.
+
+    Args:
+        expected: facts of the first artifact; those of older baselines have no TEMPLATE_TEXT.
+        present: facts of the second artifact.
+        same_kind: whether both are of the same kind. Otherwise stop tokens and templates for tools
+            aren't compared: a GGUF file names two stop tokens and has one template.
+    """
+    lines = {
+        name: differences(expected.get(name), value, name)
+        for name, value in present.items()
+        if name != TEMPLATE_TEXT and (same_kind or name != STOP_TOKENS)
+    }
+    before, after = expected.get(TEMPLATE_TEXT), present[TEMPLATE_TEXT]
+    if isinstance(before, Mapping):
+        lines[CHAT] += [
+            f"the text of the template {name} differs (SHA-256 {_start(after.get(name))}, was "
+            f"{_start(before.get(name))})"
+            for name in ((_DEFAULT, _TOOL_USE) if same_kind else (_DEFAULT,))
+            if before.get(name) != after.get(name)
+        ]
+    return lines
+
+
+def unrendered(chats: Sequence[Any]) -> int:
+    """Number of trial chats in CHAT that the template couldn't render."""
+    return sum(_FAILED in str(chat) for chat in chats)
+
+
+def _start(digest: Any) -> str:
+    return "of no template" if digest is None else str(digest)[:12]
 
 
 def differences(expected: Any, found: Any, name: str = "") -> list[str]:
@@ -85,8 +135,11 @@ def _rendered(tokenizer: Tokenizer, chat: Sequence[Message]) -> str:
     try:
         return tokenizer.render_chat(chat, add_generation_prompt=True)
     except TokenizerError as error:
-        text = tokenizer.chat_template or ""
-        return f"{error} (SHA-256 of the template: {hashlib.sha256(text.encode()).hexdigest()})"
+        return f"{error}{_FAILED}{_sha256(tokenizer.chat_template or '')})"
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _stop_tokens(opened: OpenedModel[StoredModel]) -> list[int]:

@@ -1,5 +1,6 @@
 """Text generation: an answer to a prompt, by a model of any format."""
 
+import datetime as dt
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -143,7 +144,9 @@ def generate_from(
     text = prompt
     if not raw:
         turn = {"role": "user", "content": prompt}
-        text = tokenizer.render_chat([turn], add_generation_prompt=True)
+        # Templates print the date of the user's clock, as in transformers.
+        today = dt.datetime.now()  # noqa: DTZ005
+        text = tokenizer.render_chat([turn], add_generation_prompt=True, now=today)
     ids = tokenizer.encode(text)
     require_rows(tokenizer, ids, opened.config.vocab_size)
     room = _room(ids, opened.config.max_position_embeddings, max_new_tokens)

@@ -7,12 +7,14 @@ repeated strings, nested loops.
 
 import atexit
 import contextlib
+import datetime as dt
 import json
 import os
 import signal
 import subprocess
 import sys
 import threading
+from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,9 @@ import jinja2
 
 from phi3quant.errors import TokenizerError
 from phi3quant.source.template_worker import SECONDS
+
+ALL_CHATS_SECONDS, SECONDS_PER_CHAT = 20.0, 0.02
+"""Limit of processor time for all chats of a template together: a fixed part, and one per chat."""
 
 _SCRIPT = Path(__file__).with_name("template_worker.py")
 # An isolated interpreter (-I) ignores PYTHONPATH, so it gets the folder of jinja2 as an argument.
@@ -38,17 +43,26 @@ class _Worker:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._over_limit: dict[str, str] = {}
+        self._spent: defaultdict[str, float] = defaultdict(float)
+        """Processor time by template, in seconds, beyond SECONDS_PER_CHAT."""
 
-    def render(self, template: str, request: bytes) -> dict[str, str]:
+    def render(self, template: str, request: bytes) -> dict[str, Any]:
         """Send a request; a template that has exceeded a limit before isn't tried again."""
         if template in self._over_limit:
             return {"error": self._over_limit[template]}
         answer, ended = self._ask(request)
         if ended:
             self._over_limit[template] = answer["error"]
+            return answer
+        spent = self._spent[template] + answer["seconds"] - SECONDS_PER_CHAT
+        self._spent[template] = max(0.0, spent)
+        if spent > ALL_CHATS_SECONDS:
+            self._over_limit[template] = (
+                f"it takes more than {SECONDS_PER_CHAT} s per chat, for a long time"
+            )
         return answer
 
-    def _ask(self, request: bytes) -> tuple[dict[str, str], bool]:
+    def _ask(self, request: bytes) -> tuple[dict[str, Any], bool]:
         """Answer to a request, and whether the process died of it."""
         with self._lock:
             process = self._running()
@@ -65,7 +79,7 @@ class _Worker:
                 self._close()
                 raise
             if line.endswith(b"\n"):
-                answer: dict[str, str] = json.loads(line)
+                answer: dict[str, Any] = json.loads(line)
                 return answer, False
             code = process.wait()
             self._close()
@@ -124,21 +138,27 @@ atexit.register(_WORKER.close)
 os.register_at_fork(after_in_child=_WORKER.forget)
 
 
-def render_template(template: str, variables: Mapping[str, Any]) -> str:
-    """Render a chat template in transformers' environment, with a fixed date for ``strftime_now``.
+def render_template(
+    template: str, variables: Mapping[str, Any], now: dt.datetime | None = None
+) -> str:
+    """Render a chat template in transformers' environment.
 
     Args:
         template: source text for jinja.
         variables: JSON values by name; ``messages`` is required.
+        now: date for ``strftime_now``; None for a fixed one, so that a chat always renders alike.
 
     Raises:
         TokenizerError: the template fails on these messages or exceeds a limit.
     """
     try:
-        request = json.dumps({"template": template, "variables": dict(variables)}).encode()
+        date = None if now is None else now.isoformat()
+        request = json.dumps(
+            {"template": template, "variables": dict(variables), "now": date}
+        ).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise TokenizerError(f"a chat contains a value that isn't JSON: {error}") from None
     answer = _WORKER.render(template, request)
     if "error" in answer:
         raise TokenizerError(f"the model's chat template failed: {answer['error']}")
-    return answer["text"]
+    return str(answer["text"])

@@ -5,8 +5,8 @@ environment as in transformers (transformers.utils.chat_template_utils). Limits 
 code too: exhausted processor time ends the process, exhausted memory raises an exception.
 
 This file runs as a script and imports only jinja2 and the standard library. Requests and answers
-are JSON, one per line. A request is an object with ``template`` and ``variables``; the answer is
-``{"text": ...}`` or ``{"error": ...}``.
+are JSON, one per line. A request is an object with ``template``, ``variables`` and ``now``, an ISO
+date or null. The answer has ``text`` or ``error``, and ``seconds``, the processor time.
 """
 
 import contextlib
@@ -16,6 +16,7 @@ import os
 import resource
 import signal
 import sys
+import time
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import IO, Any
@@ -34,8 +35,8 @@ MEMORY = 512 << 20
 """Limit of memory for rendering, in bytes beyond those of the idle process."""
 _CHARACTERS = 16 << 20
 """Limit of output characters, in addition to four times the length of the request."""
-_NOW = dt.datetime(2025, 1, 1, 12, tzinfo=dt.UTC)
-"""Date of ``strftime_now``; it is fixed so that a chat always renders to the same text."""
+_NOW = "2025-01-01T12:00:00"
+"""Date of ``strftime_now`` in requests without one, so that a chat always renders alike."""
 # Keys of a message's reasoning, the standard one first; transformers fills in the others.
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 
@@ -113,7 +114,6 @@ def _compile(template: str) -> jinja2.Template:
     environment.filters["tojson"] = _to_json
     environment.globals.update(
         raise_exception=_refuse,
-        strftime_now=_NOW.strftime,
         namespace=_Namespace,
         dict=_Dict(),
     )
@@ -129,11 +129,13 @@ def _with_reasoning(message: Any) -> Any:
     return {"thinking": reasoning, **message, "reasoning_content": reasoning}
 
 
-def _render(template: str, variables: dict[str, Any], limit: int) -> str:
+def _render(template: str, variables: dict[str, Any], now: str | None, limit: int) -> str:
     messages = [_with_reasoning(message) for message in variables["messages"]]
+    date = dt.datetime.fromisoformat(now or _NOW)
     pieces: list[str] = []
     length = 0
-    for piece in _compile(template).generate({**variables, "messages": messages}):
+    names = {"strftime_now": date.strftime, **variables, "messages": messages}
+    for piece in _compile(template).generate(names):
         length += len(piece)
         if length > limit:
             raise jinja2.TemplateError(f"it writes more than {limit:,} characters")
@@ -156,12 +158,14 @@ def _answer(line: bytes) -> dict[str, str]:
     request = json.loads(line)
     try:
         limit = _CHARACTERS + 4 * len(line)
-        return {"text": _render(request["template"], request["variables"], limit)}
+        text = _render(request["template"], request["variables"], request.get("now"), limit)
     except jinja2.TemplateSyntaxError as error:
         return {"error": f"line {error.lineno}: {error.message}"[:_LONGEST_REASON]}
     except Exception as error:  # noqa: BLE001 - templates can raise any exception
         reason = _REASONS.get(type(error), str(error)[:_LONGEST_REASON])
         return {"error": reason or type(error).__name__}
+    else:
+        return {"text": text}
 
 
 def _limit_memory() -> None:
@@ -181,7 +185,8 @@ def _serve(requests: IO[bytes], answers: IO[bytes], seconds: int) -> None:
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     for line in requests:
         signal.setitimer(signal.ITIMER_PROF, seconds)
-        answer = json.dumps(_answer(line)).encode()
+        start = time.process_time()
+        answer = json.dumps({**_answer(line), "seconds": time.process_time() - start}).encode()
         signal.setitimer(signal.ITIMER_PROF, 0)
         answers.write(answer + b"\n")
         answers.flush()

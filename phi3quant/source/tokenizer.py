@@ -1,10 +1,12 @@
 """A model's tokenizer and chat template."""
 
+import datetime as dt
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,9 +16,12 @@ from tokenizers import Tokenizer as FastTokenizer
 from phi3quant.disk.untrusted_json import read_json_if_there
 from phi3quant.errors import TokenizerError
 from phi3quant.source.chat_template import render_template
+from phi3quant.source.content_parts import has_parts, joined, reads_parts
 from phi3quant.source.fast_tokenizer import read_fast, whole_texts
 from phi3quant.source.pieces_of_text import CHARACTERS, Spans, encode_in_pieces
 from phi3quant.source.sentencepiece_encoder import read_pieces
+from phi3quant.source.special_tokens import special_tokens
+from phi3quant.source.template_files import PROCESSOR_FILE, TEMPLATE_FILE, chat_templates
 
 FILES = (
     "tokenizer.json",
@@ -24,7 +29,8 @@ FILES = (
     "tokenizer_config.json",
     "added_tokens.json",
     "special_tokens_map.json",
-    "chat_template.jinja",
+    TEMPLATE_FILE,
+    PROCESSOR_FILE,
     "vocab.json",
     "merges.txt",
     "generation_config.json",
@@ -72,6 +78,8 @@ class Tokenizer:
     """Texts of special tokens by their names in chat templates, such as ``bos_token``."""
     digest: str
     """SHA-256 of the vocabulary, that is, of all pairs of id and token."""
+    tool_template: str | None = None
+    """Chat template for chats with tools, if the model has one for them alone."""
 
     def encode(self, text: str) -> list[int]:
         """Token ids of ``text``; no BOS or EOS is added."""
@@ -102,34 +110,57 @@ class Tokenizer:
         *,
         tools: Sequence[Any] | None = None,
         add_generation_prompt: bool = False,
+        variables: Mapping[str, Any] = MappingProxyType({}),
+        now: dt.datetime | None = None,
     ) -> str:
-        """Text of a chat in the model's format.
+        """Text of a chat in the model's format, as by transformers' ``apply_chat_template``.
 
-        A model without a chat template gets Phi-3's format.
+        A model without a chat template gets Phi-3's format. Content in parts is joined to one text
+        where the template doesn't read parts.
 
         Args:
-            messages: the turns, with all keys that a template may read.
+            messages: the turns, with all keys that a template may read; keys that are None are
+                left out.
             tools: descriptions of tools, passed to the template.
             add_generation_prompt: end with the beginning of the assistant's turn.
+            variables: further variables of the template, such as ``documents``.
+            now: date for templates that print one; None for a fixed date.
 
         Raises:
             TokenizerError: the model's template fails on these messages.
         """
-        if self.chat_template is None:
+        turns = [
+            {key: value for key, value in message.items() if value is not None}
+            for message in messages
+        ]
+        if has_parts(turns) and not self.reads_parts(tools):
+            turns = [joined(turn) for turn in turns]
+        template = self._template(tools)
+        if template is None:
             if tools is not None:
                 raise TokenizerError(
                     "the model has no chat template, and Phi-3's format can't describe tools"
                 )
-            return _phi3_chat(messages, add_generation_prompt=add_generation_prompt)
-        return render_template(
-            self.chat_template,
-            {
-                "messages": [dict(message) for message in messages],
-                "tools": tools,
-                "documents": None,
-                "add_generation_prompt": add_generation_prompt,
-                **self.special_tokens,
-            },
+            return _phi3_chat(turns, add_generation_prompt=add_generation_prompt)
+        values = {
+            **self.special_tokens,
+            "documents": None,
+            **variables,
+            "messages": turns,
+            "tools": tools,
+            "add_generation_prompt": add_generation_prompt,
+        }
+        return render_template(template, values, now)
+
+    def reads_parts(self, tools: Sequence[Any] | None = None) -> bool:
+        """Whether the template of chats with ``tools`` reads content in parts."""
+        template = self._template(tools)
+        names = tuple(sorted(self.special_tokens.items()))
+        return template is not None and reads_parts(template, names)
+
+    def _template(self, tools: Sequence[Any] | None) -> str | None:
+        return (
+            self.tool_template if tools is not None and self.tool_template else self.chat_template
         )
 
 
@@ -160,11 +191,13 @@ def load_tokenizer(folder: Path) -> Tokenizer:
             "copy the tokenizer files of the original model into it"
         )
     settings = read_json_if_there(folder / "tokenizer_config.json", raises=TokenizerError)
-    template, names = _chat_template(folder, settings), _special_tokens(folder, settings)
+    templates, names = chat_templates(folder, settings), special_tokens(folder, settings)
     if file.suffix == ".json":
-        return from_fast(read_fast(file), template, names)
+        tokenizer = from_fast(read_fast(file), templates.default, names)
+        return replace(tokenizer, tool_template=templates.tool_use)
     encoder = read_pieces(file)
-    return Tokenizer(encoder, template, names, _digest(encoder.vocabulary()))
+    digest = _digest(encoder.vocabulary())
+    return Tokenizer(encoder, templates.default, names, digest, templates.tool_use)
 
 
 def require_rows(tokenizer: Tokenizer, ids: Sequence[int] | NDArray[Any], rows: int) -> None:
@@ -219,50 +252,6 @@ def _digest(vocabulary: Mapping[str, int]) -> str:
     return hashlib.sha256(json.dumps(by_id).encode()).hexdigest()
 
 
-def _chat_template(folder: Path, settings: Mapping[str, Any]) -> str | None:
-    file = folder / "chat_template.jinja"
-    if file.is_file():
-        try:
-            return file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise TokenizerError(f"{file} can't be read: {error}") from None
-    template = settings.get("chat_template")
-    if template is None or isinstance(template, str):
-        return template
-    where = f"{folder / 'tokenizer_config.json'}: chat_template"
-    named = dict(template) if isinstance(template, Mapping) else {}
-    if isinstance(template, list):  # some checkpoints have several templates, each with a name
-        for entry in template:
-            if not isinstance(entry, Mapping) or not isinstance(entry.get("name"), str):
-                raise TokenizerError(f"{where} lists {_short(entry)}, not a name and a template")
-            named[entry["name"]] = entry.get("template")
-    if not isinstance(named.get("default"), str):
-        raise TokenizerError(
-            f"{where} has no template named default (it is {_short(template)}); "
-            "save the right one as chat_template.jinja"
-        )
-    return str(named["default"])
-
-
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def _special_tokens(folder: Path, settings: Mapping[str, Any]) -> dict[str, str]:
-    """Special tokens by name; older models list them in special_tokens_map.json."""
-    older = read_json_if_there(folder / "special_tokens_map.json", raises=TokenizerError)
-    further = settings.get("extra_special_tokens")
-    texts = {
-        name: _token_text(source.get(name))
-        for source in (older, further if isinstance(further, Mapping) else {}, settings)
-        for name in source
-        if name.endswith("_token") and not name.startswith("add_")
-    }
-    return {name: text for name, text in texts.items() if text}
-
-
-def _token_text(value: Any) -> str | None:
-    if isinstance(value, Mapping):
-        value = value.get("content")
-    return value if isinstance(value, str) else None

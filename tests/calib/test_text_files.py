@@ -9,21 +9,40 @@ from calib import text_files
 from phi3quant.errors import CorpusError, Phi3QuantError
 from tests.calib.texts import lines, load
 
+CONTENTS = {
+    "a.txt": "one\n<<<>>>\ntwo",
+    "a.md": "one\n<<<>>>\ntwo",
+    "a.jsonl": '{"text": "one"}\n{"text": "two"}\n',
+    "a.json": '[\n{"text": "one"},\n{"text": "two"}]\n',
+    "lines.json": '{"text": "one"}\n{"text": "two"}\n',
+}
 
-@pytest.mark.parametrize("name", ["a.txt", "a.md", "a.jsonl"])
-def test_a_byte_order_mark_is_ignored(tmp_path: Path, name: str) -> None:
-    content = '{"text": "one"}\r\n{"text": "two"}\r\n' if name == "a.jsonl" else "one\n<<<>>>\ntwo"
-    (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + content.encode())
+
+@pytest.mark.parametrize("name", CONTENTS)
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_byte_order_marks_and_windows_line_ends_change_nothing(
+    tmp_path: Path, name: str, mark: bytes, end: str
+) -> None:
+    (tmp_path / name).write_bytes(mark + CONTENTS[name].replace("\n", end).encode())
     assert load(tmp_path / name).documents == ("one", "two")
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".md"])
+def test_windows_line_ends_inside_a_text_are_mended(tmp_path: Path, suffix: str) -> None:
+    (tmp_path / f"a{suffix}").write_bytes(b"one\r\ntwo\rthree\n")
+    assert load(tmp_path / f"a{suffix}").documents == ("one\ntwo\rthree\n",)
 
 
 def test_null_rows_are_skipped_and_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    rows = [{"text": None}, {"text": "one"}, {"messages": []}, {"text": None}, None]
+    rows = [{"text": None}, {"text": "one"}, {"messages": []}, {"text": None}, None, []]
+    rows += [{"text": ""}, {"text": " \n"}, {"instruction": "", "output": None}]
+    rows += [{"prompt": "", "completion": ""}, {"prompt": [], "completion": []}]
     corpus = load(lines(tmp_path, *rows))
     assert corpus.documents == ("one",)
-    assert corpus.notes == ("rows without text skipped (4)",)
+    assert corpus.notes == ("rows without text skipped (10)",)
     assert corpus.as_json()["text_notes"] == list(corpus.notes)
     assert caplog.messages == [f"{tmp_path / 'a.jsonl'}: {corpus.notes[0]}"]
     with pytest.raises(CorpusError, match=r"holds no text; rows without text skipped \(2\)"):
@@ -60,6 +79,25 @@ def test_the_message_locates_bad_utf8(tmp_path: Path, position: int, waiting: by
         (b'{"messages": [5]}', r"line 1, messages, turn 1: it is of type int"),
         (b'{"messages": [{"role": 5, "content": "a"}]}', "turn 1: its role is 5"),
         (b'{"messages": [{"role": "user"}]}', "turn 1: its content is null"),
+        (b'{"messages": [{"role": "user", "text": "a"}]}', "turn 1: its content is null"),
+        (b'{"messages": [{"role": "user", "content": null, "name": "a"}]}', "content is null"),
+        (b'{"messages": [{"role": "user", "content": [5]}]}', "a part of its content is of type"),
+        (b'{"conversations": [{"from": "human", "value": null}]}', "its value is null"),
+        (b'{"instruction": 5, "output": "a"}', "instruction is of type int, not text"),
+        (b'{"instruction": "a", "output": "a", "history": [["a"]]}', "history has an entry"),
+        (b'{"prompt": [], "completion": "a"}', "prompt is of type list, not text"),
+        (
+            b'{"messages": [{"role": "user", "content": "a"}], "tools": ["a"]}',
+            "tools lists a value",
+        ),
+        (
+            b'{"messages": [{"role": "user", "content": "a"}], "chat_template_kwargs": [1]}',
+            "chat_template_kwargs is of type list",
+        ),
+        (
+            b'{"chat_template_kwargs": {"tools": 1}, "messages": [{"role": "u", "content": "a"}]}',
+            "chat_template_kwargs can't set tools",
+        ),
         (b'{"messages": [{"role": "user", "content": 5}]}', "turn 1: its content is of type int"),
         (b'{"messages": [{"a": 1}]}', "turn 1: it has a, but needs role and content"),
         (b'{"conversations": [{"from": "cow", "value": "moo"}]}', "its from is 'cow'"),
@@ -155,3 +193,12 @@ def test_the_message_names_a_folder_that_cannot_be_listed(
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(Phi3QuantError, match="texts can't be read: Permission denied"):
         load(texts)
+
+
+def test_json_files_of_a_folder_are_skipped_and_counted(tmp_path: Path) -> None:
+    texts = folder_with(tmp_path)
+    for name in ("dataset_info.json", "more.json"):
+        (texts / name).write_text('[{"text": "two"}]')
+    corpus = load(texts)
+    assert corpus.documents == ("one",)
+    assert corpus.notes == (".json files in the folder skipped; give such a file by itself (2)",)

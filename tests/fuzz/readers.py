@@ -110,6 +110,8 @@ READERS: Mapping[str, Reader] = {
     "baseline": Reader("b.baseline", "b.baseline", spoil_baseline, (_SHOW, _CHECK)),
     "journal": Reader("j", ".out.unfinished/*", spoil_record, (_RESUME,)),
     "jsonl": Reader("text.jsonl", "text.jsonl", spoil_lines, (_READ_TEXT,)),
+    "json": Reader("text.json", "text.json", spoil_json, (_READ_TEXT,)),
+    "chats": Reader("chats.jsonl", "chats.jsonl", spoil_lines, (_READ_TEXT,)),
     "text": Reader("text.txt", "text.txt", spoil_bytes, (_READ_TEXT,)),
     "parquet": Reader("text.parquet", "text.parquet", spoil_bytes, (_READ_TEXT,)),
 }
@@ -136,6 +138,9 @@ def make_base(base: Path) -> None:
     paragraphs = PROSE.split("\n\n")
     lines = "\n".join(json.dumps({"text": paragraph}) for paragraph in paragraphs)
     (base / "text.jsonl").write_text(lines, encoding="utf-8")
+    (base / "text.json").write_text(json.dumps(_chats(paragraphs)), encoding="utf-8")
+    lines = "\n".join(map(json.dumps, _chats(paragraphs)))
+    (base / "chats.jsonl").write_text(lines, encoding="utf-8")
     parquet.write_table(table({"text": paragraphs}), base / "text.parquet")
     short = ("--threads", "1", "--no-verify", "-q")
     calibration = ("--samples", "4", "--seq-len", "32", "--calib", str(text), *short)
@@ -162,6 +167,25 @@ def _write_adapter(folder: Path) -> None:
     settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "use_dora": True, "bias": "none"}
     settings |= {"rank_pattern": ranks, "init_lora_weights": True, "target_modules": list(shapes)}
     (folder / "adapter_config.json").write_text(json.dumps(settings), encoding="utf-8")
+
+
+def _chats(paragraphs: Sequence[str]) -> list[dict[str, object]]:
+    """Records of every form, in turn."""
+    part = {"type": "text", "text": "Look:"}
+    call = {"type": "function", "function": {"name": "look", "arguments": {"at": "it"}}}
+    records: list[dict[str, object]] = []
+    for text in paragraphs:
+        user = {"role": "user", "content": text}
+        called = {"role": "assistant", "content": None, "tool_calls": [call]}
+        seen = {"role": "user", "content": [part, {"type": "image_url", "image_url": {}}]}
+        records += [
+            {"messages": [user, called], "tools": [{"name": "look"}], "documents": [{"text": "a"}]},
+            {"messages": [user, seen], "chat_template_kwargs": {"thinking": True}},
+            {"conversations": [{"from": "human", "value": text}], "system": "Be brief."},
+            {"instruction": "Go on.", "input": text, "output": "So.", "history": [["a", "b"]]},
+            {"prompt": text, "completion": "End."},
+        ]
+    return records
 
 
 def _write_index(folder: Path) -> None:

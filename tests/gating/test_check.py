@@ -154,6 +154,16 @@ def test_a_chat_template_that_changed_fails(spoiled: Path, baseline: Path) -> No
     assert found["drift"] is Verdict.PASS
 
 
+def test_a_branch_of_the_chat_template_that_changed_fails(spoiled: Path, baseline: Path) -> None:
+    settings = json.loads((spoiled / "tokenizer_config.json").read_text())
+    settings["chat_template"] += "{% if tools %}{{ tools }}{% endif %}"
+    (spoiled / "tokenizer_config.json").write_text(json.dumps(settings))
+    resealed(spoiled)
+    found = verdicts(check(spoiled, baseline))
+    assert found["chat template"] is Verdict.FAIL
+    assert found["chat tokens"] is Verdict.PASS
+
+
 def test_stop_tokens_that_changed_fail(spoiled: Path, baseline: Path) -> None:
     (spoiled / "generation_config.json").write_text('{"eos_token_id": [2000]}')
     resealed(spoiled)

@@ -27,12 +27,39 @@ def changed(folder: Path, before: str, after: str) -> list[str]:
     for template in (before, after):
         (folder / "chat_template.jinja").write_text(template)
         stated.append(facts.facts(open_located(Located(folder, "model"))))
-    return [name for name in stated[0] if facts.differences(stated[0][name], stated[1][name])]
+    changes = facts.changes(stated[0], stated[1], same_kind=True)
+    return [name for name, lines in changes.items() if lines]
 
 
-def test_templates_that_render_alike_are_the_same(folder: Path) -> None:
-    assert changed(folder, GOOD, GOOD + "{# a comment #}") == []
+TOOLS = "{% if tools %}{{ tools | tojson }}{% endif %}"
+ROLE = "{% for m in messages if m.role == 'tool' %}{{ m.content }}{% endfor %}"
+
+
+@pytest.mark.parametrize("branch", [TOOLS, ROLE, "{% if thinking %}<think>{% endif %}"])
+def test_templates_that_render_the_trial_chats_alike_are_compared_by_their_text(
+    folder: Path, branch: str
+) -> None:
+    assert changed(folder, GOOD + branch, GOOD + branch) == []
+    assert changed(folder, GOOD + branch, GOOD) == [facts.CHAT]
     assert facts.CHAT in changed(folder, GOOD, GOOD.replace("<|end|>", ""))
+
+
+def test_an_older_baseline_has_no_text_to_compare(folder: Path) -> None:
+    (folder / "chat_template.jinja").write_text(GOOD)
+    present = facts.facts(open_located(Located(folder, "model")))
+    older = {name: value for name, value in present.items() if name != facts.TEMPLATE_TEXT}
+    assert not any(facts.changes(older, present, same_kind=True).values())
+
+
+def test_a_template_for_tools_is_compared_within_a_kind(folder: Path) -> None:
+    (folder / "chat_template.jinja").write_text(GOOD)
+    before = facts.facts(open_located(Located(folder, "model")))
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "tool_use.jinja").write_text(GOOD + TOOLS)
+    after = facts.facts(open_located(Located(folder, "model")))
+    (line,) = facts.changes(before, after, same_kind=True)[facts.CHAT]
+    assert line.startswith("the text of the template tool_use differs")
+    assert not any(facts.changes(before, after, same_kind=False).values())
 
 
 @pytest.mark.parametrize(
