@@ -81,4 +81,4 @@ def test_the_bundled_model_is_the_default(run: Run) -> None:
     result = run("audit")
     assert result.exit_code == 0
     assert "using the bundled phi3-tiny" in result.stderr
-    assert "README.md, line 11: states 3,410,176" in result.stdout
+    assert "README.md, line 15: states 3,410,176" in result.stdout
