@@ -49,15 +49,21 @@ $(VENV)/.installed-docs: $(VENV)/.installed
 
 # llama.cpp is built from its Python package, whose sources tests/real reads too: for any CPU of
 # this kind, since a build for this very one has crashed on AMX.
+$(LLAMA)/.built: constraints.txt | $(VENV)/.installed
+	rm -rf $(LLAMA)
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check -c constraints.txt \
+		--no-deps --no-binary llama-cpp-python -d $(LLAMA) llama-cpp-python
+	CMAKE_ARGS='-DGGML_NATIVE=OFF -DLLAVA_BUILD=OFF' $(BIN)/python -m pip wheel --quiet --disable-pip-version-check \
+		--no-deps -w $(LLAMA) $(LLAMA)/*.tar.gz
+	touch $@
+
 # A browser for the pages that phi3quant writes is Debian's; where it can't be had, the test says so.
-$(VENV)/.installed-real: $(VENV)/.installed-dev
+$(VENV)/.installed-real: $(VENV)/.installed-dev $(LLAMA)/.built
 	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || \
 		{ command -v apt-get >/dev/null && test "$$(id -u)" = 0 && \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium chromium-driver fonts-dejavu-core; } || \
 		echo 'No chromium and chromium-driver here, and no way to install them: tests/real/test_page.py will be skipped.'
-	$(BIN)/python -m pip download --quiet --disable-pip-version-check -c constraints.txt \
-		--no-deps --no-binary llama-cpp-python -d $(LLAMA) llama-cpp-python
-	CMAKE_ARGS='-DGGML_NATIVE=OFF -DLLAVA_BUILD=OFF' $(INSTALL) $(LLAMA)/*.tar.gz
+	$(INSTALL) $(LLAMA)/*.whl
 	$(INSTALL) -e '.[dev,real]'
 	touch $@
 
