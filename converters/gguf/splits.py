@@ -50,10 +50,10 @@ class Split:
 
 
 # Ignoring case adds a single letter to those of _ASCII_ENDINGS, the long s (U+017F).
-_CL100K = CL100K.replace("(?i:'s|'t|'re|'ve|'m|'ll|'d)", _ASCII_ENDINGS)
+_LLAMA_CL100K = CL100K.replace("(?i:'s|'t|'re|'ve|'m|'ll|'d)", _ASCII_ENDINGS)
 # Letters outside ASCII count as both upper and lower case, and marks not as letters.
 _UPPER, _LOWER = r"(?:(?=\p{L})[^a-z])", r"(?:(?=\p{L})[^A-Z])"
-_O200K = (
+_LLAMA_O200K = (
     rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+{_ASCII_ENDINGS}?|"
     rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*{_ASCII_ENDINGS}?|"
     r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -62,16 +62,16 @@ _O200K = (
 SPLITS: Mapping[str, Split] = {
     "gpt-2": Split((GPT2,), ("phi-2",)),
     "smollm": Split((r"\p{N}", GPT2)),
-    "dbrx": Split((_CL100K,), ("smaug-bpe",)),
-    "llama-bpe": Split((_CL100K,), ("llama3", "llama-v3"), whole_words=True),
+    "dbrx": Split((_LLAMA_CL100K,), ("smaug-bpe",)),
+    "llama-bpe": Split((_LLAMA_CL100K,), ("llama3", "llama-v3"), whole_words=True),
     "gpt-4o": Split(
-        (_O200K,),
+        (_LLAMA_O200K,),
         intended=O200K,
-        limit="words with combining marks, as in Hindi, or with accented capitals inside",
+        limit="words with combining marks, as in Hindi, or with capitals other than A to Z inside",
     ),
     "default": Split((r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]")),
 }
-"""Ways of splitting by the names in llama.cpp that are written."""
+"""Ways of splitting by their names in llama.cpp; ``names`` has further ones."""
 
 _BY_NAME = {alias: split for name, split in SPLITS.items() for alias in (name, *split.names)}
 
