@@ -5,10 +5,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from gguf import TokenType
-from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, decoders, models, normalizers
 from tokenizers import Tokenizer as FastTokenizer
 
-from converters.gguf.vocabulary import BYTE_LEVEL_SPLITS, filler
+from converters.gguf.splits import SPLITS, byte_level, split_named
+from converters.gguf.vocabulary import filler
 from phi3quant.errors import TokenizerError
 from phi3quant.source.fast_tokenizer import library_errors
 from phi3quant.source.tokenizer import Tokenizer, from_fast
@@ -18,12 +19,15 @@ _MARKS = (TokenType.CONTROL, TokenType.USER_DEFINED)
 _MAX_SPLITS = 1 << 27
 
 
-def build_tokenizer(fields: Mapping[str, Any], where: str) -> Tokenizer:
+def build_tokenizer(
+    fields: Mapping[str, Any], where: str, *, as_intended: bool = False
+) -> Tokenizer:
     """Rebuild the tokenizer so that it encodes as llama.cpp does.
 
     Args:
         fields: metadata of the file.
         where: path of the file, for messages.
+        as_intended: split text as the original tokenizer does where llama.cpp only approximates it.
 
     Raises:
         TokenizerError: the tokenizer is missing, broken or of an unsupported kind.
@@ -57,6 +61,9 @@ def build_tokenizer(fields: Mapping[str, Any], where: str) -> Tokenizer:
     ]
     with library_errors(f"{where} has a broken tokenizer"):
         fast = _BUILDERS[kind](fields, vocabulary, where)
+        split = SPLITS.get(str(fields.get("tokenizer.ggml.pre")))
+        if as_intended and split is not None and split.intended is not None:
+            fast.pre_tokenizer = byte_level([split.intended])
         fast.add_tokens(marks)
     template = fields.get("tokenizer.chat_template")
     named = {}
@@ -143,28 +150,11 @@ def _byte_level(
 ) -> FastTokenizer:
     merges = _list(fields, "merges", str, where)
     pairs = [merge.partition(" ")[::2] for merge in merges]
-    fast = FastTokenizer(models.BPE(dict(vocabulary), pairs))
-    fast.pre_tokenizer = _split(fields.get("tokenizer.ggml.pre"), where)
+    split = split_named(fields.get("tokenizer.ggml.pre"), where)
+    fast = FastTokenizer(models.BPE(dict(vocabulary), pairs, ignore_merges=split.whole_words))
+    fast.pre_tokenizer = byte_level(split.steps)
     fast.decoder = decoders.ByteLevel()
     return fast
-
-
-def _split(name: Any, where: str) -> pre_tokenizers.PreTokenizer:
-    if not isinstance(name, str):
-        name = _short(name)
-    if name in ("gpt-2", "default"):
-        return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-    if name == "smollm":
-        digits = pre_tokenizers.Digits(individual_digits=True)
-        bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-        return pre_tokenizers.Sequence([digits, bytes_])
-    if name in BYTE_LEVEL_SPLITS:
-        split = pre_tokenizers.Split(Regex(BYTE_LEVEL_SPLITS[name]), "isolated")
-        bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-        return pre_tokenizers.Sequence([split, bytes_])
-    raise TokenizerError(
-        f"{where} has an unsupported tokenizer: tokenizer.ggml.pre is {_short(name)}"
-    )
 
 
 _BUILDERS: Mapping[str, Callable[[Mapping[str, Any], Mapping[str, int], str], FastTokenizer]] = {

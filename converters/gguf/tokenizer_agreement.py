@@ -2,7 +2,8 @@
 
 llama.cpp has no equivalent of some settings of tokenizer.json, such as spaces that only some tokens
 absorb. So texts are encoded both ways before a file is written. Plain text and chats by the model's
-template must give the same tokens; differences around other added tokens are reported.
+template must give the same tokens; differences around other added tokens are reported, and so are
+words that llama.cpp is known to split differently.
 """
 
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from dataclasses import replace
 
 from gguf import TokenType
 
+from converters.gguf.splits import SPLITS
 from converters.gguf.tokenizer import build_tokenizer
 from converters.gguf.vocabulary import GgufVocabulary
 from phi3quant.errors import TokenizerError
@@ -61,11 +63,17 @@ def agreeing(vocabulary: GgufVocabulary, source: Tokenizer, where: str) -> GgufV
         if tuple(map(len, others)) < tuple(map(len, differing)):
             vocabulary, differing = other, others
     wrong, around = differing
-    if wrong:
+    if wrong and not _only_splits_differ(vocabulary, source, wrong):
         raise TokenizerError(
             f"{where}: llama.cpp would encode some text differently from this tokenizer, such as "
             f"{wrong[0][:60]!r}; export another format than GGUF"
         )
+    if wrong:
+        note = (
+            f"{where}: llama.cpp encodes {SPLITS[vocabulary.pre].limit} differently from the "
+            "source's tokenizer"
+        )
+        notify([note])
     if around:
         more = f" and {len(around) - _SHOWN} more" if len(around) > _SHOWN else ""
         note = (
@@ -93,6 +101,17 @@ def _differing(
             if any(differs(pattern.replace("{}", mark)) for pattern in _AROUND)
         ],
     )
+
+
+def _only_splits_differ(
+    vocabulary: GgufVocabulary, source: Tokenizer, texts: Sequence[str]
+) -> bool:
+    """Whether texts are encoded alike once they are split as in tokenizer.json.
+
+    These differences are llama.cpp's own, and every GGUF file of the model has them.
+    """
+    rebuilt = build_tokenizer(vocabulary.fields(), "the GGUF vocabulary", as_intended=True)
+    return all(rebuilt.encode(text) == source.encode(text) for text in texts)
 
 
 def _chats(tokenizer: Tokenizer) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from gguf import TokenType
 
+from converters.gguf.splits import split_name
 from phi3quant.disk.untrusted_json import read_json, read_json_if_there
 from phi3quant.errors import TokenizerError
 from phi3quant.source.tokenizer import (
@@ -24,16 +25,6 @@ _FILLER_SCORE, _ADDED_SCORE, _LOWEST_SCORE = -10000.0, -1000.0, -1e9
 _SPACE = "▁"
 # Pieces that llama.cpp requires before it strips spaces after special tokens; see model_name.
 _STRIP_PIECES = ("</s>", "<unk>", "<s>", "<|endoftext|>")
-BYTE_LEVEL_SPLITS: Mapping[str, str] = {
-    "gpt-2": r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
-    "gpt-4o": (
-        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+"
-        r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}|"
-        r" ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-    ),
-}
-"""Patterns that split text before byte-level BPE in tokenizer.json, by llama.cpp's names."""
 
 
 @dataclass(frozen=True)
@@ -92,9 +83,10 @@ class GgufVocabulary:
         of ``can_strip``.
         """
         named_phi3 = any(word in name.lower() for word in ("phi-3", "phi3"))
-        if named_phi3 == self.strips_right:
+        strips = self.strips_right and self.can_strip
+        if named_phi3 == strips:
             return name
-        if self.strips_right and self.can_strip:
+        if strips:
             return f"{name} (phi3)"
         return (
             name if not named_phi3 else name.lower().replace("phi-3", "phi").replace("phi3", "phi")
@@ -155,7 +147,7 @@ def read_vocabulary(
             scores[number] = _ADDED_SCORE
     return GgufVocabulary(
         model="llama" if is_llama else "gpt2",
-        pre="default" if is_llama else _split_name(file, described),
+        pre="default" if is_llama else split_name(file, described),
         tokens=tokens,
         types=types,
         scores=scores,
@@ -249,26 +241,6 @@ def _scores(
         last = spaces_last and not piece.strip(_SPACE)
         scores[number] = _LOWEST_SCORE if last else -float(max(0, number - first))
     return scores
-
-
-def _split_name(file: Path, described: Mapping[str, Any]) -> str:
-    """Name that llama.cpp uses for tokenizer.json's pre_tokenizer."""
-    section = described.get("pre_tokenizer") or {}
-    parts = section.get("pretokenizers", [section])
-    kinds = [part.get("type") for part in parts]
-    if kinds == ["ByteLevel"] and parts[0].get("use_regex", True):
-        return "gpt-2"
-    if kinds == ["Digits", "ByteLevel"] and parts[0].get("individual_digits"):
-        return "smollm"
-    if kinds == ["Split", "ByteLevel"]:
-        pattern = parts[0].get("pattern", {}).get("Regex")
-        for name, known in BYTE_LEVEL_SPLITS.items():
-            if pattern == known:
-                return name
-    raise TokenizerError(
-        f"{file}: its pre_tokenizer ({', '.join(map(str, kinds))}) has no equivalent in llama.cpp; "
-        "export another format than GGUF"
-    )
 
 
 def _special_ids(

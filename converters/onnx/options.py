@@ -74,6 +74,9 @@ class OnnxOptions:
     def settled(self, config: Phi3Config, scheme: QuantScheme | None) -> "OnnxOptions":
         """Replace a None in ``embedding`` and ``head`` by the default for a model.
 
+        A tied model has one matrix for both. Two quantized copies of it would take more space than
+        the finer one alone, so the head's type holds for both unless both types are chosen.
+
         Args:
             config: configuration of the model.
             scheme: scheme of its blocks; None if they are plain.
@@ -84,7 +87,11 @@ class OnnxOptions:
             # which are too coarse for a head.
             fits = config.hidden_size % OUTER_GROUP == 0 and self.opset != PORTABLE_OPSET
             default = "int8" if fits else "fp16"
-        return replace(self, embedding=self.embedding or default, head=self.head or default)
+        embedding, head = self.embedding or default, self.head or default
+        chosen = None not in (self.embedding, self.head)
+        if config.tie_word_embeddings and not chosen and {embedding, head} <= CODES.keys():
+            embedding = head
+        return replace(self, embedding=embedding, head=head)
 
     def as_json(self) -> dict[str, Any]:
         """Options as JSON values."""

@@ -36,6 +36,7 @@ from phi3quant.model.architecture import (
     FINAL_NORM,
     block_tensor_name,
 )
+from phi3quant.notices import notify
 from phi3quant.quant.block import QuantizedBlock, rounded_norm
 from phi3quant.quant.scheme import QuantScheme
 from phi3quant.quant.tensor import Quantized, QuantizedTensor
@@ -57,6 +58,7 @@ class OnnxWriter:
         self._coded = scheme is not None
         stops = generation_ids(source.folder, config, source.tokenizer)
         self._settings = genai_config(config, stops, MODEL_FILE)
+        notify(_notes(options, options.settled(config, scheme)))
         plan = plan_matrices(config, scheme, options)
         self._matrices = _matrices(plan)
         graph = build_graph(config, self._matrices, options.accuracy_level)
@@ -131,6 +133,17 @@ class OnnxWriter:
             # Packed folders store norms as FP16; models with the same codes must have equal norms.
             rounded = rounded_norm(weight)
         self._data.write(name, [rounded.to(io)])
+
+
+def _notes(options: OnnxOptions, settled: OnnxOptions) -> list[str]:
+    """Note on a chosen type that a tied model doesn't get."""
+    if options.embedding in (None, settled.embedding):
+        return []
+    note = (
+        f"embedding and head of this model are one matrix, stored as {settled.head}; choose "
+        f"{options.embedding} as the head's type to store both so"
+    )
+    return [note]
 
 
 def _matrices(plan: PlannedMatrices) -> Matrices:

@@ -149,7 +149,7 @@ def estimate(
     phi3quant estimate phi-3-mini-4k --bits 4 --context 4096
     phi3quant estimate phi-3.5-mini --device iphone-15-pro --device android-6gb
     phi3quant estimate ./my-finetune --gguf-type q4_k_m --memory 6GB
-    phi3quant estimate phi-4-mini --format onnx --embedding int4 --all
+    phi3quant estimate phi-4-mini --format onnx --head int4 --all
 
     MODEL is phi-3-mini-4k, phi-3-mini-128k, phi-3.5-mini, phi-3-medium-4k, phi-3-medium-128k,
     phi-4-mini, a folder or a config.json; no weights are needed. The default is the bundled

@@ -144,7 +144,8 @@ _OUTER = (
     click.option(
         "--embedding",
         type=click.Choice(STORAGES),
-        help="Type of the stored embedding.  [default: int8 if the model is quantized]",
+        help="Type of the stored embedding; a tied model shares the head's 4 or 8 bits unless both "
+        "types are chosen.  [default: int8 if the model is quantized]",
     ),
     click.option(
         "--head",

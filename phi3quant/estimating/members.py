@@ -109,7 +109,7 @@ def describe(model: str | None) -> Described:
     hint = f"; did you mean {near[0]}?" if near else ""
     raise ModelNotFoundError(
         f"{model} is not a folder, a config.json or a member of the family{hint} "
-        f"(known are {', '.join(members)})"
+        f"(known are {', '.join(names)})"
     )
 
 

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from converters.gguf.type_policy import FILE_TYPES, file_type
 from converters.onnx.options import OnnxOptions
+from converters.onnx.sizes import nbytes as onnx_bytes
 from phi3quant.errors import ConfigError, InputError, ModelNotFoundError, SchemeError
 from phi3quant.estimating.artifact import gguf, onnx, packed
 from phi3quant.estimating.devices import (
@@ -64,6 +65,25 @@ def test_people_are_told_of_mha_where_they_expect_gqa() -> None:
     assert not any("MHA" in note for note in describe("phi-3-medium").warnings)
     assert any("131,072 tokens" in note for note in describe("phi-3.5-mini").warnings)
     assert any("last 2,047" in note for note in MINI.warnings)
+
+
+@pytest.mark.parametrize("name", ["phi-4", "phi-4-reasoning", "phi-4-reasoning-plus"])
+def test_phi_4_has_14_billion_weights_and_no_window(name: str) -> None:
+    member = describe(f"microsoft/{name}")
+    assert member.parameters == 14_659_507_200
+    assert member.config.sliding_window is None
+    assert member.config.rope_theta > 10_000
+
+
+def test_a_tied_model_is_smaller_with_one_matrix_for_both_ends() -> None:
+    config = describe("phi-4-mini").config
+
+    def size(embedding: str | None, head: str | None) -> int:
+        return onnx_bytes(config, SYM32, OnnxOptions(embedding=embedding, head=head))
+
+    shared = size(None, None)
+    assert shared == size("int8", "int8") == size("int4", None)
+    assert size(None, "int4") == size("int4", "int4") < shared < size("int4", "int8")
 
 
 @pytest.mark.parametrize("name", [*family(), None])
@@ -162,7 +182,9 @@ def test_an_unknown_device_or_member_gets_the_nearest() -> None:
         choose_devices(["iphone15pro"])
     with pytest.raises(ModelNotFoundError, match=r"did you mean phi-3\.5-mini"):
         describe("phi-35-mini")
-    with pytest.raises(ModelNotFoundError, match="known are phi-3-mini-4k"):
+    with pytest.raises(ModelNotFoundError, match="did you mean phi-4-reasoning-plus"):
+        describe("phi-4-reasoning-pls")
+    with pytest.raises(ModelNotFoundError, match="known are phi-3-mini-4k, phi-3-mini, "):
         describe("xyzzy")
 
 

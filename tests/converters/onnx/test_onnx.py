@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 from transformers import Phi3ForCausalLM
@@ -24,41 +23,11 @@ from phi3quant.run.export import export_onnx
 from phi3quant.run.pipeline import quantize
 from phi3quant.run.recipe import Recipe
 from tests.converters.onnx.nbits import from_nbits
-from tests.models import BASE, VARIANTS, VOCABULARY, make_model
+from tests.converters.onnx.runtime import Runtime
+from tests.models import VARIANTS, VOCABULARY, make_model
 
 GENERATOR = torch.Generator().manual_seed(5)
 IDS = torch.randint(0, VOCABULARY, (1, 60), generator=GENERATOR)
-
-
-class Runtime:
-    """onnxruntime with a folder of ours, and the cache between runs."""
-
-    def __init__(self, folder: Path) -> None:
-        settings = onnxruntime.SessionOptions()
-        settings.log_severity_level = 4
-        self._session = onnxruntime.InferenceSession(folder / "model.onnx", settings)
-        self._outputs = [output.name for output in self._session.get_outputs()]
-        self._types = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
-        self._cache: dict[str, np.ndarray] = {}
-
-    def start(self, batch: int) -> None:
-        """Forget everything."""
-        for given in self._session.get_inputs()[2:]:
-            _, heads, _, width = given.shape
-            shape = (batch, heads, 0, width)
-            self._cache[given.name] = np.zeros(shape, self._types[given.type])
-
-    def run(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Logits FP32 of the next ids, with a mask over all so far."""
-        feeds = {"input_ids": ids.numpy(), "attention_mask": mask.long().numpy(), **self._cache}
-        logits, *cache = self._session.run(self._outputs, feeds)
-        self._cache = dict(zip(self._cache, cache, strict=True))
-        return torch.from_numpy(np.asarray(logits, np.float32))
-
-    def once(self, ids: torch.Tensor) -> torch.Tensor:
-        """Logits of whole texts."""
-        self.start(len(ids))
-        return self.run(ids, torch.ones_like(ids))
 
 
 def reference(folder: Path) -> Phi3ForCausalLM:
@@ -249,17 +218,6 @@ def test_every_layout_runs(
     four_bits = "int4" in (layout.embedding, layout.head)
     assert float(compared.kl.mean()) < (0.5 if four_bits else 0.05)
     assert Runtime(folders["onnx"]).once(IDS).shape == (1, 60, VOCABULARY)
-
-
-def test_a_tied_head_shares_the_embeddings_bytes(
-    checkpoint_folder: Callable[[str], Path], tmp_path: Path
-) -> None:
-    sizes = {}
-    for head in ("int8", "fp16"):
-        recipe = Recipe("rtn", formats=("onnx",), onnx=OnnxOptions(embedding="int8", head=head))
-        folder = quantize(checkpoint_folder("tied"), tmp_path / head, recipe).folders["onnx"]
-        sizes[head] = open_onnx(folder).weight_bytes
-    assert sizes["fp16"] - sizes["int8"] == VOCABULARY * BASE["hidden_size"] * 2
 
 
 @pytest.mark.parametrize("tokens", [2048, 17])
