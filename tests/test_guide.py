@@ -77,5 +77,7 @@ def test_every_page_is_in_the_navigation_or_in_a_list_of_its_folder() -> None:
 def test_make_docs_treats_warnings_as_errors_and_runs_in_ci() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert "mkdocs build --strict" in makefile.split("\ndocs:")[1].split("\n\n")[0]
-    assert re.search(r"^make .*\bdocs\b", (ROOT / ".ci" / "run").read_text(encoding="utf-8"), re.M)
+    assert re.search(
+        r"^make .*\bdocs\b", (ROOT / ".ci" / "run").read_text(encoding="utf-8"), re.MULTILINE
+    )
     assert yaml.safe_load((ROOT / "mkdocs.yml").read_text())["theme"]["font"] is False
