@@ -217,7 +217,7 @@ def test_layers_of_different_attention_are_refused(folder: Path) -> None:
 @pytest.mark.parametrize("model_type", ["phi3", "llama", "phi4mm"])
 @pytest.mark.parametrize("value", [False, None])
 def test_attention_in_both_directions_is_refused(
-    folder: Path, model_type: str, value: bool | None
+    folder: Path, model_type: str, value: object
 ) -> None:
     configure(folder, model_type=model_type, is_causal=value)
     with pytest.raises(ConfigError, match="is_causal is"):
