@@ -87,9 +87,11 @@ def test_the_gate_merges_the_recorded_adapter_into_the_original(
         create_baseline(tmp_path / "out", tmp_path / "c", reference=base, text=text)
 
 
-def test_scores_of_a_run_name_the_adapter(base: Path, adapter: Path, tmp_path: Path) -> None:
+def test_scores_of_a_run_name_the_adapter(
+    base: Path, adapter: Path, tmp_path: Path, text: EvaluationText
+) -> None:
     artifacts = quantize(locate(base, adapters=[adapter]), tmp_path / "out", Recipe("rtn"))
-    assert verify(artifacts, EvaluationText(max_tokens=64)).names[0] == f"base + {adapter}"
+    assert verify(artifacts, text).names[0] == f"base + {adapter}"
 
 
 def test_verify_checks_recorded_adapters_with_the_source(
