@@ -13,7 +13,8 @@ from phi3quant.cli.terminal import print_json
 from phi3quant.evaluation import inspection
 from phi3quant.model.config import Phi3Config
 from phi3quant.reporting import wording
-from phi3quant.reporting.stated import mapping, number
+from phi3quant.reporting.stated import listed, mapping, number
+from phi3quant.source.adapter_reference import recorded_adapters
 from phi3quant.units import count, size
 
 
@@ -79,11 +80,15 @@ def _provenance(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
     )
     rows = []
     if source:
-        revision = f", revision {source['revision']}" if source.get("revision") else ""
-        tool = tools.get("phi3quant")
-        rows.append(("made from", f"{source.get('name')}{revision} by phi3quant {tool}"))
+        made = f"{source.get('name')}{_revision(source.get('revision'))}"
+        rows.append(("made from", f"{made} by phi3quant {tools.get('phi3quant')}"))
     if isinstance(hashes := source.get("sha256"), Mapping):
         rows += [("source sha256", f"{digest}  {name}") for name, digest in hashes.items()]
+    for adapter in recorded_adapters(source):
+        rows.append(("with adapter", f"{adapter}{_revision(adapter.revision)}"))
+    for adapter in listed(source.get("adapters")):
+        hashes = mapping(mapping(adapter).get("sha256"))
+        rows += [("adapter sha256", f"{digest}  {name}") for name, digest in hashes.items()]
     if recipe:
         rows.append(("recipe", _listed(recipe)))
     if calibration:
@@ -95,6 +100,10 @@ def _provenance(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
     if isinstance(score := verified.get("artifact"), Mapping):
         rows.append(("verified", _verdict(score, mapping(verified.get("text")).get("windows"))))
     return rows
+
+
+def _revision(revision: Any) -> str:
+    return f", revision {revision}" if revision else ""
 
 
 def _listed(values: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ import click
 
 from phi3quant.cli import options, values
 from phi3quant.cli.terminal import echo, note, print_json
-from phi3quant.provenance.integrity import check_hashes, check_source
+from phi3quant.provenance.integrity import check_adapters, check_hashes, check_source
 from phi3quant.provenance.sealing import read_provenance
 from phi3quant.source.locate import locate
 from phi3quant.units import count
@@ -16,7 +16,9 @@ EXIT_CHANGED = 1
 
 @click.command()
 @click.argument("artifact", type=values.OUTPUT)
-@click.option("--source", help="The original model, to check it against its hashes as well.")
+@click.option(
+    "--source", help="The original model, to check it and merged adapters against their hashes."
+)
 @click.option("--quiet", "-q", is_flag=True, help="Print only files that differ.")
 @options.AS_JSON
 def verify(artifact: Path, source: str | None, *, quiet: bool, as_json: bool) -> None:
@@ -32,9 +34,11 @@ def verify(artifact: Path, source: str | None, *, quiet: bool, as_json: bool) ->
     Exit codes: 0 all files match, 1 a file differs, 2 bad input, 3 no manifest with hashes.
     """
     located = locate(artifact)
-    checks = check_hashes(located.path)
+    checks, unchecked = check_hashes(located.path), list[str]()
     if source is not None:
-        checks += check_source(read_provenance(located.path), locate(source).folder)
+        manifest = read_provenance(located.path)
+        adapters, unchecked = check_adapters(manifest)
+        checks += check_source(manifest, locate(source).folder) + adapters
     changed = [check for check in checks if check.problem]
     if as_json:
         print_json(
@@ -42,12 +46,15 @@ def verify(artifact: Path, source: str | None, *, quiet: bool, as_json: bool) ->
                 "artifact": str(artifact),
                 "intact": not changed,
                 "files": [{"name": check.name, "problem": check.problem} for check in checks],
+                "unchecked_adapters": unchecked,
             }
         )
     else:
         for check in checks:
             if check.problem or not quiet:
                 echo(f"{check.name}: {check.problem or 'matches the manifest'}")
+        for name in unchecked:
+            note(f"note: the adapter {name} isn't in that folder any more, so it isn't checked")
         if not (changed or quiet):
             echo(f"PASS: {count(len(checks), 'file')} checked")
     if changed:

@@ -1,7 +1,7 @@
 """Evaluation of models that are read back from disk: perplexity and divergence."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -139,7 +139,7 @@ def evaluate(
 def _named(model: Model, revision: str | None) -> Located:
     """Locate a model, and name folders by their path, since their last parts may be equal."""
     if isinstance(model, Located):
-        return replace(model, name=model.title)
+        return model
     located = locate(model, revision)
     return Located(located.path, str(model)) if model and Path(model).exists() else located
 
@@ -152,7 +152,7 @@ def evaluate_opened(
     Raises:
         Phi3QuantError: as evaluate.
     """
-    ways = [as_run(each.name, each.model) for each in opened]
+    ways = [as_run(each.located.title, each.model) for each in opened]
     named = [way for several in ways for way in several]
     models = [model for _, model in named]
     reference = opened[0]

@@ -124,6 +124,11 @@ def parse_config(raw: Mapping[str, Any]) -> Phi3Config:
         )
     if raw.get("hidden_act", "silu") not in ("silu", "swish"):
         raise ConfigError(f"hidden_act is {_shown(raw['hidden_act'])}; Phi-3 models use 'silu'")
+    if not raw.get("is_causal", True):
+        raise ConfigError(
+            f"is_causal is {_shown(raw['is_causal'])}; tokens of Phi-3 models attend only to "
+            "earlier ones"
+        )
     for key in ("attention_bias", "mlp_bias", "lm_head_bias"):
         if raw.get(key):
             raise ConfigError(f"{key} is true; models of the Phi-3 architecture have no biases")
@@ -141,7 +146,8 @@ def parse_config(raw: Mapping[str, Any]) -> Phi3Config:
     # As in transformers, where the default of the top-level key overrides the key in the section.
     original_key = "original_max_position_embeddings"
     section = raw if original_key not in raw or raw[original_key] is not None else rope
-    original = _size(section, original_key, default=min(4096, max_positions))
+    default = 4096 if "short_factor" in rope else min(4096, max_positions)
+    original = _size(section, original_key, default=default)
     eps = _number(raw, raw, "rms_norm_eps", default=1e-5)
     return Phi3Config(
         **sizes,

@@ -25,6 +25,7 @@ _TEXT_KEYS = frozenset(
         "num_key_value_heads",
         "head_dim",
         "hidden_act",
+        "is_causal",
         "max_position_embeddings",
         "rms_norm_eps",
         "rope_theta",
@@ -112,7 +113,7 @@ DIALECTS: Mapping[str, Dialect] = {
 """Model types that can be read."""
 
 # Keys of a Llama config.json without a meaning for phi3. transformers ignores the window there.
-_LLAMA_ONLY = ("pretraining_tp", "sliding_window")
+_LLAMA_ONLY = ("pretraining_tp", "sliding_window", "layer_types")
 
 
 def as_phi3(raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -133,7 +134,23 @@ def as_phi3(raw: Mapping[str, Any]) -> dict[str, Any]:
     }
     translated = {**dialect.defaults, **kept}
     translated |= {"model_type": PHI3, "architectures": ["Phi3ForCausalLM"]}
+    if kind == "mistral":
+        translated = _with_one_window(translated)
     return _with_whole_heads(translated, kind) if dialect.whole_heads else translated
+
+
+def _with_one_window(raw: dict[str, Any]) -> dict[str, Any]:
+    """Apply ``layer_types``; a Mistral model with them is a Ministral model to transformers."""
+    kept = {key: value for key, value in raw.items() if key != "layer_types"}
+    types = raw.get("layer_types")
+    layers = types if types and isinstance(types, list) else [types]
+    if all(layer == "full_attention" for layer in layers):
+        return kept | {"sliding_window": None}
+    if all(layer in ("sliding_attention", None) for layer in layers):
+        return kept
+    raise ConfigError(
+        f"layer_types is {str(types)[:80]}; Phi-3 models have the same attention in all layers"
+    )
 
 
 def _with_whole_heads(raw: dict[str, Any], kind: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Comparison of an artifact's files with the hashes in its manifest."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -97,6 +97,41 @@ def check_source(manifest: Mapping[str, Any], folder: Path) -> list[FileCheck]:
     files = {name: {"sha256": digest} for name, digest in hashes.items()}
     entries = _entries(files, Path(MANIFEST))
     return [_check_file(folder, name, entry) for name, entry in entries.items()]
+
+
+def check_adapters(manifest: Mapping[str, Any]) -> tuple[list[FileCheck], list[str]]:
+    """Compare the adapters that were merged into an artifact's source with their hashes.
+
+    Args:
+        manifest: manifest of the artifact.
+
+    Returns:
+        One check for each file of the adapters that are in the folders recorded for them, and the
+        names of the other adapters. Those inside a checkpoint are left out; they have no files.
+
+    Raises:
+        NotComparableError: the hashes are malformed.
+    """
+    source = manifest.get("source")
+    adapters = source.get("adapters") if isinstance(source, Mapping) else None
+    checks: list[FileCheck] = []
+    elsewhere: list[str] = []
+    for adapter in adapters if isinstance(adapters, list) else []:
+        name, hashes = (
+            (adapter.get("name"), adapter.get("sha256"))
+            if isinstance(adapter, Mapping)
+            else (None, None)
+        )
+        if not isinstance(name, str) or not isinstance(hashes, Mapping):
+            raise NotComparableError("the manifest has an adapter without a name or hashes")
+        if hashes and not Path(name).is_dir():
+            elsewhere.append(name)
+            continue
+        files = {file: {"sha256": digest} for file, digest in hashes.items()}
+        for file, entry in _entries(files, Path(MANIFEST)).items():
+            check = _check_file(Path(name), file, entry)
+            checks.append(replace(check, name=f"{name}/{file}"))
+    return checks, elsewhere
 
 
 def has_hashes(path: Path) -> bool:

@@ -3,9 +3,10 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from phi3quant.reporting.stated import mapping
+from phi3quant.reporting.stated import listed, mapping
 from phi3quant.reporting.tables import Table
 from phi3quant.reporting.variant import Variant
+from phi3quant.source.adapter_reference import recorded_adapters
 
 
 def provenance_table(variant: Variant) -> Table:
@@ -24,6 +25,12 @@ def _rows(variant: Variant) -> Iterator[tuple[str, str]]:
         yield "source", f"{source.get('name')}{revision}"
     for name, digest in mapping(source.get("sha256")).items():
         yield f"source {name}", f"{digest}"
+    for adapter in recorded_adapters(source):
+        revision = f", revision {adapter.revision}" if adapter.revision else ""
+        yield "adapter", f"{adapter}{revision}"
+    for adapter in listed(source.get("adapters")):
+        for name, digest in mapping(mapping(adapter).get("sha256")).items():
+            yield f"adapter {name}", f"{digest}"
     for title in ("recipe", "calibration", "verification", "tools"):
         stated = mapping(manifest.get(title))
         if title == "verification":

@@ -199,7 +199,9 @@ def _are(count: int) -> str:
 
 
 def _flat(value: Any, name: str = "") -> dict[str, str]:
-    """Flatten nested JSON to strings with names such as ``recipe.bits``."""
+    """Flatten nested JSON to strings with names such as ``recipe.bits`` or ``adapters.1.name``."""
+    if isinstance(value, list) and any(isinstance(part, Mapping) for part in value):
+        value = {str(number): part for number, part in enumerate(value, 1)}
     if not isinstance(value, Mapping):
         return {name: str(value)}
     entries = {}

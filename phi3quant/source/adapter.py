@@ -40,6 +40,7 @@ _PARTS = re.compile(
     r"|modules_to_save|base_layer)(\.(?!weight$)\w+)?(\.weight)?"
 )
 _LEFT, _RIGHT, _NORMS, _WHOLE = "lora_B", "lora_A", "lora_magnitude_vector", "modules_to_save"
+_MAX_SCALING = torch.finfo(torch.float32).max
 _BASE = "base_layer"
 """Embedding or head under an adapter, which PEFT saves if the vocabulary may have grown."""
 
@@ -223,11 +224,17 @@ def _update(
         shapes, left, right = {_LEFT: (height, rank), _RIGHT: (rank, width)}, _LEFT, _RIGHT
     for part, shape in {**shapes, **({_NORMS: (height,)} if settings.dora else {})}.items():
         _check(store, parts[part], shape)
+    scaling = settings.scaling(module) * weight
+    if abs(scaling) > _MAX_SCALING:
+        raise AdapterError(
+            f"the scaling of {module} in the adapter {store.folder} is {scaling:g}, which doesn't "
+            "fit FP32; use a smaller weight"
+        )
     return LowRank(
         target.rows,
         partial(_read, store, parts[left], turned=turned),
         partial(_read, store, parts[right], turned=turned),
-        settings.scaling(module) * weight,
+        scaling,
         partial(_read, store, parts[_NORMS]) if settings.dora else None,
     )
 

@@ -1,5 +1,6 @@
 """References to adapters, as they are given on the command line and recorded in manifests."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,9 +59,14 @@ def recorded_adapters(source: Mapping[str, Any]) -> Sequence[AdapterReference]:
     """Adapters that a manifest records for its source; empty if there are none."""
     entries = source.get("adapters")
     return [
-        AdapterReference(str(entry["name"]), float(entry.get("weight", 1.0)), entry.get("revision"))
+        AdapterReference(entry["name"], float(weight), _text(entry.get("revision")))
         for entry in (entries if isinstance(entries, list) else [])
         if isinstance(entry, Mapping)
-        and "name" in entry
-        and isinstance(entry.get("weight", 1.0), int | float)
+        and isinstance(entry.get("name"), str)
+        and isinstance(weight := entry.get("weight", 1.0), int | float)
+        and abs(weight) < sys.float_info.max
     ]
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None

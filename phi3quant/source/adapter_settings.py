@@ -50,6 +50,7 @@ _HARMLESS_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
 """Ways of initializing LoRA that leave the base model as it is."""
 
 _MAX_RANK = 1 << 16
+_MAX_ALPHA = 2.0**127
 
 
 @dataclass(frozen=True)
@@ -153,9 +154,10 @@ def _rank(value: Any, where: str) -> int:
 
 
 def _number(value: Any, where: str) -> float:
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+    # NaN fails the comparison, and integers are compared before they are converted.
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _MAX_ALPHA:
         return float(value)
-    raise AdapterError(f"{where} is {_shown(value)}; it must be a number")
+    raise AdapterError(f"{where} is {_shown(value)}; it must be a number that FP32 can hold")
 
 
 def _flag(raw: Mapping[str, Any], key: str, where: str) -> bool:

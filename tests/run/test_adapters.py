@@ -14,11 +14,13 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from converters import open_tokenizer
-from phi3quant import EvaluationText, evaluate, locate, quantize
+from phi3quant import EvaluationText, evaluate, locate, quantize, verify
 from phi3quant.cli.main import main
+from phi3quant.disk.hashed_file import sha256
 from phi3quant.errors import NotComparableError
 from phi3quant.gating.baselines import create_baseline
 from phi3quant.generation.generate import generate
+from phi3quant.provenance.integrity import check_adapters
 from phi3quant.run.recipe import Calibration, Recipe
 from tests.models import PROSE
 from tests.source.test_adapter import make_adapter
@@ -83,6 +85,50 @@ def test_the_gate_merges_the_recorded_adapter_into_the_original(
     make_adapter(base, adapter, seed=9)
     with pytest.raises(NotComparableError, match="was not made from"):
         create_baseline(tmp_path / "out", tmp_path / "c", reference=base, text=text)
+
+
+def test_scores_of_a_run_name_the_adapter(
+    base: Path, adapter: Path, tmp_path: Path, text: EvaluationText
+) -> None:
+    artifacts = quantize(locate(base, adapters=[adapter]), tmp_path / "out", Recipe("rtn"))
+    assert verify(artifacts, text).names[0] == f"base + {adapter}"
+
+
+def test_verify_checks_recorded_adapters_with_the_source(
+    base: Path, adapter: Path, tmp_path: Path
+) -> None:
+    quantize(locate(base, adapters=[adapter]), tmp_path / "out", Recipe("rtn"))
+    words = ("verify", tmp_path / "out", "--source", base)
+    assert f"{adapter}/adapter_model.safetensors: matches" in cli(*words).output
+    make_adapter(base, adapter, seed=9)
+    changed = cli(*words, "--quiet")
+    assert changed.exit_code == 1
+    assert changed.output.startswith(f"{adapter}/adapter_model.safetensors: has SHA-256")
+    adapter.rename(tmp_path / "elsewhere")
+    missing = cli(*words)
+    assert missing.exit_code == 0
+    assert f"the adapter {adapter} isn't in that folder any more" in missing.output
+    assert json.loads(cli(*words, "--json").output)["unchecked_adapters"] == [str(adapter)]
+
+
+@pytest.mark.parametrize("entry", ["x", {"name": 3}, {"name": ".", "sha256": {"../x": "0" * 64}}])
+def test_malformed_adapters_of_a_manifest_are_refused(entry: object) -> None:
+    with pytest.raises(NotComparableError):
+        check_adapters({"source": {"adapters": [entry]}})
+
+
+def test_adapters_of_an_artifact_are_shown(base: Path, adapter: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    quantize(locate(base, adapters=[f"{adapter}=0.5"]), out, Recipe("rtn"))
+    digest = sha256(adapter / "adapter_model.safetensors")
+    shown = cli("inspect", out).output
+    assert f"{adapter}=0.5" in shown
+    assert f"{digest}  adapter_model.safetensors" in shown
+    assert "manifest source.adapters: with the adapter /" in cli("audit", out).output
+    report = tmp_path / "report.html"
+    assert cli("report", out, "--no-score", "-o", report).exit_code == 0
+    assert f"{adapter}=0.5" in report.read_text()
+    assert digest in report.read_text()
 
 
 def test_commands_take_adapters(

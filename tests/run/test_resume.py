@@ -17,6 +17,7 @@ from phi3quant.errors import ResumeError
 from phi3quant.run.block_record import write_record
 from tests.killing import hashes
 from tests.models import make_model
+from tests.source.test_adapter import make_adapter
 
 LAYERS = 4
 SMALL = ("--samples", "4", "--seq-len", "64", "--no-verify", "--threads", "1")
@@ -171,6 +172,21 @@ def test_another_recipe_does_not_go_on_and_says_why(
     assert message in refused.stderr
     assert "--resume to continue" not in refused.stderr
     assert invoke(*words, "--resume").exit_code == 0
+
+
+def test_another_adapter_does_not_go_on(
+    prose: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_model(tmp_path / "model")
+    for name, seed in (("one", 1), ("two", 2)):
+        make_adapter(tmp_path / "model", tmp_path / name, seed)
+    model = ("awq", str(tmp_path / "model"), "--calib", str(prose), *SMALL)
+    words = (*model, "-o", str(tmp_path / "out"), "--adapter")
+    interrupted_after(1, monkeypatch, *words, str(tmp_path / "one"), error=KeyboardInterrupt)
+    refused = invoke(*words, str(tmp_path / "two"), "--resume")
+    assert refused.exit_code == 2
+    assert f"adapters.1.name was {tmp_path / 'one'} and is {tmp_path / 'two'}" in refused.stderr
+    assert invoke(*words, str(tmp_path / "one"), "--resume").exit_code == 0
 
 
 def test_another_checkpoint_does_not_go_on(

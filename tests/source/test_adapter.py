@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from converters import open_weights
 from phi3quant.errors import AdapterError, CheckpointError, DamagedError
-from phi3quant.source.adapter_reference import parse_adapter
+from phi3quant.source.adapter_reference import parse_adapter, recorded_adapters
 from phi3quant.source.locate import locate
 from tests.converters.spoiled import IDS, configure, copy_of, edit
 from tests.models import own_logits, split_copy, split_matrices
@@ -224,6 +224,7 @@ REFUSED: Mapping[str, tuple[Callable[[Path], object], str]] = {
     "rank": (settings(r=5), r"\[64, 4\]; the model and the adapter's settings call for \[64, 5\]"),
     "rank of a wrong type": (settings(r="4"), "r is '4'"),
     "no alpha": (settings(lora_alpha=None), "lora_alpha is None"),
+    "alpha beyond FP32": (settings(lora_alpha=10**400), "that FP32 can hold"),
     "infinite alpha": (settings(lora_alpha=float("inf")), "JSON has no NaN"),
     "patterns": (settings(rank_pattern={"(a+)+$": 2}), "only names of modules"),
     "patterns of a wrong type": (settings(alpha_pattern=[1]), "must be an object"),
@@ -287,6 +288,19 @@ def test_a_whole_module_has_no_weight(folder: Path, tmp_path: Path) -> None:
     adapter = make_adapter(folder, tmp_path / "adapter", **KINDS["whole norms"])
     with pytest.raises(AdapterError, match=r"replaces .* as a whole"):
         logits_with(folder, f"{adapter}=0.5")
+
+
+def test_a_scaling_beyond_fp32_is_refused(folder: Path, tmp_path: Path) -> None:
+    adapter = make_adapter(folder, tmp_path / "adapter")
+    with pytest.raises(AdapterError, match=r"scaling of .* is 3e\+300, which doesn't fit FP32"):
+        logits_with(folder, f"{adapter}=1e300")
+
+
+@pytest.mark.parametrize("weight", [10**400, "1", None])
+def test_adapters_of_a_manifest_that_cant_be_used_are_left_out(weight: object) -> None:
+    entries = [{"name": "a", "weight": weight}, {"name": 3}, {"name": "b", "revision": 7}, "c"]
+    assert [str(each) for each in recorded_adapters({"adapters": entries})] == ["b"]
+    assert recorded_adapters({"adapters": entries})[0].revision is None
 
 
 @pytest.mark.parametrize("text", ["lora=", "lora=x", "lora=nan", "lora=inf", "a=b=0,5"])

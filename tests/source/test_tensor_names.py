@@ -185,6 +185,57 @@ def test_defaults_of_mistral_are_not_those_of_phi3(tmp_path: Path) -> None:
     assert (config.rms_norm_eps, config.max_position_embeddings) == (1e-6, 131072)
 
 
+LAYER_TYPES = {"full": ["full_attention"] * 2, "windows": ["sliding_attention"] * 2, "null": None}
+
+
+@pytest.mark.parametrize("kind", LAYER_TYPES)
+@pytest.mark.parametrize("model_type", ["llama", "mistral", "phi3"])
+def test_layer_types_have_the_meaning_of_transformers(
+    folder: Path, model_type: str, kind: str
+) -> None:
+    # transformers reads Mistral models with layer_types as Ministral models.
+    if model_type != "phi3":
+        edit(folder, split_matrices)
+    types = {"layer_types": LAYER_TYPES[kind], "sliding_window": 7, "head_dim": 16}
+    configure(folder, model_type=model_type, rope_theta=10000.0, **types)
+    model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
+    with torch.no_grad():
+        expected = model(IDS).logits
+    opened = open_weights(folder)
+    assert (own_logits(opened, IDS) - expected).abs().max() < 1e-4
+    if model_type != "phi3":
+        assert "layer_types" not in opened.config.raw
+
+
+def test_layers_of_different_attention_are_refused(folder: Path) -> None:
+    types = ["sliding_attention", "full_attention"]
+    configure(folder, model_type="mistral", sliding_window=7, layer_types=types)
+    with pytest.raises(ConfigError, match="layer_types"):
+        open_weights(folder)
+
+
+@pytest.mark.parametrize("model_type", ["phi3", "llama", "phi4mm"])
+@pytest.mark.parametrize("value", [False, None])
+def test_attention_in_both_directions_is_refused(
+    folder: Path, model_type: str, value: object
+) -> None:
+    configure(folder, model_type=model_type, is_causal=value)
+    with pytest.raises(ConfigError, match="is_causal is"):
+        open_weights(folder)
+
+
+def test_a_factor_of_longrope_counts_from_the_default_context(folder: Path) -> None:
+    path = folder / "config.json"
+    raw = json.loads(path.read_text())
+    del raw["original_max_position_embeddings"]
+    raw |= {"rope_scaling": {**long_rope(8), "factor": 8.0}, "rope_parameters": None}
+    path.write_text(json.dumps(raw))
+    model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
+    with torch.no_grad():
+        expected = model(IDS).logits
+    assert (own_logits(open_weights(folder), IDS) - expected).abs().max() < 1e-4
+
+
 @pytest.mark.parametrize("rotation", ["linear", "dynamic", "yarn", "su", "llama3"])
 def test_other_rotations_of_llama_are_refused_by_name(folder: Path, rotation: str) -> None:
     scaling = {"rope_type": rotation, "factor": 2.0, "short_factor": [1.0], "long_factor": [1.0]}

@@ -11,6 +11,7 @@ from phi3quant.auditing.finding import Point, contradicted, judged, not_shown, q
 from phi3quant.auditing.subject import Statement, Subject
 from phi3quant.estimating.members import SHAPE, member_config, member_within, members_of_shape
 from phi3quant.model.architecture import tensor_shapes
+from phi3quant.source.adapter_reference import recorded_adapters
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,8 @@ def _origin(subject: Subject) -> Iterator[Point]:
             f"{text}, whose shape it has" if not differences else f"{text}, but {differences}",
             holds=not differences,
         )
+    for adapter in recorded_adapters(subject.opened.source)[:_ORIGINS]:
+        yield shown("manifest source.adapters", f"with the adapter {quoted(str(adapter))} merged")
 
 
 def origins_of(subject: Subject) -> list[Statement]:
