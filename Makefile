@@ -24,7 +24,7 @@ help:
 	@echo 'make faults     kill and fail runs at POINTS=100 changes of files, with each export'
 	@echo 'make check      formatting, lint, types, layers, spelling, prose'
 	@echo 'make docs       the documentation as pages, into build/docs'
-	@echo 'make real       fetch a real model (135M parameters) into models/real'
+	@echo 'make real       fetch a real model (135M parameters) and Phi-4'\''s vocabularies into models'
 	@echo 'make test-real  the tests on the real model and in real runtimes'
 	@echo 'make bench-quality  what quantizing costs, beside other tools: docs/quality.md (hours)'
 	@echo 'make bench-speed    time and memory beside other tools: docs/performance.md (hours)'
@@ -111,12 +111,15 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-real: models/real/config.json
+real: models/real/config.json models/phi-4/tokenizer.json
 
 models/real/config.json: scripts/make_real.py | $(VENV)/.installed-dev
 	$(BIN)/python scripts/make_real.py -o models/real --overwrite
 
-test-real: $(VENV)/.installed-real models/real/config.json
+models/phi-4/tokenizer.json: scripts/make_vocabularies.py | $(VENV)/.installed-dev
+	PYTHONPATH=. $(BIN)/python scripts/make_vocabularies.py -o models
+
+test-real: $(VENV)/.installed-real real
 	$(TEST) tests/real -o timeout=3600
 
 # OPTIONS='--only ours' and the like; both go on where they were interrupted.

@@ -46,7 +46,7 @@ class Vocabulary:
         padded: whether every further id up to ``rows`` has a special token of its own.
         strips: whether special tokens absorb the spaces around them.
         rows: rows of the model's embedding.
-        begin, end: tokens at the begin of a text and at its end.
+        begin, end: tokens that begin and end a text.
         chat_template: template in the model's format.
     """
 
@@ -123,12 +123,12 @@ def main(output: Path, wheel: Path | None) -> None:
         folder = output / name
         folder.mkdir(parents=True, exist_ok=True)
         write_tokenizer(folder, vocabulary, _ranks(files[vocabulary.sha256]))
-        click.echo(f"{folder}: {vocabulary.rows:,} tokens")
+        click.echo(f"{folder}: tokenizer of {name}")
 
 
 def write_tokenizer(folder: Path, vocabulary: Vocabulary, ranks: Mapping[bytes, int]) -> None:
-    """Write tokenizer.json, tokenizer_config.json and generation_config.json."""
-    letters = _letters()
+    """Write tokenizer.json and tokenizer_config.json."""
+    letters = byte_letters()
 
     def text(piece: bytes) -> str:
         return "".join(letters[byte] for byte in piece)
@@ -200,7 +200,7 @@ def _parts(piece: bytes, ranks: Mapping[bytes, int], limit: int) -> list[bytes]:
         parts[index : index + 2] = [parts[index] + parts[index + 1]]
 
 
-def _letters() -> Mapping[int, str]:
+def byte_letters() -> Mapping[int, str]:
     """Letters for the 256 bytes in a byte-level vocabulary, which leaves out control characters."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     rest = [byte for byte in range(256) if byte not in printable]

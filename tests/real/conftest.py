@@ -42,3 +42,22 @@ def rtn(real: Path, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Pa
     """Plain rounding's folders, by format."""
     recipe = Recipe("rtn", formats=tuple(LAYOUTS))
     return quantize(real, tmp_path_factory.mktemp("rtn") / "out", recipe).folders
+
+
+@pytest.fixture(scope="session")
+def phi_4() -> Path:
+    """Folder of Phi-4's tokenizer files."""
+    return _vocabulary("phi-4")
+
+
+@pytest.fixture(scope="session")
+def phi_4_mini() -> Path:
+    """Folder of Phi-4-mini's tokenizer files."""
+    return _vocabulary("phi-4-mini")
+
+
+def _vocabulary(name: str) -> Path:
+    folder = _REAL.with_name(name)
+    if not (folder / "tokenizer.json").is_file():
+        pytest.fail(f"models/{name} is missing; `make real` puts it there")
+    return folder
