@@ -18,6 +18,7 @@ from pathlib import Path
 
 import click
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from converters.gguf.splits import CL100K, O200K
 from phi3quant.disk.output import write_json
@@ -128,7 +129,7 @@ def main(output: Path, wheel: Path | None) -> None:
 
 def write_tokenizer(folder: Path, vocabulary: Vocabulary, ranks: Mapping[bytes, int]) -> None:
     """Write tokenizer.json and tokenizer_config.json."""
-    letters = byte_letters()
+    letters = bytes_to_unicode()
 
     def text(piece: bytes) -> str:
         return "".join(letters[byte] for byte in piece)
@@ -198,16 +199,6 @@ def _parts(piece: bytes, ranks: Mapping[bytes, int], limit: int) -> list[bytes]:
             return parts
         index = joined.index(best)
         parts[index : index + 2] = [parts[index] + parts[index + 1]]
-
-
-def byte_letters() -> Mapping[int, str]:
-    """Letters for the 256 bytes in a byte-level vocabulary, which leaves out control characters."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    rest = [byte for byte in range(256) if byte not in printable]
-    return {
-        **{byte: chr(byte) for byte in printable},
-        **{byte: chr(256 + index) for index, byte in enumerate(rest)},
-    }
 
 
 def _ranks(content: bytes) -> Mapping[bytes, int]:
