@@ -103,6 +103,8 @@ READERS: Mapping[str, Reader] = {
     "card": Reader("plain", "README.md", spoil_bytes, (_AUDIT,)),
     "packed": Reader("awq", "config.json", spoil_json, (*_QUANTIZED, _EXPORT)),
     "packed tensors": Reader("awq", "model.safetensors", spoil_safetensors, (*_QUANTIZED, _EXPORT)),
+    "gptq": Reader("gptq", "config.json", spoil_json, (*_QUANTIZED, _EXPORT)),
+    "gptq tensors": Reader("gptq", "model.safetensors", spoil_safetensors, (*_QUANTIZED, _EXPORT)),
     "gguf": Reader("gguf", "*.gguf", spoil_gguf, (*_QUANTIZED, _GENERATE)),
     "onnx": Reader("onnx", "model.onnx", spoil_onnx, (*_QUANTIZED, _GENERATE)),
     "onnx settings": Reader("onnx", "*.json", spoil_json, _QUANTIZED),
@@ -147,6 +149,7 @@ def make_base(base: Path) -> None:
     _run("awq", str(plain), "-o", str(base / "awq"), *calibration)
     _run_until_a_block("awq", str(plain), "-o", str(base / "j" / "out"), *calibration)
     _run("rtn", str(plain), "-o", str(base / "gguf"), "--export", "gguf", *short)
+    _run("rtn", str(plain), "-o", str(base / "gptq"), "--export", "gptq", *short)
     _run("rtn", str(plain), "-o", str(base / "onnx"), "--export", "onnx", *short)
     words = ("--window", "16", "--max-tokens", "128", "--reference", str(plain), "-q")
     _run("baseline", "create", str(base / "awq"), "-o", str(base / "b.baseline"), *words)
