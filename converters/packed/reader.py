@@ -90,6 +90,16 @@ class PackedCheckpoint(SafetensorsModel):
         weights[:, order] = replace(codes, codes=codes.codes[:, order]).dequantize()
         return weights
 
+    def has_codes(self, index: int, key: str) -> bool:
+        """Whether ``quantized`` is all of a linear: it is packed, in consecutive groups.
+
+        Raises:
+            CheckpointError: as ``dequantized``.
+        """
+        name = block_tensor_name(index, key)
+        _, columns = linear_shapes(self.config)[key]
+        return name not in self.plain and self._group_index(name, columns) is None
+
     def quantized(self, index: int, key: str) -> QuantizedTensor:
         """Codes, scales and zero points of one packed linear.
 
