@@ -194,8 +194,8 @@ def _packed_command(layout: PackedLayout) -> click.Command:
     @click.command(
         layout.name,
         cls=SectionedCommand,
-        short_help=f"Write a {layout.title} folder.",
-        help=f"""Write MODEL, a packed folder, as a {layout.title} folder, and score it.
+        short_help=f"Write a folder in the layout {layout.title}.",
+        help=f"""Write MODEL, a packed folder, in the layout {layout.title}, and score it.
 
         \b
         phi3quant export {layout.name} phi3-4bit
