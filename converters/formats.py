@@ -13,7 +13,7 @@ from converters.gguf.tokenizer import build_tokenizer
 from converters.onnx import writer as onnx_writer
 from converters.onnx.file import is_onnx
 from converters.onnx.reader import OnnxModel, at_levels, open_onnx
-from converters.packed import awq_gemm, compressed_tensors
+from converters.packed import awq_gemm, compressed_tensors, gptq
 from converters.packed.layout import PackedLayout, shown
 from converters.packed.reader import open_packed
 from converters.packed.writer import packed_format
@@ -33,7 +33,7 @@ from phi3quant.source.tokenizer import Tokenizer, load_tokenizer
 from phi3quant.source.weight_files import open_tensors
 
 LAYOUTS: Mapping[str, PackedLayout] = {
-    layout.name: layout for layout in (compressed_tensors.LAYOUT, awq_gemm.LAYOUT)
+    layout.name: layout for layout in (compressed_tensors.LAYOUT, awq_gemm.LAYOUT, gptq.LAYOUT)
 }
 """Layouts of packed checkpoints by name."""
 

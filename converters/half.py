@@ -1,4 +1,4 @@
-"""Conversion of floats to FP16 or FP32, which refuses values that don't fit."""
+"""Conversion of floats to FP16, BF16 or FP32, which refuses values that don't fit."""
 
 import numpy as np
 import torch
@@ -54,6 +54,26 @@ def _halve(numbers: np.ndarray, shift: np.uint32, halves: np.ndarray) -> bool:
             halves[row, place] = half
             largest = max(largest, _U32(half & _U32(0x7FFF)))
     return bool(largest < _U32(0x7C00))
+
+
+def to_bfloat16(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    """Round to BF16.
+
+    Args:
+        name: name of the tensor, for messages.
+        tensor: floats of any shape.
+
+    Raises:
+        CheckpointError: a value is too large.
+        DamagedError: a value is NaN or infinite.
+    """
+    rounded = tensor.bfloat16()
+    if not torch.isfinite(rounded).all():
+        largest = float(to_full(name, tensor).abs().max())
+        raise CheckpointError(
+            f"tensor {name} has a value of {largest:g}, which doesn't fit BF16; choose FP32"
+        )
+    return rounded
 
 
 def to_full(name: str, tensor: torch.Tensor) -> torch.Tensor:

@@ -13,6 +13,7 @@ import torch
 from converters.packed import bits
 from converters.packed.layout import Keys, PackedLayout, Stated, shown
 from converters.packed.sizes import awq_gemm, check_awq_gemm
+from converters.packed.tool_keys import AUTOROUND, PLAIN_WEIGHTS, QUANTIZER_KEYS
 from phi3quant.errors import SchemeError
 from phi3quant.quant.scheme import GROUP_SIZES, QuantScheme
 from phi3quant.quant.tensor import QuantizedTensor
@@ -22,51 +23,9 @@ _BITS = 4
 # Column, of eight, that place i of a word holds.
 _ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 
-_AUTOROUND = "auto-round"
 _PACKED_AS_AWQ = ("auto_round:auto_awq", "auto_round:awq", "awq", "auto_awq")
 """AutoRound's names of this layout in configurations of its own method."""
 
-_QUANTIZER_KEYS = (
-    "act_data_type",
-    "act_dynamic",
-    "act_group_aware",
-    "act_group_size",
-    "act_sym",
-    "amp",
-    "autoround_version",
-    "batch_size",
-    "block_name_to_quantize",
-    "cache_block_outputs",
-    "damp_auto_increment",
-    "damp_percent",
-    "dataset",
-    "enable_minmax_tuning",
-    "enable_norm_bias_tuning",
-    "enable_quanted_input",
-    "enable_torch_compile",
-    "gradient_accumulate_steps",
-    "iters",
-    "low_gpu_mem_usage",
-    "lr",
-    "max_input_length",
-    "method",
-    "minmax_lr",
-    "model_seqlen",
-    "module_name_preceding_first_block",
-    "modules_in_block_to_quantize",
-    "mse",
-    "nsamples",
-    "pad_token_id",
-    "provider",
-    "quant_block_list",
-    "scale_dtype",
-    "seqlen",
-    "static_groups",
-    "supported_types",
-    "to_quant_block_names",
-    "tokenizer",
-    "true_sequential",
-)
 _RUNTIME_KEYS = (
     "backend",
     "do_fuse",
@@ -83,7 +42,7 @@ _KEYS = Keys(
         "modules_to_not_convert",
         "sym",
         "meta",
-        *_QUANTIZER_KEYS,
+        *QUANTIZER_KEYS,
         *_RUNTIME_KEYS,
     ),
     fixed={
@@ -92,20 +51,8 @@ _KEYS = Keys(
         "checkpoint_format": ("gemm",),
         # False for symmetric codes, whose zero points are stored nevertheless.
         "zero_point": (True, False),
-        "act_bits": (16, None),
         "desc_act": (False, None),
-        "lm_head": (False, None),
-        "pack_dtype": ("int32", None),
-        "data_type": ("int", None),
-        "dynamic": (None, {}),
-        "extra_config": (None, {}),
-        "regex_config": (None, {}),
-        "rotation_configs": (None, []),
-        "static_attention_dtype": (None,),
-        "static_kv_dtype": (None,),
-        "super_bits": (None,),
-        "super_group_size": (None,),
-        "adapter": (None,),
+        **PLAIN_WEIGHTS,
         "packing_format": (None, *_PACKED_AS_AWQ),
     },
 )
@@ -148,7 +95,7 @@ def _describe(scheme: QuantScheme) -> dict[str, Any]:
 
 def _recognise(described: Mapping[str, Any]) -> Stated | None:
     method, packing = described.get("quant_method"), described.get("packing_format")
-    if method != "awq" and (method != _AUTOROUND or packing not in _PACKED_AS_AWQ):
+    if method != "awq" and (method != AUTOROUND or packing not in _PACKED_AS_AWQ):
         return None
     width, size = described.get("bits"), described.get("group_size")
     if type(width) is not int or width != _BITS:

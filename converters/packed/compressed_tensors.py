@@ -197,4 +197,5 @@ LAYOUT = PackedLayout(
     unpack=_unpack,
     describe=_describe,
     recognise=_recognise,
+    group_index="weight_g_idx",
 )

@@ -22,6 +22,10 @@ class Specify(Protocol):
         """Return planned tensors whose names are endings, such as ``qweight``."""
 
 
+Unpack = Callable[[Mapping[str, torch.Tensor], tuple[int, int], QuantScheme], QuantizedTensor]
+"""Function of (tensors by ending, shape of the matrix, scheme) that restores a matrix."""
+
+
 @dataclass(frozen=True)
 class Stated:
     """Facts in a ``quantization_config`` that reading requires.
@@ -30,12 +34,14 @@ class Stated:
         scheme: scheme of all matrices.
         plain: names of the modules that are not quantized, parts of such names, or patterns that
             begin with ``re:``.
-        grouped_by_index: whether a tensor maps each column to its group.
+        grouped_by_index: whether a tensor maps each column to its group, in any order.
+        unpack: function in place of the layout's ``unpack``, for variants of a layout.
     """
 
     scheme: QuantScheme
     plain: tuple[str, ...] = ()
     grouped_by_index: bool = False
+    unpack: Unpack | None = None
 
     def may_be_plain(self, module: str) -> bool:
         """Whether ``plain`` allows a module to be stored plain.
@@ -100,6 +106,8 @@ class PackedLayout:
         describe: builds the ``quantization_config`` of config.json.
         recognise: reads a ``quantization_config``; returns None for another layout, and raises
             SchemeError for this layout in an unsupported form.
+        group_index: ending of the tensor that maps columns to groups, int32 [columns]; None if the
+            layout has none. If ``specify`` plans it, consecutive groups may have it too.
     """
 
     name: str
@@ -107,6 +115,7 @@ class PackedLayout:
     check: Callable[[QuantScheme, Phi3Config], None]
     specify: Specify
     pack: Callable[[QuantizedTensor], Mapping[str, torch.Tensor]]
-    unpack: Callable[[Mapping[str, torch.Tensor], tuple[int, int], QuantScheme], QuantizedTensor]
+    unpack: Unpack
     describe: Callable[[QuantScheme], dict[str, Any]]
     recognise: Callable[[Mapping[str, Any]], Stated | None]
+    group_index: str | None = None

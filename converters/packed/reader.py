@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from converters.packed.layout import PackedLayout, Stated
+from converters.packed.layout import PackedLayout, Stated, Unpack
 from converters.packed.sizes import packed_name, packed_tensors
 from phi3quant.disk.tensor_plan import PlannedTensor
 from phi3quant.disk.tensor_stream import DTYPE_NAMES
@@ -26,9 +26,6 @@ from phi3quant.source.tensor_folder import FLOAT_DTYPES, TensorFolder, check_ten
 from phi3quant.source.unread_tensors import refuse_explained, refuse_unread
 from phi3quant.units import count
 
-_GROUP_INDEX = "weight_g_idx"
-"""Ending of the tensor that maps columns to groups: int32 [columns]."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class PackedCheckpoint(SafetensorsModel):
@@ -37,12 +34,15 @@ class PackedCheckpoint(SafetensorsModel):
     Attributes:
         scheme: scheme of all matrices.
         layout: layout of the matrices' tensors.
-        grouped_by_index: whether a tensor maps columns to groups; otherwise groups are consecutive.
+        unpack: restores a matrix, as the layout's ``unpack``.
+        grouped_by_index: whether a tensor maps columns to groups in any order; otherwise groups are
+            consecutive.
         plain: names of the matrices that are stored plain.
     """
 
     scheme: QuantScheme
     layout: PackedLayout
+    unpack: Unpack
     grouped_by_index: bool = False
     plain: Collection[str] = ()
 
@@ -56,12 +56,15 @@ class PackedCheckpoint(SafetensorsModel):
 
         Raises:
             SchemeError: the columns of a group are not consecutive, or some matrices are plain.
+            CheckpointError: as ``dequantized``.
         """
-        if self.grouped_by_index:
-            raise SchemeError(
-                f"{self.folder} maps columns to groups ({_GROUP_INDEX}, actorder 'group'), which "
-                "no other format can store; export the original checkpoint"
-            )
+        for name, (_, columns) in _matrices(self.config):
+            if name not in self.plain and self._group_index(name, columns) is not None:
+                raise SchemeError(
+                    f"{self.folder} maps columns to groups that are not consecutive "
+                    f"({packed_name(name, str(self.layout.group_index))}), which other formats "
+                    "can't store; export the original checkpoint"
+                )
         if self.plain:
             raise SchemeError(
                 f"{self.folder} stores {count(len(self.plain), 'matrix', 'matrices')} plain and "
@@ -78,22 +81,24 @@ class PackedCheckpoint(SafetensorsModel):
         if block_tensor_name(index, key) in self.plain:
             return self.store.load_finite(block_tensor_name(index, key))
         codes = self.quantized(index, key)
-        if not self.grouped_by_index:
+        groups = self._group_index(block_tensor_name(index, key), codes.shape[1])
+        if groups is None:
             return codes.dequantize()
-        name = packed_name(block_tensor_name(index, key), _GROUP_INDEX)
-        groups = self.store.load(name)
-        width = self.scheme.group_width(codes.shape[1])
-        expected = torch.arange(codes.shape[1]) // width
-        if not torch.equal(groups.sort().values.to(expected.dtype), expected):
-            raise CheckpointError(
-                f"{name} in {self.folder} doesn't map {width} columns to each group; "
-                "the checkpoint is damaged"
-            )
         # Columns are sorted by group, scaled, and moved back to their places.
         order = groups.argsort(stable=True)
         weights = torch.empty(codes.shape)
         weights[:, order] = replace(codes, codes=codes.codes[:, order]).dequantize()
         return weights
+
+    def has_codes(self, index: int, key: str) -> bool:
+        """Whether ``quantized`` is all of a linear: it is packed, in consecutive groups.
+
+        Raises:
+            CheckpointError: as ``dequantized``.
+        """
+        name = block_tensor_name(index, key)
+        _, columns = linear_shapes(self.config)[key]
+        return name not in self.plain and self._group_index(name, columns) is None
 
     def quantized(self, index: int, key: str) -> QuantizedTensor:
         """Codes, scales and zero points of one packed linear.
@@ -106,14 +111,43 @@ class PackedCheckpoint(SafetensorsModel):
         stored = {
             spec.name: self._as_specified(packed_name(name, spec.name))
             for spec in self.layout.specify(rows, columns, self.scheme)
+            if spec.name != self.layout.group_index
         }
         try:
-            tensor = self.layout.unpack(stored, (rows, columns), self.scheme)
+            tensor = self.unpack(stored, (rows, columns), self.scheme)
         except CheckpointError as error:
             raise CheckpointError(f"{name} in {self.folder}: {error}") from None
         if not torch.isfinite(tensor.scales).all():
             raise CheckpointError(f"the scales of {name} in {self.folder} are not all finite")
         return tensor
+
+    def _group_index(self, matrix: str, columns: int) -> torch.Tensor | None:
+        """Group of each column, int32 [columns]; None if groups are consecutive.
+
+        Raises:
+            CheckpointError: groups have other sizes than config.json requires, or they are not
+                consecutive although it requires that.
+        """
+        index = self.layout.group_index
+        if index is None or packed_name(matrix, index) not in self.store.tensors:
+            return None
+        name = packed_name(matrix, index)
+        groups = self.store.load(name)
+        width = self.scheme.group_width(columns)
+        consecutive = (torch.arange(columns) // width).to(groups.dtype)
+        if torch.equal(groups, consecutive):
+            return None
+        if not torch.equal(groups.sort().values, consecutive):
+            raise CheckpointError(
+                f"{name} in {self.folder} doesn't map {width} columns to each group; "
+                "the checkpoint is damaged"
+            )
+        if not self.grouped_by_index:
+            raise CheckpointError(
+                f"{name} in {self.folder} maps columns to groups that are not consecutive, but "
+                "config.json has desc_act false; the file and config.json don't belong together"
+            )
+        return groups
 
     def _as_specified(self, name: str) -> torch.Tensor:
         """Read a stored tensor; scales that other tools store as BF16 or FP32 become FP16."""
@@ -152,14 +186,8 @@ def open_packed(
     config, notes = untied_if_different(store, stored_config)
     layout.check(stated.scheme, config)
     plain = _plain_matrices(store, config, stated)
-    planned = packed_tensors(config, stated.scheme, layout.specify, plain)
-    if stated.grouped_by_index:
-        planned += [
-            PlannedTensor(packed_name(name, _GROUP_INDEX), "I32", (width,))
-            for name, (_, width) in _matrices(config)
-            if name not in plain
-        ]
-    known = {HEAD, *(spec.name for spec in planned)}
+    planned = _planned_tensors(store, config, stated, layout, plain)
+    known = {HEAD, *(spec.name for spec in planned), *_zero_biases(store, config)}
     refuse_explained(store.folder, store.tensors, known, config)
     floats: dict[str, tuple[int, ...]] = {}
     for spec in planned:
@@ -182,6 +210,7 @@ def open_packed(
         (*store.notes, *notes),
         scheme=stated.scheme,
         layout=layout,
+        unpack=stated.unpack or layout.unpack,
         grouped_by_index=stated.grouped_by_index,
         plain=plain,
     )
@@ -192,6 +221,42 @@ def _matrices(config: Phi3Config) -> Iterator[tuple[str, tuple[int, int]]]:
     for index in range(config.num_hidden_layers):
         for key, shape in linear_shapes(config).items():
             yield block_tensor_name(index, key), shape
+
+
+def _planned_tensors(
+    store: TensorFolder,
+    config: Phi3Config,
+    stated: Stated,
+    layout: PackedLayout,
+    plain: Collection[str],
+) -> list[PlannedTensor]:
+    """Tensors that the checkpoint must have.
+
+    An index of groups is required if columns may be in any order, and optional otherwise.
+    """
+    planned = packed_tensors(config, stated.scheme, layout.specify, plain)
+    if layout.group_index is None:
+        return planned
+    indices = {
+        packed_name(name, layout.group_index): columns
+        for name, (_, columns) in _matrices(config)
+        if name not in plain
+    }
+    if not stated.grouped_by_index:
+        absent = indices.keys() - store.tensors.keys()
+        return [spec for spec in planned if spec.name not in absent]
+    others = [spec for spec in planned if spec.name not in indices]
+    return others + [PlannedTensor(name, "I32", (columns,)) for name, columns in indices.items()]
+
+
+def _zero_biases(store: TensorFolder, config: Phi3Config) -> Iterator[str]:
+    """Names of biases that are zero, which AutoGPTQ writes for every matrix."""
+    for name, (rows, _) in _matrices(config):
+        bias = store.tensors.get(packed_name(name, "bias"))
+        if bias is not None and bias.dtype in FLOAT_DTYPES and bias.shape == (rows,):
+            values = store.load(packed_name(name, "bias"))
+            if not values.any():
+                yield packed_name(name, "bias")
 
 
 def _plain_matrices(store: TensorFolder, config: Phi3Config, stated: Stated) -> frozenset[str]:

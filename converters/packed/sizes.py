@@ -10,6 +10,7 @@ from phi3quant.quant.scheme import QuantScheme, check_groups
 
 _AWQ_BITS = 4
 _AWQ_PER_WORD = 8
+_WORD_BITS = 32
 
 MatrixPlan = Callable[[int, int, QuantScheme], list[PlannedTensor]]
 """Function of (rows, columns, scheme) that plans a matrix' tensors; their names are endings."""
@@ -17,7 +18,7 @@ MatrixPlan = Callable[[int, int, QuantScheme], list[PlannedTensor]]
 
 def words_for(count: int, bits: int) -> int:
     """Number of 32-bit words that hold ``count`` values of ``bits`` bits."""
-    return -(-count * bits // 32)
+    return -(-count * bits // _WORD_BITS)
 
 
 def compressed_tensors(rows: int, columns: int, scheme: QuantScheme) -> list[PlannedTensor]:
@@ -63,9 +64,37 @@ def check_awq_gemm(scheme: QuantScheme, config: Phi3Config) -> None:
             )
 
 
+def gptq(rows: int, columns: int, scheme: QuantScheme) -> list[PlannedTensor]:
+    """Plan a matrix in the layout of gptq.py."""
+    groups = columns // scheme.group_width(columns)
+    return [
+        PlannedTensor("qweight", "I32", (words_for(columns, scheme.bits), rows)),
+        PlannedTensor("qzeros", "I32", (groups, words_for(rows, scheme.bits))),
+        PlannedTensor("scales", "F16", (groups, rows)),
+        PlannedTensor("g_idx", "I32", (columns,)),
+    ]
+
+
+def check_gptq(scheme: QuantScheme, config: Phi3Config) -> None:
+    """Refuse schemes and models that GPTQ's layout can't hold.
+
+    Raises:
+        SchemeError: groups don't fill rows, or rows or columns don't fill words.
+    """
+    check_groups(scheme, config)
+    per_word = _WORD_BITS // scheme.bits
+    for name, shape in linear_shapes(config).items():
+        if any(size % per_word for size in shape):
+            raise SchemeError(
+                f"GPTQ packs {per_word} rows and columns per word, and {name} is "
+                f"{' x '.join(map(str, shape))}; export compressed-tensors instead"
+            )
+
+
 PACKED: Mapping[str, tuple[MatrixPlan, Callable[[QuantScheme, Phi3Config], None]]] = {
     "compressed-tensors": (compressed_tensors, check_groups),
     "awq-gemm": (awq_gemm, check_awq_gemm),
+    "gptq": (gptq, check_gptq),
 }
 """Plan and check of each packed layout, by name."""
 

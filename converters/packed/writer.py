@@ -23,7 +23,7 @@ from phi3quant.model.architecture import (
 )
 from phi3quant.quant.block import QuantizedBlock
 from phi3quant.quant.scheme import QuantScheme
-from phi3quant.quant.tensor import QuantizedTensor
+from phi3quant.quant.tensor import Quantized, QuantizedTensor
 
 
 def packed_format(layout: PackedLayout) -> Format:
@@ -85,16 +85,19 @@ class PackedWriter:
 
     def block(self, index: int, block: QuantizedBlock) -> None:
         """Write the next block."""
+        self.tensors(index, {**block.norms, **block.linears})
+
+    def tensors(self, index: int, block: Mapping[str, torch.Tensor | Quantized]) -> None:
+        """See TensorWriter; matrices must be codes."""
         for key in BLOCK_TENSORS:
-            name = block_tensor_name(index, key)
-            if key not in LINEARS:
-                self._stream.write(name, to_half(name, block.norms[key]))
+            name, tensor = block_tensor_name(index, key), block[key]
+            if isinstance(tensor, torch.Tensor) and key not in LINEARS:
+                self._stream.write(name, to_half(name, tensor))
                 continue
-            codes = block.linears[key]
-            if not isinstance(codes, QuantizedTensor):
-                raise TypeError(f"{self._layout.name} holds codes, not a {type(codes).__name__}")
-            for ending, tensor in self._layout.pack(codes).items():
-                self._stream.write(packed_name(name, ending), tensor)
+            if not isinstance(tensor, QuantizedTensor):
+                raise TypeError(f"{self._layout.name} holds codes, not a {type(tensor).__name__}")
+            for ending, part in self._layout.pack(tensor).items():
+                self._stream.write(packed_name(name, ending), part)
 
     def final(self, norm: torch.Tensor, head: torch.Tensor | None) -> None:
         """Write the last norm [hidden] and an untied head [vocab, hidden]."""

@@ -84,13 +84,16 @@ def _name(artifact: Artifact) -> str:
 
 
 def _other_formats(estimate: Estimate) -> Iterator[str]:
-    """Each other format with the scheme, in its first form."""
+    """Other formats with the scheme, each in its first form; formats of equal size together."""
     listed = {estimate.chosen.format, "gguf"}
+    names_by_size: dict[str, list[str]] = {}
     for artifact in estimate.others:
         if artifact.format not in listed:
             listed.add(artifact.format)
-            name = artifact.format.replace("onnx", "ONNX")
-            yield f"{name} ({size(artifact.file_bytes)})"
+            names = names_by_size.setdefault(size(artifact.file_bytes), [])
+            names.append(artifact.format.replace("onnx", "ONNX"))
+    for nbytes, names in names_by_size.items():
+        yield f"{'/'.join(names)} ({nbytes})"
     if estimate.chosen.format != "gguf":
         yield "GGUF"
 

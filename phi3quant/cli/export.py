@@ -1,68 +1,31 @@
 """``phi3quant export``."""
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
+from converters import LAYOUTS
 from converters.gguf.type_policy import FILE_TYPES, file_type
+from converters.packed.layout import PackedLayout
+from converters.plain import FLOAT_TYPES
 from phi3quant.cli import options, values
-from phi3quant.cli.evaluation_table import print_evaluation
+from phi3quant.cli.export_run import Target, run_export, target_options
 from phi3quant.cli.help_sections import SectionedCommand
 from phi3quant.cli.options import OnnxLayout, Running
-from phi3quant.cli.progress import progress_bars, use_threads
-from phi3quant.cli.run_cost import peak_memory_bytes, run_cost
 from phi3quant.cli.scored_text import SCORED_TEXT
-from phi3quant.cli.terminal import echo, print_json
-from phi3quant.cli.written_files import (
-    note_next_steps,
-    note_slow_type,
-    print_files,
-    weight_files,
-)
+from phi3quant.cli.written_files import note_slow_type
 from phi3quant.evaluation.evaluate import EvaluationText
 from phi3quant.progress import Progress
 from phi3quant.run.artifacts import Artifacts
 from phi3quant.run.draft import Judge
-from phi3quant.run.export import export_gguf, export_onnx
-from phi3quant.run.verification import Verification
-from phi3quant.source.locate import Located, locate
-
-_Export = Callable[[Located, Path, Judge | None, Progress], Artifacts]
-
-
-@dataclass(frozen=True)
-class _Target:
-    """The folder of an export, and how to treat it."""
-
-    output: Path | None
-    overwrite: bool
-    no_verify: bool
-    revision: str | None
-    adapters: tuple[str, ...]
-
-
-def _target(default: str) -> options.Decorator[Callable[..., None]]:
-    return options.group(
-        "target",
-        _Target,
-        click.option(
-            "-o",
-            "--output",
-            type=values.OUTPUT,
-            help=f"Folder to create.  [default: {default} in the current folder]",
-        ),
-        click.option(
-            "--overwrite",
-            is_flag=True,
-            help="Replace an output that phi3quant created, and drop an unfinished run.",
-        ),
-        click.option("--no-verify", is_flag=True, help="Don't score the result."),
-        options.REVISION,
-        options.ADAPTERS,
-    )
+from phi3quant.run.export import (
+    export_gguf,
+    export_onnx,
+    export_packed,
+    export_safetensors,
+)
+from phi3quant.source.locate import Located
 
 
 @dataclass(frozen=True)
@@ -101,19 +64,20 @@ def export() -> None:
     \b
     phi3quant export gguf phi3-4bit
     phi3quant export onnx phi3-4bit
+    phi3quant export gptq phi3-4bit
     """
 
 
 @export.command(cls=SectionedCommand, short_help="Write a GGUF file for llama.cpp and its apps.")
 @options.MODEL
 @_GGUF
-@_target("MODEL-TYPE")
+@target_options("MODEL-TYPE")
 @SCORED_TEXT
 @options.RUNNING
 def gguf(
     model: str | None,
     wanted: _GgufOptions,
-    target: _Target,
+    target: Target,
     text: EvaluationText,
     running: Running,
 ) -> None:
@@ -143,7 +107,7 @@ def gguf(
             judge=judge,
         )
 
-    output = _run(write, model, (wanted.gguf_type or "gguf").lower(), target, text, running)
+    output = run_export(write, model, (wanted.gguf_type or "gguf").lower(), target, text, running)
     if not (running.quiet or running.as_json):
         note_slow_type(output)
 
@@ -151,13 +115,13 @@ def gguf(
 @export.command(cls=SectionedCommand, short_help="Write an ONNX folder for onnxruntime-genai.")
 @options.MODEL
 @options.ONNX_LAYOUT
-@_target("MODEL-onnx")
+@target_options("MODEL-onnx")
 @SCORED_TEXT
 @options.RUNNING
 def onnx(
     model: str | None,
     layout: OnnxLayout,
-    target: _Target,
+    target: Target,
     text: EvaluationText,
     running: Running,
 ) -> None:
@@ -183,57 +147,84 @@ def onnx(
             judge=judge,
         )
 
-    _run(write, model, "onnx", target, text, running)
+    run_export(write, model, "onnx", target, text, running)
 
 
-def _run(
-    write: _Export,
-    model: str | None,
-    kind: str,
-    target: _Target,
-    text: EvaluationText,
-    running: Running,
-) -> Path:
-    """Export, score and report.
+@export.command(cls=SectionedCommand, short_help="Write a plain checkpoint.")
+@options.MODEL
+@click.option(
+    "--dtype",
+    type=values.Name("dtype", FLOAT_TYPES),
+    default=next(iter(FLOAT_TYPES)),
+    show_default=True,
+    help="Type of the weights.",
+)
+@target_options("MODEL-safetensors")
+@SCORED_TEXT
+@options.RUNNING
+def safetensors(
+    model: str | None, dtype: str, target: Target, text: EvaluationText, running: Running
+) -> None:
+    """Write MODEL as a plain checkpoint, dequantized or with adapters merged, and score it.
 
-    Args:
-        write: the export.
-        model: as entered.
-        kind: end of the folder's default name.
-        target: the folder.
-        text: for the verification.
-        running: how to run and report.
+    \b
+    phi3quant export safetensors phi3-4bit
+    phi3quant export safetensors ./their-gptq --dtype bf16 -o out
+    phi3quant export safetensors ./my-finetune --adapter ./my-lora -o merged
 
-    Returns:
-        The folder.
+    MODEL is a folder or a hub id; the default is the bundled phi3-tiny.
     """
-    quiet = running.quiet
-    use_threads(running.threads)
-    located = locate(options.model_or_bundled(model, quiet=quiet), target.revision, target.adapters)
-    progress = progress_bars(quiet=quiet)
-    name = located.name.split("/")[-1]
-    output = target.output or Path(f"{name}-{kind}")
-    judge = None if target.no_verify else Verification(text, progress)
-    started = time.monotonic()
-    artifacts = write(located, output, judge, progress)
-    seconds = time.monotonic() - started
-    evaluation = judge.evaluation if judge else None
-    if running.as_json:
-        print_json(
-            {
-                "files": [str(file) for file in weight_files(output)],
-                "seconds": round(seconds, 2),
-                "peak_memory_bytes": peak_memory_bytes(),
-                "evaluation": evaluation.as_json() if evaluation else None,
-            }
+
+    def write(model: Located, output: Path, judge: Judge | None, progress: Progress) -> Artifacts:
+        return export_safetensors(
+            model,
+            output,
+            dtype=dtype,
+            overwrite=target.overwrite,
+            progress=progress,
+            judge=judge,
         )
-        return output
-    if evaluation is not None:
-        print_evaluation(evaluation)
-        echo()
-    for title, folder in artifacts.folders.items():
-        print_files(title, folder)
-    echo(f"exported {run_cost(seconds, verified=evaluation is not None)}")
-    if not quiet:
-        note_next_steps(artifacts.folders)
-    return output
+
+    run_export(write, model, "safetensors", target, text, running)
+
+
+def _packed_command(layout: PackedLayout) -> click.Command:
+    """Command that writes a layout of packed folders."""
+
+    @click.command(
+        layout.name,
+        cls=SectionedCommand,
+        short_help=f"Write a folder in the layout {layout.title}.",
+        help=f"""Write MODEL, a packed folder, in the layout {layout.title}, and score it.
+
+        \b
+        phi3quant export {layout.name} phi3-4bit
+        phi3quant export {layout.name} ./their-model -o out
+
+        Codes, scales and zero points stay the same. MODEL is a folder or a hub id.
+        """,
+    )
+    @options.MODEL
+    @target_options(f"MODEL-{layout.name}")
+    @SCORED_TEXT
+    @options.RUNNING
+    def packed(model: str | None, target: Target, text: EvaluationText, running: Running) -> None:
+        def write(
+            model: Located, output: Path, judge: Judge | None, progress: Progress
+        ) -> Artifacts:
+            return export_packed(
+                model,
+                output,
+                layout=layout.name,
+                overwrite=target.overwrite,
+                progress=progress,
+                judge=judge,
+            )
+
+        run_export(write, model, layout.name, target, text, running)
+
+    return packed
+
+
+for _layout in LAYOUTS.values():
+    export.add_command(_packed_command(_layout))

@@ -140,7 +140,7 @@ def refused(result: Result, message: str) -> None:
     assert not list(Path().iterdir())
 
 
-@pytest.mark.parametrize("kind", ["compressed-tensors", "awq-gemm", "gguf", "onnx"])
+@pytest.mark.parametrize("kind", ["compressed-tensors", "awq-gemm", "gptq", "gguf", "onnx"])
 def test_a_file_that_cannot_grow_is_told_and_leaves_nothing(
     kind: str, run: Callable[..., Result], tmp_path: Path
 ) -> None:

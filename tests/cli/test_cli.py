@@ -10,6 +10,7 @@ import pytest
 from click import BadParameter, Context
 from click.testing import Result
 
+from converters import LAYOUTS
 from phi3quant.cli.main import main
 from phi3quant.cli.values import Percent
 from phi3quant.evaluation.paired_statistics import PairedMean
@@ -171,7 +172,7 @@ def test_every_command_helps_with_an_example(command: str, run: Callable[..., Re
     assert any(line.startswith(f"phi3quant {command} ") for line in lines)
 
 
-@pytest.mark.parametrize("kind", ["gguf", "onnx"])
+@pytest.mark.parametrize("kind", ["gguf", "onnx", "safetensors", *LAYOUTS])
 def test_every_export_helps_with_an_example(kind: str, run: Callable[..., Result]) -> None:
     result = run("export", kind, "--help")
     assert result.exit_code == 0

@@ -87,7 +87,7 @@ def test_a_tied_model_is_smaller_with_one_matrix_for_both_ends() -> None:
 
 
 @pytest.mark.parametrize("name", [*family(), None])
-@pytest.mark.parametrize("kind", [*FILE_TYPES, "onnx", "compressed-tensors", "awq-gemm"])
+@pytest.mark.parametrize("kind", [*FILE_TYPES, "onnx", "compressed-tensors", "awq-gemm", "gptq"])
 def test_every_member_is_estimated_in_every_format(name: str | None, kind: str) -> None:
     plan = Plan(gguf_type=kind) if kind in FILE_TYPES else Plan(format=kind)
     found = estimate(describe(name), plan, known_devices())

@@ -37,7 +37,7 @@ def test_packed_files_have_exactly_the_size_that_was_told(
     # The small models' o_proj has rows of 64, their down_proj rows of 96.
     if name != "phi3-tiny":
         scheme = QuantScheme(scheme.bits, min(32, scheme.group_size or 32), scheme.symmetric)
-    layouts = ("compressed-tensors", "awq-gemm") if scheme.bits == 4 else ("compressed-tensors",)
+    layouts = ("compressed-tensors", "gptq", *(("awq-gemm",) if scheme.bits == 4 else ()))
     made = quantize(model.folder, tmp_path / "out", Recipe("rtn", scheme, formats=layouts))
     for layout in layouts:
         told = packed(model, scheme, layout)

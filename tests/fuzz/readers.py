@@ -53,6 +53,8 @@ _COMPARE: Words = ("compare", "{base}/plain", "{m}", "--no-score")
 _VERIFY: Words = ("verify", "{m}")
 _REPORT: Words = ("report", "{m}", "--no-score", "--json")
 _EXPORT: Words = ("export", "gguf", "{m}", "-o", "{work}/o", "--no-verify")
+_CONVERT: Words = ("export", "awq-gemm", "{m}", "-o", "{work}/o", "--no-verify")
+_DEQUANTIZE: Words = ("export", "safetensors", "{m}", "-o", "{work}/o", "--no-verify")
 _ESTIMATE: Words = ("estimate", "{m}", "--json")
 _AUDIT: Words = ("audit", "{m}", "--json")
 _SHOW: Words = ("baseline", "show", "{m}")
@@ -89,6 +91,7 @@ class Reader:
 
 _PLAIN: Sequence[Words] = (_INSPECT, _SCORE, _RTN, _GENERATE, _COMPARE, _ESTIMATE, _AUDIT)
 _QUANTIZED: Sequence[Words] = (_INSPECT, _SCORE, _COMPARE, _VERIFY, _REPORT, _AUDIT)
+_PACKED: Sequence[Words] = (*_QUANTIZED, _EXPORT, _CONVERT, _DEQUANTIZE)
 READERS: Mapping[str, Reader] = {
     "config": Reader("plain", "config.json", spoil_json, _PLAIN),
     "llama config": Reader("split", "config.json", spoil_json, _PLAIN),
@@ -101,8 +104,10 @@ READERS: Mapping[str, Reader] = {
     "tokenizer config": Reader("plain", "tokenizer_config.json", spoil_json, _PLAIN),
     "template": Reader("plain", "chat_template.jinja", spoil_bytes, _PLAIN),
     "card": Reader("plain", "README.md", spoil_bytes, (_AUDIT,)),
-    "packed": Reader("awq", "config.json", spoil_json, (*_QUANTIZED, _EXPORT)),
-    "packed tensors": Reader("awq", "model.safetensors", spoil_safetensors, (*_QUANTIZED, _EXPORT)),
+    "packed": Reader("awq", "config.json", spoil_json, _PACKED),
+    "packed tensors": Reader("awq", "model.safetensors", spoil_safetensors, _PACKED),
+    "gptq": Reader("gptq", "config.json", spoil_json, _PACKED),
+    "gptq tensors": Reader("gptq", "model.safetensors", spoil_safetensors, _PACKED),
     "gguf": Reader("gguf", "*.gguf", spoil_gguf, (*_QUANTIZED, _GENERATE)),
     "onnx": Reader("onnx", "model.onnx", spoil_onnx, (*_QUANTIZED, _GENERATE)),
     "onnx settings": Reader("onnx", "*.json", spoil_json, _QUANTIZED),
@@ -147,6 +152,7 @@ def make_base(base: Path) -> None:
     _run("awq", str(plain), "-o", str(base / "awq"), *calibration)
     _run_until_a_block("awq", str(plain), "-o", str(base / "j" / "out"), *calibration)
     _run("rtn", str(plain), "-o", str(base / "gguf"), "--export", "gguf", *short)
+    _run("rtn", str(plain), "-o", str(base / "gptq"), "--export", "gptq", *short)
     _run("rtn", str(plain), "-o", str(base / "onnx"), "--export", "onnx", *short)
     words = ("--window", "16", "--max-tokens", "128", "--reference", str(plain), "-q")
     _run("baseline", "create", str(base / "awq"), "-o", str(base / "b.baseline"), *words)

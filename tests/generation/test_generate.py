@@ -17,7 +17,7 @@ from phi3quant.source.locate import Located, bundled_folder
 from phi3quant.source.tokenizer import load_tokenizer
 
 QUESTION, ANSWER = "What is the opposite of hot?", "The opposite of hot is cold."
-FORMATS = ("compressed-tensors", "awq-gemm", "gguf", "onnx")
+FORMATS = ("compressed-tensors", "awq-gemm", "gptq", "gguf", "onnx")
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,198 @@
+"""GPTQ: AutoGPTQ's layout, read by transformers (with gptqmodel), vLLM and ExLlama.
+
+``qweight`` is int32 [in*bits/32, out], packed along each column of out; ``qzeros`` int32
+[in/group, out*bits/32], packed along each row; ``scales`` float16 [in/group, out]; ``g_idx`` int32
+[in] has the group of each input column.
+
+``checkpoint_format`` gptq (version 1) stores zero points less one, gptq_v2 stores them as they are.
+The subtraction is one of whole words, as in GPTQModel (convert_gptq_v2_to_v1_format), so a zero
+point of 0 borrows from its neighbour. Other readers of version 1 add one to each zero point, and
+GPTQModel refuses asymmetric folders of version 1 that other tools have written. Symmetric codes are
+therefore written as version 1, which every reader accepts, and asymmetric ones as version 2.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+
+from converters.packed import bits
+from converters.packed.layout import Keys, PackedLayout, Stated, shown
+from converters.packed.sizes import check_gptq, gptq
+from converters.packed.tool_keys import AUTOROUND, PLAIN_WEIGHTS, QUANTIZER_KEYS
+from phi3quant.errors import CheckpointError, SchemeError
+from phi3quant.quant.scheme import BITS, GROUP_SIZES, QuantScheme
+from phi3quant.quant.tensor import QuantizedTensor
+from phi3quant.units import alternatives
+
+_V1, _V2 = "gptq", "gptq_v2"
+_PACKING_FORMATS: Mapping[str, str] = {
+    "auto_round:auto_gptq": _V1,
+    "auto_round:gptq": _V1,
+    "auto_round:gptqmodel": _V2,
+    "auto_round": _V2,
+}
+"""Version of each ``packing_format`` of AutoRound that has this layout."""
+
+_ONES: Mapping[int, int] = {4: 0x11111111, 8: 0x01010101}
+"""Word with a one in each of its values, by bits."""
+
+_KEYS = Keys(
+    section="the quantization_config for GPTQ",
+    free=(
+        "quant_method",
+        "bits",
+        "group_size",
+        "sym",
+        "desc_act",
+        "modules_to_not_convert",
+        "meta",
+        # Choices of the quantizer.
+        *QUANTIZER_KEYS,
+        "hyb_act",
+        "model_file_base_name",
+        "model_name_or_path",
+        "v2",
+        "v2_alpha",
+        "v2_memory_device",
+        # Choices of kernels.
+        "backend",
+        "disable_exllama",
+        "exllama_config",
+        "use_cuda_fp16",
+        "use_exllama",
+    ),
+    fixed={
+        **PLAIN_WEIGHTS,
+        "format": (_V1, _V2, None),
+        "checkpoint_format": (_V1, _V2, None),
+        "is_marlin_format": (False, None),
+        "rotation": (None,),
+        "packing_format": (None, *_PACKING_FORMATS),
+    },
+)
+"""Keys that AutoGPTQ, GPTQModel, AutoRound and transformers write for GPTQ."""
+
+
+def _pack(tensor: QuantizedTensor) -> Mapping[str, torch.Tensor]:
+    width, (_, columns) = tensor.scheme.bits, tensor.shape
+    zeros = tensor.zero_points
+    if zeros is None:
+        zeros = torch.full(tensor.scales.shape, tensor.scheme.middle, dtype=torch.uint8)
+    qzeros = bits.pack(zeros.T, width)
+    if tensor.scheme.symmetric:
+        qzeros -= _ONES[width]
+    groups = torch.arange(columns) // tensor.scheme.group_width(columns)
+    return {
+        "qweight": bits.pack(tensor.codes, width).T.contiguous(),
+        "qzeros": qzeros,
+        "scales": tensor.scales.T.contiguous(),
+        "g_idx": groups.to(torch.int32),
+    }
+
+
+def _unpack(
+    stored: Mapping[str, torch.Tensor],
+    shape: tuple[int, int],
+    scheme: QuantScheme,
+    version: str | None = None,
+) -> QuantizedTensor:
+    """Restore a matrix; by default of the version that ``_pack`` writes.
+
+    Raises:
+        CheckpointError: zero points of symmetric codes are not the middle.
+    """
+    rows, columns = shape
+    qzeros = stored["qzeros"]
+    if version == _V1 or (version is None and scheme.symmetric):
+        qzeros = qzeros + _ONES[scheme.bits]
+    zeros = bits.unpack(qzeros, scheme.bits, rows).T.contiguous()
+    if scheme.symmetric and not torch.all(zeros == scheme.middle):
+        raise CheckpointError(
+            f"not all zero points are {scheme.middle}, although config.json has sym true; "
+            "correct sym or checkpoint_format there"
+        )
+    codes = bits.unpack(stored["qweight"].T, scheme.bits, columns)
+    scales = stored["scales"].T.contiguous()
+    return QuantizedTensor(scheme, codes, scales, None if scheme.symmetric else zeros)
+
+
+def _describe(scheme: QuantScheme) -> dict[str, Any]:
+    return {
+        "quant_method": "gptq",
+        "checkpoint_format": _V1 if scheme.symmetric else _V2,
+        "bits": scheme.bits,
+        "group_size": -1 if scheme.group_size is None else scheme.group_size,
+        "sym": scheme.symmetric,
+        "desc_act": False,
+        "lm_head": False,
+        "pack_dtype": "int32",
+    }
+
+
+def _recognise(described: Mapping[str, Any]) -> Stated | None:
+    method, packing = described.get("quant_method"), described.get("packing_format")
+    by_autoround = method == AUTOROUND and packing in tuple(_PACKING_FORMATS)
+    if method != "gptq" and not by_autoround:
+        return None
+    width, size = described.get("bits"), described.get("group_size")
+    if type(width) is not int or width not in BITS:
+        raise SchemeError(
+            f"GPTQ with {shown(width)} bits isn't supported; it must have {alternatives(BITS)}"
+        )
+    if type(size) is not int or (size != -1 and size not in GROUP_SIZES):
+        raise SchemeError(
+            f"GPTQ's group_size {shown(size)} isn't supported; it must be "
+            f"{alternatives((*GROUP_SIZES, -1))}"
+        )
+    _KEYS.check(described)
+    for key in ("sym", "desc_act"):
+        if not isinstance(described.get(key), bool | None):
+            raise SchemeError(f"GPTQ's {key} is {shown(described[key])}; it must be true or false")
+    plain = described.get("modules_to_not_convert") or []
+    if not isinstance(plain, list):
+        raise SchemeError(f"GPTQ's modules_to_not_convert is {shown(plain)}; it must be a list")
+    # Zero points are always stored. Without sym nothing is assumed about them.
+    scheme = QuantScheme(width, None if size == -1 else size, described.get("sym") is True)
+    return Stated(
+        scheme,
+        tuple(map(str, plain)),
+        described.get("desc_act") is True,
+        partial(_unpack, version=_version(described)),
+    )
+
+
+def _version(described: Mapping[str, Any]) -> str:
+    """Version of the layout; configurations without one are older than the second.
+
+    Raises:
+        SchemeError: two keys contradict each other.
+    """
+    versions = {
+        key: described[key]
+        for key in ("checkpoint_format", "format")
+        if described.get(key) is not None
+    }
+    if described.get("packing_format") is not None:
+        versions["packing_format"] = _PACKING_FORMATS[described["packing_format"]]
+    if len(set(versions.values())) > 1:
+        raise SchemeError(
+            "the quantization_config for GPTQ has "
+            f"{' and '.join(f'{key} {shown(described[key])}' for key in versions)}, which "
+            "contradict each other"
+        )
+    return next(iter(versions.values()), _V1)
+
+
+LAYOUT = PackedLayout(
+    name="gptq",
+    title="GPTQ",
+    check=check_gptq,
+    specify=gptq,
+    pack=_pack,
+    unpack=_unpack,
+    describe=_describe,
+    recognise=_recognise,
+    group_index="g_idx",
+)

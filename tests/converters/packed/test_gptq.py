@@ -1,0 +1,359 @@
+"""GPTQ folders by other tools, packed and dequantized here from the published layout."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoRoundConfig, GPTQConfig
+
+from converters import LAYOUTS, open_weights
+from phi3quant.errors import CheckpointError, SchemeError
+from phi3quant.model.architecture import LINEARS, block_tensor_name
+from phi3quant.quant.scheme import QuantScheme
+from phi3quant.quant.tensor import QuantizedTensor
+from phi3quant.run.export import export_gguf
+from phi3quant.run.pipeline import quantize
+from phi3quant.run.recipe import Recipe
+from tests.converters.spoiled import IDS, QKV, configure, copy_of, edit, put
+from tests.models import own_logits
+
+GROUP = 16
+GPTQ: dict[str, Any] = {
+    "quant_method": "gptq",
+    "checkpoint_format": "gptq",
+    "bits": 4,
+    "group_size": GROUP,
+    "sym": False,
+    "desc_act": False,
+}
+Tensors = dict[str, torch.Tensor]
+
+
+def words(values: np.ndarray, bits: int) -> torch.Tensor:
+    """Words of columns [count * bits / 32, columns]; value i of a word is at bit i * bits."""
+    count, columns = values.shape
+    packed = np.zeros((count * bits // 32, columns), np.uint32)
+    for index, row in enumerate(values.astype(np.uint32)):
+        packed[index * bits // 32] |= row << np.uint32(index * bits % 32)
+    return torch.from_numpy(packed.view(np.int32).copy())
+
+
+def values(packed: torch.Tensor, bits: int) -> np.ndarray:
+    """Values [count, columns] of ``words``."""
+    unsigned = packed.numpy().view(np.uint32)
+    shifts = np.arange(0, 32, bits, dtype=np.uint32)
+    fields = (unsigned[:, None, :] >> shifts[None, :, None]) & np.uint32((1 << bits) - 1)
+    return fields.reshape(-1, packed.shape[1])
+
+
+def dequantized(stored: Mapping[str, torch.Tensor], bits: int, version: int) -> torch.Tensor:
+    """Weights [out, in]: scale of the column's group times (code - zero point)."""
+    qzeros = stored["qzeros"].contiguous()
+    if version == 1:
+        # As GPTQModel: one is added to all zero points of a word at once.
+        ones = sum(1 << shift for shift in range(0, 32, bits))
+        qzeros = qzeros + ones
+    zeros = values(qzeros.T.contiguous(), bits).T.astype(np.float32)
+    codes = values(stored["qweight"].contiguous(), bits).astype(np.float32)
+    groups = stored["g_idx"].long().numpy()
+    scales = stored["scales"].float().numpy()
+    return torch.from_numpy(((codes - zeros[groups]) * scales[groups]).T.copy())
+
+
+def pack(
+    folder: Path, *, bits: int = 4, version: int = 1, by_index: bool = False, sym: bool = False
+) -> None:
+    """Replace matrices by random codes; ``folder``'s plain twin is ``dense``."""
+    random = np.random.default_rng(7)
+    tensors = load_file(folder / "model.safetensors")
+    dense = dict(tensors)
+    for index in range(2):
+        for key in LINEARS:
+            name = block_tensor_name(index, key)
+            rows, columns = tensors.pop(name).shape
+            codes = random.integers(0, 1 << bits, (columns, rows))
+            zeros = random.integers(0, 1 << bits, (columns // GROUP, rows))
+            zeros = np.full_like(zeros, 1 << (bits - 1)) if sym else zeros
+            qzeros = words(zeros.T, bits).T.contiguous()
+            if version == 1:
+                qzeros -= sum(1 << shift for shift in range(0, 32, bits))
+            groups = np.arange(columns) // GROUP
+            stored = {
+                "qweight": words(codes, bits),
+                "qzeros": qzeros,
+                "scales": torch.from_numpy(random.uniform(0.01, 0.03, zeros.shape)).half(),
+                "g_idx": torch.from_numpy(random.permutation(groups) if by_index else groups).int(),
+            }
+            dense[name] = dequantized(stored, bits, version)
+            stem = name.removesuffix("weight")
+            tensors |= {stem + ending: tensor for ending, tensor in stored.items()}
+    copy_of(folder, folder.parent / "dense")
+    save_file(dense, folder.parent / "dense" / "model.safetensors", metadata={"format": "pt"})
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    checkpoint_format = "gptq" if version == 1 else "gptq_v2"
+    changes = {"bits": bits, "checkpoint_format": checkpoint_format, "desc_act": by_index}
+    configure(folder, quantization_config={**GPTQ, **changes, "sym": sym})
+
+
+def describe(folder: Path, **changes: Any) -> None:
+    described = json.loads((folder / "config.json").read_text())["quantization_config"]
+    configure(folder, quantization_config={**described, **changes})
+
+
+def assert_equal_to_dense(folder: Path) -> None:
+    packed, dense = open_weights(folder), open_weights(folder.parent / "dense")
+    for index in range(2):
+        for key, weights in packed.block(index).items():
+            assert torch.allclose(weights, dense.block(index)[key], atol=1e-6)
+
+
+@pytest.mark.parametrize("by_index", [False, True])
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_weights_are_those_of_the_published_layout(
+    folder: Path, bits: int, version: int, *, by_index: bool
+) -> None:
+    pack(folder, bits=bits, version=version, by_index=by_index)
+    assert_equal_to_dense(folder)
+
+
+@pytest.mark.parametrize(
+    "scheme",
+    [
+        QuantScheme(4, 32),
+        QuantScheme(4, 16, symmetric=False),
+        QuantScheme(4, None),
+        QuantScheme(8, 16),
+        QuantScheme(8, None, symmetric=False),
+    ],
+    ids=str,
+)
+def test_a_written_folder_has_the_codes_of_the_other_formats(
+    folder: Path, scheme: QuantScheme
+) -> None:
+    recipe = Recipe("rtn", scheme, ("gptq", "compressed-tensors"))
+    folders = quantize(folder, folder.parent / "out", recipe).folders
+    described = json.loads((folders["gptq"] / "config.json").read_text())["quantization_config"]
+    assert described["checkpoint_format"] == ("gptq" if scheme.symmetric else "gptq_v2")
+    stored = load_file(folders["gptq"] / "model.safetensors")
+    gptq, twin = (open_weights(folders[name]) for name in recipe.formats)
+    assert gptq.format == f"GPTQ {scheme}"
+    for index in range(2):
+        for key in LINEARS:
+            stem = block_tensor_name(index, key).removesuffix("weight")
+            tensors = {name.removeprefix(stem): stored[name] for name in stored if stem in name}
+            version = 1 if scheme.symmetric else 2
+            weights = dequantized(tensors, scheme.bits, version)
+            assert torch.allclose(weights, twin.block(index)[key], atol=1e-6)
+            assert torch.equal(gptq.block(index)[key], twin.block(index)[key])
+
+
+def test_golden_words_of_version_1() -> None:
+    scheme = QuantScheme()
+    codes = (torch.arange(8 * 32) % 16).to(torch.uint8).view(8, 32)
+    stored = LAYOUTS["gptq"].pack(QuantizedTensor(scheme, codes, torch.ones(8, 1).half(), None))
+    assert stored["qzeros"].tolist() == [[0x77777777]]
+    assert stored["qweight"][:2, 0].tolist() == [0x76543210, 0xFEDCBA98 - (1 << 32)]
+    assert stored["g_idx"].tolist() == [0] * 32
+
+
+def test_golden_words_of_version_2() -> None:
+    scheme = QuantScheme(4, 32, symmetric=False)
+    zeros = torch.arange(8, dtype=torch.uint8).view(8, 1)
+    codes = torch.zeros(8, 32, dtype=torch.uint8)
+    stored = LAYOUTS["gptq"].pack(QuantizedTensor(scheme, codes, torch.ones(8, 1).half(), zeros))
+    assert stored["qzeros"].tolist() == [[0x76543210]]
+
+
+def test_a_zero_point_of_0_in_version_1_borrows_from_its_neighbour() -> None:
+    zeros = [0, 8, 0, 0, 15, 1, 8, 8]
+    word = sum(value << (4 * place) for place, value in enumerate(zeros)) - 0x11111111
+    stated = LAYOUTS["gptq"].recognise(GPTQ)
+    assert stated is not None
+    assert stated.unpack is not None
+    stored = {
+        "qweight": torch.zeros(2, 8, dtype=torch.int32),
+        "qzeros": torch.tensor([[word & 0xFFFFFFFF]]).to(torch.int32),
+        "scales": torch.ones(1, 8).half(),
+    }
+    tensor = stated.unpack(stored, (8, GROUP), stated.scheme)
+    assert tensor.zero_points is not None
+    assert tensor.zero_points.flatten().tolist() == zeros
+
+
+def test_consecutive_groups_are_exported_though_they_have_an_index(folder: Path) -> None:
+    recipe = Recipe("rtn", formats=("gptq", "compressed-tensors"))
+    folders = quantize(folder, folder.parent / "out", recipe).folders
+    describe(folders["gptq"], desc_act=True)
+    files = [
+        next(export_gguf(folders[name], folder.parent / name).folders["gguf"].glob("*.gguf"))
+        for name in recipe.formats
+    ]
+    first, second = (open_weights(file).block(0) for file in files)
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert files[0].name.endswith("Q4_0.gguf")
+
+
+def test_columns_in_another_order_are_not_exported_as_if_they_followed(folder: Path) -> None:
+    pack(folder, by_index=True)
+    with pytest.raises(SchemeError, match=r"not consecutive \(.*g_idx\)"):
+        export_gguf(folder, folder.parent / "out")
+
+
+def drop(ending: str) -> Any:
+    def without(tensors: Tensors) -> None:
+        for name in [each for each in tensors if each.endswith(ending)]:
+            del tensors[name]
+
+    return without
+
+
+def test_desc_act_requires_an_index(folder: Path) -> None:
+    pack(folder, by_index=True)
+    edit(folder, drop("g_idx"))
+    with pytest.raises(CheckpointError, match=r"has no tensor .*g_idx"):
+        open_weights(folder)
+
+
+def test_consecutive_groups_need_no_index(folder: Path) -> None:
+    pack(folder)
+    edit(folder, drop("g_idx"))
+    assert_equal_to_dense(folder)
+
+
+def test_an_index_out_of_order_contradicts_desc_act_false(folder: Path) -> None:
+    pack(folder, by_index=True)
+    describe(folder, desc_act=False)
+    with pytest.raises(CheckpointError, match="desc_act false"):
+        open_weights(folder).block(0)
+
+
+@pytest.mark.parametrize("group", [0, -1, 1 << 30])
+def test_an_index_of_uneven_groups_is_refused(folder: Path, group: int) -> None:
+    pack(folder, by_index=True)
+    edit(folder, lambda tensors: tensors[QKV + "g_idx"].fill_(group))
+    with pytest.raises(CheckpointError, match="16 columns to each group"):
+        open_weights(folder).block(0)
+
+
+def test_symmetric_codes_of_the_other_version_are_refused(folder: Path) -> None:
+    pack(folder, sym=True)
+    assert_equal_to_dense(folder)
+    describe(folder, checkpoint_format="gptq_v2")
+    with pytest.raises(CheckpointError, match="not all zero points are 8"):
+        open_weights(folder).block(0)
+
+
+def test_zero_biases_change_nothing(folder: Path) -> None:
+    pack(folder)
+    bias = {QKV + "bias": torch.zeros(128)}
+    edit(folder, lambda tensors: tensors.update(bias))
+    assert_equal_to_dense(folder)
+
+
+def test_a_bias_is_refused(folder: Path) -> None:
+    pack(folder)
+    edit(folder, put(QKV + "bias", 128))
+    with pytest.raises(CheckpointError, match="the bias would be lost"):
+        open_weights(folder)
+
+
+# As the tools write it by default, of symmetric codes.
+BY_TOOLS: dict[str, dict[str, Any]] = {
+    "AutoGPTQ": {
+        "damp_percent": 0.01,
+        "static_groups": False,
+        "true_sequential": True,
+        "model_name_or_path": None,
+        "model_file_base_name": "model",
+        "is_marlin_format": False,
+    },
+    "AutoGPTQ without a version": {"checkpoint_format": None},
+    "GPTQModel": {
+        "method": "gptq",
+        "format": "gptq",
+        "lm_head": False,
+        "pack_dtype": "int32",
+        "meta": {"quantizer": ["gptqmodel:5.0.0"], "act_group_aware": True},
+    },
+    "transformers": GPTQConfig(bits=4, group_size=GROUP, dataset="c4").to_dict(),
+    "AutoRound": {"autoround_version": "0.4.7", "iters": 200, "lm_head": False},
+    "AutoRound's own method": {
+        **AutoRoundConfig(bits=4, group_size=GROUP).to_dict(),
+        "quant_method": "auto-round",
+        "packing_format": "auto_round:auto_gptq",
+        "checkpoint_format": None,
+        "block_name_to_quantize": "model.layers",
+        "data_type": "int",
+        "autoround_version": "0.9.0",
+    },
+}
+
+
+@pytest.mark.parametrize("tool", BY_TOOLS)
+def test_gptq_is_read_as_every_tool_describes_it(folder: Path, tool: str) -> None:
+    pack(folder, sym=True)
+    before = own_logits(open_weights(folder), IDS)
+    describe(folder, **BY_TOOLS[tool])
+    assert torch.equal(own_logits(open_weights(folder), IDS), before)
+
+
+@pytest.mark.parametrize(
+    ("packing", "version"),
+    [
+        ("auto_round:auto_gptq", 1),
+        ("auto_round:gptq", 1),
+        ("auto_round:gptqmodel", 2),
+        ("auto_round", 2),
+    ],
+)
+def test_autoround_names_the_version_by_its_packing(
+    folder: Path, packing: str, version: int
+) -> None:
+    pack(folder, version=version)
+    describe(folder, quant_method="auto-round", packing_format=packing, checkpoint_format=None)
+    assert_equal_to_dense(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"bits": 3}, "GPTQ with 3 bits"),
+        ({"bits": True}, "GPTQ with True bits"),
+        ({"group_size": 1024}, "group_size 1024"),
+        ({"checkpoint_format": "marlin"}, "checkpoint_format 'marlin'"),
+        ({"checkpoint_format": "gptq_p"}, "checkpoint_format 'gptq_p'"),
+        ({"format": "gptq_v2"}, "contradict each other"),
+        ({"packing_format": "auto_round:auto_awq"}, "packing_format"),
+        ({"pack_dtype": "int16"}, "pack_dtype 'int16'"),
+        ({"lm_head": True}, "lm_head True"),
+        ({"is_marlin_format": True}, "is_marlin_format True"),
+        ({"rotation": "hadamard"}, "rotation 'hadamard'"),
+        ({"dynamic": {r"+:.*down.*": {"bits": 8}}}, "dynamic"),
+        ({"extra_config": {"lm_head": {"bits": 8}}}, "extra_config"),
+        ({"desc_act": 1}, "desc_act is 1"),
+        ({"sym": "true"}, "sym is 'true'"),
+        ({"modules_to_not_convert": "x"}, "must be a list"),
+        ({"surprise": 1}, "the unknown key 'surprise'"),
+    ],
+)
+def test_gptq_in_another_form_is_refused_by_key(
+    folder: Path, changes: dict[str, Any], message: str
+) -> None:
+    pack(folder)
+    describe(folder, **changes)
+    with pytest.raises(SchemeError, match=message):
+        open_weights(folder)
+
+
+@pytest.mark.parametrize("packing", [["auto_round"], {"a": 1}, 3])
+def test_a_packing_format_of_another_type_is_refused(folder: Path, packing: object) -> None:
+    pack(folder)
+    describe(folder, quant_method="auto-round", packing_format=packing)
+    with pytest.raises(CheckpointError, match="can't be read"):
+        open_weights(folder)
