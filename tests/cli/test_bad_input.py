@@ -20,7 +20,7 @@ def spoil(model: Path, name: str, tensor: torch.Tensor) -> None:
     ("spoiler", "message"),
     [
         (lambda m: (m / "config.json").unlink(), "no config.json"),
-        (lambda m: (m / "config.json").write_text('{"model_type": "llama"}'), "not 'phi3'"),
+        (lambda m: (m / "config.json").write_text('{"model_type": "gemma"}'), "not 'phi3'"),
         (lambda m: (m / "config.json").write_text("{"), "not readable as JSON"),
         (lambda m: (m / "model.safetensors").unlink(), "no model.safetensors"),
         (

@@ -51,12 +51,10 @@ TEXTS = (
 )
 
 
-@pytest.fixture(scope="module", params=["phi-4", "phi-4-reasoning"])
-def source(
-    request: pytest.FixtureRequest, phi_4: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    """Two blocks with Phi-4's proportions, and all of its vocabulary."""
-    folder = tmp_path_factory.mktemp("source") / str(request.param)
+@pytest.fixture(scope="module")
+def source(phi_4: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two blocks with Phi-4's proportions, all of its vocabulary, and a long system prompt."""
+    folder = tmp_path_factory.mktemp("source") / "phi-4-reasoning"
     torch.manual_seed(0)
     config = Phi3Config(
         vocab_size=ROWS,
@@ -89,8 +87,7 @@ def source(
         folder / "generation_config.json",
         {"bos_token_id": END_OF_TEXT, "eos_token_id": [END_OF_TEXT, END]},
     )
-    if request.param == "phi-4-reasoning":
-        (folder / "chat_template.jinja").write_text(REASONING, encoding="utf-8")
+    (folder / "chat_template.jinja").write_text(REASONING, encoding="utf-8")
     return folder
 
 
