@@ -159,7 +159,8 @@ def _stop_tokens(opened: OpenedModel[StoredModel]) -> list[int]:
 
 def _architecture(config: Phi3Config) -> dict[str, Any]:
     described = asdict(config)
-    del described["raw"]
+    for key in ("raw", "stored_type"):
+        del described[key]
     return {key: _rounded(value) for key, value in described.items()}
 
 

@@ -10,6 +10,7 @@ from phi3quant.errors import TokenizerError
 from phi3quant.gating import facts
 from phi3quant.model.config_file import read_config
 from phi3quant.source.locate import Located
+from tests.models import split_copy
 
 GOOD = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
 
@@ -96,3 +97,12 @@ def test_ids_that_cannot_be_are_refused(folder: Path, settings: str, message: st
 def test_a_pad_token_without_a_row_gives_way_to_one_that_has_one(folder: Path) -> None:
     (folder / "generation_config.json").write_text('{"pad_token_id": 320}')
     assert generation_ids(folder, read_config(folder)).pad == 0
+
+
+def test_the_model_type_of_the_files_is_not_a_fact_of_the_architecture(
+    tmp_path: Path, checkpoint_folder: Callable[[str], Path]
+) -> None:
+    folder = checkpoint_folder("gqa")
+    joined = open_located(Located(folder, "joined"))
+    split = open_located(Located(split_copy(folder, tmp_path / "split"), "split"))
+    assert facts.facts(joined)[facts.ARCHITECTURE] == facts.facts(split)[facts.ARCHITECTURE]
