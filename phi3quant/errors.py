@@ -30,6 +30,7 @@ OPTIONS: Mapping[str, str] = {
     "--adapter": "adapters",
     "--bandwidth": "bandwidth",
     "--calib-field": "Calibration(field=...)",
+    "--export": "Recipe(formats=...)",
     "--group-size": "group_size",
     "--max-memory": "Conduct(max_memory=...)",
     "--max-new-tokens": "max_new_tokens",

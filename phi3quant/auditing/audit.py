@@ -107,7 +107,7 @@ def audit(
 
     Examples:
         >>> audit("phi3-tiny")["licence"].standing.value
-        'not shown'
+        'partly shown'
     """
     require(InputError, "baseline", baseline, str, Path, None)
     recorded = None if baseline is None else read_baseline(Path(baseline))

@@ -157,8 +157,8 @@ def export_packed(
     opened = open_source(model, revision)
     if not isinstance(opened.model, PackedCheckpoint):
         raise SchemeError(
-            f"{opened.name} is not quantized, so it has no codes for {layout}; quantize it with "
-            f"phi3quant awq --export {layout}"
+            f"{opened.name} is not quantized, so it has no codes for {layout}; choose that layout "
+            "when you quantize it (--export)"
         )
     scheme = opened.model.scheme
     chosen.check(scheme, opened.config)
@@ -201,14 +201,13 @@ def export_safetensors(
     if dtype not in FLOAT_TYPES:
         raise SchemeError(f"there is no dtype {dtype!r}; choose from {', '.join(FLOAT_TYPES)}")
     kind = FLOAT_TYPES[dtype]
-    opened = open_source(model, revision)
+    opened = open_source(model, revision, as_codes=False)
     target = Target(
         NAME,
         f"{NAME} {kind.stored}",
         sum(tensor.nbytes for tensor in plan(opened.config, kind)),
         lambda folder, source: PlainWriter(folder, source, kind),
         {"dtype": dtype},
-        needs_codes=False,
     )
     return write_export(opened, target, output, overwrite, progress, judge)
 

@@ -46,7 +46,6 @@ class Target:
         nbytes: size of the weights.
         open: creates a writer into a folder.
         recipe: choices for the manifest.
-        needs_codes: whether a packed model is written as codes; otherwise it may be dequantized.
     """
 
     format: str
@@ -54,11 +53,17 @@ class Target:
     nbytes: int
     open: Callable[[Path, Source], TensorWriter]
     recipe: Mapping[str, Any]
-    needs_codes: bool = True
 
 
-def open_source(model: Model, revision: str | None) -> OpenedModel[Exportable]:
+def open_source(
+    model: Model, revision: str | None, *, as_codes: bool = True
+) -> OpenedModel[Exportable]:
     """Open a model to export.
+
+    Args:
+        model: see locate.
+        revision: revision of a hub id.
+        as_codes: whether a packed model is written as codes; otherwise it is dequantized.
 
     Raises:
         Phi3QuantError: it can't be read, or its format is written only from other formats.
@@ -69,6 +74,8 @@ def open_source(model: Model, revision: str | None) -> OpenedModel[Exportable]:
         raise CheckpointError(
             f"{located.path} is {opened.format} already; use the model it was made from"
         )
+    if as_codes and isinstance(opened, PackedCheckpoint):
+        opened.check_codes()
     manifest = read_json_if_there(located.folder / MANIFEST)
     return OpenedModel(located, opened, manifest, lambda: load_tokenizer(located.folder))
 
@@ -87,8 +94,6 @@ def write_export(
         Phi3QuantError: see phi3quant.errors; ``output`` is as it was before the call.
     """
     model, config = opened.model, opened.config
-    if target.needs_codes and isinstance(model, PackedCheckpoint):
-        model.check_codes()
     check_output(output, overwrite=overwrite)
     check_not_inside(output, opened.folder)
     check_companions(opened.folder)
