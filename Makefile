@@ -12,7 +12,7 @@ export NUMBA_CACHE_DIR := $(CURDIR)/build/kernels
 SECONDS ?= 60
 POINTS ?= 100
 
-.PHONY: help demo gate baseline test fuzz faults check docs test-real real tiny bench bench-quality bench-speed \
+.PHONY: help demo gate baseline test fuzz faults check docs test-real test-runtimes real tiny bench bench-quality bench-speed \
 	format clean
 
 help:
@@ -26,6 +26,7 @@ help:
 	@echo 'make docs       the documentation as pages, into build/docs'
 	@echo 'make real       fetch a real model (135M parameters) and Phi-4'\''s vocabularies into models'
 	@echo 'make test-real  the tests on the real model and in real runtimes'
+	@echo 'make test-runtimes  those of them that CI runs'
 	@echo 'make bench-quality  what quantizing costs, beside other tools: docs/quality.md (hours)'
 	@echo 'make bench-speed    time and memory beside other tools: docs/performance.md (hours)'
 	@echo 'make bench      both, and the speed of encoding and decoding'
@@ -127,6 +128,10 @@ models/phi-4/tokenizer.json: scripts/make_vocabularies.py | $(VENV)/.installed-d
 
 test-real: $(VENV)/.installed-real real
 	$(TEST) tests/real -o timeout=3600
+
+# The rest of tests/real takes longer than everything else in CI.
+test-runtimes: $(VENV)/.installed-real models/real/config.json
+	$(TEST) $(addprefix tests/real/test_,checkpoint.py llama.py memory.py onnx.py page.py runtimes.py) -o timeout=3600
 
 # OPTIONS='--only ours' and the like; both go on where they were interrupted.
 bench-quality: $(VENV)/.installed-bench models/real/config.json
