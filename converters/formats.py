@@ -14,12 +14,12 @@ from converters.onnx import writer as onnx_writer
 from converters.onnx.file import is_onnx
 from converters.onnx.reader import OnnxModel, at_levels, open_onnx
 from converters.packed import awq_gemm, compressed_tensors, gptq
-from converters.packed.layout import PackedLayout, shown
+from converters.packed.layout import PackedLayout
 from converters.packed.reader import open_packed
 from converters.packed.writer import packed_format
 from phi3quant.errors import AdapterError, CheckpointError, SchemeError
 from phi3quant.model.architecture import LINEARS, block_tensor_name
-from phi3quant.model.config import Phi3Config
+from phi3quant.model.config import Phi3Config, shown
 from phi3quant.model.config_file import read_config
 from phi3quant.notices import notify
 from phi3quant.source.adapter_reference import AdapterReference

@@ -7,9 +7,8 @@ from typing import Any
 from gguf import GGUFWriter, LlamaFileType
 
 from converters.gguf.vocabulary import GgufVocabulary
-from converters.packed.layout import shown
 from phi3quant.errors import CheckpointError
-from phi3quant.model.config import LongRope, Phi3Config
+from phi3quant.model.config import LongRope, Phi3Config, shown
 
 ARCHITECTURE = "phi3"
 QUANTIZATION_VERSION = 2

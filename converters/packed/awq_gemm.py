@@ -11,10 +11,11 @@ from typing import Any
 import torch
 
 from converters.packed import bits
-from converters.packed.layout import Keys, PackedLayout, Stated, shown
+from converters.packed.layout import Keys, PackedLayout, Stated
 from converters.packed.sizes import awq_gemm, check_awq_gemm
 from converters.packed.tool_keys import AUTOROUND, PLAIN_WEIGHTS, QUANTIZER_KEYS
 from phi3quant.errors import SchemeError
+from phi3quant.model.config import shown
 from phi3quant.quant.scheme import GROUP_SIZES, QuantScheme
 from phi3quant.quant.tensor import QuantizedTensor
 from phi3quant.units import alternatives

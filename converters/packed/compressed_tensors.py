@@ -12,9 +12,10 @@ from typing import Any
 import torch
 
 from converters.packed import bits
-from converters.packed.layout import Keys, PackedLayout, Stated, shown
+from converters.packed.layout import Keys, PackedLayout, Stated
 from converters.packed.sizes import compressed_tensors
 from phi3quant.errors import CheckpointError, SchemeError
+from phi3quant.model.config import shown
 from phi3quant.quant.scheme import QuantScheme, check_groups
 from phi3quant.quant.tensor import QuantizedTensor
 

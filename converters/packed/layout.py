@@ -8,11 +8,9 @@ import torch
 
 from phi3quant.disk.tensor_plan import PlannedTensor
 from phi3quant.errors import SchemeError
-from phi3quant.model.config import Phi3Config
+from phi3quant.model.config import Phi3Config, shown
 from phi3quant.quant.scheme import QuantScheme
 from phi3quant.quant.tensor import QuantizedTensor
-
-_SHOWN = 80
 
 
 class Specify(Protocol):
@@ -84,12 +82,6 @@ class Keys:
                     f"{self.section} has {key} {shown(value)}, which isn't supported; it must be "
                     f"{' or '.join(map(repr, allowed))}"
                 )
-
-
-def shown(value: Any) -> str:
-    """Value of a configuration as text for messages, shortened."""
-    text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 @dataclass(frozen=True)

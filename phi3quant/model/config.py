@@ -103,7 +103,7 @@ def parse_config(raw: Mapping[str, Any]) -> Phi3Config:
     stored_type = raw.get("model_type")
     if not isinstance(stored_type, str) or stored_type not in DIALECTS:
         raise ConfigError(
-            f"model_type is {_shown(stored_type)}, not 'phi3'; phi3quant handles models of the "
+            f"model_type is {shown(stored_type)}, not 'phi3'; phi3quant handles models of the "
             f"Phi-3 architecture only ({', '.join(DIALECTS)})"
         )
     raw = as_phi3(raw)
@@ -123,10 +123,10 @@ def parse_config(raw: Mapping[str, Any]) -> Phi3Config:
             f"num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}"
         )
     if raw.get("hidden_act", "silu") not in ("silu", "swish"):
-        raise ConfigError(f"hidden_act is {_shown(raw['hidden_act'])}; Phi-3 models use 'silu'")
+        raise ConfigError(f"hidden_act is {shown(raw['hidden_act'])}; Phi-3 models use 'silu'")
     if not raw.get("is_causal", True):
         raise ConfigError(
-            f"is_causal is {_shown(raw['is_causal'])}; tokens of Phi-3 models attend only to "
+            f"is_causal is {shown(raw['is_causal'])}; tokens of Phi-3 models attend only to "
             "earlier ones"
         )
     for key in ("attention_bias", "mlp_bias", "lm_head_bias"):
@@ -171,14 +171,14 @@ def _window(raw: Mapping[str, Any]) -> int | None:
     if window is None or (type(window) is int and 0 < window <= _MAX_WINDOW):
         return window
     raise ConfigError(
-        f"sliding_window is {_shown(window)}; it must be null or an integer from 1 to {_MAX_WINDOW}"
+        f"sliding_window is {shown(window)}; it must be null or an integer from 1 to {_MAX_WINDOW}"
     )
 
 
 def _flag(raw: Mapping[str, Any], key: str) -> bool:
     value = raw.get(key)
     if not isinstance(value, bool | None):
-        raise ConfigError(f"{key} is {_shown(value)}; it must be true or false")
+        raise ConfigError(f"{key} is {shown(value)}; it must be true or false")
     return bool(value)
 
 
@@ -192,7 +192,7 @@ def _rope_section(raw: Mapping[str, Any]) -> Mapping[str, Any]:
         if section is None:
             continue
         if not isinstance(section, Mapping):
-            raise ConfigError(f"{key} is {_shown(section)}; it must be null or an object")
+            raise ConfigError(f"{key} is {shown(section)}; it must be null or an object")
         if section:
             return section
     return {}
@@ -206,7 +206,7 @@ def _long_rope(
         return None
     if kind not in _LONGROPE_NAMES:
         raise ConfigError(
-            f"rope scaling of type {_shown(kind)} is not used by Phi-3; expected 'longrope'"
+            f"rope scaling of type {shown(kind)} is not used by Phi-3; expected 'longrope'"
         )
     factors = {}
     for key in ("short_factor", "long_factor"):
@@ -238,7 +238,7 @@ def _size(raw: Mapping[str, Any], key: str, default: int | None = None) -> int:
         raise ConfigError(f"the key {key} is missing")
     if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < _MAX_SIZE:
         raise ConfigError(
-            f"{key} is {_shown(value)}; it must be an integer from 1 to {_MAX_SIZE - 1}"
+            f"{key} is {shown(value)}; it must be an integer from 1 to {_MAX_SIZE - 1}"
         )
     return value
 
@@ -251,7 +251,7 @@ def _number(
         return default
     if not _is_positive(value):
         raise ConfigError(
-            f"{key} is {_shown(value)}; it must be a positive number that FP32 can hold"
+            f"{key} is {shown(value)}; it must be a positive number that FP32 can hold"
         )
     return float(value)
 
@@ -265,7 +265,7 @@ def _is_positive(value: object) -> bool:
     )
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
     """``repr`` of a value, shortened for messages."""
     text = repr(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

@@ -30,10 +30,10 @@ from phi3quant.source.adapter_reference import ADAPTER_WEIGHTS, AdapterReference
 from phi3quant.source.adapter_settings import AdapterSettings, adapter_settings
 from phi3quant.source.low_rank import LowRank, Replacement
 from phi3quant.source.tensor_folder import FLOAT_DTYPES, TensorFolder, Update
-from phi3quant.source.tensor_names import TextModel
+from phi3quant.source.tensor_names import WRAPPERS, TextModel
 from phi3quant.source.weight_files import read_header
 
-_PREFIX = re.compile(r"(base_model\.model\.|_orig_mod\.|module\.)+")
+_WRAPPED = re.compile(rf"^({'|'.join(map(re.escape, WRAPPERS))})+")
 _PARTS = re.compile(
     r"(?P<module>.+?)\."
     r"(?P<part>lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector"
@@ -169,7 +169,7 @@ def _by_module(store: TensorFolder) -> dict[str, dict[str, str]]:
     """Names of an adapter's tensors, by module and part."""
     modules: dict[str, dict[str, str]] = {}
     for name in store.tensors:
-        plain = _PREFIX.sub("", name, count=1) if _PREFIX.match(name) else name
+        plain = _WRAPPED.sub("", name)
         match = _PARTS.fullmatch(plain)
         if match:
             module, part = match["module"], match["part"].replace("embedding_", "")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from phi3quant.errors import AdapterError
+from phi3quant.model.config import shown
 
 Value = TypeVar("Value")
 
@@ -98,19 +99,19 @@ def adapter_settings(raw: Mapping[str, Any], where: str) -> AdapterSettings:
     kind = raw.get("peft_type", "LORA")
     if kind != "LORA":
         raise AdapterError(
-            f"{where}: peft_type is {_shown(kind)}; only LoRA and its variants rsLoRA and DoRA can "
+            f"{where}: peft_type is {shown(kind)}; only LoRA and its variants rsLoRA and DoRA can "
             "be merged here. Merge it with PEFT's merge_and_unload"
         )
     for key, value in raw.items():
         if key not in _FREE and value not in _OFF:
             raise AdapterError(
-                f"{where}: {_shown(key)} is {_shown(value)}, which isn't supported; merge the "
+                f"{where}: {shown(key)} is {shown(value)}, which isn't supported; merge the "
                 "adapter with PEFT's merge_and_unload"
             )
     start = raw.get("init_lora_weights")
     if start not in _HARMLESS_STARTS:
         raise AdapterError(
-            f"{where}: init_lora_weights is {_shown(start)}, which changes the base model too; "
+            f"{where}: init_lora_weights is {shown(start)}, which changes the base model too; "
             "convert the adapter with PEFT (save_pretrained with "
             "path_initial_model_for_weight_conversion) or merge it with merge_and_unload"
         )
@@ -138,11 +139,11 @@ def _pattern(raw: Any, where: str, read: Callable[[Any, str], Value]) -> Mapping
     if raw is None:
         return {}
     if not isinstance(raw, Mapping):
-        raise AdapterError(f"{where} is {_shown(raw)}; it must be an object")
+        raise AdapterError(f"{where} is {shown(raw)}; it must be an object")
     for pattern in raw:
         if not re.fullmatch(r"\^?[\w.]+", pattern):
             raise AdapterError(
-                f"{where} has the pattern {_shown(pattern)}; only names of modules are supported"
+                f"{where} has the pattern {shown(pattern)}; only names of modules are supported"
             )
     return {pattern: read(value, f"{where}, {pattern}") for pattern, value in raw.items()}
 
@@ -150,23 +151,18 @@ def _pattern(raw: Any, where: str, read: Callable[[Any, str], Value]) -> Mapping
 def _rank(value: Any, where: str) -> int:
     if type(value) is int and 0 < value <= _MAX_RANK:
         return value
-    raise AdapterError(f"{where} is {_shown(value)}; it must be an integer from 1 to {_MAX_RANK}")
+    raise AdapterError(f"{where} is {shown(value)}; it must be an integer from 1 to {_MAX_RANK}")
 
 
 def _number(value: Any, where: str) -> float:
     # NaN fails the comparison, and integers are compared before they are converted.
     if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _MAX_ALPHA:
         return float(value)
-    raise AdapterError(f"{where} is {_shown(value)}; it must be a number that FP32 can hold")
+    raise AdapterError(f"{where} is {shown(value)}; it must be a number that FP32 can hold")
 
 
 def _flag(raw: Mapping[str, Any], key: str, where: str) -> bool:
     value = raw.get(key)
     if value is None or isinstance(value, bool):
         return bool(value)
-    raise AdapterError(f"{where}: {key} is {_shown(value)}; it must be true or false")
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:80]}..."
+    raise AdapterError(f"{where}: {key} is {shown(value)}; it must be true or false")

@@ -15,7 +15,7 @@ from phi3quant.model.dialects import DIALECTS, PHI3
 from phi3quant.source.tensor_folder import TensorEntry, TensorFolder, check_tensors
 from phi3quant.units import count, size
 
-_WRAPPERS: Mapping[str, str] = {
+WRAPPERS: Mapping[str, str] = {
     "_orig_mod.": "torch.compile",
     "module.": "DataParallel",
     "base_model.model.": "PEFT",
@@ -51,7 +51,6 @@ def text_model(store: TensorFolder, config: Phi3Config) -> TextModel:
     plain, notes = _without_wrappers(store)
     if config.stored_type != PHI3:
         notes.append(f"model_type {config.stored_type!r} is read as the equal {PHI3!r} model")
-    adapters: dict[str, TensorFolder] = {}
     outside: dict[str, dict[str, TensorEntry]] = {}
     dialect = DIALECTS[config.stored_type]
     text: dict[str, TensorEntry] = {}
@@ -87,7 +86,7 @@ def _without_wrappers(store: TensorFolder) -> tuple[dict[str, TensorEntry], list
     wrappers: dict[str, None] = {}
     for name, entry in store.tensors.items():
         short = name
-        while prefix := next((each for each in _WRAPPERS if short.startswith(each)), None):
+        while prefix := next((each for each in WRAPPERS if short.startswith(each)), None):
             short = short.removeprefix(prefix)
             wrappers[prefix] = None
         if _COMPILED in short:
@@ -103,7 +102,7 @@ def _without_wrappers(store: TensorFolder) -> tuple[dict[str, TensorEntry], list
             )
         plain[short] = entry
     notes = [
-        f"the names of the tensors have the prefix {prefix!r} of {_WRAPPERS[prefix]}; it is ignored"
+        f"the names of the tensors have the prefix {prefix!r} of {WRAPPERS[prefix]}; it is ignored"
         for prefix in wrappers
     ]
     return plain, notes
