@@ -160,7 +160,7 @@ OURS = {
 }
 # general.name is made from words of the folder's name there.
 DIFFERENT = {"general.name"}
-THEIRS = {"general.basename", "general.finetune", "general.size_label", "general.version"}
+THEIRS = {f"general.{key}" for key in ("basename", "finetune", "license", "size_label", "version")}
 
 
 def test_f16_equals_what_the_converter_writes(llama_source: Path, tmp_path: Path) -> None:

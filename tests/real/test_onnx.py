@@ -128,14 +128,14 @@ def test_one_checkpoint_scores_the_same_in_every_format(
     packed = awq["compressed-tensors"]
     kind = file_type("q4_0", ["token_embd=f16"])
     gguf = export_gguf(packed, tmp_path / "gguf", kind=kind).folders["gguf"]
-    scored = evaluate([packed, gguf, exact], EvaluationText(max_tokens=2048))
+    scored = evaluate([packed, gguf, exact], EvaluationText(max_tokens=1024))
     _, as_gguf, as_onnx = scored.comparisons
     assert as_gguf.ratio == pytest.approx(1, abs=1e-3)
     assert as_onnx.ratio == pytest.approx(1, abs=1e-3)
 
 
 def test_rounded_activations_cost_little(shipped: Path, awq: Mapping[str, Path]) -> None:
-    scored = evaluate([awq["compressed-tensors"], shipped], EvaluationText(max_tokens=2048))
+    scored = evaluate([awq["compressed-tensors"], shipped], EvaluationText(max_tokens=1024))
     _, rounded, exact = scored.comparisons
     assert exact.ratio == pytest.approx(1, abs=0.01)
     assert rounded.ratio == pytest.approx(1, abs=0.03)

@@ -4,13 +4,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from phi3quant.evaluation.evaluate import EvaluationText, evaluate
+from phi3quant.run.pipeline import quantize
+from phi3quant.run.recipe import Calibration, Recipe
 
 _DEFAULT = "compressed-tensors"
 
 
 def test_rounding_hurts_and_awq_undoes_most_of_it(
-    real: Path, rtn: Mapping[str, Path], awq: Mapping[str, Path]
+    real: Path, rtn: Mapping[str, Path], tmp_path: Path
 ) -> None:
+    recipe = Recipe(calibration=Calibration(samples=32))
+    awq = quantize(real, tmp_path / "awq", recipe).folders
     scored = evaluate([real, rtn[_DEFAULT], awq[_DEFAULT]], EvaluationText(max_tokens=6144))
     _, plain, calibrated = scored.comparisons
     # The bundled text is harder than WikiText-2, where RTN costs 20 to 30 %; see README.md.
