@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         open_model,
         open_tokenizer,
         open_weights,
+        parts_of,
         tokenizer_of,
     )
 
@@ -27,6 +28,7 @@ __all__ = [
     "open_model",
     "open_tokenizer",
     "open_weights",
+    "parts_of",
     "tokenizer_of",
 ]
 

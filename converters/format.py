@@ -13,9 +13,9 @@ from phi3quant.quant.block import QuantizedBlock
 from phi3quant.quant.scheme import QuantScheme
 from phi3quant.quant.tensor import Quantized
 from phi3quant.source.opened_model import OpenedModel
-from phi3quant.source.stored_model import StoredWeights
+from phi3quant.source.stored_model import StoredModel
 
-Source: TypeAlias = OpenedModel[StoredWeights]
+Source: TypeAlias = OpenedModel[StoredModel]
 """Model that an artifact is made from."""
 
 MANIFEST_PREFIX = "phi3quant."

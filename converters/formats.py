@@ -8,15 +8,19 @@ from typing import Any
 
 from converters.format import Format
 from converters.gguf import writer as gguf_writer
+from converters.gguf.parts import gguf_parts
 from converters.gguf.reader import GgufCheckpoint, is_gguf, open_gguf
 from converters.gguf.tokenizer import build_tokenizer
 from converters.onnx import writer as onnx_writer
 from converters.onnx.file import is_onnx
+from converters.onnx.parts import onnx_parts
 from converters.onnx.reader import OnnxModel, at_levels, open_onnx
 from converters.packed import awq_gemm, compressed_tensors, gptq
 from converters.packed.layout import PackedLayout
-from converters.packed.reader import open_packed
+from converters.packed.parts import packed_parts
+from converters.packed.reader import PackedCheckpoint, open_packed
 from converters.packed.writer import packed_format
+from converters.parts import Parts, safetensors_parts
 from phi3quant.errors import AdapterError, CheckpointError, SchemeError
 from phi3quant.model.architecture import LINEARS, block_tensor_name
 from phi3quant.model.config import Phi3Config, shown
@@ -160,6 +164,23 @@ def _left_over(described: Mapping[str, Any], opened: StoredWeights) -> str:
         f"config.json has a quantization_config{origin}, but all weights are plain "
         f"{opened.format.removeprefix('safetensors ')}; the quantization_config is ignored"
     )
+
+
+def parts_of(model: StoredModel) -> Parts:
+    """Stored parts of a model from open_model.
+
+    Raises:
+        CheckpointError: an ONNX graph computes something else than Phi-3, or tensors contradict the
+            configuration.
+    """
+    if isinstance(model, PackedCheckpoint):
+        return packed_parts(model)
+    if isinstance(model, GgufCheckpoint):
+        return gguf_parts(model)
+    if isinstance(model, OnnxModel):
+        return onnx_parts(model)
+    assert isinstance(model, Checkpoint)
+    return safetensors_parts(model, None, model.stored_linear)
 
 
 def as_run(

@@ -76,11 +76,11 @@ class GgufModel:
     tensors: Mapping[str, GgufTensor]
     spans: Mapping[str, tuple[int, int]]
 
-    def load(self, name: str) -> torch.Tensor:
-        """Read a tensor's weights as FP32.
+    def load_bytes(self, name: str) -> np.ndarray:
+        """Read a tensor's blocks: uint8, the last axis holding the bytes of a row.
 
         Raises:
-            CheckpointError: the tensor is missing, cut short, of an unsupported type or not finite.
+            CheckpointError: the tensor is missing or cut short.
         """
         stored = self.tensors.get(name)
         if stored is None:
@@ -88,8 +88,18 @@ class GgufModel:
         raw = np.fromfile(stored.file, np.uint8, stored.nbytes, offset=stored.start)
         if len(raw) != stored.nbytes:
             raise CheckpointError(f"{stored.file} ends inside tensor {name}")
+        return raw.reshape(*stored.shape[:-1], -1)
+
+    def load(self, name: str) -> torch.Tensor:
+        """Read a tensor's weights as FP32.
+
+        Raises:
+            CheckpointError: the tensor is missing, cut short, of an unsupported type or not finite.
+        """
+        raw = self.load_bytes(name)
+        stored = self.tensors[name]
         try:
-            weights = quants.dequantize(raw.reshape(*stored.shape[:-1], -1), stored.type)
+            weights = quants.dequantize(raw, stored.type)
         except NotImplementedError:
             raise CheckpointError(
                 f"tensor {name} in {stored.file} is of type {stored.type.name}, which can't be read"

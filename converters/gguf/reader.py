@@ -79,6 +79,10 @@ class GgufCheckpoint:
             for name in _names(self.model, index, key)
         )
 
+    def tensor_names(self, index: int, key: str) -> tuple[str, ...]:
+        """Names of the stored tensors that hold one tensor of a block, fused or split."""
+        return _names(self.model, index, key)
+
     def embedding(self) -> torch.Tensor:
         """See ModelWeights."""
         return self.model.load(outer_name(EMBEDDING))

@@ -1,9 +1,10 @@
-"""Repacking of a method's codes as GGUF blocks, without quantizing again."""
+"""Repacking of codes as GGUF blocks and back, without quantizing again."""
 
 import numpy as np
 import torch
 
 from converters.gguf.sizes import BLOCK, type_name_for
+from phi3quant.errors import CheckpointError, SchemeError
 from phi3quant.quant.codecs.ggml_blocks import TYPES, BlockType
 from phi3quant.quant.scheme import QuantScheme
 from phi3quant.quant.tensor import QuantizedTensor
@@ -45,6 +46,60 @@ def repack(tensor: QuantizedTensor) -> np.ndarray:
         parts.append(low | (high << 4))
     blocks = torch.cat(parts, dim=-1)
     return blocks.view(rows, kind.row_bytes(columns)).numpy()
+
+
+def unpack(data: np.ndarray, scheme: QuantScheme, columns: int) -> QuantizedTensor:
+    """Codes, scales and zero points in the blocks that ``repack`` makes.
+
+    llama.cpp writes a scale of 0 for a block of zeros. Such a block gets the scale 1 and codes that
+    stand for zero, since other formats divide by scales.
+
+    Args:
+        data: uint8 [rows, row_bytes].
+        scheme: a scheme that type_for accepts, with groups of one block.
+        columns: weights in a row.
+
+    Raises:
+        CheckpointError: a scale is not finite.
+        SchemeError: a minimum of Q4_1 is not a zero point times the scale. Both messages continue
+            a sentence about the matrix.
+    """
+    rows = len(data)
+    blocks = torch.from_numpy(data).view(rows, columns // BLOCK, -1)
+    scales = _halves(blocks[..., :2])
+    if not torch.isfinite(scales).all():
+        raise CheckpointError("has scales that are not finite")
+    empty = scales == 0
+    zero_points = None
+    start = 2
+    if not scheme.symmetric:
+        zero_points = _zero_points(scales, _halves(blocks[..., 2:4]), scheme.max_code)
+        start = 4
+    codes = blocks[..., start:]
+    if scheme.bits == 8:
+        codes = (codes.view(torch.int8).to(torch.int16) + scheme.middle).to(torch.uint8)
+    else:
+        codes = torch.cat([codes & 15, codes >> 4], dim=-1)
+    if empty.any():
+        codes[empty] = scheme.middle
+        scales[empty] = 1
+        if zero_points is not None:
+            zero_points[empty] = scheme.middle
+    return QuantizedTensor(scheme, codes.reshape(rows, columns), scales, zero_points)
+
+
+def _zero_points(scales: torch.Tensor, minima: torch.Tensor, max_code: int) -> torch.Tensor:
+    """Whole zero points of which the minima are the products, as repack rounds them."""
+    exact = torch.where(scales == 0, 0, -minima.float() / scales.float())
+    zeros = exact.round().clamp(0, max_code)
+    if not torch.equal((-zeros * scales.float()).half(), minima):
+        raise SchemeError("has minima that are not zero points times scales")
+    return zeros.to(torch.uint8)
+
+
+def _halves(data: torch.Tensor) -> torch.Tensor:
+    """FP16 [rows, blocks] from uint8 [rows, blocks, 2]."""
+    return data.contiguous().view(torch.float16).squeeze(-1).clone()
 
 
 def _bytes(halves: torch.Tensor) -> torch.Tensor:

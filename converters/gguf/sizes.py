@@ -24,6 +24,9 @@ from phi3quant.quant.scheme import QuantScheme
 BLOCK = 32
 """Weights in a block of the legacy quantized types."""
 
+FLOATS = ("F32", "F16", "BF16")
+"""Types without codes."""
+
 ALIGNMENT = 32
 """Bytes to a multiple of which every tensor's offset is aligned."""
 
@@ -51,6 +54,14 @@ def type_name_for(scheme: QuantScheme) -> str:
             f"choose a group size of {BLOCK} or more"
         )
     return kind
+
+
+def holds(type_name: str, scheme: QuantScheme) -> bool:
+    """Whether a block type holds a scheme's codes unchanged."""
+    try:
+        return type_name_for(scheme) == type_name
+    except SchemeError:
+        return False
 
 
 def natural_type(scheme: QuantScheme) -> FileType:
@@ -92,6 +103,12 @@ def tensor_types(kind: FileType, config: Phi3Config) -> dict[str, tuple[BlockSiz
         types[outer_name(HEAD)] = (matrix_type(kind, HEAD, config), wide)
     check_overrides(kind, types)
     return types
+
+
+def linear_types(kind: FileType, config: Phi3Config) -> dict[str, tuple[BlockSize, Shape]]:
+    """Type and shape of the matrices of all blocks, as tensor_types."""
+    names = {block_name(index, key) for index in range(config.num_hidden_layers) for key in LINEARS}
+    return {name: entry for name, entry in tensor_types(kind, config).items() if name in names}
 
 
 def file_number(kind: FileType, config: Phi3Config) -> LlamaFileType:

@@ -30,6 +30,26 @@ def build_tokenizer(
         as_intended: split text as the original tokenizer does where llama.cpp only approximates it.
 
     Raises:
+        TokenizerError: as build_fast.
+    """
+    fast = build_fast(fields, where, as_intended=as_intended)
+    template = fields.get("tokenizer.chat_template")
+    tokens = fields["tokenizer.ggml.tokens"]
+    named = {}
+    for role in ("bos", "eos", "unk", "pad"):
+        key = "unknown" if role == "unk" else "padding" if role == "pad" else role
+        number = fields.get(f"tokenizer.ggml.{key}_token_id")
+        if isinstance(number, int) and 0 <= number < len(tokens):
+            named[f"{role}_token"] = str(tokens[number])
+    return from_fast(fast, template if isinstance(template, str) else None, named)
+
+
+def build_fast(
+    fields: Mapping[str, Any], where: str, *, as_intended: bool = False
+) -> FastTokenizer:
+    """Rebuild the library's tokenizer; arguments as build_tokenizer.
+
+    Raises:
         TokenizerError: the tokenizer is missing, broken or of an unsupported kind.
     """
     tokens = _list(fields, "tokens", str, where)
@@ -65,14 +85,7 @@ def build_tokenizer(
         if as_intended and split is not None and split.intended is not None:
             fast.pre_tokenizer = byte_level([split.intended])
         fast.add_tokens(marks)
-    template = fields.get("tokenizer.chat_template")
-    named = {}
-    for role in ("bos", "eos", "unk", "pad"):
-        key = "unknown" if role == "unk" else "padding" if role == "pad" else role
-        number = fields.get(f"tokenizer.ggml.{key}_token_id")
-        if isinstance(number, int) and 0 <= number < len(tokens):
-            named[f"{role}_token"] = str(tokens[number])
-    return from_fast(fast, template if isinstance(template, str) else None, named)
+    return fast
 
 
 def _list(fields: Mapping[str, Any], key: str, kind: Any, where: str) -> list[Any]:

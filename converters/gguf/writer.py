@@ -20,9 +20,16 @@ from converters.gguf.metadata import (
 )
 from converters.gguf.names import ROPE_LONG, ROPE_SHORT, block_name, outer_name
 from converters.gguf.reader import open_gguf
-from converters.gguf.repack import repack, type_for
+from converters.gguf.repack import repack
 from converters.gguf.scales import check_scales
-from converters.gguf.sizes import file_number, natural_type, nbytes, tensor_bytes, tensor_types
+from converters.gguf.sizes import (
+    file_number,
+    holds,
+    natural_type,
+    nbytes,
+    tensor_bytes,
+    tensor_types,
+)
 from converters.gguf.tokenizer_agreement import agreeing
 from converters.gguf.type_policy import (
     FileType,
@@ -31,7 +38,7 @@ from converters.gguf.type_policy import (
 from converters.gguf.vocabulary import read_vocabulary
 from phi3quant.disk.ordered_writer import OrderedWriter
 from phi3quant.disk.writeback import Writeback
-from phi3quant.errors import CheckpointError, SchemeError
+from phi3quant.errors import CheckpointError
 from phi3quant.model.architecture import (
     BLOCK_TENSORS,
     EMBEDDING,
@@ -172,17 +179,10 @@ def _stored(size: BlockSize, tensor: torch.Tensor | Quantized) -> np.ndarray:
     kind = TYPES[size.name]
     if isinstance(tensor, BlockTensor) and tensor.kind == kind:
         return tensor.data
-    if isinstance(tensor, QuantizedTensor) and _holds(size, tensor.scheme):
+    if isinstance(tensor, QuantizedTensor) and holds(size.name, tensor.scheme):
         return repack(tensor)
     plain = tensor if isinstance(tensor, torch.Tensor) else tensor.dequantize()
     return kind.encode(plain, None)
-
-
-def _holds(size: BlockSize, scheme: QuantScheme) -> bool:
-    try:
-        return type_for(scheme).name == size.name
-    except SchemeError:
-        return False
 
 
 def _check_types(kind: FileType, config: Phi3Config) -> None:

@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from converters.format import Source
+from converters.onnx.reader import OnnxModel
 from phi3quant.disk.workspace import Workspace
 from phi3quant.errors import Phi3QuantError
 from phi3quant.provenance import sealing
+from phi3quant.source.opened_model import OpenedModel
+from phi3quant.source.stored_model import StoredWeights
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,7 @@ class Draft:
         places: final place of each folder.
     """
 
-    source: Source
+    source: OpenedModel[StoredWeights | OnnxModel]
     folders: Mapping[str, Path]
     places: Mapping[str, Path]
 
@@ -44,7 +47,9 @@ class Judge(Protocol):
         """
 
 
-def draft_of(workspace: Workspace, source: Source, formats: list[str]) -> Draft:
+def draft_of(
+    workspace: Workspace, source: OpenedModel[StoredWeights | OnnxModel], formats: list[str]
+) -> Draft:
     """Create an empty draft.
 
     Args:

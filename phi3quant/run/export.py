@@ -1,5 +1,7 @@
 """Export of an existing model, plain or quantized, to another format."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from converters import LAYOUTS
@@ -9,15 +11,17 @@ from converters.gguf.type_policy import FileType, file_type
 from converters.onnx import sizes as onnx_sizes
 from converters.onnx import writer as onnx_writer
 from converters.onnx.options import OnnxOptions
-from converters.packed.reader import PackedCheckpoint
 from converters.packed.sizes import packed_tensors
 from converters.packed.writer import PackedWriter
+from converters.parts import dequantized, requantized
 from converters.plain import FLOAT_TYPES, NAME, PlainWriter, plan
 from phi3quant.errors import SchemeError
 from phi3quant.progress import Progress, bars
+from phi3quant.quant.scheme import QuantScheme
 from phi3quant.run.artifacts import Artifacts
 from phi3quant.run.draft import Judge
-from phi3quant.run.export_run import Exportable, Target, open_source, write_export
+from phi3quant.run.export_run import Target, write_export
+from phi3quant.run.export_source import ExportSource, open_source
 from phi3quant.source.locate import Model
 
 PLAIN_TYPE = "F16"
@@ -30,6 +34,7 @@ def export_gguf(  # noqa: PLR0913 - options by name, each of them documented
     *,
     kind: FileType | None = None,
     split_bytes: int | None = None,
+    requantize: bool = False,
     revision: str | None = None,
     overwrite: bool = False,
     progress: Progress = bars,
@@ -38,11 +43,12 @@ def export_gguf(  # noqa: PLR0913 - options by name, each of them documented
     """Write a model as GGUF, one tensor in memory at a time.
 
     Args:
-        model: plain or packed folder, hub id, or None for the bundled phi3-tiny.
+        model: a model of any format, a hub id, or None for the bundled phi3-tiny.
         output: folder to create, with the file (or its parts) and a manifest.
         kind: recipe from converters.gguf.type_policy.file_type. By default the one that holds the
             model's codes unchanged, and F16 for a plain checkpoint.
         split_bytes: limit on the bytes of tensors in a part; None for a single file.
+        requantize: whether to round codes a second time where the types don't hold them.
         revision: revision of a hub id.
         overwrite: whether to replace an ``output`` that phi3quant created, and to drop an
             unfinished run.
@@ -59,26 +65,29 @@ def export_gguf(  # noqa: PLR0913 - options by name, each of them documented
         ...     [path.name for path in artifacts.folders["gguf"].glob("*.gguf")]
         ['phi3-tiny-Q8_0.gguf']
     """
-    opened = open_source(model, revision)
-    recipe = kind or _default_type(opened.model)
+    source = open_source(model, revision)
+    recipe = kind or _default_type(source)
+    if not requantize:
+        _check_types(source, recipe)
     target = Target(
         gguf_writer.FORMAT.name,
         recipe.name,
-        gguf_sizes.nbytes(recipe, opened.config),
-        lambda folder, source: gguf_writer.GgufWriter(folder, source, recipe, split_bytes),
+        gguf_sizes.nbytes(recipe, source.opened.config),
+        lambda folder, complete: gguf_writer.GgufWriter(folder, complete, recipe, split_bytes),
         {
             "type": recipe.name,
             "tensor_types": [f"{pattern.pattern}={name}" for pattern, name in recipe.overrides],
         },
     )
-    return write_export(opened, target, output, overwrite, progress, judge)
+    return write_export(source, target, output, overwrite, progress, judge)
 
 
-def export_onnx(
+def export_onnx(  # noqa: PLR0913 - options by name, each of them documented
     model: Model,
     output: Path,
     *,
     options: OnnxOptions | None = None,
+    requantize: bool = False,
     revision: str | None = None,
     overwrite: bool = False,
     progress: Progress = bars,
@@ -86,14 +95,15 @@ def export_onnx(
 ) -> Artifacts:
     """Write a model as an ONNX folder, one block in memory at a time.
 
-    A packed model keeps its codes. In a plain one at most embedding and head are quantized, if the
-    options require it.
+    A quantized model keeps its codes. In a plain one at most embedding and head are quantized, if
+    the options require it.
 
     Args:
-        model: plain or packed folder, hub id, or None for the bundled phi3-tiny.
+        model: a model of any format, a hub id, or None for the bundled phi3-tiny.
         output: folder to create, with the graph, its weights, files for onnxruntime-genai, and a
             manifest.
         options: layout of the model; None for the defaults.
+        requantize: whether to round codes that the operators can't hold to int4 in groups of 32.
         revision: revision of a hub id.
         overwrite: whether to replace an ``output`` that phi3quant created, and to drop an
             unfinished run.
@@ -111,37 +121,41 @@ def export_onnx(
         True
     """
     options = options or OnnxOptions()
-    opened = open_source(model, revision)
-    scheme = opened.model.scheme if isinstance(opened.model, PackedCheckpoint) else None
-    onnx_sizes.check(scheme, opened.config, options)
+    source = open_source(model, revision)
+    config = source.opened.config
+    layout = options
+    source = _held(source, lambda scheme: onnx_sizes.check(scheme, config, layout), requantize)
+    scheme = source.parts.scheme
     target = Target(
         onnx_writer.FORMAT.name,
         onnx_writer.FORMAT.title,
-        onnx_sizes.nbytes(opened.config, scheme, options),
-        lambda folder, source: onnx_writer.OnnxWriter(folder, source, scheme, options),
-        options.settled(opened.config, scheme).as_json(),
+        onnx_sizes.nbytes(config, scheme, options),
+        lambda folder, complete: onnx_writer.OnnxWriter(folder, complete, scheme, layout),
+        options.settled(config, scheme).as_json(),
     )
-    return write_export(opened, target, output, overwrite, progress, judge)
+    return write_export(source, target, output, overwrite, progress, judge)
 
 
-def export_packed(
+def export_packed(  # noqa: PLR0913 - options by name, each of them documented
     model: Model,
     output: Path,
     *,
     layout: str,
+    requantize: bool = False,
     revision: str | None = None,
     overwrite: bool = False,
     progress: Progress = bars,
     judge: Judge | None = None,
 ) -> Artifacts:
-    """Write a packed model in another layout of packed folders, one block in memory at a time.
+    """Write a quantized model in a layout of packed folders, one block in memory at a time.
 
     Codes, scales and zero points stay the same.
 
     Args:
-        model: packed folder or hub id.
+        model: a quantized model of any format, or a hub id.
         output: folder to create.
         layout: a key of converters.LAYOUTS.
+        requantize: whether to round codes that the layout can't hold to int4 in groups of 32.
         revision: revision of a hub id.
         overwrite: whether to replace an ``output`` that phi3quant created, and to drop an
             unfinished run.
@@ -154,23 +168,30 @@ def export_packed(
     if layout not in LAYOUTS:
         raise SchemeError(f"there is no layout {layout!r}; choose from {', '.join(LAYOUTS)}")
     chosen = LAYOUTS[layout]
-    opened = open_source(model, revision)
-    if not isinstance(opened.model, PackedCheckpoint):
+    source = open_source(model, revision)
+    config = source.opened.config
+    if not source.parts.quantized:
         raise SchemeError(
-            f"{opened.name} is not quantized, so it has no codes for {layout}; choose that layout "
-            "when you quantize it (--export)"
+            f"{source.opened.name} is not quantized, so it has no codes for {layout}; choose that "
+            "layout when you quantize it (--export)"
         )
-    scheme = opened.model.scheme
-    chosen.check(scheme, opened.config)
-    planned = packed_tensors(opened.config, scheme, chosen.specify)
+
+    def check(scheme: QuantScheme | None) -> None:
+        assert scheme is not None
+        chosen.check(scheme, config)
+
+    source = _held(source, check, requantize)
+    scheme = source.parts.scheme
+    assert scheme is not None
+    planned = packed_tensors(config, scheme, chosen.specify)
     target = Target(
         chosen.name,
         chosen.title,
         sum(tensor.nbytes for tensor in planned),
-        lambda folder, source: PackedWriter(folder, source, scheme, chosen),
+        lambda folder, complete: PackedWriter(folder, complete, scheme, chosen),
         {"bits": scheme.bits, "group_size": scheme.group_size, "symmetric": scheme.symmetric},
     )
-    return write_export(opened, target, output, overwrite, progress, judge)
+    return write_export(source, target, output, overwrite, progress, judge)
 
 
 def export_safetensors(
@@ -186,7 +207,7 @@ def export_safetensors(
     """Write a plain checkpoint: codes are dequantized, and adapters merged.
 
     Args:
-        model: plain or packed folder, hub id, or None for the bundled phi3-tiny.
+        model: a model of any format, a hub id, or None for the bundled phi3-tiny.
         output: folder to create.
         dtype: a key of converters.plain.FLOAT_TYPES.
         revision: revision of a hub id.
@@ -201,19 +222,68 @@ def export_safetensors(
     if dtype not in FLOAT_TYPES:
         raise SchemeError(f"there is no dtype {dtype!r}; choose from {', '.join(FLOAT_TYPES)}")
     kind = FLOAT_TYPES[dtype]
-    opened = open_source(model, revision, as_codes=False)
+    source = open_source(model, revision)
+    source = replace(source, parts=dequantized(source.parts))
     target = Target(
         NAME,
         f"{NAME} {kind.stored}",
-        sum(tensor.nbytes for tensor in plan(opened.config, kind)),
-        lambda folder, source: PlainWriter(folder, source, kind),
+        sum(tensor.nbytes for tensor in plan(source.opened.config, kind)),
+        lambda folder, complete: PlainWriter(folder, complete, kind),
         {"dtype": dtype},
     )
-    return write_export(opened, target, output, overwrite, progress, judge)
+    return write_export(source, target, output, overwrite, progress, judge)
 
 
-def _default_type(model: Exportable) -> FileType:
-    if isinstance(model, PackedCheckpoint):
-        # Codes with zero points may in fact be symmetric, but the layout doesn't record that.
-        return gguf_sizes.natural_type(model.scheme)
-    return file_type(PLAIN_TYPE)
+def _default_type(source: ExportSource) -> FileType:
+    """Type that holds a model's codes, or PLAIN_TYPE for a plain model.
+
+    Raises:
+        SchemeError: no single type holds the codes.
+    """
+    source.parts.check_codes()
+    scheme = source.parts.scheme
+    # Codes with zero points may in fact be symmetric, but the layout doesn't record that.
+    return file_type(PLAIN_TYPE) if scheme is None else gguf_sizes.natural_type(scheme)
+
+
+def _check_types(source: ExportSource, kind: FileType) -> None:
+    """Refuse types that would round codes a second time.
+
+    Raises:
+        SchemeError: there is such a type.
+    """
+    parts, config = source.parts, source.opened.config
+    if not parts.quantized:
+        return
+    for key, (entry, _) in gguf_sizes.linear_types(kind, config).items():
+        if entry.name in gguf_sizes.FLOATS:
+            continue
+        parts.check_codes()
+        assert parts.scheme is not None
+        if not gguf_sizes.holds(entry.name, parts.scheme):
+            raise SchemeError(
+                f"{source.opened.name} has {parts.scheme} codes, which {entry.name} ({key}) would "
+                "round a second time; leave out --type to keep them, or add --requantize"
+            )
+
+
+def _held(
+    source: ExportSource,
+    check: Callable[[QuantScheme | None], None],
+    requantize: bool,  # noqa: FBT001 - passed on
+) -> ExportSource:
+    """The model with codes that pass ``check``, rounded a second time only if that is wanted.
+
+    Raises:
+        SchemeError: its codes don't pass.
+    """
+    try:
+        source.parts.check_codes()
+        check(source.parts.scheme)
+    except SchemeError:
+        scheme = QuantScheme()
+        if not requantize or not source.parts.quantized:
+            raise
+        check(scheme)
+        return replace(source, parts=requantized(source.parts, scheme))
+    return source

@@ -83,6 +83,10 @@ class Checkpoint(SafetensorsModel):
         """See ModelWeights."""
         return {key: self.store.load_finite(block_tensor_name(index, key)) for key in BLOCK_TENSORS}
 
+    def stored_linear(self, index: int, key: str) -> torch.Tensor:
+        """A matrix in its stored dtype; memory-mapped, so neither read nor checked yet."""
+        return self.store.load(block_tensor_name(index, key))
+
     def stored_block(self, index: int) -> Block:
         """A block with its matrices in their stored dtype.
 

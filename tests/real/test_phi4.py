@@ -5,9 +5,10 @@ that texts can be compared in spite of the rounding of each runtime.
 """
 
 import json
+import math
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import onnxruntime_genai as genai
 import pytest
 import torch
 from llama_cpp import Llama
-from transformers import AutoModelForCausalLM, AutoTokenizer, Phi3Config, Phi3ForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, Phi3Config
 
 from converters import open_weights
 from converters.gguf.tokenizer_agreement import PLAIN
@@ -51,18 +52,18 @@ TEXTS = (
 )
 
 
-@pytest.fixture(scope="module")
-def source(phi_4: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+NARROW = {"hidden_size": 512, "intermediate_size": 1792, "num_attention_heads": 8}
+FULL_WIDTH = {"hidden_size": 5120, "intermediate_size": 17920, "num_attention_heads": 40}
+
+
+def make_source(folder: Path, phi_4: Path, sizes: Mapping[str, int]) -> Path:
     """Two blocks with Phi-4's proportions, all of its vocabulary, and a long system prompt."""
-    folder = tmp_path_factory.mktemp("source") / "phi-4-reasoning"
     torch.manual_seed(0)
     config = Phi3Config(
+        **sizes,
+        num_key_value_heads=sizes["num_attention_heads"] // 4,
         vocab_size=ROWS,
-        hidden_size=512,
-        intermediate_size=1792,
         num_hidden_layers=2,
-        num_attention_heads=8,
-        num_key_value_heads=2,
         max_position_embeddings=16384,
         original_max_position_embeddings=16384,
         rope_theta=250000.0,
@@ -70,17 +71,20 @@ def source(phi_4: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         bos_token_id=END_OF_TEXT,
         eos_token_id=END,
         pad_token_id=END_OF_TEXT,
+        # The same influence of the blocks at any width: the head must recognise the embedding.
+        initializer_range=0.02 * math.sqrt(NARROW["hidden_size"] / sizes["hidden_size"]),
+        dtype="bfloat16",
     )
-    model = Phi3ForCausalLM(config)
+    model = AutoModelForCausalLM.from_config(config)
     tokenizer = load_tokenizer(phi_4)
     chain = [SEPARATOR, *tokenizer.encode(ANSWER), END]
     assert len(set(chain)) == len(chain)
-    table = torch.randn(ROWS, config.hidden_size)
+    table = torch.randn(ROWS, config.hidden_size, dtype=torch.bfloat16)
     model.model.embed_tokens.weight.data[:] = table
     model.lm_head.weight.data.normal_(std=0.05)
     for token, following in pairwise(chain):
         model.lm_head.weight.data[following] = table[token] * 0.1
-    model.to(torch.bfloat16).save_pretrained(folder)
+    model.save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (folder / name).write_bytes((phi_4 / name).read_bytes())
     write_json(
@@ -91,10 +95,8 @@ def source(phi_4: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def quantized(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def quantize_source(source: Path, output: Path) -> Path:
     """The preset's artifacts, and a packed folder for transformers."""
-    output = tmp_path_factory.mktemp("quantized") / source.name
     run = [sys.executable, "-m", "phi3quant", "awq", str(source), "--preset", "phone-fast"]
     options = ["--samples", "8", "--export", "compressed-tensors,gguf,onnx", "--no-verify"]
     subprocess.run([*run, *options, "-o", str(output)], check=True)
@@ -102,7 +104,21 @@ def quantized(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def source(phi_4: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_source(tmp_path_factory.mktemp("source") / "phi-4-reasoning", phi_4, NARROW)
+
+
+@pytest.fixture(scope="module")
+def quantized(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return quantize_source(source, tmp_path_factory.mktemp("quantized") / source.name)
+
+
+@pytest.fixture(scope="module")
 def llama(quantized: Path) -> Llama:
+    return by_llama_cpp(quantized)
+
+
+def by_llama_cpp(quantized: Path) -> Llama:
     (file,) = (quantized / "gguf").glob("*.gguf")
     return Llama(str(file), n_ctx=1024, verbose=False)
 
@@ -114,6 +130,20 @@ def prompt(tokenizer: Tokenizer) -> str:
 
 
 def test_every_runtime_encodes_alike(source: Path, quantized: Path, llama: Llama) -> None:
+    assert_encodes_alike(source, quantized, llama)
+
+
+def test_runtimes_agree_at_full_width(phi_4: Path, tmp_path: Path) -> None:
+    """One test, since a second process with such a model wouldn't fit into memory."""
+    source = make_source(tmp_path / "source" / "phi-4-reasoning", phi_4, FULL_WIDTH)
+    quantized = quantize_source(source, tmp_path / "quantized")
+    llama = by_llama_cpp(quantized)
+    assert_encodes_alike(source, quantized, llama)
+    assert_stops_alike(quantized, llama)
+    assert_writes_alike(source, quantized, llama)
+
+
+def assert_encodes_alike(source: Path, quantized: Path, llama: Llama) -> None:
     reference = AutoTokenizer.from_pretrained(source)
     packed = AutoTokenizer.from_pretrained(quantized)
     from_onnx = genai.Tokenizer(genai.Model(str(quantized / "onnx")))
@@ -126,6 +156,10 @@ def test_every_runtime_encodes_alike(source: Path, quantized: Path, llama: Llama
 
 
 def test_every_runtime_stops_at_the_same_tokens(quantized: Path, llama: Llama) -> None:
+    assert_stops_alike(quantized, llama)
+
+
+def assert_stops_alike(quantized: Path, llama: Llama) -> None:
     settings = json.loads((quantized / "onnx" / "genai_config.json").read_text())
     assert set(settings["model"]["eos_token_id"]) == {END, END_OF_TEXT}
     assert llama.token_eos() == END
@@ -144,6 +178,12 @@ def test_every_runtime_writes_the_same_text(source: Path, quantized: Path, llama
     ids = load_tokenizer(source).encode(prompt(load_tokenizer(source)))
     expected = [*load_tokenizer(source).encode(ANSWER), END]
     assert greedy(BlockwiseDecoder(open_weights(file)), ids) == expected
+    assert_writes_alike(source, quantized, llama)
+
+
+def assert_writes_alike(source: Path, quantized: Path, llama: Llama) -> None:
+    ids = load_tokenizer(source).encode(prompt(load_tokenizer(source)))
+    expected = [*load_tokenizer(source).encode(ANSWER), END]
     assert by_transformers(quantized, ids) == expected
     assert by_genai(quantized / "onnx", ids) == expected[:-1]
 

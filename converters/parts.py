@@ -1,0 +1,116 @@
+"""Stored parts of a model of any format: codes where it has them, and floats."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+
+from phi3quant.errors import SchemeError
+from phi3quant.model.architecture import BLOCK_TENSORS, EMBEDDING, HEAD, LINEARS, block_tensor_name
+from phi3quant.quant.codecs import affine
+from phi3quant.quant.scheme import QuantScheme
+from phi3quant.quant.tensor import Quantized
+from phi3quant.source.checkpoint import SafetensorsModel
+
+StoredBlock = Mapping[str, torch.Tensor | Quantized]
+"""Tensors of a block by short name: norms FP32, matrices as codes or as floats of any type."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Parts of a model in the order in which writers receive them; each is read when it is called.
+
+    Attributes:
+        scheme: scheme of the codes of all matrices; None if the matrices are plain, or if no single
+            scheme describes them.
+        embedding: reads the token embeddings, floats of any type [vocab, hidden].
+        block: reads a block by its index.
+        final_norm: reads the last norm, FP32 [hidden].
+        head: reads the head, which a tied model shares with the embedding.
+        unfit: why formats other than the model's own can't store its codes; empty if they can.
+    """
+
+    scheme: QuantScheme | None
+    embedding: Callable[[], torch.Tensor]
+    block: Callable[[int], StoredBlock]
+    final_norm: Callable[[], torch.Tensor]
+    head: Callable[[], torch.Tensor]
+    unfit: str = ""
+
+    @property
+    def quantized(self) -> bool:
+        """Whether matrices are stored as codes."""
+        return self.scheme is not None or bool(self.unfit)
+
+    def check_codes(self) -> None:
+        """Refuse codes that other formats can't store.
+
+        Raises:
+            SchemeError: there are such codes.
+        """
+        if self.unfit:
+            raise SchemeError(self.unfit)
+
+
+def safetensors_parts(
+    model: SafetensorsModel,
+    scheme: QuantScheme | None,
+    linear: Callable[[int, str], torch.Tensor | Quantized],
+    unfit: str = "",
+) -> Parts:
+    """Parts of a folder of safetensors.
+
+    Writers check that plain matrices are finite while they convert them.
+
+    Args:
+        model: the folder.
+        scheme: see Parts.
+        linear: reads a matrix by the index of its block and its short name.
+        unfit: see Parts.
+    """
+    store, config = model.store, model.config
+
+    def block(index: int) -> StoredBlock:
+        return {
+            key: linear(index, key)
+            if key in LINEARS
+            else store.load_finite(block_tensor_name(index, key))
+            for key in BLOCK_TENSORS
+        }
+
+    head = EMBEDDING if config.tie_word_embeddings else HEAD
+    return Parts(
+        scheme,
+        partial(store.load, EMBEDDING),
+        block,
+        model.final_norm,
+        partial(store.load, head),
+        unfit,
+    )
+
+
+def dequantized(parts: Parts) -> Parts:
+    """The same model with plain matrices, FP32."""
+
+    def block(index: int) -> StoredBlock:
+        return {key: _plain(tensor) for key, tensor in parts.block(index).items()}
+
+    return replace(parts, scheme=None, block=block, unfit="")
+
+
+def requantized(parts: Parts, scheme: QuantScheme) -> Parts:
+    """The same model with its codes rounded to the nearest codes of another scheme."""
+
+    def block(index: int) -> StoredBlock:
+        stored = parts.block(index)
+        return {
+            key: affine.quantize(_plain(tensor).float(), scheme) if key in LINEARS else tensor
+            for key, tensor in stored.items()
+        }
+
+    return replace(parts, scheme=scheme, block=block, unfit="")
+
+
+def _plain(tensor: torch.Tensor | Quantized) -> torch.Tensor:
+    return tensor if isinstance(tensor, torch.Tensor) else tensor.dequantize()
