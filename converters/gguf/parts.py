@@ -32,20 +32,19 @@ def gguf_parts(model: GgufCheckpoint) -> Parts:
     Embedding and head are read as floats. A matrix in several tensors of one type is joined.
     """
     scheme, unfit = _scheme(model)
+    if scheme is not None and not scheme.symmetric:
+        unfit = _unfit_minima(model)
+        scheme = None if unfit else scheme
 
     def block(index: int) -> StoredBlock:
         return {
-            key: _stored(model, model.tensor_names(index, key))
+            key: _stored(model, model.tensor_names(index, key), scheme)
             if key in LINEARS
             else model.model.load(*model.tensor_names(index, key))
             for key in BLOCK_TENSORS
         }
 
-    if scheme is not None and not scheme.symmetric:
-        unfit = _unfit_minima(model)
-    return Parts(
-        None if unfit else scheme, model.embedding, block, model.final_norm, model.head, unfit
-    )
+    return Parts(scheme, model.embedding, block, model.final_norm, model.head, unfit)
 
 
 def _scheme(model: GgufCheckpoint) -> tuple[QuantScheme | None, str]:
@@ -77,16 +76,21 @@ _ADVICE = "round them again with --requantize, or export it to safetensors"
 
 
 def _unfit_minima(model: GgufCheckpoint) -> str:
-    """Why the codes of Q4_1 don't have zero points, from the first matrix; empty if they do."""
+    """Why the codes of Q4_1 don't have zero points; empty if they do. Reads all matrices."""
+    scheme = SCHEMES[_Types.Q4_1]
     try:
-        _stored(model, model.tensor_names(0, LINEARS[0]))
+        for index in range(model.config.num_hidden_layers):
+            for key in LINEARS:
+                _stored(model, model.tensor_names(index, key), scheme)
     except SchemeError as error:
         return str(error)
     return ""
 
 
-def _stored(model: GgufCheckpoint, names: Sequence[str]) -> torch.Tensor | Quantized:
-    """A matrix, from the tensors that hold its rows."""
+def _stored(
+    model: GgufCheckpoint, names: Sequence[str], scheme: QuantScheme | None
+) -> torch.Tensor | Quantized:
+    """A matrix, from the tensors that hold its rows; as codes of ``scheme``, if there is one."""
     kinds = {model.model.tensors[name].type for name in names}
     (kind,) = kinds if len(kinds) == 1 else (None,)
     if kind is None or kind in _FLOATS or kind.name not in TYPES:
@@ -94,10 +98,10 @@ def _stored(model: GgufCheckpoint, names: Sequence[str]) -> torch.Tensor | Quant
     tensors = [model.model.tensors[name] for name in names]
     data = np.concatenate([model.model.load_bytes(name) for name in names])
     columns = tensors[0].shape[1]
-    if kind not in SCHEMES:
+    if scheme is None:
         return BlockTensor(TYPES[kind.name], data, (len(data), columns))
     try:
-        return unpack(data, SCHEMES[kind], columns)
+        return unpack(data, scheme, columns)
     except SchemeError as error:
         raise SchemeError(f"{names[0]} in {model.path} {error}; {_ADVICE}") from None
     except CheckpointError as error:

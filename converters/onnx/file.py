@@ -6,15 +6,32 @@ from pathlib import Path
 from google.protobuf.message import DecodeError, Message
 from onnx import ModelProto
 
+from phi3quant.disk.file_name import is_file_name
 from phi3quant.disk.first_bytes import lfs_hint
+from phi3quant.disk.untrusted_json import read_json_if_there
 from phi3quant.errors import CheckpointError
 
 MODEL_FILE = "model.onnx"
+GENAI_CONFIG = "genai_config.json"
 
 
 def is_onnx(path: Path) -> bool:
     """Whether ``path`` is a folder with a graph."""
-    return (path / MODEL_FILE).is_file()
+    return graph_file(path).is_file()
+
+
+def graph_file(folder: Path) -> Path:
+    """Path of a folder's graph: model.onnx, or the file that genai_config.json names."""
+    file = folder / MODEL_FILE
+    if file.is_file() or not (folder / GENAI_CONFIG).is_file():
+        return file
+    settings = read_json_if_there(folder / GENAI_CONFIG)
+    for key in ("model", "decoder"):
+        section = settings.get(key)
+        settings = section if isinstance(section, dict) else {}
+    name = settings.get("filename")
+    named = isinstance(name, str) and is_file_name(name) and (folder / name).is_file()
+    return folder / str(name) if named else file
 
 
 def read_graph(folder: Path) -> ModelProto:
@@ -24,7 +41,7 @@ def read_graph(folder: Path) -> ModelProto:
         CheckpointError: the graph can't be read.
     """
     graph = ModelProto()
-    path = folder / MODEL_FILE
+    path = graph_file(folder)
     try:
         graph.ParseFromString(path.read_bytes())
     except (DecodeError, OSError) as error:

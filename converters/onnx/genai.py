@@ -7,6 +7,7 @@ from typing import Any
 
 from converters.companions import carry_along, write_config
 from converters.format import Source
+from converters.onnx.file import GENAI_CONFIG
 from converters.onnx.graph import (
     IDS,
     LOGITS,
@@ -27,8 +28,6 @@ from phi3quant.source.tokenizer import (
     load_tokenizer,
     require_tokenizer_json,
 )
-
-CONFIG_FILE = "genai_config.json"
 
 # Tokens that the runtime allocates its cache for: 1.6 GB for Phi-3-mini in FP32.
 _MAX_LENGTH = 2048
@@ -145,7 +144,7 @@ def write_companions(folder: Path, source: Source, settings: Mapping[str, Any]) 
     """
     write_config(folder, source.config)
     carry_along(source.folder, folder)
-    write_json(folder / CONFIG_FILE, settings)
+    write_json(folder / GENAI_CONFIG, settings)
     write_json(folder / "tokenizer_config.json", _tokenizer_config(source))
 
 

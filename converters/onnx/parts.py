@@ -7,7 +7,6 @@ from functools import partial
 import torch
 from onnx import NodeProto
 
-from converters.onnx.file import MODEL_FILE
 from converters.onnx.initializers import Initializers
 from converters.onnx.reader import OnnxModel
 from converters.onnx.repack import NBits, from_nbits
@@ -30,7 +29,7 @@ def onnx_parts(model: OnnxModel) -> Parts:
     Raises:
         CheckpointError: the graph computes something else than Phi-3.
     """
-    file = model.folder / MODEL_FILE
+    file = model.file
     roles = find_roles(model.graph, model.config, file)
     stored = Initializers(file, {entry.name: entry for entry in model.graph.graph.initializer})
     reader = _Reader(model, roles, stored, _transposes(model))

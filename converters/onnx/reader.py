@@ -11,7 +11,7 @@ from onnx import AttributeProto, ModelProto, NodeProto, TensorProto
 from torch.nn import functional
 
 from converters.onnx.data import all_tensors, check_hashes, check_sizes, external_ends, place_of
-from converters.onnx.file import MODEL_FILE, read_graph
+from converters.onnx.file import graph_file, read_graph
 from converters.onnx.graph import (
     IDS,
     LOGITS,
@@ -75,9 +75,14 @@ class OnnxModel:
         return None if product is None else _integers(product).get("accuracy_level", 0)
 
     @property
+    def file(self) -> Path:
+        """File of the graph."""
+        return graph_file(self.folder)
+
+    @property
     def files(self) -> Sequence[Path]:
         """See StoredModel."""
-        return (self.folder / "config.json", self.folder / MODEL_FILE, *self._data_files())
+        return (self.folder / "config.json", self.file, *self._data_files())
 
     @property
     def weight_bytes(self) -> int:
@@ -134,7 +139,7 @@ class OnnxModel:
         return [self.folder / name for name in _ends(self.folder, self.graph)]
 
     def _nbytes(self, tensors: Iterable[TensorProto]) -> int:
-        where = self.folder / MODEL_FILE
+        where = self.file
         places = {
             place_of(tensor, where)
             for tensor in tensors
@@ -192,12 +197,12 @@ def open_onnx(folder: Path) -> OnnxModel:
     graph = read_graph(folder)
     if not any(value.name == LOGITS for value in graph.graph.output):
         raise CheckpointError(
-            f"{folder / MODEL_FILE} is not a language model: it has no output {LOGITS}"
+            f"{graph_file(folder)} is not a language model: it has no output {LOGITS}"
         )
     product = _first_product(graph)
     if product is not None and _integers(product).get("block_size", 0) < 1:
         raise CheckpointError(
-            f"{folder / MODEL_FILE}: node {product.name!r} (MatMulNBits) has no block_size"
+            f"{graph_file(folder)}: node {product.name!r} (MatMulNBits) has no block_size"
         )
     check_sizes(folder, _ends(folder, graph))
     return OnnxModel(folder, config, graph)
@@ -234,7 +239,7 @@ def _cache_type(graph: ModelProto) -> torch.dtype:
 
 
 def _ends(folder: Path, graph: ModelProto) -> dict[str, int]:
-    return external_ends(all_tensors(graph), folder / MODEL_FILE)
+    return external_ends(all_tensors(graph), graph_file(folder))
 
 
 def _first_product(graph: ModelProto) -> NodeProto | None:

@@ -89,8 +89,8 @@ def gguf(
     phi3quant export gguf ./my-finetune --type q4_0 --tensor-type ffn_down=q5_0
     phi3quant export gguf ./my-finetune --type f16 --split-size 2GB -o out
 
-    The first example keeps the codes of a quantized folder: Q4_0 for awq's defaults.
-    MODEL is a folder or a hub id; the default is the bundled phi3-tiny.
+    The first example keeps the codes of a quantized model: Q4_0 for awq's defaults.
+    MODEL is a model of any format or a hub id; the default is the bundled phi3-tiny.
     """
     if wanted.tensor_types and not wanted.gguf_type:
         raise click.UsageError("--tensor-type requires --type.")
@@ -102,6 +102,7 @@ def gguf(
             output,
             kind=kind,
             split_bytes=wanted.part_size,
+            requantize=target.requantize,
             overwrite=target.overwrite,
             progress=progress,
             judge=judge,
@@ -133,7 +134,7 @@ def onnx(
     phi3quant export onnx phi3-4bit --opset 14 -o out    for older mobile runtimes
     phi3quant export onnx ./my-finetune -o out           not quantized, to compare
 
-    MODEL is a folder or a hub id; the default is the bundled phi3-tiny.
+    MODEL is a model of any format or a hub id; the default is the bundled phi3-tiny.
     """
     chosen = layout.options()
 
@@ -142,6 +143,7 @@ def onnx(
             model,
             output,
             options=chosen,
+            requantize=target.requantize,
             overwrite=target.overwrite,
             progress=progress,
             judge=judge,
@@ -159,7 +161,7 @@ def onnx(
     show_default=True,
     help="Type of the weights.",
 )
-@target_options("MODEL-safetensors")
+@target_options("MODEL-safetensors", codes=False)
 @SCORED_TEXT
 @options.RUNNING
 def safetensors(
@@ -172,7 +174,7 @@ def safetensors(
     phi3quant export safetensors ./their-gptq --dtype bf16 -o out
     phi3quant export safetensors ./my-finetune --adapter ./my-lora -o merged
 
-    MODEL is a folder or a hub id; the default is the bundled phi3-tiny.
+    MODEL is a model of any format or a hub id; the default is the bundled phi3-tiny.
     """
 
     def write(model: Located, output: Path, judge: Judge | None, progress: Progress) -> Artifacts:
@@ -195,20 +197,28 @@ def _packed_command(layout: PackedLayout) -> click.Command:
         layout.name,
         cls=SectionedCommand,
         short_help=f"Write a folder in the layout {layout.title}.",
-        help=f"""Write MODEL, a packed folder, in the layout {layout.title}, and score it.
+        help=f"""Write MODEL, which must be quantized, in the layout {layout.title}, and score it.
 
         \b
         phi3quant export {layout.name} phi3-4bit
-        phi3quant export {layout.name} ./their-model -o out
+        phi3quant export {layout.name} ./their-model-Q4_0.gguf -o out
+        phi3quant export {layout.name} ./their-model-Q4_K_M.gguf --requantize -o out
 
-        Codes, scales and zero points stay the same. MODEL is a folder or a hub id.
+        Codes, scales and zero points stay the same; other codes than int4 and int8 in groups are
+        refused, or rounded to int4 in groups of 32 by --requantize. MODEL is a model of any format
+        or a hub id.
         """,
     )
     @options.MODEL
     @target_options(f"MODEL-{layout.name}")
     @SCORED_TEXT
     @options.RUNNING
-    def packed(model: str | None, target: Target, text: EvaluationText, running: Running) -> None:
+    def packed(
+        model: str | None,
+        target: Target,
+        text: EvaluationText,
+        running: Running,
+    ) -> None:
         def write(
             model: Located, output: Path, judge: Judge | None, progress: Progress
         ) -> Artifacts:
@@ -216,6 +226,7 @@ def _packed_command(layout: PackedLayout) -> click.Command:
                 model,
                 output,
                 layout=layout.name,
+                requantize=target.requantize,
                 overwrite=target.overwrite,
                 progress=progress,
                 judge=judge,

@@ -34,13 +34,15 @@ class Target:
     no_verify: bool
     revision: str | None
     adapters: tuple[str, ...]
+    requantize: bool = False
 
 
-def target_options(default: str) -> options.Decorator[Callable[..., None]]:
-    """Options that all exports share, gathered in a ``target``.
+def target_options(default: str, *, codes: bool = True) -> options.Decorator[Callable[..., None]]:
+    """Options that exports share, gathered in a ``target``.
 
     Args:
         default: form of the output's default name, for the help text.
+        codes: whether the target stores codes, which may have to be rounded.
     """
     return options.group(
         "target",
@@ -57,6 +59,7 @@ def target_options(default: str) -> options.Decorator[Callable[..., None]]:
             help="Replace an output that phi3quant created, and drop an unfinished run.",
         ),
         click.option("--no-verify", is_flag=True, help="Don't score the result."),
+        *([options.REQUANTIZE] if codes else []),
         options.REVISION,
         options.ADAPTERS,
     )

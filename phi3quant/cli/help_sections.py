@@ -7,7 +7,7 @@ import click
 SECTIONS: Mapping[str, tuple[str, ...]] = {
     "Codes": ("preset", "method", "bits", "group_size", "symmetric", "compensate"),
     "Calibration": ("calib", "calib_field", "samples", "seq_len", "seed"),
-    "Format": ("formats", "kind", "dtype"),
+    "Format": ("formats", "kind", "dtype", "requantize"),
     "GGUF": ("gguf_type", "tensor_types", "target_bpw", "part_size"),
     "ONNX": ("accuracy_level", "opset", "embedding", "head", "io", "split_size"),
     "Memory and devices": ("contexts", "kv_type", "devices", "memory", "bandwidth"),

@@ -78,6 +78,11 @@ def _keep_quiet(ctx: click.Context, _param: click.Parameter, value: bool) -> boo
 
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 REVISION = click.option("--revision", help="Branch, tag or commit of a hub id.")
+REQUANTIZE = click.option(
+    "--requantize",
+    is_flag=True,
+    help="Round the codes of a quantized MODEL a second time where the target can't hold them.",
+)
 ADAPTERS = click.option(
     "--adapter",
     "adapters",

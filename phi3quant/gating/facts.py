@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from converters.gguf.reader import GgufCheckpoint
-from converters.onnx.genai import CONFIG_FILE as GENAI_CONFIG
+from converters.onnx.file import GENAI_CONFIG
 from converters.onnx.reader import OnnxModel
 from phi3quant.disk.untrusted_json import read_json_if_there
 from phi3quant.errors import TokenizerError

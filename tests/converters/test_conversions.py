@@ -1,7 +1,10 @@
-"""Every readable packed layout into every writable one and back, and into plain checkpoints."""
+"""Every readable quantized format into every writable one and back, and into plain checkpoints."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 from itertools import permutations
 from pathlib import Path
 
@@ -10,16 +13,21 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import Phi3ForCausalLM
 
-from converters import LAYOUTS, open_weights
-from converters.packed.reader import PackedCheckpoint
+from converters import FORMATS, LAYOUTS, open_model, open_weights, parts_of
+from converters.gguf.type_policy import file_type
 from converters.plain import FLOAT_TYPES
 from phi3quant.errors import CheckpointError, SchemeError
 from phi3quant.model.architecture import EMBEDDING, HEAD, LINEARS, block_tensor_name
+from phi3quant.model.config import Phi3Config
+from phi3quant.quant.codecs import affine
 from phi3quant.quant.scheme import QuantScheme
-from phi3quant.run.export import export_gguf, export_packed, export_safetensors
+from phi3quant.quant.tensor import QuantizedTensor
+from phi3quant.run.artifacts import Artifacts
+from phi3quant.run.export import export_gguf, export_onnx, export_packed, export_safetensors
 from phi3quant.run.pipeline import quantize
 from phi3quant.run.recipe import Recipe
 from phi3quant.source.locate import locate
+from phi3quant.source.tokenizer import load_tokenizer
 from tests.converters.packed.test_gptq import pack
 from tests.converters.spoiled import IDS, edit
 from tests.models import make_model, own_logits
@@ -29,10 +37,21 @@ MODELS = {
     "gqa untied": {"num_key_value_heads": 2},
 }
 SCHEMES = [
-    *(QuantScheme(4, size, symmetric=sym) for size in (32, 64, 128, None) for sym in (True, False)),
+    QuantScheme(4, 32),
+    QuantScheme(4, 32, symmetric=False),
+    QuantScheme(4, 64, symmetric=False),
+    QuantScheme(4, 128),
+    QuantScheme(4, None, symmetric=False),
     QuantScheme(8, 32),
     QuantScheme(8, None, symmetric=False),
 ]
+
+
+EXPORTS: Mapping[str, Callable[..., Artifacts]] = {
+    **{name: partial(export_packed, layout=name) for name in LAYOUTS},
+    "gguf": export_gguf,
+    "onnx": export_onnx,
+}
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -47,55 +66,76 @@ def wide(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def packed(
     request: pytest.FixtureRequest, wide: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Mapping[str, Path]:
-    """Folders of every layout that holds a scheme, with the same codes."""
-    layouts = [name for name in LAYOUTS if request.param.bits == 4 or name != "awq-gemm"]
+    """Folders of every format that holds a scheme, with the same codes."""
+    config = open_weights(wide).config
     out = tmp_path_factory.mktemp("packed") / "out"
-    return quantize(wide, out, Recipe("rtn", request.param, tuple(layouts))).folders
+    return quantize(wide, out, Recipe("rtn", request.param, holding(request.param, config))).folders
+
+
+def holding(scheme: QuantScheme, config: Phi3Config) -> tuple[str, ...]:
+    """Formats that hold a scheme."""
+    formats = []
+    for name, entry in FORMATS.items():
+        with suppress(SchemeError):
+            entry.check(scheme, config)
+            formats.append(name)
+    return tuple(formats)
 
 
 def codes(folder: Path) -> Iterator[torch.Tensor]:
-    """Codes, scales and zero points of every matrix."""
-    model = open_weights(folder)
-    assert isinstance(model, PackedCheckpoint)
+    """Codes, scales and zero points of every matrix, each group as many of GGUF's blocks."""
+    model = open_model(folder)
+    parts = parts_of(model)
     for index in range(model.config.num_hidden_layers):
+        block = parts.block(index)
         for key in LINEARS:
-            tensor = model.quantized(index, key)
-            yield from (tensor.codes, tensor.scales)
+            tensor = block[key]
+            assert isinstance(tensor, QuantizedTensor)
+            repeats = tensor.scheme.group_width(tensor.shape[1]) // 32
             zeros = tensor.zero_points
-            yield torch.full(tensor.scales.shape, tensor.scheme.middle) if zeros is None else zeros
+            if zeros is None:
+                zeros = torch.full(tensor.scales.shape, tensor.scheme.middle, dtype=torch.uint8)
+            yield tensor.codes
+            yield from (part.repeat_interleave(repeats, 1) for part in (tensor.scales, zeros))
 
 
 def assert_same(first: Path, second: Path) -> None:
     pairs = list(zip(codes(first), codes(second), strict=True))
     assert pairs
     assert all(torch.equal(one, other) for one, other in pairs)
-    one, other = open_weights(first), open_weights(second)
-    assert torch.equal(one.embedding(), other.embedding())
-    assert torch.equal(one.head(), other.head())
-    assert torch.equal(one.final_norm(), other.final_norm())
+    one, other = open_model(first), open_model(second)
+    # GGUF and ONNX hold norms in FP32.
+    norms = (parts_of(model).final_norm().half() for model in (one, other))
+    assert torch.equal(*norms)
     assert one.config.tie_word_embeddings == other.config.tie_word_embeddings
 
 
-@pytest.mark.parametrize("target", LAYOUTS)
+def export(model: Path, output: Path, name: str) -> Path:
+    return EXPORTS[name](model, output).folders[name]
+
+
+@pytest.mark.parametrize("target", FORMATS)
 def test_codes_survive_every_conversion_and_the_way_back(
     target: str, packed: Mapping[str, Path], tmp_path: Path
 ) -> None:
     for source, first in packed.items():
         out = tmp_path / source
         if target not in packed:
-            with pytest.raises(SchemeError, match="AWQ-GEMM holds 4 bits, not 8"):
-                export_packed(first, out, layout=target)
+            with pytest.raises(
+                SchemeError, match=r"AWQ-GEMM holds 4|GGUF has no type|no scale for"
+            ):
+                export(first, out, target)
             assert not out.exists()
             continue
-        there = export_packed(first, out, layout=target).folders[target]
+        there = export(first, out, target)
         assert_same(first, there)
-        back = export_packed(there, tmp_path / f"{source}-back", layout=source).folders[source]
+        back = export(there, tmp_path / f"{source}-back", source)
         assert_same(first, back)
 
 
 def test_a_conversion_has_the_bytes_of_a_run(packed: Mapping[str, Path], tmp_path: Path) -> None:
     # AWQ-GEMM doesn't record whether its codes are symmetric, so it is only a target.
-    for source, target in permutations(packed, 2):
+    for source, target in permutations(set(packed) - {"gguf", "onnx"}, 2):
         if source == "awq-gemm":
             continue
         out = tmp_path / f"{source}-{target}"
@@ -143,10 +183,54 @@ def test_a_plain_checkpoint_has_no_codes_to_convert(folder: Path, tmp_path: Path
         export_packed(folder, tmp_path / "out", layout="gptq")
 
 
-def test_gguf_is_refused(folder: Path, tmp_path: Path) -> None:
-    file = export_gguf(folder, tmp_path / "gguf").folders["gguf"]
-    with pytest.raises(CheckpointError, match="is GGUF F16 already"):
-        export_safetensors(file, tmp_path / "out")
+@pytest.mark.parametrize("kind", ["q4_k_m", "q4_1", "q6_k"])
+def test_codes_are_rounded_again_only_if_that_is_wanted(
+    kind: str, wide: Path, tmp_path: Path
+) -> None:
+    """K-quants and minima of Q4_1 that are no zero points have no place in other formats."""
+    file = export_gguf(wide, tmp_path / "gguf", kind=file_type(kind)).folders["gguf"]
+    writes: Mapping[str, Callable[..., Artifacts]]
+    writes = {**EXPORTS, "gguf": partial(export_gguf, kind=file_type("q4_0"))}
+    for name, write in writes.items():
+        out = tmp_path / f"out-{name}"
+        with pytest.raises(SchemeError, match="--requantize"):
+            write(file, out)
+        assert not out.exists()
+        made = write(file, out, requantize=True).folders[name]
+        coarse, fine = parts_of(open_model(made)).block(0), open_weights(file).block(0)
+        for key in LINEARS:
+            expected = affine.quantize(fine[key], QuantScheme())
+            assert torch.equal(coarse[key].dequantize(), expected.dequantize()) or name == "gguf"
+
+
+def test_a_second_rounding_into_gguf_is_refused(wide: Path, tmp_path: Path) -> None:
+    packed = quantize(wide, tmp_path / "packed", Recipe("rtn")).folders["compressed-tensors"]
+    with pytest.raises(SchemeError, match=r"int4 sym g32 codes, which Q8_0 .* round a second time"):
+        export_gguf(packed, tmp_path / "out", kind=file_type("q8_0"))
+    export_gguf(packed, tmp_path / "plain", kind=file_type("f32"))
+    export_gguf(packed, tmp_path / "out", kind=file_type("q8_0"), requantize=True)
+
+
+def test_a_gguf_file_becomes_a_checkpoint_of_its_own(folder: Path, tmp_path: Path) -> None:
+    """Weights, configuration, tokens and template, from nothing but the file."""
+    made = export_gguf(folder, tmp_path / "gguf", kind=file_type("f16")).folders["gguf"]
+    (file,) = made.glob("*.gguf")
+    alone = tmp_path / "alone.gguf"
+    alone.write_bytes(file.read_bytes())
+    plain = export_safetensors(alone, tmp_path / "out", dtype="fp32").folders["safetensors"]
+    again, source = open_weights(plain), open_weights(file)
+    assert replace(again.config, raw={}) == replace(source.config, raw={})
+    for key, weights in source.block(1).items():
+        assert torch.equal(again.block(1)[key], weights)
+    loaded = Phi3ForCausalLM.from_pretrained(plain, attn_implementation="eager").eval()
+    with torch.no_grad():
+        expected = loaded(IDS).logits
+    assert (own_logits(again, IDS) - expected).abs().max() < 1e-4
+    one, other = load_tokenizer(folder), load_tokenizer(plain)
+    for text in ("Hello, world! 12345", "  two  spaces\n\nZürich 🙂", "<|user|>\nHi<|end|>\n"):
+        assert one.encode(text) == other.encode(text)
+    assert other.chat_template == one.chat_template
+    assert other.special_tokens.get("bos_token") == "<s>"
 
 
 @pytest.mark.parametrize(("dtype", "value"), [("fp16", 1e5), ("bf16", 3.4e38)])
