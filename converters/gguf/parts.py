@@ -76,7 +76,7 @@ _ADVICE = "round them again with --requantize, or export it to safetensors"
 
 
 def _unfit_minima(model: GgufCheckpoint) -> str:
-    """Why the codes of Q4_1 don't have zero points; empty if they do. Reads all matrices."""
+    """Reason why the codes of Q4_1 have no zero points; empty if they do. Reads all matrices."""
     scheme = SCHEMES[_Types.Q4_1]
     try:
         for index in range(model.config.num_hidden_layers):

@@ -10,10 +10,11 @@ from onnx import NodeProto
 from converters.onnx.initializers import Initializers
 from converters.onnx.reader import OnnxModel
 from converters.onnx.repack import NBits, from_nbits
-from converters.onnx.roles import Roles, attributes, find_roles
+from converters.onnx.roles import Roles, attributes, find_roles, window_notes
 from converters.parts import Parts, StoredBlock
 from phi3quant.errors import CheckpointError, SchemeError
 from phi3quant.model.architecture import LINEARS, linear_shapes
+from phi3quant.notices import notify
 from phi3quant.quant.scheme import GROUP_SIZES, QuantScheme
 from phi3quant.quant.tensor import Quantized, QuantizedTensor
 
@@ -31,6 +32,7 @@ def onnx_parts(model: OnnxModel) -> Parts:
     """
     file = model.file
     roles = find_roles(model.graph, model.config, file)
+    notify(window_notes(model.graph, model.config, file))
     stored = Initializers(file, {entry.name: entry for entry in model.graph.graph.initializer})
     reader = _Reader(model, roles, stored, _transposes(model))
     scheme, unfit = reader.scheme()

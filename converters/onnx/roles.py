@@ -99,6 +99,26 @@ def find_roles(graph: ModelProto, config: Phi3Config, file: Path) -> Roles:
     return Roles(embedding, linears, pairs, norms[-1], head)
 
 
+def window_notes(graph: ModelProto, config: Phi3Config, file: Path) -> list[str]:
+    """Note on a graph whose attention has another window than config.json, as some builders write.
+
+    Weights don't depend on the window, so exports keep that of config.json.
+    """
+    stated = {
+        attributes(node).get("local_window_size", -1)
+        for node in graph.graph.node
+        if node.op_type == _ATTENTION
+    }
+    window = config.sliding_window
+    if window is None or window >= config.max_position_embeddings or stated == {window}:
+        return []
+    note = (
+        f"{file} attends to all tokens or to another window than config.json's sliding_window of "
+        f"{window}; the output keeps that of config.json"
+    )
+    return [note]
+
+
 def attributes(node: NodeProto) -> dict[str, Any]:
     """Attributes of a node."""
     return {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}

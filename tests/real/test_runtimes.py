@@ -1,6 +1,7 @@
 """Other people's software reads the quantized folders and computes what phi3quant computes."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -12,10 +13,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from converters import open_weights
+from converters import open_model, open_weights, parts_of
+from phi3quant.model.architecture import LINEARS
 from phi3quant.model.decoder_block import embed, rms_norm
 from phi3quant.model.predictor import final_states
 from phi3quant.model.weights import ModelWeights
+from phi3quant.quant.tensor import QuantizedTensor
 from phi3quant.source.tokenizer import load_tokenizer
 from tests.models import own_logits
 
@@ -84,6 +87,7 @@ def test_onnxruntime_genai_writes(awq: Mapping[str, Path], tmp_path: Path) -> No
     import onnxruntime_genai as genai
 
     build(awq["awq-gemm"], tmp_path, "accuracy_level=4")
+    assert_same_codes(awq["awq-gemm"], tmp_path)
     settings = json.loads((tmp_path / "genai_config.json").read_text())
     assert settings["model"]["type"] == "phi3"
     tokenizer = load_tokenizer(awq["awq-gemm"])
@@ -97,3 +101,20 @@ def test_onnxruntime_genai_writes(awq: Mapping[str, Path], tmp_path: Path) -> No
     while not generator.is_done():
         generator.generate_next_token()
     assert "Paris" in tokenizer.decode(generator.get_sequence(0)[len(prompt) :].tolist())
+
+
+def assert_same_codes(packed: Path, built: Path) -> None:
+    """Compare the codes in a graph by the builder with those that it was made from."""
+    shutil.copyfile(packed / "config.json", built / "config.json")
+    (built / "model.onnx").rename(built / "phi3-int4.onnx")
+    settings = json.loads((built / "genai_config.json").read_text())
+    settings["model"]["decoder"]["filename"] = "phi3-int4.onnx"
+    (built / "genai_config.json").write_text(json.dumps(settings))
+    there, here = parts_of(open_model(built)), parts_of(open_model(packed))
+    assert there.scheme == here.scheme
+    for key in LINEARS:
+        one, other = there.block(1)[key], here.block(1)[key]
+        assert isinstance(one, QuantizedTensor)
+        assert isinstance(other, QuantizedTensor)
+        for name in ("codes", "scales", "zero_points"):
+            assert torch.equal(getattr(one, name), getattr(other, name))
