@@ -39,10 +39,12 @@ OPTIONS: Mapping[str, str] = {
     "--overwrite": "overwrite=True",
     "--reason": "reason",
     "--reference": "reference",
+    "--requantize": "requantize=True",
     "--resume": "Conduct(resume=True)",
     "--sym": "symmetric=True",
     "--text": "text",
     "--text-field": "EvaluationText(field=...)",
+    "--type": "kind",
 }
 """Python arguments by the command-line option that messages mention."""
 

@@ -201,8 +201,8 @@ def _packed_command(layout: PackedLayout) -> click.Command:
 
         \b
         phi3quant export {layout.name} phi3-4bit
-        phi3quant export {layout.name} ./their-model-Q4_0.gguf -o out
-        phi3quant export {layout.name} ./their-model-Q4_K_M.gguf --requantize -o out
+        phi3quant export {layout.name} ./their-Q4_0.gguf -o out
+        phi3quant export {layout.name} ./their-Q4_K_M.gguf --requantize
 
         Codes, scales and zero points stay the same; other codes than int4 and int8 in groups are
         refused, or rounded to int4 in groups of 32 by --requantize. MODEL is a model of any format

@@ -113,7 +113,7 @@ def test_onnx_is_made_scored_and_found_by_its_name(
     inspected = run("inspect", "later")
     assert "ONNX int4 sym g32" in inspected.output
     assert "opset 14" in inspected.output
-    refused = run("export", "onnx", "later")
+    refused = run("rtn", "later")
     assert refused.exit_code == 2
     assert "later is an ONNX model already" in refused.stderr
 

@@ -193,7 +193,7 @@ def test_codes_are_rounded_again_only_if_that_is_wanted(
     writes = {**EXPORTS, "gguf": partial(export_gguf, kind=file_type("q4_0"))}
     for name, write in writes.items():
         out = tmp_path / f"out-{name}"
-        with pytest.raises(SchemeError, match="--requantize"):
+        with pytest.raises(SchemeError, match="requantize=True"):
             write(file, out)
         assert not out.exists()
         made = write(file, out, requantize=True).folders[name]

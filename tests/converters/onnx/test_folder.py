@@ -231,5 +231,5 @@ def test_what_onnx_cannot_hold_is_refused_before_any_work(
     with pytest.raises(SchemeError, match="choose a group_size"):
         quantize(checkpoint_folder("gqa"), tmp_path / "out", recipe)
     with pytest.raises(CheckpointError, match="ONNX model already"):
-        export_onnx(made["onnx"], tmp_path / "out")
+        quantize(made["onnx"], tmp_path / "out", Recipe("rtn"))
     assert not list(tmp_path.iterdir())
