@@ -41,6 +41,7 @@ def encode(weights: np.ndarray, importance: np.ndarray, packed: np.ndarray) -> N
     codes = np.empty((SUPER, LANES), np.uint8)
     scales, d = np.empty((_GROUPS, LANES), F32), np.empty(LANES, F32)
     scale_codes = np.empty((_GROUPS, LANES), F32)
+    tile = np.empty((packed.shape[1], LANES), np.uint8)
     weighted = len(importance) > 0
     w = np.empty((SUPER if weighted else 0, LANES), F32)
     for first in range(0, len(packed), LANES):
@@ -55,7 +56,7 @@ def encode(weights: np.ndarray, importance: np.ndarray, packed: np.ndarray) -> N
         for lane in range(LANES):
             d[lane] = half_value(half_bits(d[lane]))
         _round_on_grid(x, scale_codes, d, codes)
-        _pack(codes, scale_codes, d, packed[first : first + present])
+        _pack(codes, scale_codes, d, tile, packed[first : first + present])
 
 
 @kernel
@@ -101,7 +102,7 @@ def _refine(x: np.ndarray, scales: np.ndarray, codes: np.ndarray) -> None:
     ``scales``, FP32 [groups, LANES], and ``codes``, uint8 [256, LANES], are output.
     """
     extreme, inverses = np.empty(LANES, F32), np.empty(LANES, F32)
-    along, across = np.empty(LANES, F32), np.empty(LANES, F32)
+    sums, before = np.empty((2, LANES), F32), np.empty((2, LANES), F32)
     chosen = np.empty((_GROUP, LANES), F32)
     for group in range(_GROUPS):
         start = group * _GROUP
@@ -109,22 +110,25 @@ def _refine(x: np.ndarray, scales: np.ndarray, codes: np.ndarray) -> None:
         extremes(part, extreme)
         for lane in range(LANES):
             inverses[lane] = F32(-_HALF) / extreme[lane]
-            along[lane] = F32(0)
-            across[lane] = F32(0)
+            sums[0, lane] = F32(0)
+            sums[1, lane] = F32(0)
         for place in range(_GROUP):
             for lane in range(LANES):
                 value = part[place, lane]
                 code = _clipped(np.rint(inverses[lane] * value))
                 chosen[place, lane] = code
-                along[lane] += value * value * value * code
-                across[lane] += value * value * code * code
+                sums[0, lane] += value * value * value * code
+                sums[1, lane] += value * value * code * code
         for _ in range(_ROUNDS):
-            if not _improve(part, chosen, along, across):
+            before[:] = sums
+            _improve(part, chosen, sums)
+            if not _differ(before, sums):
                 break
         for lane in range(LANES):
             zeros = abs(extreme[lane]) < EPSILON
-            scale = along[lane] / across[lane] if across[lane] > F32(0) else F32(0)
+            scale = sums[0, lane] / sums[1, lane] if sums[1, lane] > F32(0) else F32(0)
             scales[group, lane] = F32(0) if zeros else scale
+            # The reference leaves the codes of groups of zeros at 0, not in the middle.
             inverses[lane] = F32(0) if zeros else F32(1)
         for place in range(_GROUP):
             for lane in range(LANES):
@@ -133,25 +137,23 @@ def _refine(x: np.ndarray, scales: np.ndarray, codes: np.ndarray) -> None:
 
 
 @kernel
-def _improve(x: np.ndarray, chosen: np.ndarray, along: np.ndarray, across: np.ndarray) -> bool:
+def _improve(x: np.ndarray, chosen: np.ndarray, sums: np.ndarray) -> None:
     """Replace each code in turn by the best for the scale that the other codes fit.
 
     Args:
         x: FP32 [places, LANES].
         chosen: codes around 0, FP32 [places, LANES]; updated.
-        along: weighted sum of x * code, FP32 [LANES]; updated.
-        across: weighted sum of code * code, FP32 [LANES]; updated.
-
-    Returns:
-        Whether any code has changed.
+        sums: weighted sums of x * code and of code * code, FP32 [2, LANES]; updated.
     """
-    changed = 0
     for place in range(_GROUP):
         for lane in range(LANES):
-            value, code = x[place, lane], chosen[place, lane]
+            # Adding 0 keeps the compiler from storing only what has changed, which is slower.
+            code = chosen[place, lane] + F32(0)
+            along, across = sums[0, lane] + F32(0), sums[1, lane] + F32(0)
+            value = x[place, lane]
             weight = value * value
-            rest_along = along[lane] - weight * value * code
-            rest_across = across[lane] - weight * code * code
+            rest_along = along - weight * value * code
+            rest_across = across - weight * code * code
             new = _clipped(np.rint(value * rest_across / rest_along))
             new_along = rest_along + weight * value * new
             new_across = rest_across + weight * new * new
@@ -159,13 +161,20 @@ def _improve(x: np.ndarray, chosen: np.ndarray, along: np.ndarray, across: np.nd
                 (rest_along > F32(0))
                 & (new != code)
                 & (new_across > F32(0))
-                & (new_along * new_along * across[lane] > along[lane] * along[lane] * new_across)
+                & (new_along * new_along * across > along * along * new_across)
             )
             chosen[place, lane] = new if better else code
-            along[lane] = new_along if better else along[lane]
-            across[lane] = new_across if better else across[lane]
-            changed |= better
-    return changed != 0
+            sums[0, lane] = new_along if better else along
+            sums[1, lane] = new_across if better else across
+
+
+@kernel
+def _differ(before: np.ndarray, after: np.ndarray) -> bool:
+    """Whether any of the sums FP32 [2, LANES] has changed."""
+    changes = 0
+    for lane in range(LANES):
+        changes += (before[0, lane] != after[0, lane]) | (before[1, lane] != after[1, lane])
+    return changes > 0
 
 
 @kernel
@@ -206,44 +215,68 @@ def _round_on_grid(
     x: np.ndarray, scale_codes: np.ndarray, d: np.ndarray, codes: np.ndarray
 ) -> None:
     """Choose the nearest codes; those of groups with scale 0 stay."""
-    for place in range(SUPER):
+    steps = np.empty(LANES, F32)
+    for group in range(_GROUPS):
         for lane in range(LANES):
-            step = d[lane] * (scale_codes[place // _GROUP, lane] - F32(_HALF_SCALE))
-            code = _cut(np.rint(x[place, lane] / step), F32(_HALF))
-            codes[place, lane] = np.uint8(code) if step != 0 else codes[place, lane]
+            steps[lane] = d[lane] * (scale_codes[group, lane] - F32(_HALF_SCALE))
+        for place in range(group * _GROUP, (group + 1) * _GROUP):
+            for lane in range(LANES):
+                nearest = _cut(np.rint(x[place, lane] / steps[lane]), F32(_HALF))
+                kept = F32(codes[place, lane])
+                codes[place, lane] = np.uint8(nearest if steps[lane] != 0 else kept)
 
 
 @kernel
 def _pack(
-    codes: np.ndarray, scale_codes: np.ndarray, d: np.ndarray, packed: np.ndarray
+    codes: np.ndarray, scale_codes: np.ndarray, d: np.ndarray, tile: np.ndarray, packed: np.ndarray
 ) -> None:
-    """Pack codes uint8 [256, LANES] and scales into superblocks.
+    """Pack codes and scales into superblocks.
 
     Bit k of the high bits' byte p belongs to code 32 k + p. Each half of a superblock has 32 bytes
-    with the low bits of codes p, p + 32, p + 64 and p + 96. A scale's low 4 bits are a nibble of
-    bytes 96 to 103, its high 2 bits are in bytes 104 to 107.
+    with the low bits of codes p, p + 32, p + 64 and p + 96.
+
+    Args:
+        codes: uint8 [256, LANES].
+        scale_codes: FP32 [groups, LANES].
+        d: FP32 [LANES].
+        tile: scratch space, uint8 [110, LANES].
+        packed: output, uint8 [superblocks, 110]; at most LANES superblocks.
     """
-    for lane in range(len(packed)):
-        block = packed[lane]
-        for byte in range(_PAIRS):
-            high = 0
-            for bit in range(8):
+    for byte in range(_PAIRS):
+        for lane in range(LANES):
+            high = codes[byte, lane] >> 2
+            for bit in range(1, 8):
                 high |= (codes[32 * bit + byte, lane] >> 2) << bit
-            block[byte] = high
-        for byte in range(_SCALES - _PAIRS):
-            at = byte // 32 * 128 + byte % 32
-            low = 0
-            for pair in range(4):
+            tile[byte, lane] = high
+    for byte in range(_SCALES - _PAIRS):
+        at = byte // 32 * 128 + byte % 32
+        for lane in range(LANES):
+            low = codes[at, lane] & 3
+            for pair in range(1, 4):
                 low |= (codes[at + 32 * pair, lane] & 3) << 2 * pair
-            block[_PAIRS + byte] = low
+            tile[_PAIRS + byte, lane] = low
+    _pack_scales(scale_codes, d, tile)
+    for lane in range(len(packed)):
+        for byte in range(len(tile)):
+            packed[lane, byte] = tile[byte, lane]
+
+
+@kernel
+def _pack_scales(scale_codes: np.ndarray, d: np.ndarray, tile: np.ndarray) -> None:
+    """Pack scales into bytes 96 to 109 of ``tile``; arguments as ``_pack``.
+
+    The low 4 bits of a scale are a nibble of bytes 96 to 103, its high 2 bits are in bytes 104 to
+    107.
+    """
+    for lane in range(LANES):
         for byte in range(8):
             first, second = int(scale_codes[byte, lane]), int(scale_codes[byte + 8, lane])
-            block[_SCALES + byte] = (first & 0xF) | ((second & 0xF) << 4)
+            tile[_SCALES + byte, lane] = (first & 0xF) | ((second & 0xF) << 4)
         for byte in range(4):
             high = 0
             for pair in range(4):
                 high |= (int(scale_codes[byte + 4 * pair, lane]) >> 4) << 2 * pair
-            block[_SCALES + 8 + byte] = high
+            tile[_SCALES + 8 + byte, lane] = high
         bits = half_bits(d[lane])
-        block[_D] = bits & 0xFF
-        block[_D + 1] = bits >> 8
+        tile[_D, lane] = bits & 0xFF
+        tile[_D + 1, lane] = bits >> 8

@@ -83,9 +83,7 @@ def encode_xs(weights: np.ndarray, importance: np.ndarray, packed: np.ndarray) -
 
 
 @kernel
-def _weigh(
-    x: np.ndarray, importance: np.ndarray, first: int, groups: int, w: np.ndarray
-) -> None:
+def _weigh(x: np.ndarray, importance: np.ndarray, first: int, groups: int, w: np.ndarray) -> None:
     """Fill ``w`` FP32 [places, LANES] with the weights of squared errors."""
     if len(importance):
         gather_columns(importance, first, groups, w)
