@@ -19,8 +19,8 @@ from phi3quant.quant.codecs import (
     ggml_q3_k,
     ggml_table_quants,
 )
-from phi3quant.quant.codecs.affine_compensation import compensate_on
 from phi3quant.quant.codecs.compensation import Strip, Walk, compensated_codes, corrected
+from phi3quant.quant.codecs.fixed_grid_compensation import compensate_on
 from phi3quant.quant.codecs.ggml_grids import GRIDS
 from phi3quant.quant.ggml_types import BlockSize
 from phi3quant.quant.gram import Gram
@@ -129,7 +129,7 @@ class BlockCodec:
         def choose(strip: Strip) -> None:
             grids = (scales[strip.rows][:, strip.groups], least[strip.rows][:, strip.groups])
             compensate_on(
-                strip.weights, strip.factor, grids, grid.highest, strip.codes, strip.errors
+                strip.weights, strip.factor, grids, grid.values, strip.codes, strip.errors
             )
 
         codes = compensated_codes(weight, Walk.of(gram, self.kind.group), choose)
