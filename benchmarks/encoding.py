@@ -5,7 +5,7 @@ bytes of both encoders are compared.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import product
 
@@ -16,19 +16,24 @@ import torch
 
 from phi3quant.quant.codecs.ggml_blocks import TYPES
 
+QUANTIZED = [name for name, entry in TYPES.items() if entry.group > 1]
+
 
 @click.command()
 @click.option("--rows", default=3072, show_default=True)
 @click.option("--columns", default=1024, show_default=True)
 @click.option("--tries", default=3, show_default=True)
-def main(rows: int, columns: int, tries: int) -> None:
+@click.option(
+    "--type", "names", multiple=True, type=click.Choice(QUANTIZED), help="Only this type."
+)
+def main(rows: int, columns: int, tries: int, names: Sequence[str]) -> None:
     """Print millions of weights per second for every quantized type, and the ratio."""
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(rows, columns, generator=generator)
     importance = torch.rand(columns, generator=generator)
-    click.echo("type           phi3quant   libgguf   ratio")
-    kinds = [entry for entry in TYPES.values() if entry.group > 1]
+    click.echo("type            phi3quant   libgguf   ratio")
+    kinds = [TYPES[name] for name in names or QUANTIZED]
     for entry, given in product(kinds, (None, importance)):
         matrix = None if given is None else given.numpy()
         own = partial(entry.encode, weight, given)
@@ -40,7 +45,7 @@ def main(rows: int, columns: int, tries: int) -> None:
             for tried in zip(*((_seconds(own), _seconds(other)) for _ in range(tries)), strict=True)
         )
         name = entry.name if given is None else f"{entry.name} weighted"
-        click.echo(f"{name:<14} {mine:>9.0f} {theirs:>9.0f} {mine / theirs:>7.1f}")
+        click.echo(f"{name:<15} {mine:>9.0f} {theirs:>9.0f} {mine / theirs:>7.1f}")
 
 
 def _seconds(work: Callable[[], np.ndarray]) -> float:

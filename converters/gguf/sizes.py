@@ -30,7 +30,7 @@ FLOATS = ("F32", "F16", "BF16")
 ALIGNMENT = 32
 """Bytes to a multiple of which every tensor's offset is aligned."""
 
-_MIXES = {"Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
+_MIXES = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
 """Recipes by their most frequent type, where the names differ."""
 
 _ROOM, _ROOM_PER_BLOCK = 24_576, 1024

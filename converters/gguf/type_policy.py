@@ -6,7 +6,7 @@ tied embedding) gets more bits than the rest, and the K mixes spend more bits on
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from gguf import LlamaFileType
 
@@ -16,14 +16,22 @@ from phi3quant.model.architecture import EMBEDDING, HEAD
 from phi3quant.model.config import Phi3Config
 from phi3quant.quant.ggml_types import BLOCK_SIZES, BlockSize
 
-_FALLBACK: Mapping[str, str] = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
-"""Replacements of K-quants for rows that aren't a whole number of superblocks."""
+_FALLBACK: Mapping[str, str] = {
+    "Q3_K": "Q4_0",
+    "IQ4_XS": "IQ4_NL",
+    "Q4_K": "Q5_0",
+    "Q5_K": "Q5_1",
+    "Q6_K": "Q8_0",
+}
+"""Replacements of types in superblocks, for rows that aren't a whole number of superblocks."""
 
-_FAST_ON_PHONES = ("Q4_0", "Q8_0", "Q4_K", "Q5_K", "Q6_K")
+_FAST_ON_PHONES = ("Q4_0", "IQ4_NL", "Q8_0", "Q4_K", "Q5_K", "Q6_K")
 """Types that llama.cpp rearranges for ARM's dot products when it loads a file."""
 
-LayerRule = Callable[[int, int], bool]
-"""Predicate of (index, count): whether this block of ``count`` gets the exceptional type."""
+LayerRule = Callable[[int, Phi3Config], bool]
+"""Predicate of a block's index: whether the block gets the exceptional type."""
+Exceptions = Mapping[str, tuple[tuple[LayerRule, str], ...]]
+"""Rules with types by linear (architecture.LINEARS); the first rule that holds counts."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +43,8 @@ class FileType:
         number: value of general.file_type.
         base: type of all matrices without a rule, including the embedding.
         head: type of the output matrix, or of a tied embedding.
-        exceptions: rule and type by linear (architecture.LINEARS): blocks that satisfy the rule get
-            the type.
+        exceptions: types of some linears in some blocks.
+        uncalibrated: exceptions that apply besides where scales are chosen without activations.
         overrides: patterns of tensor names (names.py) with types that replace the others; the
             first pattern that matches counts.
     """
@@ -45,25 +53,51 @@ class FileType:
     number: LlamaFileType
     base: str
     head: str
-    exceptions: Mapping[str, tuple[LayerRule, str]]
+    exceptions: Exceptions = field(default_factory=dict)
+    uncalibrated: Exceptions = field(default_factory=dict)
     overrides: tuple[tuple[re.Pattern[str], str], ...] = ()
 
 
-def _first_four(index: int, _count: int) -> bool:
-    return index < 4
+def _always(_index: int, _config: Phi3Config) -> bool:
+    return True
 
 
-def _first_eighth(index: int, count: int) -> bool:
-    return index < count // 8
+def _first(count: int) -> LayerRule:
+    return lambda index, _config: index < count
 
 
-def _outer_and_every_third(index: int, count: int) -> bool:
+def _first_part(divisor: int) -> LayerRule:
+    return lambda index, config: index < config.num_hidden_layers // divisor
+
+
+def _outer_and_every_third(index: int, config: Phi3Config) -> bool:
+    count = config.num_hidden_layers
     eighth = count // 8
     return index < eighth or index >= 7 * count // 8 or (index - eighth) % 3 == 2
 
 
+def _four_queries_per_key(_index: int, config: Phi3Config) -> bool:
+    return config.queries_per_key_value >= 4
+
+
 def _plain(number: LlamaFileType, base: str, head: str | None = None) -> FileType:
-    return FileType(base, number, base, head or base, {})
+    return FileType(base, number, base, head or base)
+
+
+def _more_in_outer_blocks(name: str, number: LlamaFileType, base: str) -> FileType:
+    rules = ((_outer_and_every_third, "Q6_K"),)
+    return FileType(name, number, base, "Q6_K", {"qkv_proj": rules, "down_proj": rules})
+
+
+def _table(name: str, number: LlamaFileType) -> FileType:
+    return FileType(
+        name,
+        number,
+        name,
+        "Q6_K",
+        {"qkv_proj": ((_four_queries_per_key, "Q5_K"),)},
+        {"down_proj": ((_first_part(8), "Q5_K"),)},
+    )
 
 
 _Files = LlamaFileType
@@ -78,44 +112,57 @@ FILE_TYPES: Mapping[str, FileType] = {
         _plain(_Files.MOSTLY_Q4_1, "Q4_1", "Q6_K"),
         _plain(_Files.MOSTLY_Q5_0, "Q5_0", "Q6_K"),
         _plain(_Files.MOSTLY_Q5_1, "Q5_1", "Q6_K"),
+        FileType("Q3_K_S", _Files.MOSTLY_Q3_K_S, "Q3_K", "Q6_K"),
+        FileType(
+            "Q3_K_M",
+            _Files.MOSTLY_Q3_K_M,
+            "Q3_K",
+            "Q6_K",
+            {
+                "qkv_proj": ((_first(2), "Q5_K"), (_always, "Q4_K")),
+                "o_proj": ((_always, "Q4_K"),),
+                "down_proj": ((_first_part(16), "Q5_K"), (_always, "Q4_K")),
+            },
+        ),
+        FileType(
+            "Q3_K_L",
+            _Files.MOSTLY_Q3_K_L,
+            "Q3_K",
+            "Q6_K",
+            dict.fromkeys(("qkv_proj", "o_proj", "down_proj"), ((_always, "Q5_K"),)),
+        ),
+        _table("IQ4_XS", _Files.MOSTLY_IQ4_XS),
+        _table("IQ4_NL", _Files.MOSTLY_IQ4_NL),
         FileType(
             "Q4_K_S",
             _Files.MOSTLY_Q4_K_S,
             "Q4_K",
             "Q6_K",
-            {"qkv_proj": (_first_four, "Q5_K"), "down_proj": (_first_eighth, "Q5_K")},
+            {"qkv_proj": ((_first(4), "Q5_K"),), "down_proj": ((_first_part(8), "Q5_K"),)},
         ),
-        FileType(
-            "Q4_K_M",
-            _Files.MOSTLY_Q4_K_M,
-            "Q4_K",
-            "Q6_K",
-            dict.fromkeys(("qkv_proj", "down_proj"), (_outer_and_every_third, "Q6_K")),
-        ),
-        FileType(
-            "Q5_K_M",
-            _Files.MOSTLY_Q5_K_M,
-            "Q5_K",
-            "Q6_K",
-            dict.fromkeys(("qkv_proj", "down_proj"), (_outer_and_every_third, "Q6_K")),
-        ),
+        _more_in_outer_blocks("Q4_K_M", _Files.MOSTLY_Q4_K_M, "Q4_K"),
+        _more_in_outer_blocks("Q5_K_M", _Files.MOSTLY_Q5_K_M, "Q5_K"),
         _plain(_Files.MOSTLY_Q6_K, "Q6_K"),
     )
 }
 """Recipes by name; ``--type`` accepts the names in any case."""
 
 
-MIXED = FileType("MIXED", _Files.MOSTLY_Q4_0, "Q4_0", "Q6_K", {})
+MIXED = FileType("MIXED", _Files.MOSTLY_Q4_0, "Q4_0", "Q6_K")
 """Recipe for files whose overrides set every type (run/mixed_types.py); see sizes.file_number."""
 
 
-def file_type(name: str, overrides: Sequence[str] = ()) -> FileType:
+def file_type(name: str, overrides: Sequence[str] = (), *, calibrated: bool = False) -> FileType:
     """Look up a recipe, and override the types of matching tensors.
+
+    As in llama.cpp without an importance matrix, some recipes spend more bits on a few matrices if
+    nothing is calibrated.
 
     Args:
         name: a key of FILE_TYPES, in any case.
         overrides: entries ``PATTERN=TYPE``; the regular expression is searched in llama.cpp's names
             of matrices, such as ``blk.3.ffn_down.weight``.
+        calibrated: whether scales are chosen by the activations of a calibration text.
 
     Raises:
         SchemeError: no recipe has that name, or an override can't be parsed.
@@ -124,7 +171,9 @@ def file_type(name: str, overrides: Sequence[str] = ()) -> FileType:
     if recipe is None:
         known = ", ".join(FILE_TYPES)
         raise SchemeError(f"there is no GGUF type {name!r}; choose from {known}")
-    return replace(recipe, overrides=tuple(_override(text) for text in overrides))
+    exceptions = recipe.exceptions if calibrated else {**recipe.exceptions, **recipe.uncalibrated}
+    patterns = tuple(_override(text) for text in overrides)
+    return replace(recipe, exceptions=exceptions, overrides=patterns)
 
 
 def _override(text: str) -> tuple[re.Pattern[str], str]:
@@ -164,7 +213,7 @@ def phone_note(name: str) -> str | None:
     base = file_type(name).base
     if base in _FAST_ON_PHONES:
         return None
-    return f"{base} has no fast path on ARM phones; Q4_0, Q4_K_M and Q8_0 have one"
+    return f"{base} has no fast path on ARM phones; Q4_0, IQ4_NL, Q4_K_M and Q8_0 have one"
 
 
 def linear_type(
@@ -175,10 +224,8 @@ def linear_type(
     Raises:
         SchemeError: no type fits the rows.
     """
-    rule = kind.exceptions.get(name)
-    chosen = kind.base
-    if rule is not None and rule[0](index, config.num_hidden_layers):
-        chosen = rule[1]
+    rules = kind.exceptions.get(name, ())
+    chosen = next((other for rule, other in rules if rule(index, config)), kind.base)
     return fitting_type(_overridden(kind, block_name(index, name), chosen), columns)
 
 

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from converters.gguf.sizes import type_name_for
-from converters.gguf.type_policy import FILE_TYPES, file_type
+from converters.gguf.type_policy import FILE_TYPES, FileType, file_type
 from converters.onnx.options import OnnxOptions
 from converters.packed.sizes import PACKED
 from phi3quant.errors import SchemeError
@@ -171,10 +171,14 @@ def estimate(model: Described, plan: Plan, devices: Sequence[Device]) -> Estimat
 
 def _chosen(model: Described, plan: Plan) -> Artifact:
     if plan.format == GGUF:
-        return gguf(model, file_type(plan.gguf_type or type_name_for(plan.scheme)))
+        return gguf(model, _gguf_type(plan, plan.gguf_type or type_name_for(plan.scheme)))
     if plan.format == ONNX:
         return onnx(model, plan.scheme, plan.onnx)
     return packed(model, plan.scheme, plan.format)
+
+
+def _gguf_type(plan: Plan, name: str) -> FileType:
+    return file_type(name, calibrated=plan.method != "rtn")
 
 
 def _all_formats(model: Described, plan: Plan) -> tuple[list[Artifact], list[tuple[str, str]]]:
@@ -192,7 +196,9 @@ def _all_formats(model: Described, plan: Plan) -> tuple[list[Artifact], list[tup
         (f"{ONNX} {number}", partial(onnx, model, plan.scheme, layout))
         for number, layout in enumerate(dict.fromkeys(layouts))
     ]
-    makers += [(f"{GGUF} {name}", partial(gguf, model, kind)) for name, kind in FILE_TYPES.items()]
+    makers += [
+        (f"{GGUF} {name}", partial(gguf, model, _gguf_type(plan, name))) for name in FILE_TYPES
+    ]
     artifacts: list[Artifact] = []
     refused: list[tuple[str, str]] = []
     for name, make in makers:

@@ -36,7 +36,7 @@ BLOCK_SIZES: Mapping[str, BlockSize] = {
     name: BlockSize(GGMLQuantizationType[name])
     for name in (
         *("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"),
-        *("Q4_K", "Q5_K", "Q6_K"),
+        *("Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS"),
     )
 }
 """Sizes of the block types that can be written, by name."""

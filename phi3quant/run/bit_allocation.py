@@ -22,6 +22,18 @@ class Option:
     cost: float
 
 
+def least_bytes(options: Mapping[str, Sequence[Option]]) -> int:
+    """Bytes of all matrices with the smallest option of each."""
+    return sum(min(way.nbytes for way in ways) for ways in options.values())
+
+
+def total_cost(options: Mapping[str, Sequence[Option]], chosen: Mapping[str, str]) -> float:
+    """Loss of the model if each matrix is stored as chosen."""
+    return sum(
+        way.cost for matrix, ways in options.items() for way in ways if way.name == chosen[matrix]
+    )
+
+
 def allocate(options: Mapping[str, Sequence[Option]], budget: int) -> dict[str, str]:
     """Choose an option for each matrix within a budget of bytes.
 

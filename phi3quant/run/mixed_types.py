@@ -15,13 +15,14 @@ from phi3quant.model.architecture import EMBEDDING, HEAD, LINEARS, block_tensor_
 from phi3quant.model.config import Phi3Config
 from phi3quant.progress import Progress
 from phi3quant.quant.gram import Gram
-from phi3quant.run.bit_allocation import Option, allocate
+from phi3quant.run.bit_allocation import Option, allocate, least_bytes, total_cost
 from phi3quant.source.checkpoint import Checkpoint
 
-TRIED = ("Q4_0", "Q4_K", "Q5_K", "Q6_K", "Q8_0")
-"""Types that a matrix may get, all with a fast path on phones.
+_FAST = ("Q4_0", "Q4_K", "Q5_K", "Q6_K", "Q8_0")
+TRIED = (*_FAST, "Q3_K", "IQ4_XS", "IQ4_NL")
+"""Types that a matrix may get; Q3_K and IQ4_XS have no fast path on phones.
 
-In rows that aren't a whole number of superblocks, K-quants are replaced as by llama.cpp."""
+In rows that aren't a whole number of superblocks, types are replaced as by llama.cpp."""
 
 # Share of the loss of a block's matrices that remains after compensation and AWQ's scales. Measured
 # on a model of 135M parameters with all matrices Q4_0: costs of 0.118 here, a KL of 0.039 in the
@@ -62,8 +63,25 @@ def mixed_types(
     with progress("measuring sensitivity", 2 * config.num_hidden_layers) as step:
         costs = measure(checkpoint, sample, _errors, step)
     shares = {name: _LEFT for name in costs if compensate and name not in (EMBEDDING, HEAD)}
-    chosen = allocate(_options(config, costs, shares), _budget(config, bits_per_weight))
+    chosen = _allocated(config, _options(config, costs, shares), _budget(config, bits_per_weight))
     return tuple(f"^{re.escape(gguf_name(name))}$={kind}" for name, kind in chosen.items())
+
+
+def _allocated(
+    config: Phi3Config, options: Mapping[str, Sequence[Option]], budget: int
+) -> dict[str, str]:
+    """Type of each matrix; only the fast ones unless others lose less."""
+    chosen = allocate(options, budget)
+    shapes = tensor_shapes(config)
+    fast = {
+        name: [way for way in ways if way.name in _fitting(shapes[name][1], _FAST)]
+        for name, ways in options.items()
+    }
+    if least_bytes(fast) > budget:
+        return chosen
+    chosen_fast = allocate(fast, budget)
+    lower = total_cost(options, chosen) < total_cost(options, chosen_fast)
+    return chosen if lower else chosen_fast
 
 
 def check_target(config: Phi3Config, bits_per_weight: float) -> None:
@@ -119,8 +137,8 @@ def _options(
     }
 
 
-def _fitting(columns: int) -> list[str]:
-    return list(dict.fromkeys(fitting_type(kind, columns).name for kind in TRIED))
+def _fitting(columns: int, kinds: Sequence[str] = TRIED) -> list[str]:
+    return list(dict.fromkeys(fitting_type(kind, columns).name for kind in kinds))
 
 
 def _nbytes(shape: Sequence[int], kind: str) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 from converters import FORMATS
 from converters.format import Format
 from converters.gguf import writer as gguf_writer
-from converters.gguf.type_policy import MIXED, file_type
+from converters.gguf.type_policy import MIXED, FileType, file_type
 from converters.onnx import writer as onnx_writer
 from converters.onnx.options import OnnxOptions
 from phi3quant.errors import CorpusError, SchemeError, require
@@ -101,7 +101,7 @@ class Recipe:
         """
         if self.gguf_type is None:
             return dict.fromkeys(LINEARS, AffineCodec(self.scheme))
-        return gguf_writer.codecs(file_type(self.gguf_type, self.tensor_types), config, index)
+        return gguf_writer.codecs(self._file_type(self.gguf_type), config, index)
 
     def open_formats(self) -> list[Format]:
         """Formats to write, configured for this recipe.
@@ -127,7 +127,7 @@ class Recipe:
                 f"GGUF types require {gguf_writer.FORMAT.name} as the only format, "
                 f"not {', '.join(self.formats)}"
             )
-        return [gguf_writer.typed_format(file_type(self.gguf_type, self.tensor_types))]
+        return [gguf_writer.typed_format(self._file_type(self.gguf_type))]
 
     def check_target(self) -> None:
         """Refuse choices that exclude ``target_bpw``.
@@ -176,6 +176,9 @@ class Recipe:
         if self.gguf_type is None and onnx_writer.FORMAT.name in self.formats:
             described["onnx"] = self.onnx.settled(config, self.scheme).as_json()
         return described
+
+    def _file_type(self, name: str) -> FileType:
+        return file_type(name, self.tensor_types, calibrated=METHODS[self.method].calibrated)
 
     def __str__(self) -> str:
         if self.target_bpw is not None:

@@ -16,9 +16,9 @@ from converters.gguf.type_policy import fitting_type
 from phi3quant.cli.main import main
 from phi3quant.errors import SchemeError
 from phi3quant.evaluation.evaluate import evaluate
-from phi3quant.model.architecture import EMBEDDING, HEAD, LINEARS, block_tensor_name
+from phi3quant.model.architecture import EMBEDDING, HEAD, LINEARS, block_tensor_name, tensor_shapes
 from phi3quant.progress import silent
-from phi3quant.run.mixed_types import mixed_types
+from phi3quant.run.mixed_types import TRIED, mixed_types
 from phi3quant.run.pipeline import quantize
 from phi3quant.run.presets import PRESETS
 from phi3quant.run.recipe import Calibration, Recipe
@@ -113,7 +113,7 @@ def test_a_target_is_met_and_loses_less_than_a_type_of_that_size(tmp_path: Path)
         ({"formats": ("compressed-tensors",)}, "requires gguf as the only format"),
         ({"gguf_type": "q4_k_m"}, "not both"),
         ({"method": "rtn"}, "rtn doesn't use; choose awq or gptq"),
-        ({"target_bpw": 3.0}, r"3 bits per weight are too few; .* takes 4\.5"),
+        ({"target_bpw": 3.0}, r"3 bits per weight are too few; .* takes 3\.46"),
     ],
 )
 def test_targets_that_can_not_be_met_are_refused(
@@ -193,6 +193,32 @@ def test_what_is_given_beside_a_preset_counts_more(tmp_path: Path) -> None:
     recipe = json.loads((out / "phi3quant.json").read_text())["recipe"]
     assert recipe["formats"] == ["compressed-tensors"]
     assert (recipe["group_size"], recipe["symmetric"]) == (128, False)
+
+
+def test_a_target_of_three_and_a_half_bits_is_met(tmp_path: Path) -> None:
+    recipe = Recipe("awq", formats=("gguf",), calibration=FEW, target_bpw=3.5)
+    quantize("phi3-tiny", tmp_path / "out", recipe)
+    file = open_gguf(tmp_path / "out")
+    assert 3.43 < 8 * file.weight_bytes / 3_410_176 <= 3.5
+    types = json.loads((tmp_path / "out" / "phi3quant.json").read_text())["recipe"]["tensor_types"]
+    assert sum(kind.endswith("=Q3_K") for kind in types) > len(types) / 2
+
+
+@pytest.mark.parametrize(("slow", "expected"), [(99.0, "Q4_K"), (1.0, "IQ4_XS")])
+def test_types_without_a_fast_path_are_chosen_only_where_they_lose_less(
+    slow: float, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = open_checkpoint(bundled_folder())
+    ids = torch.zeros(2, 8, dtype=torch.int64)
+    fast = {"Q8_0": 2.0, "Q6_K": 4.0, "Q5_K": 8.0, "Q4_K": 16.0, "Q4_0": 17.0}
+    costs = {kind: fast.get(kind, slow) for kind in TRIED if kind != "Q3_K"} | {"Q3_K": 99.0}
+    names = [name for name, shape in tensor_shapes(model.config).items() if len(shape) > 1]
+    measured = Mock(return_value=dict.fromkeys(names, costs))
+    monkeypatch.setattr("phi3quant.run.mixed_types.measure", measured)
+    types = mixed_types(model, ids, 4.52, silent, compensate=False)
+    assert {kind.rpartition("=")[2] for kind in types} == {expected}
+    types = mixed_types(model, ids, 3.9, silent, compensate=False)
+    assert "Q3_K" in {kind.rpartition("=")[2] for kind in types}
 
 
 def test_embedding_and_head_get_more_where_the_blocks_are_compensated() -> None:

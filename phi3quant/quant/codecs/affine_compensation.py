@@ -59,49 +59,6 @@ def compensate(
 
 
 @kernel
-def compensate_on(
-    weights: np.ndarray,
-    factor: np.ndarray,
-    grids: Grids,
-    highest: int,
-    codes: np.ndarray,
-    errors: np.ndarray,
-) -> None:
-    """Choose codes for a strip of columns on fixed grids.
-
-    Args:
-        weights: as ``compensate``.
-        factor: as ``compensate``.
-        grids: scale and least value of each group, FP32 [rows, groups] each; a weight is
-            scale * code + least.
-        highest: the largest code.
-        codes: output, uint8 [rows, strip].
-        errors: output, as ``compensate``.
-    """
-    strip = weights.shape[1]
-    width = strip // grids[0].shape[1]
-    rest = np.empty((strip, LANES), F32)
-    off = np.empty(LANES, F32)
-    for first in range(0, len(weights), LANES):
-        present = min(LANES, len(weights) - first)
-        gather_rows(weights, first, 0, rest)
-        for column in range(strip):
-            for lane in range(present):
-                scale = grids[0][first + lane, column // width]
-                least = grids[1][first + lane, column // width]
-                # The codes of a group with scale 0 don't matter.
-                code = F32(0) if scale == 0 else np.rint((rest[column, lane] - least) / scale)
-                code = min(max(code, F32(0)), F32(highest))
-                off[lane] = rest[column, lane] - (scale * code + least)
-                codes[first + lane, column] = np.uint8(code)
-                errors[first + lane, column] = off[lane] / factor[column, column]
-            for later in range(column + 1, strip):
-                share = factor[column, later] / factor[column, column]
-                for lane in range(present):
-                    rest[later, lane] -= off[lane] * share
-
-
-@kernel
 def _round(values: np.ndarray, grid: np.ndarray, top: np.float32, off: np.ndarray) -> None:
     """Replace values FP32 [LANES] by their codes; ``off`` [LANES] receives the errors."""
     for lane in range(LANES):

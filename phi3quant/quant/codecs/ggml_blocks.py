@@ -13,9 +13,14 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
 
 from phi3quant.errors import CheckpointError, SchemeError
 from phi3quant.parallel import over_rows
-from phi3quant.quant.codecs import ggml_k_quants, ggml_legacy_quants
-from phi3quant.quant.codecs.affine_compensation import compensate_on
+from phi3quant.quant.codecs import (
+    ggml_k_quants,
+    ggml_legacy_quants,
+    ggml_q3_k,
+    ggml_table_quants,
+)
 from phi3quant.quant.codecs.compensation import Strip, Walk, compensated_codes, corrected
+from phi3quant.quant.codecs.fixed_grid_compensation import compensate_on
 from phi3quant.quant.codecs.ggml_grids import GRIDS
 from phi3quant.quant.ggml_types import BlockSize
 from phi3quant.quant.gram import Gram
@@ -124,7 +129,7 @@ class BlockCodec:
         def choose(strip: Strip) -> None:
             grids = (scales[strip.rows][:, strip.groups], least[strip.rows][:, strip.groups])
             compensate_on(
-                strip.weights, strip.factor, grids, grid.highest, strip.codes, strip.errors
+                strip.weights, strip.factor, grids, grid.values, strip.codes, strip.errors
             )
 
         codes = compensated_codes(weight, Walk.of(gram, self.kind.group), choose)
@@ -203,9 +208,12 @@ TYPES: Mapping[str, BlockType] = {
         _quantized(_Types.Q4_1, _with_codes_to(15, ggml_legacy_quants.encode_affine)),
         _quantized(_Types.Q5_0, _with_codes_to(31, ggml_legacy_quants.encode_symmetric)),
         _quantized(_Types.Q5_1, _with_codes_to(31, ggml_legacy_quants.encode_affine)),
+        _quantized(_Types.Q3_K, ggml_q3_k.encode, 16),
         _quantized(_Types.Q4_K, _with_codes_to(15, ggml_k_quants.encode_affine)),
         _quantized(_Types.Q5_K, _with_codes_to(31, ggml_k_quants.encode_affine)),
         _quantized(_Types.Q6_K, ggml_k_quants.encode_signed, 16),
+        _quantized(_Types.IQ4_NL, ggml_table_quants.encode_nl),
+        _quantized(_Types.IQ4_XS, ggml_table_quants.encode_xs),
     )
 }
 """Block types that can be written, by name."""

@@ -6,6 +6,7 @@ Output equals that of llama.cpp bit for bit: ``quantize_row_*_ref`` of ggml-quan
 
 import numpy as np
 
+from phi3quant.quant.codecs.ggml_error_weights import SUPER, weigh_by_importance, weigh_by_size
 from phi3quant.quant.codecs.ggml_scale_search import (
     EPSILON,
     nearest_code,
@@ -23,9 +24,6 @@ from phi3quant.quant.codecs.lanes import (
     kernel,
     put_half,
 )
-
-SUPER = 256
-"""Weights per superblock."""
 
 # Q4_K and Q5_K: groups of 32, whose scales and minima are 6-bit codes.
 _GROUP, _GROUPS = 32, 8
@@ -71,9 +69,9 @@ def encode_affine(
         present = gather(weights, first, _GROUPS, x)
         if weighted:
             gather_columns(importance, first, _GROUPS, w)
-            _weigh_by_importance(x, w)
+            weigh_by_importance(x, w, _GROUPS)
         else:
-            _weigh_by_size(x, w)
+            weigh_by_size(x, w)
         scale_and_minimum(x, w, grid, fit, origin)
         column_sums(w, sums)
         for block in range(present):
@@ -91,37 +89,6 @@ def encode_affine(
                 lane = group * _BLOCKS + block
                 _choose_codes(x, lane, origin, highest, _grid_of(header, group), codes[group])
             _pack_nibbles(codes, highest > 15, packed[first + block, _HEADER:])
-
-
-@kernel
-def _weigh_by_size(x: np.ndarray, w: np.ndarray) -> None:
-    """Fill ``w`` FP32 [places, LANES] with abs(x) plus the root mean square of the group."""
-    mean = np.zeros(LANES, F32)
-    for place in range(x.shape[0]):
-        for lane in range(LANES):
-            mean[lane] += x[place, lane] * x[place, lane]
-    for lane in range(LANES):
-        mean[lane] = np.sqrt(mean[lane] / F32(_GROUP))
-    for place in range(x.shape[0]):
-        for lane in range(LANES):
-            w[place, lane] = mean[lane] + abs(x[place, lane])
-
-
-@kernel
-def _weigh_by_importance(x: np.ndarray, w: np.ndarray) -> None:
-    """Multiply ``w``, FP32 [places, LANES], by sqrt(2 * the superblock's mean square + x^2)."""
-    squares = np.zeros(_BLOCKS, F32)
-    for group in range(_GROUPS):
-        for place in range(x.shape[0]):
-            for block in range(_BLOCKS):
-                value = x[place, group * _BLOCKS + block]
-                squares[block] += value * value
-    spread = np.empty(LANES, F32)
-    for lane in range(LANES):
-        spread[lane] = F32(2) * squares[lane % _BLOCKS] / F32(SUPER)
-    for place in range(x.shape[0]):
-        for lane in range(LANES):
-            w[place, lane] *= np.sqrt(spread[lane] + x[place, lane] * x[place, lane])
 
 
 @kernel

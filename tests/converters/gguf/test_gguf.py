@@ -268,3 +268,44 @@ def test_k_mixes_spend_bits_where_llama_cpp_does() -> None:
     # Rows that are no whole number of superblocks take the legacy type of as many bits.
     narrow = linear_type(FILE_TYPES["Q4_K_M"], "o_proj", 9, config, 96)
     assert narrow.name == "Q5_0"
+
+
+LAYERS = 32
+
+
+def types(kind: str, name: str, *, calibrated: bool = True, **changes: int) -> list[str]:
+    """Types of a linear in every block of a model whose rows hold 3072 weights."""
+    raw = {**BASE, "model_type": "phi3", "num_hidden_layers": LAYERS, **changes}
+    config, chosen = parse_config(raw), file_type(kind, calibrated=calibrated)
+    return [linear_type(chosen, name, index, config, 3072).name for index in range(LAYERS)]
+
+
+def test_3_bit_mixes_spend_bits_where_llama_cpp_does() -> None:
+    for name in LINEARS:
+        assert types("q3_k_s", name) == ["Q3_K"] * LAYERS
+    assert types("q3_k_m", "qkv_proj") == ["Q5_K"] * 2 + ["Q4_K"] * 30
+    assert types("q3_k_m", "down_proj") == ["Q5_K"] * 2 + ["Q4_K"] * 30
+    assert types("q3_k_m", "o_proj") == ["Q4_K"] * LAYERS
+    for name in ("qkv_proj", "down_proj", "o_proj"):
+        assert types("q3_k_l", name) == ["Q5_K"] * LAYERS
+    for kind in ("q3_k_m", "q3_k_l"):
+        assert types(kind, "gate_up_proj") == ["Q3_K"] * LAYERS
+
+
+@pytest.mark.parametrize("kind", ["IQ4_NL", "IQ4_XS"])
+def test_types_of_a_table_take_more_bits_where_llama_cpp_does(kind: str) -> None:
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 1}
+    for name in LINEARS:
+        assert types(kind, name) == [kind] * LAYERS
+    assert types(kind, "qkv_proj", **heads) == ["Q5_K"] * LAYERS
+    assert types(kind, "down_proj", calibrated=False) == ["Q5_K"] * 4 + [kind] * 28
+    assert types(kind, "o_proj", calibrated=False) == [kind] * LAYERS
+
+
+@pytest.mark.parametrize(("kind", "replacement"), [("Q3_K_S", "Q4_0"), ("IQ4_XS", "IQ4_NL")])
+def test_rows_that_do_not_fill_superblocks_take_llama_cpps_replacement(
+    kind: str, replacement: str
+) -> None:
+    config = parse_config({**BASE, "model_type": "phi3"})
+    chosen = file_type(kind, calibrated=True)
+    assert linear_type(chosen, "o_proj", 1, config, 96).name == replacement
