@@ -35,6 +35,7 @@ class _GgufOptions:
     gguf_type: str | None
     tensor_types: tuple[str, ...]
     part_size: int | None
+    imatrix: Path | None
 
 
 _GGUF = options.group(
@@ -53,6 +54,11 @@ _GGUF = options.group(
         "part_size",
         type=values.Size(),
         help="Largest size of a file, such as 2GB; the rest goes to further files.",
+    ),
+    click.option(
+        "--imatrix",
+        type=click.Path(path_type=Path),
+        help="Importance matrix of phi3quant imatrix or llama-imatrix for a plain checkpoint.",
     ),
 )
 
@@ -87,6 +93,7 @@ def gguf(
     phi3quant export gguf phi3-4bit
     phi3quant export gguf ./Phi-3-mini-4k-instruct --type q4_k_m -o out
     phi3quant export gguf ./my-finetune --type q4_0 --tensor-type ffn_down=q5_0
+    phi3quant export gguf ./my-finetune --type q4_k_m --imatrix imatrix.gguf -o out
     phi3quant export gguf ./my-finetune --type f16 --split-size 2GB -o out
 
     The first example keeps the codes of a quantized folder: Q4_0 for awq's defaults.
@@ -102,6 +109,7 @@ def gguf(
             output,
             kind=kind,
             split_bytes=wanted.part_size,
+            imatrix=wanted.imatrix,
             overwrite=target.overwrite,
             progress=progress,
             judge=judge,

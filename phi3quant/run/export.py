@@ -5,6 +5,7 @@ from pathlib import Path
 from converters import LAYOUTS
 from converters.gguf import sizes as gguf_sizes
 from converters.gguf import writer as gguf_writer
+from converters.gguf.importance import Importance, read_importance
 from converters.gguf.type_policy import FileType, file_type
 from converters.onnx import sizes as onnx_sizes
 from converters.onnx import writer as onnx_writer
@@ -13,12 +14,16 @@ from converters.packed.reader import PackedCheckpoint
 from converters.packed.sizes import packed_tensors
 from converters.packed.writer import PackedWriter
 from converters.plain import FLOAT_TYPES, NAME, PlainWriter, plan
+from phi3quant.disk.hashed_file import sha256
 from phi3quant.errors import SchemeError
+from phi3quant.notices import notify
 from phi3quant.progress import Progress, bars
 from phi3quant.run.artifacts import Artifacts
 from phi3quant.run.draft import Judge
 from phi3quant.run.export_run import Exportable, Target, open_source, write_export
+from phi3quant.source.checkpoint import Checkpoint
 from phi3quant.source.locate import Model
+from phi3quant.source.opened_model import OpenedModel
 
 PLAIN_TYPE = "F16"
 """Default type for a checkpoint that is not quantized."""
@@ -30,6 +35,7 @@ def export_gguf(  # noqa: PLR0913 - options by name, each of them documented
     *,
     kind: FileType | None = None,
     split_bytes: int | None = None,
+    imatrix: Path | None = None,
     revision: str | None = None,
     overwrite: bool = False,
     progress: Progress = bars,
@@ -43,6 +49,7 @@ def export_gguf(  # noqa: PLR0913 - options by name, each of them documented
         kind: recipe from converters.gguf.type_policy.file_type. By default the one that holds the
             model's codes unchanged, and F16 for a plain checkpoint.
         split_bytes: limit on the bytes of tensors in a part; None for a single file.
+        imatrix: importance matrix for the encoding of a plain checkpoint, in llama.cpp's GGUF form.
         revision: revision of a hub id.
         overwrite: whether to replace an ``output`` that phi3quant created, and to drop an
             unfinished run.
@@ -61,14 +68,22 @@ def export_gguf(  # noqa: PLR0913 - options by name, each of them documented
     """
     opened = open_source(model, revision)
     recipe = kind or _default_type(opened.model)
+    importance = None if imatrix is None else _importance(opened, imatrix, recipe)
     target = Target(
         gguf_writer.FORMAT.name,
         recipe.name,
         gguf_sizes.nbytes(recipe, opened.config),
-        lambda folder, source: gguf_writer.GgufWriter(folder, source, recipe, split_bytes),
+        lambda folder, source: gguf_writer.GgufWriter(
+            folder, source, recipe, split_bytes, importance
+        ),
         {
             "type": recipe.name,
             "tensor_types": [f"{pattern.pattern}={name}" for pattern, name in recipe.overrides],
+            **(
+                {}
+                if imatrix is None
+                else {"imatrix": imatrix.name, "imatrix_sha256": sha256(imatrix)}
+            ),
         },
     )
     return write_export(opened, target, output, overwrite, progress, judge)
@@ -210,6 +225,17 @@ def export_safetensors(
         {"dtype": dtype},
     )
     return write_export(opened, target, output, overwrite, progress, judge)
+
+
+def _importance(opened: OpenedModel[Exportable], imatrix: Path, recipe: FileType) -> Importance:
+    if not isinstance(opened.model, Checkpoint):
+        raise SchemeError(
+            f"{opened.name} is quantized and keeps its codes, so an importance matrix changes "
+            "nothing; use the checkpoint it was made from"
+        )
+    importance = read_importance(imatrix, recipe, opened.config)
+    notify(importance.notes)
+    return importance
 
 
 def _default_type(model: Exportable) -> FileType:
