@@ -29,8 +29,8 @@ def read_imatrix(path: Path) -> Imatrix:
     if not starts_with(path, GGUF_MAGIC):
         raise CheckpointError(
             lfs_hint(path)
-            or f"{path} is not a GGUF file. Convert llama.cpp's older .dat form with: "
-            f"llama-imatrix --in-file {path.name} -o imatrix.gguf"
+            or f"{path} is not a GGUF file; llama-imatrix --in-file {path.name} converts llama.cpp's "
+            "older .dat form to one"
         )
     model = read_gguf(path)
     _check_fields(path, model.fields)
