@@ -17,6 +17,9 @@ from phi3quant.model.config import shown
 _REQUIRED = (Keys.IMatrix.DATASETS, Keys.IMatrix.CHUNK_COUNT, Keys.IMatrix.CHUNK_SIZE)
 """Keys without which llama-quantize refuses a file."""
 
+_LARGEST = (1 << 31) - 1
+"""Largest number that llama-quantize can copy into the model's metadata."""
+
 
 def read_imatrix(path: Path) -> Imatrix:
     """Read an importance matrix.
@@ -29,8 +32,8 @@ def read_imatrix(path: Path) -> Imatrix:
     if not starts_with(path, GGUF_MAGIC):
         raise CheckpointError(
             lfs_hint(path)
-            or f"{path} is not a GGUF file; llama-imatrix --in-file {path.name} converts llama.cpp's "
-            "older .dat form to one"
+            or f"{path} is not a GGUF file; llama-imatrix --in-file {path.name} converts "
+            "llama.cpp's older .dat form to one"
         )
     model = read_gguf(path)
     _check_fields(path, model.fields)
@@ -59,8 +62,8 @@ def _check_fields(path: Path, fields: Mapping[str, Any]) -> None:
     if not isinstance(datasets, list) or not all(isinstance(text, str) for text in datasets):
         raise CheckpointError(f"{path}: {Keys.IMatrix.DATASETS} is not a list of names")
     for key in _REQUIRED[1:]:
-        if type(fields[key]) is not int or fields[key] < 0:
-            raise CheckpointError(f"{path}: {key} is {shown(fields[key])}, not a number of chunks")
+        if type(fields[key]) is not int or not 0 <= fields[key] <= _LARGEST:
+            raise CheckpointError(f"{path}: {key} is {shown(fields[key])}, not a possible number")
 
 
 def _refuse_lone_counts(path: Path, model: GgufModel, names: list[str]) -> None:

@@ -93,7 +93,7 @@ def gguf(
     phi3quant export gguf phi3-4bit
     phi3quant export gguf ./Phi-3-mini-4k-instruct --type q4_k_m -o out
     phi3quant export gguf ./my-finetune --type q4_0 --tensor-type ffn_down=q5_0
-    phi3quant export gguf ./my-finetune --type q4_k_m --imatrix imatrix.gguf -o out
+    phi3quant export gguf ./my-finetune --type q4_k_m --imatrix i.gguf -o out
     phi3quant export gguf ./my-finetune --type f16 --split-size 2GB -o out
 
     The first example keeps the codes of a quantized folder: Q4_0 for awq's defaults.

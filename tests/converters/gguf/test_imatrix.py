@@ -64,12 +64,13 @@ def raw(
     *,
     leave_out: str = "",
     kind: str = "imatrix",
+    chunks: int = 1,
 ) -> Path:
     writer = GGUFWriter(path, "")
     writer.add_type(kind)
     fields: dict[str, Callable[[str], None]] = {
         "imatrix.datasets": lambda key: writer.add_array(key, ["a"]),
-        "imatrix.chunk_count": lambda key: writer.add_uint32(key, 1),
+        "imatrix.chunk_count": lambda key: writer.add_uint32(key, chunks),
         "imatrix.chunk_size": lambda key: writer.add_uint32(key, 8),
     }
     for key, add in fields.items():
@@ -86,7 +87,7 @@ def raw(
 
 COUNT = np.array([8], np.float32)
 BAD = np.array([1, -1], np.float32)
-SPOILED = {
+SPOILED: dict[str, dict[str, np.ndarray]] = {
     "NaN or infinity": {f"{QKV}.in_sum2": SUMS * np.float32("nan"), f"{QKV}.counts": COUNT},
     "negative sum": {f"{QKV}.in_sum2": BAD, f"{QKV}.counts": COUNT},
     "not a number of tokens": {f"{QKV}.in_sum2": SUMS, f"{QKV}.counts": -COUNT},
@@ -118,6 +119,13 @@ def test_a_file_without_its_keys_is_refused(key: str, tmp_path: Path) -> None:
         read_imatrix(file)
 
 
+def test_a_number_of_chunks_out_of_range_is_refused(tmp_path: Path) -> None:
+    tensors = {f"{QKV}.in_sum2": SUMS, f"{QKV}.counts": COUNT}
+    file = raw(tmp_path / "i.gguf", tensors, chunks=1 << 31)
+    with pytest.raises(CheckpointError, match="not a possible number"):
+        read_imatrix(file)
+
+
 def test_a_model_is_refused(tmp_path: Path) -> None:
     file = raw(tmp_path / "i.gguf", {QKV: SUMS}, kind="model")
     with pytest.raises(CheckpointError, match="GGUF 'model', not an importance matrix"):
@@ -127,7 +135,7 @@ def test_a_model_is_refused(tmp_path: Path) -> None:
 def test_the_older_form_is_refused_with_advice(tmp_path: Path) -> None:
     file = tmp_path / "imatrix.dat"
     file.write_bytes(b"\1\0\0\0\6\0\0\0output")
-    with pytest.raises(CheckpointError, match="llama-imatrix --in-file imatrix.dat converts"):
+    with pytest.raises(CheckpointError, match=r"llama-imatrix --in-file imatrix\.dat converts"):
         read_imatrix(file)
     with pytest.raises(CheckpointError, match="there is no importance matrix"):
         read_imatrix(tmp_path / "none.gguf")
