@@ -36,7 +36,16 @@ class _GgufOptions:
     tensor_types: tuple[str, ...]
     part_size: int | None
     imatrix: Path | None
+    context: int | None
 
+
+_CONTEXT = click.option(
+    "--context",
+    type=click.IntRange(1),
+    metavar="TOKENS",
+    help="Fixed length of context; of LongRoPE, only the factors for it are stored.  "
+    "[default: the model's own]",
+)
 
 _GGUF = options.group(
     "wanted",
@@ -60,6 +69,7 @@ _GGUF = options.group(
         type=click.Path(path_type=Path),
         help="Importance matrix of phi3quant imatrix or llama-imatrix for a plain checkpoint.",
     ),
+    _CONTEXT,
 )
 
 
@@ -110,6 +120,7 @@ def gguf(
             kind=kind,
             split_bytes=wanted.part_size,
             imatrix=wanted.imatrix,
+            context=wanted.context,
             overwrite=target.overwrite,
             progress=progress,
             judge=judge,
@@ -123,12 +134,14 @@ def gguf(
 @export.command(cls=SectionedCommand, short_help="Write an ONNX folder for onnxruntime-genai.")
 @options.MODEL
 @options.ONNX_LAYOUT
+@_CONTEXT
 @target_options("MODEL-onnx")
 @SCORED_TEXT
 @options.RUNNING
 def onnx(
     model: str | None,
     layout: OnnxLayout,
+    context: int | None,
     target: Target,
     text: EvaluationText,
     running: Running,
@@ -150,6 +163,7 @@ def onnx(
             model,
             output,
             options=chosen,
+            context=context,
             overwrite=target.overwrite,
             progress=progress,
             judge=judge,

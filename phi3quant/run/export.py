@@ -1,5 +1,6 @@
 """Export of an existing model, plain or quantized, to another format."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from converters import LAYOUTS
@@ -16,6 +17,8 @@ from converters.packed.writer import PackedWriter
 from converters.plain import FLOAT_TYPES, NAME, PlainWriter, plan
 from phi3quant.disk.hashed_file import sha256
 from phi3quant.errors import SchemeError
+from phi3quant.model.config import Phi3Config
+from phi3quant.model.fixed_context import fixed_context
 from phi3quant.notices import notify
 from phi3quant.progress import Progress, bars
 from phi3quant.run.artifacts import Artifacts
@@ -36,6 +39,7 @@ def export_gguf(  # noqa: PLR0913 - options by name, each of them documented
     kind: FileType | None = None,
     split_bytes: int | None = None,
     imatrix: Path | None = None,
+    context: int | None = None,
     revision: str | None = None,
     overwrite: bool = False,
     progress: Progress = bars,
@@ -50,6 +54,7 @@ def export_gguf(  # noqa: PLR0913 - options by name, each of them documented
             model's codes unchanged, and F16 for a plain checkpoint.
         split_bytes: limit on the bytes of tensors in a part; None for a single file.
         imatrix: importance matrix for the encoding of a plain checkpoint, in llama.cpp's GGUF form.
+        context: fixed length of context in tokens; None for the model's own.
         revision: revision of a hub id.
         overwrite: whether to replace an ``output`` that phi3quant created, and to drop an
             unfinished run.
@@ -67,33 +72,33 @@ def export_gguf(  # noqa: PLR0913 - options by name, each of them documented
         ['phi3-tiny-Q8_0.gguf']
     """
     opened = open_source(model, revision)
+    config = _config(opened, context)
+    fixed = replace(opened.model, config=config)
     recipe = kind or _default_type(opened.model)
     importance = None if imatrix is None else _importance(opened, imatrix, recipe)
     target = Target(
         gguf_writer.FORMAT.name,
         recipe.name,
-        gguf_sizes.nbytes(recipe, opened.config),
+        gguf_sizes.nbytes(recipe, config),
         lambda folder, source: gguf_writer.GgufWriter(
-            folder, source, recipe, split_bytes, importance
+            folder, replace(source, model=fixed), recipe, split_bytes, importance
         ),
         {
             "type": recipe.name,
             "tensor_types": [f"{pattern.pattern}={name}" for pattern, name in recipe.overrides],
-            **(
-                {}
-                if imatrix is None
-                else {"imatrix": imatrix.name, "imatrix_sha256": sha256(imatrix)}
-            ),
+            **_context_entry(context),
+            **_imatrix_entries(imatrix),
         },
     )
     return write_export(opened, target, output, overwrite, progress, judge)
 
 
-def export_onnx(
+def export_onnx(  # noqa: PLR0913 - options by name, each of them documented
     model: Model,
     output: Path,
     *,
     options: OnnxOptions | None = None,
+    context: int | None = None,
     revision: str | None = None,
     overwrite: bool = False,
     progress: Progress = bars,
@@ -109,6 +114,7 @@ def export_onnx(
         output: folder to create, with the graph, its weights, files for onnxruntime-genai, and a
             manifest.
         options: layout of the model; None for the defaults.
+        context: fixed length of context in tokens; None for the model's own.
         revision: revision of a hub id.
         overwrite: whether to replace an ``output`` that phi3quant created, and to drop an
             unfinished run.
@@ -128,13 +134,17 @@ def export_onnx(
     options = options or OnnxOptions()
     opened = open_source(model, revision)
     scheme = opened.model.scheme if isinstance(opened.model, PackedCheckpoint) else None
-    onnx_sizes.check(scheme, opened.config, options)
+    config = _config(opened, context)
+    fixed = replace(opened.model, config=config)
+    onnx_sizes.check(scheme, config, options)
     target = Target(
         onnx_writer.FORMAT.name,
         onnx_writer.FORMAT.title,
-        onnx_sizes.nbytes(opened.config, scheme, options),
-        lambda folder, source: onnx_writer.OnnxWriter(folder, source, scheme, options),
-        options.settled(opened.config, scheme).as_json(),
+        onnx_sizes.nbytes(config, scheme, options),
+        lambda folder, source: onnx_writer.OnnxWriter(
+            folder, replace(source, model=fixed), scheme, options
+        ),
+        {**options.settled(config, scheme).as_json(), **_context_entry(context)},
     )
     return write_export(opened, target, output, overwrite, progress, judge)
 
@@ -225,6 +235,20 @@ def export_safetensors(
         {"dtype": dtype},
     )
     return write_export(opened, target, output, overwrite, progress, judge)
+
+
+def _config(opened: OpenedModel[Exportable], context: int | None) -> Phi3Config:
+    return opened.config if context is None else fixed_context(opened.config, context)
+
+
+def _context_entry(context: int | None) -> dict[str, int]:
+    return {} if context is None else {"context": context}
+
+
+def _imatrix_entries(imatrix: Path | None) -> dict[str, str]:
+    if imatrix is None:
+        return {}
+    return {"imatrix": imatrix.name, "imatrix_sha256": sha256(imatrix)}
 
 
 def _importance(opened: OpenedModel[Exportable], imatrix: Path, recipe: FileType) -> Importance:
