@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from phi3quant.model.architecture import EMBEDDING, FINAL_NORM, HEAD
+from phi3quant.model.architecture import EMBEDDING, FINAL_NORM, HEAD, LINEARS, block_tensor_name
 
 ROPE_LONG, ROPE_SHORT = "rope_factors_long.weight", "rope_factors_short.weight"
 
@@ -25,3 +25,12 @@ def outer_name(name: str) -> str:
 def block_name(index: int, key: str) -> str:
     """Name of tensor ``key`` (architecture.BLOCK_TENSORS) of block ``index``."""
     return f"blk.{index}.{_IN_BLOCK[key]}.weight"
+
+
+def gguf_name(name: str) -> str:
+    """Name of a matrix in llama.cpp, given its name in the checkpoint."""
+    if name in (EMBEDDING, HEAD):
+        return outer_name(name)
+    index = int(name.split(".")[2])
+    key = next(key for key in LINEARS if block_tensor_name(index, key) == name)
+    return block_name(index, key)

@@ -13,6 +13,7 @@ from gguf.utility import size_label
 
 from converters.format import Format, Source
 from converters.gguf.embedded_manifest import fill, reserve
+from converters.gguf.importance import Importance, add_origin
 from converters.gguf.metadata import (
     ARCHITECTURE,
     add_config,
@@ -72,7 +73,12 @@ class GgufWriter:
     """
 
     def __init__(
-        self, folder: Path, source: Source, kind: FileType, split_bytes: int | None = None
+        self,
+        folder: Path,
+        source: Source,
+        kind: FileType,
+        split_bytes: int | None = None,
+        importance: Importance | None = None,
     ) -> None:
         config = source.config
         vocabulary = agreeing(
@@ -83,6 +89,7 @@ class GgufWriter:
         folder.mkdir(parents=True, exist_ok=True)
         name = source.stem
         self._config, self._types = config, tensor_types(kind, config)
+        self._importance = {} if importance is None else importance.vectors
         self._writer = GGUFWriter(
             folder / f"{name}-{kind.name}.gguf",
             ARCHITECTURE,
@@ -94,6 +101,8 @@ class GgufWriter:
         self._writer.add_size_label(size_label(parameters, 0, 0, 0))
         add_config(self._writer, config, file_number(kind, config))
         add_vocabulary(self._writer, vocabulary)
+        if importance is not None:
+            add_origin(self._writer, importance)
         reserve(self._writer, config)
         for tensor, (block_type, shape) in self._types.items():
             # The library expects the bytes of a row as the length of the row.
@@ -153,7 +162,7 @@ class GgufWriter:
         self._order.expect(name)
         try:
             size = self._types[name][0]
-            data = _stored(size, tensor)
+            data = _stored(size, tensor, self._importance.get(name))
             check_scales(size, data)
         except CheckpointError as error:
             raise CheckpointError(f"tensor {name} can't be written: {error}") from None
@@ -174,15 +183,23 @@ class _Written(np.ndarray):
         fid.write(self.data)
 
 
-def _stored(size: BlockSize, tensor: torch.Tensor | Quantized) -> np.ndarray:
-    """Bytes to store: codes unchanged if the type holds them, otherwise encoded."""
+def _stored(
+    size: BlockSize, tensor: torch.Tensor | Quantized, importance: torch.Tensor | None
+) -> np.ndarray:
+    """Bytes to store: codes unchanged if the type holds them, otherwise encoded.
+
+    Args:
+        size: type of the blocks.
+        tensor: weights or codes.
+        importance: FP32 [columns], for encoding; None to count all columns alike.
+    """
     kind = TYPES[size.name]
     if isinstance(tensor, BlockTensor) and tensor.kind == kind:
         return tensor.data
     if isinstance(tensor, QuantizedTensor) and holds(size.name, tensor.scheme):
         return repack(tensor)
     plain = tensor if isinstance(tensor, torch.Tensor) else tensor.dequantize()
-    return kind.encode(plain, None)
+    return kind.encode(plain, importance)
 
 
 def _check_types(kind: FileType, config: Phi3Config) -> None:

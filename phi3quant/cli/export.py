@@ -35,7 +35,17 @@ class _GgufOptions:
     gguf_type: str | None
     tensor_types: tuple[str, ...]
     part_size: int | None
+    imatrix: Path | None
+    context: int | None
 
+
+_CONTEXT = click.option(
+    "--context",
+    type=click.IntRange(1),
+    metavar="TOKENS",
+    help="Fixed length of context; of LongRoPE, only the factors for it are stored.  "
+    "[default: the model's own]",
+)
 
 _GGUF = options.group(
     "wanted",
@@ -54,6 +64,12 @@ _GGUF = options.group(
         type=values.Size(),
         help="Largest size of a file, such as 2GB; the rest goes to further files.",
     ),
+    click.option(
+        "--imatrix",
+        type=click.Path(path_type=Path),
+        help="Importance matrix of phi3quant imatrix or llama-imatrix for a plain checkpoint.",
+    ),
+    _CONTEXT,
 )
 
 
@@ -87,6 +103,7 @@ def gguf(
     phi3quant export gguf phi3-4bit
     phi3quant export gguf ./Phi-3-mini-4k-instruct --type q4_k_m -o out
     phi3quant export gguf ./my-finetune --type q4_0 --tensor-type ffn_down=q5_0
+    phi3quant export gguf ./my-finetune --type q4_k_m --imatrix i.gguf -o out
     phi3quant export gguf ./my-finetune --type f16 --split-size 2GB -o out
 
     The first example keeps the codes of a quantized model: Q4_0 for awq's defaults.
@@ -103,6 +120,8 @@ def gguf(
             kind=kind,
             split_bytes=wanted.part_size,
             requantize=target.requantize,
+            imatrix=wanted.imatrix,
+            context=wanted.context,
             overwrite=target.overwrite,
             progress=progress,
             judge=judge,
@@ -116,12 +135,14 @@ def gguf(
 @export.command(cls=SectionedCommand, short_help="Write an ONNX folder for onnxruntime-genai.")
 @options.MODEL
 @options.ONNX_LAYOUT
+@_CONTEXT
 @target_options("MODEL-onnx")
 @SCORED_TEXT
 @options.RUNNING
 def onnx(
     model: str | None,
     layout: OnnxLayout,
+    context: int | None,
     target: Target,
     text: EvaluationText,
     running: Running,
@@ -144,6 +165,7 @@ def onnx(
             output,
             options=chosen,
             requantize=target.requantize,
+            context=context,
             overwrite=target.overwrite,
             progress=progress,
             judge=judge,

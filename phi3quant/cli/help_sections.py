@@ -6,9 +6,9 @@ import click
 
 SECTIONS: Mapping[str, tuple[str, ...]] = {
     "Codes": ("preset", "method", "bits", "group_size", "symmetric", "compensate"),
-    "Calibration": ("calib", "calib_field", "samples", "seq_len", "seed"),
+    "Calibration": ("calib", "calib_field", "samples", "seq_len", "seed", "process_output"),
     "Format": ("formats", "kind", "dtype", "requantize"),
-    "GGUF": ("gguf_type", "tensor_types", "target_bpw", "part_size"),
+    "GGUF": ("gguf_type", "tensor_types", "target_bpw", "part_size", "imatrix"),
     "ONNX": ("accuracy_level", "opset", "embedding", "head", "io", "split_size"),
     "Memory and devices": ("contexts", "kv_type", "devices", "memory", "bandwidth"),
     "Output": ("output", "overwrite", "resume", "everything", "tensors"),

@@ -40,6 +40,7 @@ _COMMANDS: Mapping[str, _Entry] = {
     "export": _Entry("export", "export", "Write a model in another format."),
     "generate": _Entry("generate", "generate", "Let a model of any format answer a prompt."),
     "gptq": _Entry("quantize", "gptq", "Quantize a model by error compensation alone."),
+    "imatrix": _Entry("imatrix", "imatrix", "Write an importance matrix for llama.cpp."),
     "inspect": _Entry("inspect", "inspect", "Show architecture, size, hashes and provenance."),
     "report": _Entry("report", "report", "Show quality and size, as tables and an HTML page."),
     "rtn": _Entry("quantize", "rtn", "Quantize a model by rounding to nearest."),

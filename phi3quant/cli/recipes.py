@@ -12,10 +12,11 @@ from converters.gguf import writer as gguf_writer
 from converters.gguf.type_policy import FILE_TYPES
 from converters.onnx import writer as onnx_writer
 from phi3quant.cli import options, values
+from phi3quant.cli.calibration_options import CALIBRATION_FIELDS, CALIBRATION_OPTIONS
 from phi3quant.cli.options import OnnxLayout
 from phi3quant.quant.scheme import GROUP_SIZES, WHOLE_ROW
 from phi3quant.run.presets import PRESETS
-from phi3quant.run.recipe import Calibration, Recipe
+from phi3quant.run.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,6 @@ class RecipeOptions:
     tensor_types: tuple[str, ...]
     formats: tuple[str, ...]
 
-
-_DEFAULT = Calibration()
 
 RECIPE = options.group(
     "wanted",
@@ -71,29 +70,7 @@ RECIPE = options.group(
         show_default=True,
         help="Symmetric codes, or codes with a zero point for each group.",
     ),
-    click.option("--calib", help=f"Text for calibration: {options.TEXT_SOURCES}"),
-    click.option("--calib-field", help="Field of each record with the text or the chat."),
-    click.option(
-        "--samples",
-        type=click.IntRange(1),
-        default=_DEFAULT.samples,
-        show_default=True,
-        help="Number of calibration windows; presets use 128.",
-    ),
-    click.option(
-        "--seq-len",
-        type=click.IntRange(2),
-        default=_DEFAULT.length,
-        show_default=True,
-        help="Tokens in a calibration window.",
-    ),
-    click.option(
-        "--seed",
-        type=int,
-        default=_DEFAULT.seed,
-        show_default=True,
-        help="Seed for the choice of calibration windows.",
-    ),
+    *CALIBRATION_OPTIONS,
     click.option(
         "--compensate/--no-compensate",
         default=True,
@@ -121,14 +98,6 @@ RECIPE = options.group(
 
 _SCHEME = ("bits", "group_size", "symmetric")
 _FIELDS = ("gguf_type", "tensor_types", "target_bpw")
-# Fields of a calibration, and the option for each.
-_TEXT = {
-    "source": "calib",
-    "field": "calib_field",
-    "samples": "samples",
-    "length": "seq_len",
-    "seed": "seed",
-}
 
 
 def recipe_of(method: str, wanted: RecipeOptions, layout: OnnxLayout) -> Recipe:
@@ -157,7 +126,7 @@ def recipe_of(method: str, wanted: RecipeOptions, layout: OnnxLayout) -> Recipe:
         base,
         method=method,
         scheme=replace(base.scheme, **scheme),
-        calibration=replace(base.calibration, **_chosen(wanted, _TEXT, counts)),
+        calibration=replace(base.calibration, **_chosen(wanted, CALIBRATION_FIELDS, counts)),
         compensate=wanted.compensate,
         onnx=replace(base.onnx, **layout.chosen),
         **changes,

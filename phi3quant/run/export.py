@@ -1,31 +1,31 @@
 """Export of an existing model, plain or quantized, to another format."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from converters import LAYOUTS
 from converters.gguf import sizes as gguf_sizes
 from converters.gguf import writer as gguf_writer
-from converters.gguf.type_policy import FileType, file_type
+from converters.gguf.importance import Importance, read_importance
+from converters.gguf.type_policy import FileType
 from converters.onnx import sizes as onnx_sizes
 from converters.onnx import writer as onnx_writer
 from converters.onnx.options import OnnxOptions
 from converters.packed.sizes import packed_tensors
 from converters.packed.writer import PackedWriter
-from converters.parts import dequantized, requantized
+from converters.parts import dequantized
 from converters.plain import FLOAT_TYPES, NAME, PlainWriter, plan
+from phi3quant.disk.hashed_file import sha256
 from phi3quant.errors import SchemeError
+from phi3quant.notices import notify
 from phi3quant.progress import Progress, bars
 from phi3quant.quant.scheme import QuantScheme
 from phi3quant.run.artifacts import Artifacts
 from phi3quant.run.draft import Judge
 from phi3quant.run.export_run import Target, write_export
 from phi3quant.run.export_source import ExportSource, open_source
+from phi3quant.run.kept_codes import check_types, default_type, with_fitting_codes
 from phi3quant.source.locate import Model
-
-PLAIN_TYPE = "F16"
-"""Default type for a checkpoint that is not quantized."""
 
 
 def export_gguf(  # noqa: PLR0913 - options by name, each of them documented
@@ -35,6 +35,8 @@ def export_gguf(  # noqa: PLR0913 - options by name, each of them documented
     kind: FileType | None = None,
     split_bytes: int | None = None,
     requantize: bool = False,
+    imatrix: Path | None = None,
+    context: int | None = None,
     revision: str | None = None,
     overwrite: bool = False,
     progress: Progress = bars,
@@ -49,6 +51,8 @@ def export_gguf(  # noqa: PLR0913 - options by name, each of them documented
             model's codes unchanged, and F16 for a plain checkpoint.
         split_bytes: limit on the bytes of tensors in a part; None for a single file.
         requantize: whether to round codes a second time where the types don't hold them.
+        imatrix: importance matrix for the encoding of a plain checkpoint, in llama.cpp's GGUF form.
+        context: fixed length of context in tokens; None for the model's own.
         revision: revision of a hub id.
         overwrite: whether to replace an ``output`` that phi3quant created, and to drop an
             unfinished run.
@@ -65,18 +69,23 @@ def export_gguf(  # noqa: PLR0913 - options by name, each of them documented
         ...     [path.name for path in artifacts.folders["gguf"].glob("*.gguf")]
         ['phi3-tiny-Q8_0.gguf']
     """
-    source = open_source(model, revision)
-    recipe = kind or _default_type(source)
+    source = replace(open_source(model, revision), context=context)
+    recipe = kind or default_type(source)
     if not requantize:
-        _check_types(source, recipe)
+        check_types(source, recipe)
+    importance = None if imatrix is None else _importance(source, imatrix, recipe)
     target = Target(
         gguf_writer.FORMAT.name,
         recipe.name,
-        gguf_sizes.nbytes(recipe, source.opened.config),
-        lambda folder, complete: gguf_writer.GgufWriter(folder, complete, recipe, split_bytes),
+        gguf_sizes.nbytes(recipe, source.config),
+        lambda folder, complete: gguf_writer.GgufWriter(
+            folder, complete, recipe, split_bytes, importance
+        ),
         {
             "type": recipe.name,
             "tensor_types": [f"{pattern.pattern}={name}" for pattern, name in recipe.overrides],
+            **_context_entry(context),
+            **_imatrix_entries(imatrix),
         },
     )
     return write_export(source, target, output, overwrite, progress, judge)
@@ -88,6 +97,7 @@ def export_onnx(  # noqa: PLR0913 - options by name, each of them documented
     *,
     options: OnnxOptions | None = None,
     requantize: bool = False,
+    context: int | None = None,
     revision: str | None = None,
     overwrite: bool = False,
     progress: Progress = bars,
@@ -104,6 +114,7 @@ def export_onnx(  # noqa: PLR0913 - options by name, each of them documented
             manifest.
         options: layout of the model; None for the defaults.
         requantize: whether to round codes that the operators can't hold to int4 in groups of 32.
+        context: fixed length of context in tokens; None for the model's own.
         revision: revision of a hub id.
         overwrite: whether to replace an ``output`` that phi3quant created, and to drop an
             unfinished run.
@@ -121,17 +132,19 @@ def export_onnx(  # noqa: PLR0913 - options by name, each of them documented
         True
     """
     options = options or OnnxOptions()
-    source = open_source(model, revision)
-    config = source.opened.config
+    source = replace(open_source(model, revision), context=context)
+    config = source.config
     layout = options
-    source = _held(source, lambda scheme: onnx_sizes.check(scheme, config, layout), requantize)
+    source = with_fitting_codes(
+        source, lambda scheme: onnx_sizes.check(scheme, config, layout), requantize=requantize
+    )
     scheme = source.parts.scheme
     target = Target(
         onnx_writer.FORMAT.name,
         onnx_writer.FORMAT.title,
         onnx_sizes.nbytes(config, scheme, options),
         lambda folder, complete: onnx_writer.OnnxWriter(folder, complete, scheme, layout),
-        options.settled(config, scheme).as_json(),
+        {**options.settled(config, scheme).as_json(), **_context_entry(context)},
     )
     return write_export(source, target, output, overwrite, progress, judge)
 
@@ -169,7 +182,7 @@ def export_packed(  # noqa: PLR0913 - options by name, each of them documented
         raise SchemeError(f"there is no layout {layout!r}; choose from {', '.join(LAYOUTS)}")
     chosen = LAYOUTS[layout]
     source = open_source(model, revision)
-    config = source.opened.config
+    config = source.config
     if not source.parts.quantized:
         raise SchemeError(
             f"{source.opened.name} is not quantized, so it has no codes for {layout}; choose that "
@@ -180,7 +193,7 @@ def export_packed(  # noqa: PLR0913 - options by name, each of them documented
         assert scheme is not None
         chosen.check(scheme, config)
 
-    source = _held(source, check, requantize)
+    source = with_fitting_codes(source, check, requantize=requantize)
     scheme = source.parts.scheme
     assert scheme is not None
     planned = packed_tensors(config, scheme, chosen.specify)
@@ -227,63 +240,29 @@ def export_safetensors(
     target = Target(
         NAME,
         f"{NAME} {kind.stored}",
-        sum(tensor.nbytes for tensor in plan(source.opened.config, kind)),
+        sum(tensor.nbytes for tensor in plan(source.config, kind)),
         lambda folder, complete: PlainWriter(folder, complete, kind),
         {"dtype": dtype},
     )
     return write_export(source, target, output, overwrite, progress, judge)
 
 
-def _default_type(source: ExportSource) -> FileType:
-    """Type that holds a model's codes, or PLAIN_TYPE for a plain model.
-
-    Raises:
-        SchemeError: no single type holds the codes.
-    """
-    source.parts.check_codes()
-    scheme = source.parts.scheme
-    # Codes with zero points may in fact be symmetric, but the layout doesn't record that.
-    return file_type(PLAIN_TYPE) if scheme is None else gguf_sizes.natural_type(scheme)
+def _context_entry(context: int | None) -> dict[str, int]:
+    return {} if context is None else {"context": context}
 
 
-def _check_types(source: ExportSource, kind: FileType) -> None:
-    """Refuse types that would round codes a second time.
-
-    Raises:
-        SchemeError: there is such a type.
-    """
-    parts, config = source.parts, source.opened.config
-    if not parts.quantized:
-        return
-    for key, (entry, _) in gguf_sizes.linear_types(kind, config).items():
-        if entry.name in gguf_sizes.FLOATS:
-            continue
-        parts.check_codes()
-        assert parts.scheme is not None
-        if not gguf_sizes.holds(entry.name, parts.scheme):
-            raise SchemeError(
-                f"{source.opened.name} has {parts.scheme} codes, which {entry.name} ({key}) would "
-                "round a second time; leave out --type to keep them, or add --requantize"
-            )
+def _imatrix_entries(imatrix: Path | None) -> dict[str, str]:
+    if imatrix is None:
+        return {}
+    return {"imatrix": imatrix.name, "imatrix_sha256": sha256(imatrix)}
 
 
-def _held(
-    source: ExportSource,
-    check: Callable[[QuantScheme | None], None],
-    requantize: bool,  # noqa: FBT001 - passed on
-) -> ExportSource:
-    """The model with codes that pass ``check``, rounded a second time only if that is wanted.
-
-    Raises:
-        SchemeError: its codes don't pass.
-    """
-    try:
-        source.parts.check_codes()
-        check(source.parts.scheme)
-    except SchemeError:
-        scheme = QuantScheme()
-        if not requantize or not source.parts.quantized:
-            raise
-        check(scheme)
-        return replace(source, parts=requantized(source.parts, scheme))
-    return source
+def _importance(source: ExportSource, imatrix: Path, recipe: FileType) -> Importance:
+    if source.parts.quantized:
+        raise SchemeError(
+            f"{source.opened.name} is quantized and keeps its codes, so an importance matrix "
+            "changes nothing; use the checkpoint it was made from"
+        )
+    importance = read_importance(imatrix, recipe, source.config)
+    notify(importance.notes)
+    return importance

@@ -14,9 +14,12 @@ from converters.gguf.reader import GgufCheckpoint
 from converters.onnx.reader import OnnxModel
 from converters.parts import Parts
 from phi3quant.disk.output import check_not_inside
+from phi3quant.model.config import Phi3Config
 from phi3quant.model.config_file import read_config
+from phi3quant.model.fixed_context import fixed_context
 from phi3quant.provenance import manifest
 from phi3quant.provenance.sealing import open_artifact
+from phi3quant.source.checkpoint import SafetensorsModel
 from phi3quant.source.locate import GGUF_SUFFIX, Model, locate
 from phi3quant.source.opened_model import OpenedModel
 from phi3quant.source.stored_model import StoredWeights
@@ -29,10 +32,17 @@ class ExportSource:
     Attributes:
         opened: the model, with its tokenizer and manifest.
         parts: its stored weights.
+        context: fixed length of context of the output in tokens; None for the model's own.
     """
 
     opened: OpenedModel[StoredWeights | OnnxModel]
     parts: Parts
+    context: int | None = None
+
+    @property
+    def config(self) -> Phi3Config:
+        """Configuration of the output."""
+        return self._at_context(self.opened.config)
 
     @property
     def name(self) -> str:
@@ -70,14 +80,18 @@ class ExportSource:
             TokenizerError: a GGUF file has no tokenizer.
         """
         located, model = replace(self.opened.located, name=self.name), self.opened.model
-        if not isinstance(model, GgufCheckpoint):
-            yield replace(self.opened, located=located)
-            return
         with TemporaryDirectory(prefix="phi3quant-") as temporary:
-            folder = Path(temporary)
-            write_checkpoint_files(model, folder)
-            described = replace(model, config=read_config(folder))
-            yield replace(self.opened, located=replace(located, path=folder), model=described)
+            config = model.config
+            if isinstance(model, GgufCheckpoint):
+                folder = Path(temporary)
+                write_checkpoint_files(model, folder)
+                located, config = replace(located, path=folder), read_config(folder)
+            assert isinstance(model, SafetensorsModel | GgufCheckpoint | OnnxModel)
+            settled = replace(model, config=self._at_context(config))
+            yield replace(self.opened, located=located, model=settled)
+
+    def _at_context(self, config: Phi3Config) -> Phi3Config:
+        return config if self.context is None else fixed_context(config, self.context)
 
 
 def open_source(model: Model, revision: str | None = None) -> ExportSource:

@@ -8,10 +8,10 @@ import torch
 
 from calib.sensitivity import Costs, measure
 from converters.gguf import writer as gguf_writer
-from converters.gguf.names import block_name, outer_name
+from converters.gguf.names import gguf_name
 from converters.gguf.type_policy import fitting_type
 from phi3quant.errors import SchemeError
-from phi3quant.model.architecture import EMBEDDING, HEAD, LINEARS, block_tensor_name, tensor_shapes
+from phi3quant.model.architecture import EMBEDDING, HEAD, tensor_shapes
 from phi3quant.model.config import Phi3Config
 from phi3quant.progress import Progress
 from phi3quant.quant.gram import Gram
@@ -103,15 +103,6 @@ def check_target(config: Phi3Config, bits_per_weight: float) -> None:
             f"{bits_per_weight:g} bits per weight are too few; with the smallest types this model "
             f"takes {math.ceil(smallest * 100) / 100:g}"
         )
-
-
-def gguf_name(name: str) -> str:
-    """Name of a matrix in llama.cpp, given its name in the checkpoint."""
-    if name in (EMBEDDING, HEAD):
-        return outer_name(name)
-    index = int(name.split(".")[2])
-    key = next(key for key in LINEARS if block_tensor_name(index, key) == name)
-    return block_name(index, key)
 
 
 def _errors(

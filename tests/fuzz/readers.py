@@ -53,6 +53,10 @@ _COMPARE: Words = ("compare", "{base}/plain", "{m}", "--no-score")
 _VERIFY: Words = ("verify", "{m}")
 _REPORT: Words = ("report", "{m}", "--no-score", "--json")
 _EXPORT: Words = ("export", "gguf", "{m}", "-o", "{work}/o", "--no-verify")
+_WEIGHTED: Words = (
+    *("export", "gguf", "{base}/plain", "--type", "q4_0", "--imatrix", "{m}"),
+    *("-o", "{work}/o", "--no-verify"),
+)
 _CONVERT: Words = ("export", "awq-gemm", "{m}", "-o", "{work}/o", "--no-verify")
 _DEQUANTIZE: Words = ("export", "safetensors", "{m}", "-o", "{work}/o", "--no-verify")
 _ESTIMATE: Words = ("estimate", "{m}", "--json")
@@ -109,6 +113,7 @@ READERS: Mapping[str, Reader] = {
     "gptq": Reader("gptq", "config.json", spoil_json, _PACKED),
     "gptq tensors": Reader("gptq", "model.safetensors", spoil_safetensors, _PACKED),
     "gguf": Reader("gguf", "*.gguf", spoil_gguf, (*_PACKED, _GENERATE)),
+    "imatrix": Reader("i.gguf", "i.gguf", spoil_gguf, (_WEIGHTED,)),
     "onnx": Reader("onnx", "model.onnx", spoil_onnx, (*_PACKED, _GENERATE)),
     "onnx settings": Reader("onnx", "*.json", spoil_json, _QUANTIZED),
     "manifest": Reader("awq", "phi3quant.json", spoil_json, (*_QUANTIZED, _EXPORT)),
@@ -151,6 +156,7 @@ def make_base(base: Path) -> None:
     calibration = ("--samples", "4", "--seq-len", "32", "--calib", str(text), *short)
     _run("awq", str(plain), "-o", str(base / "awq"), *calibration)
     _run_until_a_block("awq", str(plain), "-o", str(base / "j" / "out"), *calibration)
+    _run("imatrix", str(plain), "-o", str(base / "i.gguf"), *calibration[:6], "-q")
     _run("rtn", str(plain), "-o", str(base / "gguf"), "--export", "gguf", *short)
     _run("rtn", str(plain), "-o", str(base / "gptq"), "--export", "gptq", *short)
     _run("rtn", str(plain), "-o", str(base / "onnx"), "--export", "onnx", *short)

@@ -25,7 +25,7 @@ from converters.gguf.vocabulary import read_vocabulary
 from phi3quant.run.export import export_gguf
 from phi3quant.source.locate import bundled_folder
 from phi3quant.source.tokenizer import load_tokenizer
-from tests.models import own_logits
+from tests.models import VARIANTS, make_model, own_logits
 
 SDIST = Path(__file__).resolve().parents[2] / "build" / "llama-cpp-python"
 CONTEXT = 512
@@ -226,3 +226,24 @@ def test_llama_cpp_encodes_phi3_tinys_texts_as_the_source_does(tmp_path: Path) -
     source = load_tokenizer(bundled_folder())
     for text in probes(bundled_folder()):
         assert llama.tokenize(text.encode(), add_bos=True, special=True) == source.encode(text)
+
+
+def test_a_fixed_context_keeps_the_short_factors_whatever_the_runtime_is_started_with(
+    tmp_path: Path,
+) -> None:
+    """The model's own file uses the long factors for short texts, if the context is long."""
+    model = make_model(tmp_path / "model", **VARIANTS["longrope"])
+    ids = torch.arange(5, 37)
+    with torch.inference_mode():
+        expected = model(ids[None]).logits[0]
+    kinds: Mapping[str, int | None] = {"own": None, "fixed": 40}
+    errors = {}
+    for name, context in kinds.items():
+        folder = tmp_path / name
+        export_gguf(tmp_path / "model", folder, kind=file_type("f32"), context=context)
+        llama = load(next(folder.glob("*.gguf")))
+        llama.eval(ids.tolist())
+        scores = torch.from_numpy(llama.scores[: len(ids)].copy())
+        errors[name] = float((scores - expected).abs().max() / expected.abs().max())
+    # F16 keys and values leave half a percent.
+    assert 10 * errors["fixed"] < errors["own"]
