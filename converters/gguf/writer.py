@@ -46,6 +46,7 @@ from phi3quant.quant.codecs import Codec, Codecs
 from phi3quant.quant.codecs.affine import AffineCodec
 from phi3quant.quant.codecs.ggml_blocks import TYPES, BlockCodec, BlockTensor
 from phi3quant.quant.ggml_types import BlockSize
+from phi3quant.quant.offset_tensor import OffsetTensor
 from phi3quant.quant.scheme import QuantScheme, check_groups
 from phi3quant.quant.tensor import Quantized, QuantizedTensor
 
@@ -172,7 +173,7 @@ def _stored(size: BlockSize, tensor: torch.Tensor | Quantized) -> np.ndarray:
     kind = TYPES[size.name]
     if isinstance(tensor, BlockTensor) and tensor.kind == kind:
         return tensor.data
-    if isinstance(tensor, QuantizedTensor) and _holds(size, tensor.scheme):
+    if isinstance(tensor, QuantizedTensor | OffsetTensor) and _holds(size, tensor.scheme):
         return repack(tensor)
     plain = tensor if isinstance(tensor, torch.Tensor) else tensor.dequantize()
     return kind.encode(plain, None)

@@ -13,6 +13,7 @@ from converters.packed.layout import PackedLayout
 from converters.packed.sizes import packed_name, packed_tensors
 from phi3quant.disk.tensor_plan import SHARD_BYTES
 from phi3quant.disk.tensor_stream import SafetensorsStream, spec_of
+from phi3quant.errors import CheckpointError
 from phi3quant.model.architecture import (
     BLOCK_TENSORS,
     EMBEDDING,
@@ -59,15 +60,13 @@ class PackedWriter:
         self._config, self._scheme, self._layout = config, scheme, layout
         folder.mkdir(parents=True, exist_ok=True)
         specs = [spec_of(planned) for planned in packed_tensors(config, scheme, layout.specify)]
-        self._stream = SafetensorsStream(folder, specs, shard_bytes)
+        self._stream = SafetensorsStream(folder, specs, shard_bytes, layout.library)
 
     def complete(self) -> None:
         """See Completable."""
         self._stream.complete()
-        described = self._layout.describe(self._scheme)
-        write_config(
-            self._folder, self._config, torch_dtype="float16", quantization_config=described
-        )
+        described = dict.fromkeys(self._layout.config_keys, self._layout.describe(self._scheme))
+        write_config(self._folder, self._config, torch_dtype="float16", **described)
         carry_along(self._source, self._folder)
 
     def abandon(self) -> None:
@@ -96,11 +95,18 @@ class PackedWriter:
                 continue
             if not isinstance(tensor, QuantizedTensor):
                 raise TypeError(f"{self._layout.name} holds codes, not a {type(tensor).__name__}")
-            for ending, part in self._layout.pack(tensor).items():
-                self._stream.write(packed_name(name, ending), part)
+            self._pack(name, tensor)
 
     def final(self, norm: torch.Tensor, head: torch.Tensor | None) -> None:
         """Write the last norm [hidden] and an untied head [vocab, hidden]."""
         self._stream.write(FINAL_NORM, to_half(FINAL_NORM, norm))
         if head is not None:
             self._stream.write(HEAD, to_half(HEAD, head))
+
+    def _pack(self, name: str, tensor: QuantizedTensor) -> None:
+        try:
+            stored = self._layout.pack(tensor)
+        except CheckpointError as error:
+            raise CheckpointError(f"tensor {name} can't be written: {error}") from None
+        for ending, part in stored.items():
+            self._stream.write(packed_name(name, ending), part)

@@ -59,7 +59,7 @@ def export_gguf(  # noqa: PLR0913 - options by name, each of them documented
         ...     [path.name for path in artifacts.folders["gguf"].glob("*.gguf")]
         ['phi3-tiny-Q8_0.gguf']
     """
-    opened = open_source(model, revision)
+    opened = open_source(model, revision, real_offsets=True)
     recipe = kind or _default_type(opened.model)
     target = Target(
         gguf_writer.FORMAT.name,

@@ -24,7 +24,7 @@ from phi3quant.errors import CheckpointError, ResumeError
 from phi3quant.model.architecture import BLOCK_TENSORS, EMBEDDING, HEAD, LINEARS, block_tensor_name
 from phi3quant.progress import Progress
 from phi3quant.provenance import manifest
-from phi3quant.quant.tensor import QuantizedTensor
+from phi3quant.quant.tensor import Quantized
 from phi3quant.run.artifacts import Artifacts
 from phi3quant.run.draft import Judge, draft_of, publish
 from phi3quant.source.checkpoint import Checkpoint
@@ -56,7 +56,7 @@ class Target:
 
 
 def open_source(
-    model: Model, revision: str | None, *, as_codes: bool = True
+    model: Model, revision: str | None, *, as_codes: bool = True, real_offsets: bool = False
 ) -> OpenedModel[Exportable]:
     """Open a model to export.
 
@@ -64,6 +64,7 @@ def open_source(
         model: see locate.
         revision: revision of a hub id.
         as_codes: whether a packed model is written as codes; otherwise it is dequantized.
+        real_offsets: whether the target can store offsets in place of zero points.
 
     Raises:
         Phi3QuantError: it can't be read, or its format is written only from other formats.
@@ -75,7 +76,7 @@ def open_source(
             f"{located.path} is {opened.format} already; use the model it was made from"
         )
     if as_codes and isinstance(opened, PackedCheckpoint):
-        opened.check_codes()
+        opened = opened.with_codes(real_offsets=real_offsets)
     manifest = read_json_if_there(located.folder / MANIFEST)
     return OpenedModel(located, opened, manifest, lambda: load_tokenizer(located.folder))
 
@@ -121,11 +122,11 @@ def write_export(
             completed(target.open(draft.folders[target.format], _renamed(opened))) as writer,
             progress(f"exporting ({target.title})", config.num_hidden_layers) as step,
         ):
-            writer.embedding(model.store.load(EMBEDDING))
+            writer.embedding(model.stored(EMBEDDING))
             for index in range(config.num_hidden_layers):
                 writer.tensors(index, _tensors(model, index))
                 step()
-            head = None if config.tie_word_embeddings else model.store.load(HEAD)
+            head = None if config.tie_word_embeddings else model.stored(HEAD)
             writer.final(model.final_norm(), head)
         manifest.check_unchanged(stamps)
         manifests = {target.format: _describe(target, described.result(), opened.manifest)}
@@ -153,18 +154,17 @@ def _describe(
     )
 
 
-def _tensors(model: Exportable, index: int) -> Mapping[str, torch.Tensor | QuantizedTensor]:
+def _tensors(model: Exportable, index: int) -> Mapping[str, torch.Tensor | Quantized]:
     """Stored tensors of a block: codes where it has them, otherwise floats of any type.
 
     Writers check that plain matrices are finite while they convert them.
     """
-    block: dict[str, torch.Tensor | QuantizedTensor] = {}
+    block: dict[str, torch.Tensor | Quantized] = {}
     for key in BLOCK_TENSORS:
         if key not in LINEARS:
             block[key] = model.store.load_finite(block_tensor_name(index, key))
         elif isinstance(model, PackedCheckpoint):
-            codes = model.has_codes(index, key)
-            block[key] = model.quantized(index, key) if codes else model.dequantized(index, key)
+            block[key] = model.matrix(index, key)
         else:
             block[key] = model.store.load(block_tensor_name(index, key))
     return block

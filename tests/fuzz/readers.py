@@ -108,6 +108,8 @@ READERS: Mapping[str, Reader] = {
     "packed tensors": Reader("awq", "model.safetensors", spoil_safetensors, _PACKED),
     "gptq": Reader("gptq", "config.json", spoil_json, _PACKED),
     "gptq tensors": Reader("gptq", "model.safetensors", spoil_safetensors, _PACKED),
+    "mlx": Reader("mlx", "config.json", spoil_json, _PACKED),
+    "mlx tensors": Reader("mlx", "model.safetensors", spoil_safetensors, _PACKED),
     "gguf": Reader("gguf", "*.gguf", spoil_gguf, (*_QUANTIZED, _GENERATE)),
     "onnx": Reader("onnx", "model.onnx", spoil_onnx, (*_QUANTIZED, _GENERATE)),
     "onnx settings": Reader("onnx", "*.json", spoil_json, _QUANTIZED),
@@ -153,6 +155,7 @@ def make_base(base: Path) -> None:
     _run_until_a_block("awq", str(plain), "-o", str(base / "j" / "out"), *calibration)
     _run("rtn", str(plain), "-o", str(base / "gguf"), "--export", "gguf", *short)
     _run("rtn", str(plain), "-o", str(base / "gptq"), "--export", "gptq", *short)
+    _run("rtn", str(plain), "-o", str(base / "mlx"), "--export", "mlx", *short)
     _run("rtn", str(plain), "-o", str(base / "onnx"), "--export", "onnx", *short)
     words = ("--window", "16", "--max-tokens", "128", "--reference", str(plain), "-q")
     _run("baseline", "create", str(base / "awq"), "-o", str(base / "b.baseline"), *words)
