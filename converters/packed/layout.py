@@ -1,6 +1,6 @@
 """Layouts of packed checkpoints: tensors of one matrix, and their description."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -111,6 +111,8 @@ class PackedLayout:
         group_index: ending of the tensor that maps columns to groups, int32 [columns]; None if the
             layout has none. If ``specify`` plans it, consecutive groups may have it too.
         config_keys: keys of config.json with the description.
+        adapt_config: gives further keys of config.json, for readers that need them.
+        notes: gives notes on readers that compute a model in another way.
         library: name of the library in the metadata of the files.
         unpack_offsets: function that restores a matrix with its offsets, for layouts that store
             offsets in place of zero points, as ``scales`` and ``biases``. Such layouts may pack
@@ -127,5 +129,7 @@ class PackedLayout:
     recognise: Callable[[Mapping[str, Any]], Stated | None]
     group_index: str | None = None
     config_keys: tuple[str, ...] = ("quantization_config",)
+    adapt_config: Callable[[Phi3Config], Mapping[str, Any]] = lambda _config: {}
+    notes: Callable[[Phi3Config], Iterable[str]] = lambda _config: ()
     library: str = "pt"
     unpack_offsets: UnpackOffsets | None = None

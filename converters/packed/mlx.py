@@ -13,6 +13,7 @@ import torch
 
 from converters.packed import bits
 from converters.packed.layout import Keys, PackedLayout, Stated
+from converters.packed.mlx_config import mlx_keys, mlx_notes
 from converters.packed.sizes import MLX_GROUP_SIZES, check_mlx, mlx
 from phi3quant.errors import SchemeError
 from phi3quant.model.config import shown
@@ -60,7 +61,9 @@ def _recognise(described: Mapping[str, Any]) -> Stated | None:
     if "quant_method" in described or not {"bits", "group_size"} <= described.keys():
         return None
     modules = {
-        key: value for key, value in described.items() if isinstance(value, Mapping | bool)
+        key: value
+        for key, value in described.items()
+        if isinstance(value, Mapping | bool) and key not in ("bits", "group_size", "mode")
     }
     default = _scheme({key: described[key] for key in described.keys() - modules.keys()}, "")
     schemes = {
@@ -80,9 +83,7 @@ def _scheme(described: Mapping[str, Any], place: str) -> QuantScheme:
     """
     mode = described.get("mode", "affine")
     if mode != "affine":
-        raise SchemeError(
-            f"MLX's mode {shown(mode)}{place} isn't supported; it must be 'affine'"
-        )
+        raise SchemeError(f"MLX's mode {shown(mode)}{place} isn't supported; it must be 'affine'")
     width, size = described.get("bits"), described.get("group_size")
     if type(width) is not int or width not in BITS:
         raise SchemeError(
@@ -109,6 +110,8 @@ LAYOUT = PackedLayout(
     describe=_describe,
     recognise=_recognise,
     config_keys=("quantization", "quantization_config"),
+    adapt_config=mlx_keys,
+    notes=mlx_notes,
     library="mlx",
     unpack_offsets=_unpack_offsets,
 )

@@ -59,6 +59,7 @@ def open_packed(
         grouped_by_index=stated.grouped_by_index,
         plain=plain,
         schemes=schemes,
+        real_offsets=layout.unpack_offsets is not None,
     )
 
 
@@ -95,9 +96,7 @@ def _schemes(
             f"the quantization has the unknown key {unknown[0]!r}, which is not a module of the "
             "model"
         )
-    return {
-        name: stated.schemes.get(name.removesuffix(".weight"), stated.scheme) for name in names
-    }
+    return {name: stated.schemes.get(name.removesuffix(".weight"), stated.scheme) for name in names}
 
 
 def _planned_tensors(

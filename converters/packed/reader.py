@@ -41,7 +41,7 @@ class PackedCheckpoint(SafetensorsModel):
             consecutive.
         plain: names of the blocks' matrices that are stored plain.
         schemes: schemes of all packed matrices by name, which are ``scheme`` with few exceptions.
-        real_offsets: whether ``matrix`` gives codes with offsets, since they have no zero points.
+        real_offsets: whether ``matrix`` gives codes with stored offsets instead of zero points.
     """
 
     scheme: QuantScheme

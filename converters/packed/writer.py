@@ -22,6 +22,7 @@ from phi3quant.model.architecture import (
     LINEARS,
     block_tensor_name,
 )
+from phi3quant.notices import notify
 from phi3quant.quant.block import QuantizedBlock
 from phi3quant.quant.scheme import QuantScheme
 from phi3quant.quant.tensor import Quantized, QuantizedTensor
@@ -58,6 +59,7 @@ class PackedWriter:
         layout.check(scheme, config)
         self._folder, self._source = folder, source.folder
         self._config, self._scheme, self._layout = config, scheme, layout
+        notify(layout.notes(config))
         folder.mkdir(parents=True, exist_ok=True)
         specs = [spec_of(planned) for planned in packed_tensors(config, scheme, layout.specify)]
         self._stream = SafetensorsStream(folder, specs, shard_bytes, layout.library)
@@ -66,7 +68,8 @@ class PackedWriter:
         """See Completable."""
         self._stream.complete()
         described = dict.fromkeys(self._layout.config_keys, self._layout.describe(self._scheme))
-        write_config(self._folder, self._config, torch_dtype="float16", **described)
+        adapted = self._layout.adapt_config(self._config)
+        write_config(self._folder, self._config, torch_dtype="float16", **adapted, **described)
         carry_along(self._source, self._folder)
 
     def abandon(self) -> None:

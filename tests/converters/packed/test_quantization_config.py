@@ -146,7 +146,9 @@ def test_a_plain_matrix_that_isnt_listed_is_refused(folder: Path) -> None:
 def test_a_listed_matrix_that_is_packed_is_refused(folder: Path) -> None:
     pack(folder, by_index=False)
     configure(folder, quantization_config=described(ignore=[PLAIN, "lm_head"]))
-    with pytest.raises(CheckpointError, match=f"lists {PLAIN} as plain, but there is no plain tensor"):
+    with pytest.raises(
+        CheckpointError, match=f"lists {PLAIN} as plain, but there is no plain tensor"
+    ):
         open_weights(folder)
 
 
