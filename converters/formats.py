@@ -122,13 +122,13 @@ def _description(config: Phi3Config, path: Path) -> Mapping[str, Any] | None:
     for key, described in descriptions.items():
         if not isinstance(described, Mapping):
             raise CheckpointError(f"{path}/config.json: {key} is not an object")
-    first, *others = [*descriptions.values(), None]
-    if others and others[0] not in (None, first):
+    values: list[Mapping[str, Any]] = list(descriptions.values())
+    if any(described != values[0] for described in values):
         raise CheckpointError(
             f"{path}/config.json has {' and '.join(descriptions)}, which differ; remove the one "
             "that doesn't describe the weights"
         )
-    return first
+    return values[0] if values else None
 
 
 _ORIGINAL = "Use the checkpoint that it was made from"

@@ -1,6 +1,6 @@
 """Keys of config.json that mlx-lm reads otherwise than transformers."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from phi3quant.model.config import Phi3Config
@@ -16,14 +16,14 @@ def mlx_keys(config: Phi3Config) -> dict[str, Any]:
     mlx-lm 0.32 knows neither ``rope_parameters`` (transformers 5) nor ``rope_type``, and its
     defaults differ.
     """
-    values = {
+    values: Mapping[str, tuple[float, float | None]] = {
         "rms_norm_eps": (config.rms_norm_eps, None),
         "rope_theta": (config.rope_theta, 10000.0),
         "partial_rotary_factor": (config.rotary_dim / config.head_dim, 1.0),
         "max_position_embeddings": (config.max_position_embeddings, 131072),
         "original_max_position_embeddings": (config.original_max_position_embeddings, 4096),
     }
-    added = {
+    added: dict[str, Any] = {
         key: value
         for key, (value, default) in values.items()
         if config.raw.get(key, default) != value
@@ -31,8 +31,10 @@ def mlx_keys(config: Phi3Config) -> dict[str, Any]:
     scaling = config.raw.get("rope_scaling")
     if config.long_rope is None:
         return added | ({"rope_scaling": None} if scaling else {})
-    section = next(config.raw[key] for key in ROPE_SECTIONS if config.raw.get(key))
-    if section is not scaling or section.get("type") not in _LONGROPE:
+    section: Mapping[str, Any] = next(
+        config.raw[key] for key in ROPE_SECTIONS if config.raw.get(key)
+    )
+    if not scaling or section.get("type") not in _LONGROPE:
         added["rope_scaling"] = {**section, "rope_type": _LONGROPE[0], "type": _LONGROPE[0]}
     return added
 

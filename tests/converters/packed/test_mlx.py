@@ -306,7 +306,7 @@ def test_matrices_may_have_another_scheme(folder: Path) -> None:
     stored = packed_by_edge(plain[name], 8, torch.float16)
     stem = name.removesuffix("weight")
     edit(folder, lambda tensors: tensors.update({stem + end: stored[end] for end in stored}))
-    with pytest.raises(CheckpointError, match="config.json requires U32"):
+    with pytest.raises(CheckpointError, match=r"config\.json requires U32"):
         open_weights(folder)
     described = {"group_size": GROUP, "bits": 4, stem.rstrip("."): {"group_size": GROUP, "bits": 8}}
     configure(folder, quantization=described, quantization_config=described)
