@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import torch
 
+from converters.packed.sizes import OuterSchemes, plain_outer
 from phi3quant.disk.tensor_plan import PlannedTensor
 from phi3quant.errors import SchemeError
 from phi3quant.model.config import Phi3Config, shown
@@ -117,6 +118,7 @@ class PackedLayout:
         unpack_offsets: function that restores a matrix with its offsets, for layouts that store
             offsets in place of zero points, as ``scales`` and ``biases``. Such layouts may pack
             embedding and head too.
+        outer: gives the schemes of embedding and head by name, as far as they are packed.
     """
 
     name: str
@@ -133,3 +135,4 @@ class PackedLayout:
     notes: Callable[[Phi3Config], Iterable[str]] = lambda _config: ()
     library: str = "pt"
     unpack_offsets: UnpackOffsets | None = None
+    outer: OuterSchemes = plain_outer

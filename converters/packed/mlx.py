@@ -7,6 +7,7 @@ head can be packed too.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ import torch
 from converters.packed import bits
 from converters.packed.layout import Keys, PackedLayout, Stated
 from converters.packed.mlx_config import mlx_keys, mlx_notes
+from converters.packed.mlx_options import MlxOptions, default_outer
 from converters.packed.sizes import MLX_GROUP_SIZES, check_mlx, mlx
 from phi3quant.errors import SchemeError
 from phi3quant.model.config import shown
@@ -114,4 +116,10 @@ LAYOUT = PackedLayout(
     notes=mlx_notes,
     library="mlx",
     unpack_offsets=_unpack_offsets,
+    outer=default_outer,
 )
+
+
+def mlx_layout(options: MlxOptions) -> PackedLayout:
+    """The layout with other types of embedding and head than the default."""
+    return replace(LAYOUT, outer=options.schemes)

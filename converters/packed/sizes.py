@@ -1,7 +1,9 @@
 """Contents of packed checkpoints as names, types and shapes, without loading torch."""
 
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 
+from converters.packed.mlx_options import default_outer
 from phi3quant.disk.tensor_plan import PlannedTensor
 from phi3quant.errors import SchemeError
 from phi3quant.model.architecture import block_tensor_name, linear_shapes, tensor_shapes
@@ -16,6 +18,14 @@ MLX_GROUP_SIZES = (32, 64, 128)
 
 MatrixPlan = Callable[[int, int, QuantScheme], list[PlannedTensor]]
 """Function of (rows, columns, scheme) that plans a matrix' tensors; their names are endings."""
+
+OuterSchemes = Callable[[Phi3Config, QuantScheme], Mapping[str, QuantScheme]]
+"""Function of (configuration, scheme of the blocks) that gives schemes of embedding and head."""
+
+
+def plain_outer(_config: Phi3Config, _scheme: QuantScheme) -> Mapping[str, QuantScheme]:
+    """Leave embedding and head plain."""
+    return {}
 
 
 def words_for(count: int, bits: int) -> int:
@@ -123,13 +133,30 @@ def check_mlx(scheme: QuantScheme, config: Phi3Config) -> None:
         )
 
 
-PACKED: Mapping[str, tuple[MatrixPlan, Callable[[QuantScheme, Phi3Config], None]]] = {
-    "compressed-tensors": (compressed_tensors, check_groups),
-    "awq-gemm": (awq_gemm, check_awq_gemm),
-    "gptq": (gptq, check_gptq),
-    "mlx": (mlx, check_mlx),
+@dataclass(frozen=True)
+class PackedSizes:
+    """Sizes of a packed layout.
+
+    Attributes:
+        matrix: plans the tensors of a matrix.
+        check: raises SchemeError if the layout can't hold a scheme or a model.
+        outer: gives the schemes of embedding and head by name, as far as they are packed.
+        library: name of the library in the files.
+    """
+
+    matrix: MatrixPlan
+    check: Callable[[QuantScheme, Phi3Config], None]
+    outer: OuterSchemes = plain_outer
+    library: str = "pt"
+
+
+PACKED: Mapping[str, PackedSizes] = {
+    "compressed-tensors": PackedSizes(compressed_tensors, check_groups),
+    "awq-gemm": PackedSizes(awq_gemm, check_awq_gemm),
+    "gptq": PackedSizes(gptq, check_gptq),
+    "mlx": PackedSizes(mlx, check_mlx, default_outer, "mlx"),
 }
-"""Plan and check of each packed layout, by name."""
+"""Sizes of each packed layout by name, with its default options."""
 
 
 def packed_tensors(

@@ -9,9 +9,10 @@ from converters.gguf.type_policy import FileType, file_type
 from converters.onnx import sizes as onnx_sizes
 from converters.onnx import writer as onnx_writer
 from converters.onnx.options import OnnxOptions
+from converters.packed import mlx
+from converters.packed.mlx_options import MlxOptions
 from converters.packed.reader import PackedCheckpoint
-from converters.packed.sizes import packed_tensors
-from converters.packed.writer import PackedWriter
+from converters.packed.writer import PackedWriter, packed_bytes
 from converters.plain import FLOAT_TYPES, NAME, PlainWriter, plan
 from phi3quant.errors import SchemeError
 from phi3quant.progress import Progress, bars
@@ -129,6 +130,7 @@ def export_packed(
     output: Path,
     *,
     layout: str,
+    mlx_options: MlxOptions | None = None,
     revision: str | None = None,
     overwrite: bool = False,
     progress: Progress = bars,
@@ -142,6 +144,7 @@ def export_packed(
         model: packed folder or hub id.
         output: folder to create.
         layout: a key of converters.LAYOUTS.
+        mlx_options: embedding and head of ``mlx``; None for the defaults.
         revision: revision of a hub id.
         overwrite: whether to replace an ``output`` that phi3quant created, and to drop an
             unfinished run.
@@ -154,6 +157,8 @@ def export_packed(
     if layout not in LAYOUTS:
         raise SchemeError(f"there is no layout {layout!r}; choose from {', '.join(LAYOUTS)}")
     chosen = LAYOUTS[layout]
+    if mlx_options is not None and layout == mlx.LAYOUT.name:
+        chosen = mlx.mlx_layout(mlx_options)
     opened = open_source(model, revision)
     if not isinstance(opened.model, PackedCheckpoint):
         raise SchemeError(
@@ -162,11 +167,10 @@ def export_packed(
         )
     scheme = opened.model.scheme
     chosen.check(scheme, opened.config)
-    planned = packed_tensors(opened.config, scheme, chosen.specify)
     target = Target(
         chosen.name,
         chosen.title,
-        sum(tensor.nbytes for tensor in planned),
+        packed_bytes(opened.config, scheme, chosen),
         lambda folder, source: PackedWriter(folder, source, scheme, chosen),
         {"bits": scheme.bits, "group_size": scheme.group_size, "symmetric": scheme.symmetric},
     )

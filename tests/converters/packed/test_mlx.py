@@ -15,10 +15,12 @@ from safetensors.torch import load_file, save_file
 
 from converters import LAYOUTS, open_weights
 from converters.gguf.reader import open_gguf
+from converters.packed.mlx_options import MlxOptions
 from converters.packed.reader import PackedCheckpoint
 from phi3quant.errors import CheckpointError, Phi3QuantError, SchemeError
 from phi3quant.model.architecture import LINEARS, block_tensor_name
 from phi3quant.model.config_file import read_config
+from phi3quant.quant.codecs.affine import quantize as quantize_affine
 from phi3quant.quant.scheme import QuantScheme
 from phi3quant.quant.tensor import QuantizedTensor
 from phi3quant.run.export import export_gguf, export_onnx, export_packed, export_safetensors
@@ -107,7 +109,8 @@ def assert_same_weights(one: Path, other: Path) -> None:
 
 def own(folder: Path, scheme: QuantScheme) -> Path:
     out = folder.parent / f"own {scheme}"
-    return quantize(folder, out, Recipe("rtn", scheme, ("mlx",))).folders["mlx"]
+    recipe = Recipe("rtn", scheme, ("mlx",), mlx=MlxOptions("fp16", "fp16"))
+    return quantize(folder, out, recipe).folders["mlx"]
 
 
 def test_golden_words() -> None:
@@ -394,3 +397,51 @@ def test_heads_of_another_size_are_refused(tmp_path: Path) -> None:
     make_model(tmp_path / "model", head_dim=32)
     with pytest.raises(SchemeError, match="this model has head_dim 32"):
         own(tmp_path / "model", QuantScheme(4, 32))
+
+
+@pytest.mark.parametrize("variant", ["gqa", "tied"])
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+def test_embedding_and_head_are_rounded_to_nearest(
+    variant: str, kind: str, checkpoint_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    source = checkpoint_folder(variant)
+    recipe = Recipe("rtn", QuantScheme(4, 32), ("mlx",), mlx=MlxOptions(head=kind))
+    out = quantize(source, tmp_path / "out", recipe).folders["mlx"]
+    plain, opened = open_weights(source), open_weights(out)
+    head = quantize_affine(plain.head(), QuantScheme(int(kind[3:]), 32, symmetric=kind == "int8"))
+    assert isinstance(opened, PackedCheckpoint)
+    stored = opened.head()
+    if kind == "int8":
+        assert torch.equal(stored, head.dequantize())
+    else:
+        # Offsets are rounded to FP16.
+        assert torch.allclose(stored, head.dequantize(), atol=1e-3)
+    quantization = json.loads((out / "config.json").read_text())["quantization"]
+    bits = {"group_size": 32, "bits": int(kind[3:])}
+    if variant == "tied":
+        assert torch.equal(opened.embedding(), stored)
+        assert quantization == {"group_size": 32, "bits": 4, "model.embed_tokens": bits}
+    else:
+        embedding = {"group_size": 32, "bits": 8}
+        assert quantization["model.embed_tokens"] == embedding
+        assert quantization["lm_head"] == bits
+
+
+def test_8_bits_of_embedding_and_head_survive_layouts_that_store_fp16(
+    folder: Path, tmp_path: Path
+) -> None:
+    recipe = Recipe("rtn", QuantScheme(4, 32), ("mlx",))
+    out = quantize(folder, tmp_path / "out", recipe).folders["mlx"]
+    there = export_packed(out, tmp_path / "there", layout="gptq").folders["gptq"]
+    back = export_packed(there, tmp_path / "back", layout="mlx").folders["mlx"]
+    assert (back / "model.safetensors").read_bytes() == (out / "model.safetensors").read_bytes()
+
+
+def test_a_tied_model_has_one_type_for_embedding_and_head(
+    checkpoint_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    recipe = Recipe("rtn", formats=("mlx",), mlx=MlxOptions("int4", "int8"))
+    with pytest.raises(SchemeError, match="can't store it as int4 and as int8"):
+        quantize(checkpoint_folder("tied"), tmp_path / "out", recipe)
+    with pytest.raises(SchemeError, match="there is no head fp32 in MLX"):
+        MlxOptions(head="fp32")
