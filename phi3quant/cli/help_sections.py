@@ -9,7 +9,8 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
     "Calibration": ("calib", "calib_field", "samples", "seq_len", "seed"),
     "Format": ("formats", "kind", "dtype"),
     "GGUF": ("gguf_type", "tensor_types", "target_bpw", "part_size"),
-    "ONNX": ("accuracy_level", "opset", "embedding", "head", "io", "split_size"),
+    "ONNX and MLX": ("embedding", "head"),
+    "ONNX": ("accuracy_level", "opset", "io", "split_size"),
     "Memory and devices": ("contexts", "kv_type", "devices", "memory", "bandwidth"),
     "Output": ("output", "overwrite", "resume", "everything", "tensors"),
     "Verification": (

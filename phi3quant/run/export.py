@@ -125,7 +125,7 @@ def export_onnx(
     return write_export(opened, target, output, overwrite, progress, judge)
 
 
-def export_packed(
+def export_packed(  # noqa: PLR0913 - options by name, each of them documented
     model: Model,
     output: Path,
     *,
