@@ -12,7 +12,7 @@ from phi3quant.source.template_files import NAMED_FOLDER
 from phi3quant.source.tokenizer import FILES
 
 # Keys that no longer hold for an output: code in other files, and how the weights were stored.
-_DROPPED_KEYS = ("auto_map", "torch_dtype", "dtype", "quantization_config")
+_DROPPED_KEYS = ("auto_map", "torch_dtype", "dtype", "quantization_config", "quantization")
 
 
 def write_config(folder: Path, config: Phi3Config, **added: Any) -> None:

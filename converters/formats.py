@@ -15,10 +15,11 @@ from converters.onnx import writer as onnx_writer
 from converters.onnx.file import is_onnx
 from converters.onnx.parts import onnx_parts
 from converters.onnx.reader import OnnxModel, at_levels, open_onnx
-from converters.packed import awq_gemm, compressed_tensors, gptq
+from converters.packed import awq_gemm, compressed_tensors, gptq, mlx
 from converters.packed.layout import PackedLayout
+from converters.packed.opening import open_packed
 from converters.packed.parts import packed_parts
-from converters.packed.reader import PackedCheckpoint, open_packed
+from converters.packed.reader import PackedCheckpoint
 from converters.packed.writer import packed_format
 from converters.parts import Parts, safetensors_parts
 from phi3quant.errors import AdapterError, CheckpointError, SchemeError
@@ -37,7 +38,8 @@ from phi3quant.source.tokenizer import Tokenizer, load_tokenizer
 from phi3quant.source.weight_files import open_tensors
 
 LAYOUTS: Mapping[str, PackedLayout] = {
-    layout.name: layout for layout in (compressed_tensors.LAYOUT, awq_gemm.LAYOUT, gptq.LAYOUT)
+    layout.name: layout
+    for layout in (compressed_tensors.LAYOUT, awq_gemm.LAYOUT, gptq.LAYOUT, mlx.LAYOUT)
 }
 """Layouts of packed checkpoints by name."""
 
@@ -92,12 +94,10 @@ def _opened(path: Path, adapters: tuple[AdapterReference, ...]) -> StoredWeights
     if is_gguf(path):
         return open_gguf(path)
     config = read_config(path)
-    described = config.raw.get("quantization_config")
+    described = _description(config, path)
     text = text_model(open_tensors(path), config)
     if described is None:
         return checkpoint_of(text, config, adapters)
-    if not isinstance(described, Mapping):
-        raise CheckpointError(f"{path}/config.json: quantization_config is not an object")
     if _all_plain(text.store, config):
         _refuse_transforms(described, path)
         opened = checkpoint_of(text, config, adapters)
@@ -113,6 +113,27 @@ def _opened(path: Path, adapters: tuple[AdapterReference, ...]) -> StoredWeights
         f"{path} is quantized by {_quantizer(described)}, which can't be read; supported are "
         f"{', '.join(LAYOUTS)}. {_ADVICE.get(str(described.get('quant_method')), _ORIGINAL)}"
     )
+
+
+def _description(config: Phi3Config, path: Path) -> Mapping[str, Any] | None:
+    """Description of quantized weights in config.json; mlx-lm writes it under two keys.
+
+    Raises:
+        CheckpointError: it isn't an object, or the keys contradict each other.
+    """
+    descriptions = {
+        key: config.raw[key] for key in mlx.LAYOUT.config_keys if config.raw.get(key) is not None
+    }
+    for key, described in descriptions.items():
+        if not isinstance(described, Mapping):
+            raise CheckpointError(f"{path}/config.json: {key} is not an object")
+    values: list[Mapping[str, Any]] = list(descriptions.values())
+    if any(described != values[0] for described in values):
+        raise CheckpointError(
+            f"{path}/config.json has {' and '.join(descriptions)}, which differ; remove the one "
+            "that doesn't describe the weights"
+        )
+    return values[0] if values else None
 
 
 _ORIGINAL = "Use the checkpoint that it was made from"
@@ -133,8 +154,6 @@ def _quantizer(described: Mapping[str, Any]) -> str:
     method, packing = described.get("quant_method"), described.get("packing_format")
     if method is not None and packing is not None:
         return f"{shown(method)} in the layout {shown(packing)}"
-    if method is None and {"bits", "group_size"} <= described.keys():
-        return "MLX (bits and group_size without a quant_method)"
     return "an unknown method (no quant_method)" if method is None else shown(method)
 
 

@@ -29,6 +29,7 @@ class Parts:
         final_norm: reads the last norm, FP32 [hidden].
         head: reads the head, which a tied model shares with the embedding.
         unfit: why formats other than the model's own can't store its codes; empty if they can.
+        offsets: why formats with zero points can't store its codes; empty if they can.
     """
 
     scheme: QuantScheme | None
@@ -37,20 +38,25 @@ class Parts:
     final_norm: Callable[[], torch.Tensor]
     head: Callable[[], torch.Tensor]
     unfit: str = ""
+    offsets: str = ""
 
     @property
     def quantized(self) -> bool:
         """Whether matrices are stored as codes."""
         return self.scheme is not None or bool(self.unfit)
 
-    def check_codes(self) -> None:
-        """Refuse codes that other formats can't store.
+    def check_codes(self, *, real_offsets: bool = False) -> None:
+        """Refuse codes that another format can't store.
+
+        Args:
+            real_offsets: whether the format stores offsets in place of zero points.
 
         Raises:
             SchemeError: there are such codes.
         """
-        if self.unfit:
-            raise SchemeError(self.unfit)
+        reason = self.unfit or ("" if real_offsets else self.offsets)
+        if reason:
+            raise SchemeError(f"{reason}, or add --requantize to round them again")
 
 
 def safetensors_parts(
@@ -58,6 +64,7 @@ def safetensors_parts(
     scheme: QuantScheme | None,
     linear: Callable[[int, str], torch.Tensor | Quantized],
     unfit: str = "",
+    offsets: str = "",
 ) -> Parts:
     """Parts of a folder of safetensors.
 
@@ -68,6 +75,7 @@ def safetensors_parts(
         scheme: see Parts.
         linear: reads a matrix by the index of its block and its short name.
         unfit: see Parts.
+        offsets: see Parts.
     """
     store, config = model.store, model.config
 
@@ -82,11 +90,12 @@ def safetensors_parts(
     head = EMBEDDING if config.tie_word_embeddings else HEAD
     return Parts(
         scheme,
-        partial(store.load, EMBEDDING),
+        partial(model.stored, EMBEDDING),
         block,
         model.final_norm,
-        partial(store.load, head),
+        partial(model.stored, head),
         unfit,
+        offsets,
     )
 
 
@@ -96,7 +105,7 @@ def dequantized(parts: Parts) -> Parts:
     def block(index: int) -> StoredBlock:
         return {key: _plain(tensor) for key, tensor in parts.block(index).items()}
 
-    return replace(parts, scheme=None, block=block, unfit="")
+    return replace(parts, scheme=None, block=block, unfit="", offsets="")
 
 
 def requantized(parts: Parts, scheme: QuantScheme) -> Parts:
@@ -109,7 +118,7 @@ def requantized(parts: Parts, scheme: QuantScheme) -> Parts:
             for key, tensor in stored.items()
         }
 
-    return replace(parts, scheme=scheme, block=block, unfit="")
+    return replace(parts, scheme=scheme, block=block, unfit="", offsets="")
 
 
 def _plain(tensor: torch.Tensor | Quantized) -> torch.Tensor:

@@ -72,7 +72,7 @@ def _scheme(model: GgufCheckpoint) -> tuple[QuantScheme | None, str]:
     return SCHEMES[kind], ""
 
 
-_ADVICE = "round them again with --requantize, or export it to safetensors"
+_ADVICE = "export it to safetensors"
 
 
 def _unfit_minima(model: GgufCheckpoint) -> str:

@@ -6,6 +6,7 @@ import torch
 from converters.gguf.sizes import BLOCK, type_name_for
 from phi3quant.errors import CheckpointError, SchemeError
 from phi3quant.quant.codecs.ggml_blocks import TYPES, BlockType
+from phi3quant.quant.offset_tensor import OffsetTensor
 from phi3quant.quant.scheme import QuantScheme
 from phi3quant.quant.tensor import QuantizedTensor
 
@@ -19,11 +20,11 @@ def type_for(scheme: QuantScheme) -> BlockType:
     return TYPES[type_name_for(scheme)]
 
 
-def repack(tensor: QuantizedTensor) -> np.ndarray:
+def repack(tensor: QuantizedTensor | OffsetTensor) -> np.ndarray:
     """Pack codes, scales and zero points into blocks: uint8 [rows, row_bytes].
 
     Q4_0 and Q8_0 hold exactly the same weights. Q4_1 stores the minimum -zero_point * scale instead
-    of the zero point, rounded to FP16.
+    of the zero point, rounded to FP16. Offsets are such minima, and must fit FP16.
 
     Raises:
         SchemeError: as type_for.
@@ -31,10 +32,12 @@ def repack(tensor: QuantizedTensor) -> np.ndarray:
     kind = type_for(tensor.scheme)
     rows, columns = tensor.shape
     repeats = tensor.scheme.group_width(columns) // BLOCK
-    scales = tensor.scales.repeat_interleave(repeats, dim=1)
+    scales = tensor.scales.half().repeat_interleave(repeats, dim=1)
     codes = tensor.codes.view(rows, -1, BLOCK)
     parts = [_bytes(scales)]
-    if tensor.zero_points is not None:
+    if isinstance(tensor, OffsetTensor):
+        parts.append(_bytes(tensor.offsets.half().repeat_interleave(repeats, dim=1)))
+    elif tensor.zero_points is not None:
         zeros = tensor.zero_points.repeat_interleave(repeats, dim=1)
         parts.append(_bytes((-zeros.float() * scales.float()).half()))
     if tensor.scheme.bits == 8:

@@ -54,6 +54,7 @@ from phi3quant.quant.codecs import Codec, Codecs
 from phi3quant.quant.codecs.affine import AffineCodec
 from phi3quant.quant.codecs.ggml_blocks import TYPES, BlockCodec, BlockTensor
 from phi3quant.quant.ggml_types import BlockSize
+from phi3quant.quant.offset_tensor import OffsetTensor
 from phi3quant.quant.scheme import QuantScheme, check_groups
 from phi3quant.quant.tensor import Quantized, QuantizedTensor
 
@@ -196,7 +197,8 @@ def _stored(
     kind = TYPES[size.name]
     if isinstance(tensor, BlockTensor) and tensor.kind == kind:
         return tensor.data
-    if isinstance(tensor, QuantizedTensor) and holds(size.name, tensor.scheme):
+    affine = QuantizedTensor | OffsetTensor
+    if isinstance(tensor, affine) and holds(size.name, tensor.scheme):
         return repack(tensor)
     plain = tensor if isinstance(tensor, torch.Tensor) else tensor.dequantize()
     return kind.encode(plain, importance)

@@ -18,7 +18,7 @@ from phi3quant.notices import notify
 from phi3quant.quant.scheme import GROUP_SIZES, QuantScheme
 from phi3quant.quant.tensor import Quantized, QuantizedTensor
 
-_ADVICE = "round them again with --requantize, or export it to safetensors"
+_ADVICE = "export it to safetensors"
 _NBITS = "MatMulNBits"
 
 

@@ -1,14 +1,16 @@
 """Layouts of packed checkpoints: tensors of one matrix, and their description."""
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 
+from converters.packed.sizes import OuterSchemes, plain_outer
 from phi3quant.disk.tensor_plan import PlannedTensor
 from phi3quant.errors import SchemeError
 from phi3quant.model.config import Phi3Config, shown
+from phi3quant.quant.offset_tensor import OffsetTensor
 from phi3quant.quant.scheme import QuantScheme
 from phi3quant.quant.tensor import QuantizedTensor
 
@@ -23,6 +25,9 @@ class Specify(Protocol):
 Unpack = Callable[[Mapping[str, torch.Tensor], tuple[int, int], QuantScheme], QuantizedTensor]
 """Function of (tensors by ending, shape of the matrix, scheme) that restores a matrix."""
 
+UnpackOffsets = Callable[[Mapping[str, torch.Tensor], tuple[int, int], QuantScheme], OffsetTensor]
+"""The same for layouts that store real offsets."""
+
 
 @dataclass(frozen=True)
 class Stated:
@@ -34,18 +39,24 @@ class Stated:
             begin with ``re:``.
         grouped_by_index: whether a tensor maps each column to its group, in any order.
         unpack: function in place of the layout's ``unpack``, for variants of a layout.
+        schemes: schemes of single modules; all others have ``scheme``.
+        lists_plain: whether ``plain`` lists all plain matrices of the blocks.
     """
 
     scheme: QuantScheme
     plain: tuple[str, ...] = ()
     grouped_by_index: bool = False
     unpack: Unpack | None = None
+    schemes: Mapping[str, QuantScheme] = field(default_factory=dict)
+    lists_plain: bool = True
 
     def may_be_plain(self, module: str) -> bool:
         """Whether ``plain`` allows a module to be stored plain.
 
         Patterns come from untrusted files and may take forever, so they are not evaluated.
         """
+        if not self.lists_plain:
+            return module not in self.schemes
         return any(entry in module or entry.startswith("re:") for entry in self.plain)
 
 
@@ -95,11 +106,19 @@ class PackedLayout:
         specify: plans the tensors of one matrix, in the order of ``pack``.
         pack: converts a matrix to tensors, by ending.
         unpack: restores a matrix from its tensors by ending, its shape and its scheme.
-        describe: builds the ``quantization_config`` of config.json.
-        recognise: reads a ``quantization_config``; returns None for another layout, and raises
+        describe: builds the description of a scheme in config.json.
+        recognise: reads such a description; returns None for another layout, and raises
             SchemeError for this layout in an unsupported form.
         group_index: ending of the tensor that maps columns to groups, int32 [columns]; None if the
             layout has none. If ``specify`` plans it, consecutive groups may have it too.
+        config_keys: keys of config.json with the description.
+        adapt_config: gives further keys of config.json, for readers that need them.
+        notes: gives notes on readers that compute a model in another way.
+        library: name of the library in the metadata of the files.
+        unpack_offsets: function that restores a matrix with its offsets, for layouts that store
+            offsets in place of zero points, as ``scales`` and ``biases``. Such layouts may pack
+            embedding and head too.
+        outer: gives the schemes of embedding and head by name, as far as they are packed.
     """
 
     name: str
@@ -111,3 +130,9 @@ class PackedLayout:
     describe: Callable[[QuantScheme], dict[str, Any]]
     recognise: Callable[[Mapping[str, Any]], Stated | None]
     group_index: str | None = None
+    config_keys: tuple[str, ...] = ("quantization_config",)
+    adapt_config: Callable[[Phi3Config], Mapping[str, Any]] = lambda _config: {}
+    notes: Callable[[Phi3Config], Iterable[str]] = lambda _config: ()
+    library: str = "pt"
+    unpack_offsets: UnpackOffsets | None = None
+    outer: OuterSchemes = plain_outer

@@ -1,30 +1,32 @@
 """Reader of packed checkpoints: safetensors folders with quantized matrices."""
 
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 
-from converters.packed.layout import PackedLayout, Stated, Unpack
-from converters.packed.sizes import packed_name, packed_tensors
-from phi3quant.disk.tensor_plan import PlannedTensor
+from converters.packed.layout import PackedLayout, Unpack
+from converters.packed.sizes import packed_name
 from phi3quant.disk.tensor_stream import DTYPE_NAMES
 from phi3quant.errors import CheckpointError, SchemeError
 from phi3quant.model.architecture import (
     BLOCK_TENSORS,
+    EMBEDDING,
     HEAD,
     LINEARS,
     Block,
     block_tensor_name,
     linear_shapes,
+    tensor_shapes,
 )
 from phi3quant.model.config import Phi3Config
+from phi3quant.quant.offset_tensor import OffsetTensor, fit_half, is_symmetric, zero_points
 from phi3quant.quant.scheme import QuantScheme
-from phi3quant.quant.tensor import QuantizedTensor
-from phi3quant.source.checkpoint import SafetensorsModel, untied_if_different
-from phi3quant.source.tensor_folder import FLOAT_DTYPES, TensorFolder, check_tensors
-from phi3quant.source.unread_tensors import refuse_explained, refuse_unread
+from phi3quant.quant.tensor import Quantized, QuantizedTensor
+from phi3quant.source.checkpoint import SafetensorsModel
 from phi3quant.units import count
+
+_OFFSET_ENDINGS = ("scales", "biases")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +39,9 @@ class PackedCheckpoint(SafetensorsModel):
         unpack: restores a matrix, as the layout's ``unpack``.
         grouped_by_index: whether a tensor maps columns to groups in any order; otherwise groups are
             consecutive.
-        plain: names of the matrices that are stored plain.
+        plain: names of the blocks' matrices that are stored plain.
+        schemes: schemes of all packed matrices by name, which are ``scheme`` with few exceptions.
+        real_offsets: whether ``matrix`` gives codes with stored offsets instead of zero points.
     """
 
     scheme: QuantScheme
@@ -45,6 +49,8 @@ class PackedCheckpoint(SafetensorsModel):
     unpack: Unpack
     grouped_by_index: bool = False
     plain: Collection[str] = ()
+    schemes: Mapping[str, QuantScheme] = field(default_factory=dict)
+    real_offsets: bool = False
 
     @property
     def format(self) -> str:
@@ -55,10 +61,11 @@ class PackedCheckpoint(SafetensorsModel):
         """Refuse models of which another format can't store the codes.
 
         Raises:
-            SchemeError: the columns of a group are not consecutive, or some matrices are plain.
+            SchemeError: the columns of a group are not consecutive, or some matrices are plain or
+                have another scheme.
             CheckpointError: as ``dequantized``.
         """
-        for name, (_, columns) in _matrices(self.config):
+        for name, (_, columns) in matrices(self.config):
             if name not in self.plain and self._group_index(name, columns) is not None:
                 raise SchemeError(
                     f"{self.folder} maps columns to groups that are not consecutive "
@@ -71,6 +78,52 @@ class PackedCheckpoint(SafetensorsModel):
                 "packs the others, which no other format can store yet; export the original "
                 "checkpoint"
             )
+        for name, _ in matrices(self.config):
+            if self.schemes[name] != self.scheme:
+                raise SchemeError(
+                    f"{name} in {self.folder} is {self.schemes[name]} and the model "
+                    f"{self.scheme}, which no other format can store yet; export the original "
+                    "checkpoint"
+                )
+
+    def with_codes(self, *, real_offsets: bool = False) -> "PackedCheckpoint":
+        """This model with a scheme that fits all its codes, for an export of codes.
+
+        Args:
+            real_offsets: whether the target can store offsets in place of zero points.
+
+        Raises:
+            SchemeError: as ``check_codes``, or offsets or scales don't fit the target.
+            CheckpointError: as ``check_codes``.
+        """
+        self.check_codes()
+        if self.layout.unpack_offsets is None:
+            return self
+        symmetric, multiples = True, True
+        for name, _ in matrices(self.config):
+            scales, offsets = self._scales_and_offsets(name)
+            zeros = zero_points(scales, offsets, self.scheme)
+            if zeros is None and not real_offsets:
+                raise SchemeError(
+                    f"the biases of {name} in {self.folder} are not whole multiples of its scales, "
+                    "so they are not zero points and the target can't store them; export gguf "
+                    "(4 bits) or safetensors"
+                )
+            if not (fit_half(scales) and (zeros is not None or fit_half(offsets))):
+                raise SchemeError(
+                    f"{name} in {self.folder} has scales or biases that don't fit FP16, so the "
+                    "target can't store its codes; export safetensors"
+                )
+            multiples &= zeros is not None
+            symmetric &= zeros is not None and is_symmetric(zeros, self.scheme)
+        scheme = replace(self.scheme, symmetric=symmetric)
+        schemes = dict.fromkeys((name for name, _ in matrices(self.config)), scheme)
+        return replace(
+            self,
+            scheme=scheme,
+            schemes={**self.schemes, **schemes},
+            real_offsets=not multiples,
+        )
 
     def dequantized(self, index: int, key: str) -> torch.Tensor:
         """Weights of one linear, FP32 [rows, columns].
@@ -80,6 +133,8 @@ class PackedCheckpoint(SafetensorsModel):
         """
         if block_tensor_name(index, key) in self.plain:
             return self.store.load_finite(block_tensor_name(index, key))
+        if self.layout.unpack_offsets is not None:
+            return self._with_offsets(block_tensor_name(index, key)).dequantize()
         codes = self.quantized(index, key)
         groups = self._group_index(block_tensor_name(index, key), codes.shape[1])
         if groups is None:
@@ -89,6 +144,18 @@ class PackedCheckpoint(SafetensorsModel):
         weights = torch.empty(codes.shape)
         weights[:, order] = replace(codes, codes=codes.codes[:, order]).dequantize()
         return weights
+
+    def matrix(self, index: int, key: str) -> torch.Tensor | Quantized:
+        """One linear as it can be exported: codes if that is all of it, otherwise floats.
+
+        Raises:
+            CheckpointError: as ``dequantized``.
+        """
+        if not self.has_codes(index, key):
+            return self.dequantized(index, key)
+        if self.real_offsets:
+            return self._with_offsets(block_tensor_name(index, key))
+        return self.quantized(index, key)
 
     def has_codes(self, index: int, key: str) -> bool:
         """Whether ``quantized`` is all of a linear: it is packed, in consecutive groups.
@@ -104,22 +171,68 @@ class PackedCheckpoint(SafetensorsModel):
         """Codes, scales and zero points of one packed linear.
 
         Raises:
-            CheckpointError: a scale is not finite, or doesn't fit FP16.
+            CheckpointError: a scale is not finite or doesn't fit FP16, or offsets are not those of
+                zero points.
         """
         rows, columns = linear_shapes(self.config)[key]
         name = block_tensor_name(index, key)
         stored = {
             spec.name: self._as_specified(packed_name(name, spec.name))
-            for spec in self.layout.specify(rows, columns, self.scheme)
+            for spec in self.layout.specify(rows, columns, self.schemes[name])
             if spec.name != self.layout.group_index
         }
         try:
-            tensor = self.unpack(stored, (rows, columns), self.scheme)
+            tensor = self.unpack(stored, (rows, columns), self.schemes[name])
         except CheckpointError as error:
             raise CheckpointError(f"{name} in {self.folder}: {error}") from None
         if not torch.isfinite(tensor.scales).all():
             raise CheckpointError(f"the scales of {name} in {self.folder} are not all finite")
         return tensor
+
+    def embedding(self) -> torch.Tensor:
+        """See ModelWeights."""
+        return self._outer(EMBEDDING)
+
+    def head(self) -> torch.Tensor:
+        """See ModelWeights."""
+        return self._outer(EMBEDDING if self.config.tie_word_embeddings else HEAD)
+
+    def _outer(self, name: str) -> torch.Tensor:
+        if name in self.schemes:
+            return self._with_offsets(name).dequantize()
+        return self.store.load_finite(name)
+
+    def stored(self, name: str) -> torch.Tensor:
+        """See SafetensorsModel."""
+        return self._outer(name) if name in self.schemes else self.store.load(name)
+
+    def _with_offsets(self, name: str) -> OffsetTensor:
+        """A packed matrix of a layout with offsets, by the name of the plain one.
+
+        Raises:
+            CheckpointError: a scale or offset is not finite.
+        """
+        assert self.layout.unpack_offsets is not None
+        self._scales_and_offsets(name)
+        rows, columns = tensor_shapes(self.config)[name]
+        stored = {
+            spec.name: self.store.load(packed_name(name, spec.name))
+            for spec in self.layout.specify(rows, columns, self.schemes[name])
+        }
+        return self.layout.unpack_offsets(stored, (rows, columns), self.schemes[name])
+
+    def _scales_and_offsets(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scales and offsets of a packed matrix, in their stored types [rows, groups].
+
+        Raises:
+            CheckpointError: one is not finite.
+        """
+        scales, offsets = (self.store.load(packed_name(name, end)) for end in _OFFSET_ENDINGS)
+        if not (torch.isfinite(scales).all() and torch.isfinite(offsets).all()):
+            raise CheckpointError(
+                f"the scales and biases of {name} in {self.folder} are not all finite"
+            )
+        return scales, offsets
 
     def _group_index(self, matrix: str, columns: int) -> torch.Tensor | None:
         """Group of each column, int32 [columns]; None if groups are consecutive.
@@ -152,6 +265,8 @@ class PackedCheckpoint(SafetensorsModel):
     def _as_specified(self, name: str) -> torch.Tensor:
         """Read a stored tensor; scales that other tools store as BF16 or FP32 become FP16."""
         loaded = self.store.load(name)
+        if self.layout.unpack_offsets is not None:
+            return loaded
         if not loaded.is_floating_point() or loaded.dtype == torch.float16:
             return loaded
         half = loaded.half()
@@ -174,108 +289,8 @@ class PackedCheckpoint(SafetensorsModel):
         }
 
 
-def open_packed(
-    store: TensorFolder, stored_config: Phi3Config, stated: Stated, layout: PackedLayout
-) -> PackedCheckpoint:
-    """Open a packed checkpoint after checking its headers against config.json.
-
-    Raises:
-        CheckpointError: a tensor is missing, has another dtype or shape, or is not quantized.
-        SchemeError: the scheme doesn't fit the model.
-    """
-    config, notes = untied_if_different(store, stored_config)
-    layout.check(stated.scheme, config)
-    plain = _plain_matrices(store, config, stated)
-    planned = _planned_tensors(store, config, stated, layout, plain)
-    known = {HEAD, *(spec.name for spec in planned), *_zero_biases(store, config)}
-    refuse_explained(store.folder, store.tensors, known, config)
-    floats: dict[str, tuple[int, ...]] = {}
-    for spec in planned:
-        stored = store.tensors.get(spec.name)
-        if spec.dtype in FLOAT_DTYPES:
-            floats[spec.name] = spec.shape
-        elif stored is None:
-            raise CheckpointError(f"{store.folder} has no tensor {spec.name}")
-        elif stored.shape != spec.shape or stored.dtype != spec.dtype:
-            raise CheckpointError(
-                f"tensor {spec.name} in {stored.file} is {stored.dtype} {list(stored.shape)}; "
-                f"config.json requires {spec.dtype} {list(spec.shape)}"
-            )
-    check_tensors(store, floats)
-    notes += refuse_unread(store.folder, store.tensors, known, config)
-    return PackedCheckpoint(
-        store.folder,
-        config,
-        store,
-        (*store.notes, *notes),
-        scheme=stated.scheme,
-        layout=layout,
-        unpack=stated.unpack or layout.unpack,
-        grouped_by_index=stated.grouped_by_index,
-        plain=plain,
-    )
-
-
-def _matrices(config: Phi3Config) -> Iterator[tuple[str, tuple[int, int]]]:
+def matrices(config: Phi3Config) -> Iterator[tuple[str, tuple[int, int]]]:
     """Names and shapes of the blocks' matrices."""
     for index in range(config.num_hidden_layers):
         for key, shape in linear_shapes(config).items():
             yield block_tensor_name(index, key), shape
-
-
-def _planned_tensors(
-    store: TensorFolder,
-    config: Phi3Config,
-    stated: Stated,
-    layout: PackedLayout,
-    plain: Collection[str],
-) -> list[PlannedTensor]:
-    """Tensors that the checkpoint must have.
-
-    An index of groups is required if columns may be in any order, and optional otherwise.
-    """
-    planned = packed_tensors(config, stated.scheme, layout.specify, plain)
-    if layout.group_index is None:
-        return planned
-    indices = {
-        packed_name(name, layout.group_index): columns
-        for name, (_, columns) in _matrices(config)
-        if name not in plain
-    }
-    if not stated.grouped_by_index:
-        absent = indices.keys() - store.tensors.keys()
-        return [spec for spec in planned if spec.name not in absent]
-    others = [spec for spec in planned if spec.name not in indices]
-    return others + [PlannedTensor(name, "I32", (columns,)) for name, columns in indices.items()]
-
-
-def _zero_biases(store: TensorFolder, config: Phi3Config) -> Iterator[str]:
-    """Names of biases that are zero, which AutoGPTQ writes for every matrix."""
-    for name, (rows, _) in _matrices(config):
-        bias = store.tensors.get(packed_name(name, "bias"))
-        if bias is not None and bias.dtype in FLOAT_DTYPES and bias.shape == (rows,):
-            values = store.load(packed_name(name, "bias"))
-            if not values.any():
-                yield packed_name(name, "bias")
-
-
-def _plain_matrices(store: TensorFolder, config: Phi3Config, stated: Stated) -> frozenset[str]:
-    """Names of the matrices that are stored plain, which config.json must list.
-
-    Raises:
-        CheckpointError: config.json and the tensors contradict each other.
-    """
-    plain = frozenset(name for name, _ in _matrices(config) if name in store.tensors)
-    for name, _ in _matrices(config):
-        module = name.removesuffix(".weight")
-        if name in plain and not stated.may_be_plain(module):
-            raise CheckpointError(
-                f"{store.folder} stores {module} plain, which its quantization_config doesn't "
-                "list; the file and config.json don't belong together"
-            )
-        if name not in plain and module in stated.plain:
-            raise CheckpointError(
-                f"the quantization_config of {store.folder} lists {module} as plain, but there is "
-                f"no tensor {name}; the file and config.json don't belong together"
-            )
-    return plain

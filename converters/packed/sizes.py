@@ -1,19 +1,31 @@
 """Contents of packed checkpoints as names, types and shapes, without loading torch."""
 
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 
+from converters.packed.mlx_options import default_outer
 from phi3quant.disk.tensor_plan import PlannedTensor
 from phi3quant.errors import SchemeError
 from phi3quant.model.architecture import block_tensor_name, linear_shapes, tensor_shapes
 from phi3quant.model.config import Phi3Config
-from phi3quant.quant.scheme import QuantScheme, check_groups
+from phi3quant.quant.scheme import WHOLE_ROW, QuantScheme, check_groups
+from phi3quant.units import alternatives
 
 _AWQ_BITS = 4
 _AWQ_PER_WORD = 8
 _WORD_BITS = 32
+MLX_GROUP_SIZES = (32, 64, 128)
 
 MatrixPlan = Callable[[int, int, QuantScheme], list[PlannedTensor]]
 """Function of (rows, columns, scheme) that plans a matrix' tensors; their names are endings."""
+
+OuterSchemes = Callable[[Phi3Config, QuantScheme], Mapping[str, QuantScheme]]
+"""Function of (configuration, scheme of the blocks) that gives schemes of embedding and head."""
+
+
+def plain_outer(_config: Phi3Config, _scheme: QuantScheme) -> Mapping[str, QuantScheme]:
+    """Leave embedding and head plain."""
+    return {}
 
 
 def words_for(count: int, bits: int) -> int:
@@ -91,16 +103,68 @@ def check_gptq(scheme: QuantScheme, config: Phi3Config) -> None:
             )
 
 
-PACKED: Mapping[str, tuple[MatrixPlan, Callable[[QuantScheme, Phi3Config], None]]] = {
-    "compressed-tensors": (compressed_tensors, check_groups),
-    "awq-gemm": (awq_gemm, check_awq_gemm),
-    "gptq": (gptq, check_gptq),
+def mlx(rows: int, columns: int, scheme: QuantScheme) -> list[PlannedTensor]:
+    """Plan a matrix in the layout of mlx.py."""
+    groups = columns // scheme.group_width(columns)
+    return [
+        PlannedTensor("weight", "U32", (rows, words_for(columns, scheme.bits))),
+        PlannedTensor("scales", "F16", (rows, groups)),
+        PlannedTensor("biases", "F16", (rows, groups)),
+    ]
+
+
+def check_mlx(scheme: QuantScheme, config: Phi3Config) -> None:
+    """Refuse schemes and models that mlx-lm can't load.
+
+    Raises:
+        SchemeError: groups of other sizes or that don't fill rows, or heads of an unusual size.
+    """
+    if scheme.group_size not in MLX_GROUP_SIZES:
+        size = WHOLE_ROW if scheme.group_size is None else scheme.group_size
+        raise SchemeError(
+            f"MLX has groups of {alternatives(MLX_GROUP_SIZES)}, not {size}; choose one of them, "
+            "or export compressed-tensors instead"
+        )
+    check_groups(scheme, config)
+    if config.query_rows != config.hidden_size:
+        raise SchemeError(
+            f"mlx-lm computes the size of a head as hidden_size / num_attention_heads, and this "
+            f"model has head_dim {config.head_dim}; export compressed-tensors instead"
+        )
+
+
+@dataclass(frozen=True)
+class PackedSizes:
+    """Sizes of a packed layout.
+
+    Attributes:
+        matrix: plans the tensors of a matrix.
+        check: raises SchemeError if the layout can't hold a scheme or a model.
+        outer: gives the schemes of embedding and head by name, as far as they are packed.
+        library: name of the library in the files.
+    """
+
+    matrix: MatrixPlan
+    check: Callable[[QuantScheme, Phi3Config], None]
+    outer: OuterSchemes = plain_outer
+    library: str = "pt"
+
+
+PACKED: Mapping[str, PackedSizes] = {
+    "compressed-tensors": PackedSizes(compressed_tensors, check_groups),
+    "awq-gemm": PackedSizes(awq_gemm, check_awq_gemm),
+    "gptq": PackedSizes(gptq, check_gptq),
+    "mlx": PackedSizes(mlx, check_mlx, default_outer, "mlx"),
 }
-"""Plan and check of each packed layout, by name."""
+"""Sizes of each packed layout by name, with its default options."""
 
 
 def packed_tensors(
-    config: Phi3Config, scheme: QuantScheme, matrix: MatrixPlan, plain: Collection[str] = ()
+    config: Phi3Config,
+    scheme: QuantScheme,
+    matrix: MatrixPlan,
+    plain: Collection[str] = (),
+    others: Mapping[str, QuantScheme] | None = None,
 ) -> list[PlannedTensor]:
     """All tensors of a packed checkpoint, in the order of writing; unpacked ones are FP16.
 
@@ -108,23 +172,25 @@ def packed_tensors(
         config: configuration of the model.
         scheme: scheme of the packed matrices.
         matrix: plan of a packed matrix.
-        plain: names of matrices that are not packed.
+        plain: names of the blocks' matrices that are not packed.
+        others: schemes of matrices that have another one, by name; the embedding and the head are
+            packed if they are among them.
     """
-    packed = {
-        block_tensor_name(index, key): shape
+    schemes = {
+        block_tensor_name(index, key): scheme
         for index in range(config.num_hidden_layers)
-        for key, shape in linear_shapes(config).items()
+        for key in linear_shapes(config)
         if block_tensor_name(index, key) not in plain
-    }
+    } | dict(others or {})
     planned = []
     for name, shape in tensor_shapes(config).items():
-        if name not in packed:
+        if name not in schemes:
             planned.append(PlannedTensor(name, "F16", shape))
             continue
-        rows, columns = packed[name]
+        rows, columns = shape
         planned.extend(
             PlannedTensor(packed_name(name, part.name), part.dtype, part.shape)
-            for part in matrix(rows, columns, scheme)
+            for part in matrix(rows, columns, schemes[name])
         )
     return planned
 

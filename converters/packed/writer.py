@@ -1,6 +1,7 @@
 """Writer of packed checkpoints: a folder like the original, with quantized matrices."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ from converters.format import Format, Source
 from converters.half import to_half
 from converters.packed.layout import PackedLayout
 from converters.packed.sizes import packed_name, packed_tensors
-from phi3quant.disk.tensor_plan import SHARD_BYTES
+from phi3quant.disk.tensor_plan import SHARD_BYTES, PlannedTensor
 from phi3quant.disk.tensor_stream import SafetensorsStream, spec_of
+from phi3quant.errors import CheckpointError
 from phi3quant.model.architecture import (
     BLOCK_TENSORS,
     EMBEDDING,
@@ -21,7 +23,10 @@ from phi3quant.model.architecture import (
     LINEARS,
     block_tensor_name,
 )
+from phi3quant.model.config import Phi3Config
+from phi3quant.notices import notify
 from phi3quant.quant.block import QuantizedBlock
+from phi3quant.quant.codecs import affine
 from phi3quant.quant.scheme import QuantScheme
 from phi3quant.quant.tensor import Quantized, QuantizedTensor
 
@@ -31,18 +36,31 @@ def packed_format(layout: PackedLayout) -> Format:
     return Format(
         name=layout.name,
         title=layout.title,
-        check=layout.check,
-        nbytes=lambda config, scheme: sum(
-            planned.nbytes for planned in packed_tensors(config, scheme, layout.specify)
-        ),
+        check=partial(_check, layout),
+        nbytes=lambda config, scheme: packed_bytes(config, scheme, layout),
         open=lambda folder, source, scheme: PackedWriter(folder, source, scheme, layout),
     )
+
+
+def packed_bytes(config: Phi3Config, scheme: QuantScheme, layout: PackedLayout) -> int:
+    """Bytes of all tensors in a layout."""
+    return sum(planned.nbytes for planned in _planned(config, scheme, layout))
+
+
+def _planned(config: Phi3Config, scheme: QuantScheme, layout: PackedLayout) -> list[PlannedTensor]:
+    return packed_tensors(config, scheme, layout.specify, others=layout.outer(config, scheme))
+
+
+def _check(layout: PackedLayout, scheme: QuantScheme, config: Phi3Config) -> None:
+    layout.check(scheme, config)
+    layout.outer(config, scheme)
 
 
 class PackedWriter:
     """Writer of a quantized model into a folder, block by block.
 
-    Norms, embedding and head are stored as FP16 next to the packed matrices.
+    Norms are stored as FP16, and so are embedding and head unless the layout packs them, rounded to
+    nearest.
     """
 
     def __init__(
@@ -54,20 +72,24 @@ class PackedWriter:
         shard_bytes: int = SHARD_BYTES,
     ) -> None:
         config = source.config
-        layout.check(scheme, config)
+        _check(layout, scheme, config)
+        self._outer = layout.outer(config, scheme)
         self._folder, self._source = folder, source.folder
         self._config, self._scheme, self._layout = config, scheme, layout
+        notify(layout.notes(config))
         folder.mkdir(parents=True, exist_ok=True)
-        specs = [spec_of(planned) for planned in packed_tensors(config, scheme, layout.specify)]
-        self._stream = SafetensorsStream(folder, specs, shard_bytes)
+        specs = [spec_of(planned) for planned in _planned(config, scheme, layout)]
+        self._stream = SafetensorsStream(folder, specs, shard_bytes, layout.library)
 
     def complete(self) -> None:
         """See Completable."""
         self._stream.complete()
-        described = self._layout.describe(self._scheme)
-        write_config(
-            self._folder, self._config, torch_dtype="float16", quantization_config=described
-        )
+        description = self._layout.describe(self._scheme)
+        for name, scheme in self._outer.items():
+            description[name.removesuffix(".weight")] = self._layout.describe(scheme)
+        described = dict.fromkeys(self._layout.config_keys, description)
+        adapted = self._layout.adapt_config(self._config)
+        write_config(self._folder, self._config, torch_dtype="float16", **adapted, **described)
         carry_along(self._source, self._folder)
 
     def abandon(self) -> None:
@@ -81,7 +103,7 @@ class PackedWriter:
 
     def embedding(self, weight: torch.Tensor) -> None:
         """Write the token embeddings [vocab, hidden]; called first."""
-        self._stream.write(EMBEDDING, to_half(EMBEDDING, weight))
+        self._write_outer(EMBEDDING, weight)
 
     def block(self, index: int, block: QuantizedBlock) -> None:
         """Write the next block."""
@@ -96,11 +118,28 @@ class PackedWriter:
                 continue
             if not isinstance(tensor, QuantizedTensor):
                 raise TypeError(f"{self._layout.name} holds codes, not a {type(tensor).__name__}")
-            for ending, part in self._layout.pack(tensor).items():
-                self._stream.write(packed_name(name, ending), part)
+            self._pack(name, tensor)
 
     def final(self, norm: torch.Tensor, head: torch.Tensor | None) -> None:
         """Write the last norm [hidden] and an untied head [vocab, hidden]."""
         self._stream.write(FINAL_NORM, to_half(FINAL_NORM, norm))
         if head is not None:
-            self._stream.write(HEAD, to_half(HEAD, head))
+            self._write_outer(HEAD, head)
+
+    def _write_outer(self, name: str, weight: torch.Tensor) -> None:
+        if name not in self._outer:
+            self._stream.write(name, to_half(name, weight))
+            return
+        try:
+            codes = affine.quantize(weight, self._outer[name])
+        except CheckpointError as error:
+            raise CheckpointError(f"tensor {name} can't be quantized: {error}") from None
+        self._pack(name, codes)
+
+    def _pack(self, name: str, tensor: QuantizedTensor) -> None:
+        try:
+            stored = self._layout.pack(tensor)
+        except CheckpointError as error:
+            raise CheckpointError(f"tensor {name} can't be written: {error}") from None
+        for ending, part in stored.items():
+            self._stream.write(packed_name(name, ending), part)

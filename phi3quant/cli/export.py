@@ -10,6 +10,7 @@ from converters.gguf.type_policy import FILE_TYPES, file_type
 from converters.packed.layout import PackedLayout
 from converters.plain import FLOAT_TYPES
 from phi3quant.cli import options, values
+from phi3quant.cli.export_mlx import mlx
 from phi3quant.cli.export_run import Target, run_export, target_options
 from phi3quant.cli.help_sections import SectionedCommand
 from phi3quant.cli.options import OnnxLayout, Running
@@ -259,5 +260,7 @@ def _packed_command(layout: PackedLayout) -> click.Command:
     return packed
 
 
+export.add_command(mlx)
 for _layout in LAYOUTS.values():
-    export.add_command(_packed_command(_layout))
+    if _layout.name not in export.commands:
+        export.add_command(_packed_command(_layout))

@@ -9,7 +9,8 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
     "Calibration": ("calib", "calib_field", "samples", "seq_len", "seed", "process_output"),
     "Format": ("formats", "kind", "dtype", "requantize"),
     "GGUF": ("gguf_type", "tensor_types", "target_bpw", "part_size", "imatrix"),
-    "ONNX": ("accuracy_level", "opset", "embedding", "head", "io", "split_size"),
+    "ONNX and MLX": ("embedding", "head"),
+    "ONNX": ("accuracy_level", "opset", "io", "split_size"),
     "Memory and devices": ("contexts", "kv_type", "devices", "memory", "bandwidth"),
     "Output": ("output", "overwrite", "resume", "everything", "tensors"),
     "Verification": (

@@ -16,6 +16,8 @@ from converters.onnx.options import (
     STORAGES,
     OnnxOptions,
 )
+from converters.packed.mlx_options import STORAGES as MLX_STORAGES
+from converters.packed.mlx_options import MlxOptions
 from phi3quant.cli import values
 from phi3quant.cli.notices import QUIET
 from phi3quant.cli.terminal import note
@@ -128,6 +130,12 @@ class OnnxLayout:
     split_size: int | None = None
 
     @property
+    def outer(self) -> dict[str, Any]:
+        """Types of embedding and head that were entered."""
+        arguments = {"embedding": self.embedding, "head": self.head}
+        return {name: value for name, value in arguments.items() if value is not None}
+
+    @property
     def chosen(self) -> dict[str, Any]:
         """Arguments of OnnxOptions for the options that were entered."""
         arguments = {
@@ -149,13 +157,14 @@ _OUTER = (
     click.option(
         "--embedding",
         type=click.Choice(STORAGES),
-        help="Type of the stored embedding; a tied model shares the head's 4 or 8 bits unless both "
-        "types are chosen.  [default: int8 if the model is quantized]",
+        help="Type of the stored embedding in ONNX and MLX; a tied model shares the head's 4 or 8 "
+        "bits unless both types are chosen.  [default: int8 if the model is quantized]",
     ),
     click.option(
         "--head",
         type=click.Choice(STORAGES),
-        help="Type of the stored output matrix.  [default: int8 if the model is quantized]",
+        help="Type of the stored output matrix in ONNX and MLX.  [default: int8 if the model is "
+        "quantized]",
     ),
     click.option(
         "--io",
@@ -163,6 +172,22 @@ _OUTER = (
         help="Type of inputs, outputs and products.  [default: fp32]",
     ),
 )
+MLX_OUTER = group(
+    "outer",
+    MlxOptions,
+    click.option(
+        "--embedding",
+        type=click.Choice(MLX_STORAGES),
+        help="Type of the stored embedding, which is the head too in a tied model.  "
+        "[default: int8]",
+    ),
+    click.option(
+        "--head",
+        type=click.Choice(MLX_STORAGES),
+        help="Type of the stored output matrix.  [default: int8]",
+    ),
+)
+
 ONNX_OUTER = group("layout", OnnxLayout, *_OUTER)
 """The options that sizes depend on."""
 

@@ -11,6 +11,7 @@ from converters import FORMATS
 from converters.gguf import writer as gguf_writer
 from converters.gguf.type_policy import FILE_TYPES
 from converters.onnx import writer as onnx_writer
+from converters.packed import mlx
 from phi3quant.cli import options, values
 from phi3quant.cli.calibration_options import CALIBRATION_FIELDS, CALIBRATION_OPTIONS
 from phi3quant.cli.options import OnnxLayout
@@ -106,10 +107,11 @@ def recipe_of(method: str, wanted: RecipeOptions, layout: OnnxLayout) -> Recipe:
     Args:
         method: a key of phi3quant.quant.methods.METHODS.
         wanted: the options.
-        layout: of an ONNX folder.
+        layout: of an ONNX folder; embedding and head of an MLX folder.
 
     Raises:
-        click.UsageError: options of ONNX without ONNX.
+        click.UsageError: options of ONNX or MLX without that format.
+        SchemeError: MLX can't have a type of ONNX.
     """
     preset = wanted.preset
     base = Recipe() if preset is None else PRESETS[preset]
@@ -128,14 +130,17 @@ def recipe_of(method: str, wanted: RecipeOptions, layout: OnnxLayout) -> Recipe:
         scheme=replace(base.scheme, **scheme),
         calibration=replace(base.calibration, **_chosen(wanted, CALIBRATION_FIELDS, counts)),
         compensate=wanted.compensate,
-        onnx=replace(base.onnx, **layout.chosen),
         **changes,
     )
-    if layout.chosen and onnx_writer.FORMAT.name not in recipe.formats:
+    if onnx_writer.FORMAT.name in recipe.formats:
+        recipe = replace(recipe, onnx=replace(recipe.onnx, **layout.chosen))
+    elif layout.chosen and (layout.chosen != layout.outer or mlx.LAYOUT.name not in recipe.formats):
         raise click.UsageError(
-            "--accuracy-level, --embedding, --head, --opset, --io and --split-size require onnx "
-            "among the formats of --export."
+            "--accuracy-level, --opset, --io and --split-size require onnx among the formats of "
+            "--export, --embedding and --head require onnx or mlx."
         )
+    if mlx.LAYOUT.name in recipe.formats:
+        recipe = replace(recipe, mlx=replace(recipe.mlx, **layout.outer))
     return recipe
 
 

@@ -9,6 +9,7 @@ from converters.gguf import writer as gguf_writer
 from converters.gguf.sizes import type_name_for
 from converters.gguf.type_policy import phone_note
 from converters.onnx import writer as onnx_writer
+from converters.packed import mlx
 from phi3quant.cli.layout import print_values
 from phi3quant.cli.terminal import echo, note
 from phi3quant.errors import SchemeError
@@ -47,6 +48,7 @@ def note_next_steps(folders: Mapping[str, Path], scheme: QuantScheme | None = No
         scheme: of packed folders, which phones can't run.
     """
     gguf, onnx = folders.get(gguf_writer.FORMAT.name), folders.get(onnx_writer.FORMAT.name)
+    mlx_folder = folders.get(mlx.LAYOUT.name)
     first = next(iter(folders.values()))
     if gguf is not None:
         weights = weight_files(gguf)
@@ -54,7 +56,9 @@ def note_next_steps(folders: Mapping[str, Path], scheme: QuantScheme | None = No
         note(f"next: copy {file} to the phone, for an app with llama.cpp")
     if onnx is not None:
         note(f"next: copy the folder {onnx} to the phone, for onnxruntime-genai")
-    if gguf is None and onnx is None and scheme is not None:
+    if mlx_folder is not None:
+        note(f"next: copy the folder {mlx_folder} to a Mac or iPhone, for mlx-lm or mlx-swift")
+    if gguf is None and onnx is None and mlx_folder is None and scheme is not None:
         kind = "gguf" if _fits_gguf(scheme) else "onnx"
         note(f"next: phi3quant export {kind} {shlex.quote(str(first))}   (for phones)")
     note(f'try:  phi3quant generate {shlex.quote(str(first))} "Hello"')

@@ -15,6 +15,7 @@ ITEM_BYTES: Mapping[str, int] = {
     "BF16": 2,
     "I64": 8,
     "I32": 4,
+    "U32": 4,
     "I8": 1,
     "U8": 1,
 }
@@ -53,9 +54,14 @@ def plan_shards(
     return shards
 
 
-def safetensors_header(tensors: Sequence[PlannedTensor]) -> bytes:
-    """Header of a safetensors file: https://huggingface.co/docs/safetensors."""
-    entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
+def safetensors_header(tensors: Sequence[PlannedTensor], library: str = "pt") -> bytes:
+    """Header of a safetensors file: https://huggingface.co/docs/safetensors.
+
+    Args:
+        tensors: all tensors of the file, in order.
+        library: the library that loads the file: ``pt`` or ``mlx``.
+    """
+    entries: dict[str, object] = {"__metadata__": {"format": library}}
     offset = 0
     for tensor in tensors:
         entries[tensor.name] = {

@@ -28,6 +28,7 @@ DTYPE_NAMES: Mapping[torch.dtype, str] = {
     torch.bfloat16: "BF16",
     torch.int64: "I64",
     torch.int32: "I32",
+    torch.uint32: "U32",
     torch.int8: "I8",
     torch.uint8: "U8",
 }
@@ -81,9 +82,13 @@ class SafetensorsStream:
     """
 
     def __init__(
-        self, folder: Path, specs: Sequence[TensorSpec], shard_bytes: int = SHARD_BYTES
+        self,
+        folder: Path,
+        specs: Sequence[TensorSpec],
+        shard_bytes: int = SHARD_BYTES,
+        library: str = "pt",
     ) -> None:
-        self._folder = folder
+        self._folder, self._library = folder, library
         self._shards = plan_shards([spec.planned for spec in specs], shard_bytes)
         self._places = {
             spec.name: (number, spec) for number, shard in enumerate(self._shards) for spec in shard
@@ -121,7 +126,7 @@ class SafetensorsStream:
         if spec is self._shards[number][0]:
             self._close_shard()
             self._file = HashedFile(self._folder / self._shard_name(number))
-            self._file.write(safetensors_header(self._shards[number]))
+            self._file.write(safetensors_header(self._shards[number], self._library))
         assert self._file is not None
         self._file.write(data)
 

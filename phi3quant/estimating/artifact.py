@@ -152,13 +152,14 @@ def packed(model: Described, scheme: QuantScheme, layout: str) -> Artifact:
     Raises:
         SchemeError: the layout can't hold the scheme or the model.
     """
-    matrix, check = PACKED[layout]
-    check(scheme, model.config)
-    planned = packed_tensors(model.config, scheme, matrix)
-    headers = sum(len(safetensors_header(shard)) for shard in plan_shards(planned))
+    sizes = PACKED[layout]
+    sizes.check(scheme, model.config)
+    outer = sizes.outer(model.config, scheme)
+    planned = packed_tensors(model.config, scheme, sizes.matrix, others=outer)
+    headers = sum(len(safetensors_header(shard, sizes.library)) for shard in plan_shards(planned))
     tensors = tuple(SizedTensor(t.name, t.dtype, t.shape, t.nbytes) for t in planned)
     data = sum(tensor.nbytes for tensor in tensors)
-    embedding = None if model.config.tie_word_embeddings else EMBEDDING
+    embedding = None if model.config.tie_word_embeddings else EMBEDDING.removesuffix("weight")
     return Artifact(layout, str(scheme), tensors, data + headers, embedding)
 
 

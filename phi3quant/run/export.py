@@ -11,8 +11,9 @@ from converters.gguf.type_policy import FileType
 from converters.onnx import sizes as onnx_sizes
 from converters.onnx import writer as onnx_writer
 from converters.onnx.options import OnnxOptions
-from converters.packed.sizes import packed_tensors
-from converters.packed.writer import PackedWriter
+from converters.packed import mlx
+from converters.packed.mlx_options import MlxOptions
+from converters.packed.writer import PackedWriter, packed_bytes
 from converters.parts import dequantized
 from converters.plain import FLOAT_TYPES, NAME, PlainWriter, plan
 from phi3quant.disk.hashed_file import sha256
@@ -155,6 +156,7 @@ def export_packed(  # noqa: PLR0913 - options by name, each of them documented
     *,
     layout: str,
     requantize: bool = False,
+    mlx_options: MlxOptions | None = None,
     revision: str | None = None,
     overwrite: bool = False,
     progress: Progress = bars,
@@ -169,6 +171,7 @@ def export_packed(  # noqa: PLR0913 - options by name, each of them documented
         output: folder to create.
         layout: a key of converters.LAYOUTS.
         requantize: whether to round codes that the layout can't hold to int4 in groups of 32.
+        mlx_options: embedding and head of ``mlx``; None for the defaults.
         revision: revision of a hub id.
         overwrite: whether to replace an ``output`` that phi3quant created, and to drop an
             unfinished run.
@@ -181,6 +184,8 @@ def export_packed(  # noqa: PLR0913 - options by name, each of them documented
     if layout not in LAYOUTS:
         raise SchemeError(f"there is no layout {layout!r}; choose from {', '.join(LAYOUTS)}")
     chosen = LAYOUTS[layout]
+    if mlx_options is not None and layout == mlx.LAYOUT.name:
+        chosen = mlx.mlx_layout(mlx_options)
     source = open_source(model, revision)
     config = source.config
     if not source.parts.quantized:
@@ -196,11 +201,10 @@ def export_packed(  # noqa: PLR0913 - options by name, each of them documented
     source = with_fitting_codes(source, check, requantize=requantize)
     scheme = source.parts.scheme
     assert scheme is not None
-    planned = packed_tensors(config, scheme, chosen.specify)
     target = Target(
         chosen.name,
         chosen.title,
-        sum(tensor.nbytes for tensor in planned),
+        packed_bytes(config, scheme, chosen),
         lambda folder, complete: PackedWriter(folder, complete, scheme, chosen),
         {"bits": scheme.bits, "group_size": scheme.group_size, "symmetric": scheme.symmetric},
     )

@@ -20,7 +20,7 @@ def default_type(source: ExportSource) -> FileType:
     Raises:
         SchemeError: no single type holds the codes.
     """
-    source.parts.check_codes()
+    source.parts.check_codes(real_offsets=True)
     scheme = source.parts.scheme
     # Codes with zero points may in fact be symmetric, but the layout doesn't record that.
     return file_type(PLAIN_TYPE) if scheme is None else gguf_sizes.natural_type(scheme)
@@ -38,7 +38,7 @@ def check_types(source: ExportSource, kind: FileType) -> None:
     for key, (entry, _) in gguf_sizes.linear_types(kind, config).items():
         if entry.name in gguf_sizes.FLOATS:
             continue
-        parts.check_codes()
+        parts.check_codes(real_offsets=True)
         assert parts.scheme is not None
         if not gguf_sizes.holds(entry.name, parts.scheme):
             raise SchemeError(

@@ -10,6 +10,9 @@ from converters.gguf import writer as gguf_writer
 from converters.gguf.type_policy import MIXED, FileType, file_type
 from converters.onnx import writer as onnx_writer
 from converters.onnx.options import OnnxOptions
+from converters.packed import mlx
+from converters.packed.mlx_options import MlxOptions
+from converters.packed.writer import packed_format
 from phi3quant.errors import CorpusError, SchemeError, require
 from phi3quant.model.architecture import LINEARS
 from phi3quant.model.config import Phi3Config
@@ -66,6 +69,7 @@ class Recipe:
         target_bpw: limit on the bits per weight of a whole GGUF file; each matrix gets a type by
             measured loss. Excludes gguf_type and tensor_types.
         onnx: layout of ``onnx``, if it is one of the formats.
+        mlx: embedding and head of ``mlx``, if it is one of the formats.
 
     Raises:
         SchemeError: a value has a wrong type.
@@ -80,6 +84,7 @@ class Recipe:
     tensor_types: tuple[str, ...] = ()
     target_bpw: float | None = None
     onnx: OnnxOptions = field(default_factory=OnnxOptions)
+    mlx: MlxOptions = field(default_factory=MlxOptions)
 
     def __post_init__(self) -> None:
         require(SchemeError, "method", self.method, str)
@@ -120,7 +125,11 @@ class Recipe:
         if self.gguf_type is None:
             if self.tensor_types:
                 raise SchemeError("types of single tensors require a GGUF type; choose one")
-            formats = {**FORMATS, onnx_writer.FORMAT.name: onnx_writer.onnx_format(self.onnx)}
+            formats = {
+                **FORMATS,
+                onnx_writer.FORMAT.name: onnx_writer.onnx_format(self.onnx),
+                mlx.LAYOUT.name: packed_format(mlx.mlx_layout(self.mlx)),
+            }
             return [formats[name] for name in dict.fromkeys(self.formats)]
         if self.formats != (gguf_writer.FORMAT.name,):
             raise SchemeError(
@@ -175,6 +184,8 @@ class Recipe:
         described["formats"] = list(self.formats)
         if self.gguf_type is None and onnx_writer.FORMAT.name in self.formats:
             described["onnx"] = self.onnx.settled(config, self.scheme).as_json()
+        if mlx.LAYOUT.name in self.formats:
+            described["mlx"] = self.mlx.settled(config).as_json()
         return described
 
     def _file_type(self, name: str) -> FileType:

@@ -57,6 +57,10 @@ class SafetensorsModel:
         """See StoredModel."""
         return linear_bytes(self.store, self.config)
 
+    def stored(self, name: str) -> torch.Tensor:
+        """Embedding or head in its stored type, or as FP32 if it is quantized."""
+        return self.store.load(name)
+
     def embedding(self) -> torch.Tensor:
         """See ModelWeights."""
         return self.store.load_finite(EMBEDDING)

@@ -105,7 +105,10 @@ def test_a_truncated_download_ends_with_one_line(
     ("words", "message"),
     [
         (("--export", "onnx", "--group-size", "row"), "no scale for whole rows; it holds 4 and 8"),
-        (("--embedding", "int4"), "require onnx among the formats"),
+        (("--opset", "14"), "require onnx among the formats"),
+        (("--embedding", "int4"), "--embedding and --head require onnx or mlx"),
+        (("--export", "mlx", "--head", "fp32"), "there is no head fp32 in MLX"),
+        (("--export", "mlx", "--group-size", "16"), "MLX has groups of 32, 64 or 128, not 16"),
         (("--export", "onnx", "--accuracy-level", "5"), "0<=x<=4"),
         (("--export", "onnx", "--opset", "14", "--embedding", "int8"), "choose fp32 or fp16"),
     ],

@@ -15,6 +15,7 @@ from transformers import Phi3ForCausalLM
 
 from converters import FORMATS, LAYOUTS, open_model, open_weights, parts_of
 from converters.gguf.type_policy import file_type
+from converters.packed.mlx_options import MlxOptions
 from converters.plain import FLOAT_TYPES
 from phi3quant.errors import CheckpointError, SchemeError
 from phi3quant.model.architecture import EMBEDDING, HEAD, LINEARS, block_tensor_name
@@ -46,9 +47,12 @@ SCHEMES = [
     QuantScheme(8, None, symmetric=False),
 ]
 
+# The other layouts leave embedding and head plain.
+PLAIN_OUTER = MlxOptions("fp16", "fp16")
+
 
 EXPORTS: Mapping[str, Callable[..., Artifacts]] = {
-    **{name: partial(export_packed, layout=name) for name in LAYOUTS},
+    **{name: partial(export_packed, layout=name, mlx_options=PLAIN_OUTER) for name in LAYOUTS},
     "gguf": export_gguf,
     "onnx": export_onnx,
 }
@@ -69,7 +73,8 @@ def packed(
     """Folders of every format that holds a scheme, with the same codes."""
     config = open_weights(wide).config
     out = tmp_path_factory.mktemp("packed") / "out"
-    return quantize(wide, out, Recipe("rtn", request.param, holding(request.param, config))).folders
+    recipe = Recipe("rtn", request.param, holding(request.param, config), mlx=PLAIN_OUTER)
+    return quantize(wide, out, recipe).folders
 
 
 def holding(scheme: QuantScheme, config: Phi3Config) -> tuple[str, ...]:
@@ -122,7 +127,7 @@ def test_codes_survive_every_conversion_and_the_way_back(
         out = tmp_path / source
         if target not in packed:
             with pytest.raises(
-                SchemeError, match=r"AWQ-GEMM holds 4|GGUF has no type|no scale for"
+                SchemeError, match=r"AWQ-GEMM holds 4|GGUF has no type|no scale for|MLX has groups"
             ):
                 export(first, out, target)
             assert not out.exists()
@@ -134,12 +139,13 @@ def test_codes_survive_every_conversion_and_the_way_back(
 
 
 def test_a_conversion_has_the_bytes_of_a_run(packed: Mapping[str, Path], tmp_path: Path) -> None:
-    # AWQ-GEMM doesn't record whether its codes are symmetric, so it is only a target.
+    # AWQ-GEMM doesn't record whether its codes are symmetric, so it is only a target. MLX's offsets
+    # show it.
     for source, target in permutations(set(packed) - {"gguf", "onnx"}, 2):
         if source == "awq-gemm":
             continue
         out = tmp_path / f"{source}-{target}"
-        export_packed(packed[source], out, layout=target)
+        export(packed[source], out, target)
         for name in ("model.safetensors", "config.json"):
             assert (out / name).read_bytes() == (packed[target] / name).read_bytes()
 

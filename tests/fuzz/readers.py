@@ -112,6 +112,8 @@ READERS: Mapping[str, Reader] = {
     "packed tensors": Reader("awq", "model.safetensors", spoil_safetensors, _PACKED),
     "gptq": Reader("gptq", "config.json", spoil_json, _PACKED),
     "gptq tensors": Reader("gptq", "model.safetensors", spoil_safetensors, _PACKED),
+    "mlx": Reader("mlx", "config.json", spoil_json, _PACKED),
+    "mlx tensors": Reader("mlx", "model.safetensors", spoil_safetensors, _PACKED),
     "gguf": Reader("gguf", "*.gguf", spoil_gguf, (*_PACKED, _GENERATE)),
     "imatrix": Reader("i.gguf", "i.gguf", spoil_gguf, (_WEIGHTED,)),
     "onnx": Reader("onnx", "model.onnx", spoil_onnx, (*_PACKED, _GENERATE)),
@@ -159,6 +161,7 @@ def make_base(base: Path) -> None:
     _run("imatrix", str(plain), "-o", str(base / "i.gguf"), *calibration[:6], "-q")
     _run("rtn", str(plain), "-o", str(base / "gguf"), "--export", "gguf", *short)
     _run("rtn", str(plain), "-o", str(base / "gptq"), "--export", "gptq", *short)
+    _run("rtn", str(plain), "-o", str(base / "mlx"), "--export", "mlx", *short)
     _run("rtn", str(plain), "-o", str(base / "onnx"), "--export", "onnx", *short)
     words = ("--window", "16", "--max-tokens", "128", "--reference", str(plain), "-q")
     _run("baseline", "create", str(base / "awq"), "-o", str(base / "b.baseline"), *words)

@@ -133,7 +133,7 @@ def _search_scales(x: np.ndarray, w: np.ndarray, scales: np.ndarray) -> None:
 @kernel
 def _nearest(number: np.float32) -> np.float32:
     """The nearest of VALUES; the greater one of two that are equally near."""
-    value = VALUES[0]
+    value: np.float32 = VALUES[0]
     for step in range(_STEPS):
         value = value if number < _MIDPOINTS[step] else VALUES[step + 1]
     return value
