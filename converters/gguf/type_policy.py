@@ -27,6 +27,21 @@ LayerRule = Callable[[int, int], bool]
 
 
 @dataclass(frozen=True)
+class Limits:
+    """Limits of a runtime on the files that it loads.
+
+    Attributes:
+        profile: name of the limits, for messages.
+        types: block types that a file may hold.
+        session_bytes: weights that the runtime holds in one session; None for no limit.
+    """
+
+    profile: str
+    types: tuple[str, ...]
+    session_bytes: int | None = None
+
+
+@dataclass(frozen=True)
 class FileType:
     """Recipe for the types in a file.
 
@@ -39,6 +54,7 @@ class FileType:
             the type.
         overrides: patterns of tensor names (names.py) with types that replace the others; the
             first pattern that matches counts.
+        limits: limits that the file must keep; None for none.
     """
 
     name: str
@@ -47,6 +63,7 @@ class FileType:
     head: str
     exceptions: Mapping[str, tuple[LayerRule, str]]
     overrides: tuple[tuple[re.Pattern[str], str], ...] = ()
+    limits: Limits | None = None
 
 
 def _first_four(index: int, _count: int) -> bool:

@@ -23,7 +23,14 @@ from converters.gguf.names import ROPE_LONG, ROPE_SHORT, block_name, outer_name
 from converters.gguf.reader import open_gguf
 from converters.gguf.repack import repack, type_for
 from converters.gguf.scales import check_scales
-from converters.gguf.sizes import file_number, natural_type, nbytes, tensor_bytes, tensor_types
+from converters.gguf.sizes import (
+    file_number,
+    limit_notes,
+    natural_type,
+    nbytes,
+    tensor_bytes,
+    tensor_types,
+)
 from converters.gguf.tokenizer_agreement import agreeing
 from converters.gguf.type_policy import (
     FileType,
@@ -42,6 +49,7 @@ from phi3quant.model.architecture import (
     linear_shapes,
 )
 from phi3quant.model.config import Phi3Config
+from phi3quant.notices import notify
 from phi3quant.quant.block import QuantizedBlock
 from phi3quant.quant.codecs import Codec, Codecs
 from phi3quant.quant.codecs.affine import AffineCodec
@@ -204,6 +212,7 @@ def _holds(size: BlockSize, scheme: QuantScheme) -> bool:
 
 def _check_types(kind: FileType, config: Phi3Config) -> None:
     tensor_types(kind, config)
+    notify(limit_notes(kind, config))
 
 
 def _check(scheme: QuantScheme, config: Phi3Config) -> None:

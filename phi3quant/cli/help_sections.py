@@ -5,10 +5,10 @@ from collections.abc import Mapping
 import click
 
 SECTIONS: Mapping[str, tuple[str, ...]] = {
-    "Codes": ("preset", "method", "bits", "group_size", "symmetric", "compensate"),
+    "Codes": ("preset", "profile", "method", "bits", "group_size", "symmetric", "compensate"),
     "Calibration": ("calib", "calib_field", "samples", "seq_len", "seed", "process_output"),
     "Format": ("formats", "kind", "dtype"),
-    "GGUF": ("gguf_type", "tensor_types", "target_bpw", "part_size", "imatrix"),
+    "GGUF": ("gguf_type", "tensor_types", "target_bpw", "part_size", "imatrix", "context"),
     "ONNX": ("accuracy_level", "opset", "embedding", "head", "io", "split_size"),
     "Memory and devices": ("contexts", "kv_type", "devices", "memory", "bandwidth"),
     "Output": ("output", "overwrite", "resume", "everything", "tensors"),

@@ -19,6 +19,7 @@ from converters.onnx.options import (
 from phi3quant.cli import values
 from phi3quant.cli.notices import QUIET
 from phi3quant.cli.terminal import note
+from phi3quant.run.profiles import PROFILES
 from phi3quant.source.bundled import BUNDLED
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -101,6 +102,12 @@ RUNNING = group(
 )
 
 
+PROFILE = click.option(
+    "--profile",
+    type=values.Name("profile", PROFILES),
+    help="Runtime on the phone, whose limits decide format and types: "
+    f"{'; '.join(f'{name} ({profile.purpose})' for name, profile in PROFILES.items())}.",
+)
 TENSOR_TYPES = click.option(
     "--tensor-type",
     "tensor_types",

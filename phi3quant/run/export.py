@@ -75,6 +75,7 @@ def export_gguf(  # noqa: PLR0913 - options by name, each of them documented
     config = _config(opened, context)
     fixed = replace(opened.model, config=config)
     recipe = kind or _default_type(opened.model)
+    notify(gguf_sizes.limit_notes(recipe, config))
     importance = None if imatrix is None else _importance(opened, imatrix, recipe)
     target = Target(
         gguf_writer.FORMAT.name,

@@ -7,7 +7,7 @@ from typing import Any
 from converters import FORMATS
 from converters.format import Format
 from converters.gguf import writer as gguf_writer
-from converters.gguf.type_policy import MIXED, file_type
+from converters.gguf.type_policy import MIXED, FileType, file_type
 from converters.onnx import writer as onnx_writer
 from converters.onnx.options import OnnxOptions
 from phi3quant.errors import CorpusError, SchemeError, require
@@ -17,6 +17,7 @@ from phi3quant.quant.codecs import Codecs
 from phi3quant.quant.codecs.affine import AffineCodec
 from phi3quant.quant.methods import METHODS
 from phi3quant.quant.scheme import QuantScheme
+from phi3quant.run.profiles import PROFILES
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,8 @@ class Recipe:
         target_bpw: limit on the bits per weight of a whole GGUF file; each matrix gets a type by
             measured loss. Excludes gguf_type and tensor_types.
         onnx: layout of ``onnx``, if it is one of the formats.
+        profile: a key of phi3quant.run.profiles.PROFILES whose limits the types must keep; see
+            presets.profiled.
 
     Raises:
         SchemeError: a value has a wrong type.
@@ -80,12 +83,18 @@ class Recipe:
     tensor_types: tuple[str, ...] = ()
     target_bpw: float | None = None
     onnx: OnnxOptions = field(default_factory=OnnxOptions)
+    profile: str | None = None
 
     def __post_init__(self) -> None:
         require(SchemeError, "method", self.method, str)
         require(SchemeError, "scheme", self.scheme, QuantScheme)
         require(SchemeError, "calibration", self.calibration, Calibration)
         require(SchemeError, "gguf_type", self.gguf_type, str, None)
+        require(SchemeError, "profile", self.profile, str, None)
+        if self.profile is not None and self.profile not in PROFILES:
+            raise SchemeError(
+                f"there is no profile {self.profile!r}; choose from {', '.join(PROFILES)}"
+            )
         require(SchemeError, "target_bpw", self.target_bpw, int, float, None)
         # A single string would be read as a sequence of letters.
         require(SchemeError, "formats", self.formats, tuple, list)
@@ -101,7 +110,12 @@ class Recipe:
         """
         if self.gguf_type is None:
             return dict.fromkeys(LINEARS, AffineCodec(self.scheme))
-        return gguf_writer.codecs(file_type(self.gguf_type, self.tensor_types), config, index)
+        return gguf_writer.codecs(self._file_type(), config, index)
+
+    def _file_type(self) -> FileType:
+        """Types of a GGUF file, for a recipe with ``gguf_type``."""
+        kind = file_type(str(self.gguf_type), self.tensor_types)
+        return kind if self.profile is None else replace(kind, limits=PROFILES[self.profile].limits)
 
     def open_formats(self) -> list[Format]:
         """Formats to write, configured for this recipe.
@@ -127,7 +141,7 @@ class Recipe:
                 f"GGUF types require {gguf_writer.FORMAT.name} as the only format, "
                 f"not {', '.join(self.formats)}"
             )
-        return [gguf_writer.typed_format(file_type(self.gguf_type, self.tensor_types))]
+        return [gguf_writer.typed_format(self._file_type())]
 
     def check_target(self) -> None:
         """Refuse choices that exclude ``target_bpw``.
@@ -144,6 +158,11 @@ class Recipe:
             )
         if self.gguf_type is not None or self.tensor_types:
             raise SchemeError("choose a target for the bits per weight or GGUF types, not both")
+        if self.profile is not None:
+            raise SchemeError(
+                f"the profile {self.profile} sets the types itself; choose it or a target for the "
+                "bits per weight"
+            )
         if not METHODS[self.method].calibrated:
             raise SchemeError(
                 "a target for the bits per weight requires calibration, which "
@@ -172,6 +191,8 @@ class Recipe:
                 "group_size": self.scheme.group_size,
                 "symmetric": self.scheme.symmetric,
             }
+        if self.profile is not None:
+            described["profile"] = self.profile
         described["formats"] = list(self.formats)
         if self.gguf_type is None and onnx_writer.FORMAT.name in self.formats:
             described["onnx"] = self.onnx.settled(config, self.scheme).as_json()
