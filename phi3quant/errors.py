@@ -32,6 +32,7 @@ OPTIONS: Mapping[str, str] = {
     "--calib-field": "Calibration(field=...)",
     "--export": "Recipe(formats=...)",
     "--group-size": "group_size",
+    "--imatrix": "imatrix",
     "--max-memory": "Conduct(max_memory=...)",
     "--max-new-tokens": "max_new_tokens",
     "--memory": "memory",

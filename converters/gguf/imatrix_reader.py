@@ -32,8 +32,8 @@ def read_imatrix(path: Path) -> Imatrix:
     if not starts_with(path, GGUF_MAGIC):
         raise CheckpointError(
             lfs_hint(path)
-            or f"{path} is not a GGUF file; llama-imatrix --in-file {path.name} converts "
-            "llama.cpp's older .dat form to one"
+            or f"{path} is not a GGUF file; llama.cpp's llama-imatrix converts its older .dat form "
+            "to one"
         )
     model = read_gguf(path)
     _check_fields(path, model.fields)

@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 
 from gguf import LlamaFileType
 
@@ -102,6 +103,7 @@ def tensor_types(kind: FileType, config: Phi3Config) -> dict[str, tuple[BlockSiz
     if not config.tie_word_embeddings:
         types[outer_name(HEAD)] = (matrix_type(kind, HEAD, config), wide)
     check_overrides(kind, types)
+    _check_limits(kind, types)
     return types
 
 
@@ -109,6 +111,42 @@ def linear_types(kind: FileType, config: Phi3Config) -> dict[str, tuple[BlockSiz
     """Type and shape of the matrices of all blocks, as tensor_types."""
     names = {block_name(index, key) for index in range(config.num_hidden_layers) for key in LINEARS}
     return {name: entry for name, entry in tensor_types(kind, config).items() if name in names}
+
+
+def _check_limits(kind: FileType, types: Mapping[str, tuple[BlockSize, Shape]]) -> None:
+    for name, (size, _) in types.items():
+        if kind.limits is not None and size.name not in kind.limits.types:
+            raise SchemeError(
+                f"tensor {name} would be {size.name}, but the profile {kind.limits.profile} allows "
+                f"only {', '.join(kind.limits.types)}; set another type with --tensor-type"
+            )
+
+
+def limit_notes(kind: FileType, config: Phi3Config) -> list[str]:
+    """Notes on limits that a file exceeds without becoming useless.
+
+    Raises:
+        SchemeError: as tensor_types.
+    """
+    limit = None if kind.limits is None else kind.limits.session_bytes
+    if limit is None:
+        return []
+    # Rows of an untied embedding are looked up by the CPU.
+    looked_up = None if config.tie_word_embeddings else outer_name(EMBEDDING)
+    size = sum(
+        tensor_bytes(entry, shape)
+        for name, (entry, shape) in tensor_types(kind, config).items()
+        if name != looked_up
+    )
+    if size <= limit:
+        return []
+    sessions = -(-size // limit)
+    note = (
+        f"{size / 1e9:.2f} GB of weights exceed the {limit / 1e9:.2f} GB that an NPU session "
+        f"holds for certain; start llama.cpp with GGML_HEXAGON_DEVICES={sessions} to use "
+        f"{sessions} sessions"
+    )
+    return [note]
 
 
 def file_number(kind: FileType, config: Phi3Config) -> LlamaFileType:

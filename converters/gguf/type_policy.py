@@ -35,6 +35,21 @@ Exceptions = Mapping[str, tuple[tuple[LayerRule, str], ...]]
 
 
 @dataclass(frozen=True)
+class Limits:
+    """Limits of a runtime on the files that it loads.
+
+    Attributes:
+        profile: name of the limits, for messages.
+        types: block types that a file may hold.
+        session_bytes: weights that the runtime holds in one session; None for no limit.
+    """
+
+    profile: str
+    types: tuple[str, ...]
+    session_bytes: int | None = None
+
+
+@dataclass(frozen=True)
 class FileType:
     """Recipe for the types in a file.
 
@@ -47,6 +62,7 @@ class FileType:
         uncalibrated: exceptions that apply besides where scales are chosen without activations.
         overrides: patterns of tensor names (names.py) with types that replace the others; the
             first pattern that matches counts.
+        limits: limits that the file must keep; None for none.
     """
 
     name: str
@@ -56,6 +72,7 @@ class FileType:
     exceptions: Exceptions = field(default_factory=dict)
     uncalibrated: Exceptions = field(default_factory=dict)
     overrides: tuple[tuple[re.Pattern[str], str], ...] = ()
+    limits: Limits | None = None
 
 
 def _always(_index: int, _config: Phi3Config) -> bool:

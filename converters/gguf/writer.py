@@ -26,6 +26,7 @@ from converters.gguf.scales import check_scales
 from converters.gguf.sizes import (
     file_number,
     holds,
+    limit_notes,
     natural_type,
     nbytes,
     tensor_bytes,
@@ -49,6 +50,7 @@ from phi3quant.model.architecture import (
     linear_shapes,
 )
 from phi3quant.model.config import Phi3Config
+from phi3quant.notices import notify
 from phi3quant.quant.block import QuantizedBlock
 from phi3quant.quant.codecs import Codec, Codecs
 from phi3quant.quant.codecs.affine import AffineCodec
@@ -206,6 +208,7 @@ def _stored(
 
 def _check_types(kind: FileType, config: Phi3Config) -> None:
     tensor_types(kind, config)
+    notify(limit_notes(kind, config))
 
 
 def _check(scheme: QuantScheme, config: Phi3Config) -> None:

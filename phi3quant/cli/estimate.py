@@ -18,6 +18,7 @@ from phi3quant.estimating.estimate import estimate as make_estimate
 from phi3quant.estimating.members import Described, describe
 from phi3quant.estimating.memory import LLAMA_KV
 from phi3quant.quant.scheme import QuantScheme
+from phi3quant.run.profiles import PROFILES, Profile
 from phi3quant.source.locate import locate_adapter
 
 EXIT_DOES_NOT_FIT = 3
@@ -32,6 +33,7 @@ class _PlanOptions:
     group_size: int | None
     symmetric: bool
     kind: str
+    profile: str | None
     gguf_type: str | None
     contexts: tuple[int, ...] | None
     kv_type: str
@@ -71,6 +73,7 @@ _PLAN = options.group(
         show_default=True,
         help="Format for the memory and device tables; sizes are listed for all formats.",
     ),
+    options.PROFILE,
     click.option(
         "--gguf-type",
         type=values.Name("GGUF type", FILE_TYPES),
@@ -149,6 +152,7 @@ def estimate(
     phi3quant estimate phi-3-mini-4k --bits 4 --context 4096
     phi3quant estimate phi-3.5-mini --device iphone-15-pro --device android-6gb
     phi3quant estimate ./my-finetune --gguf-type q4_k_m --memory 6GB
+    phi3quant estimate phi-4-mini --profile hexagon --device galaxy-s25-ultra
     phi3quant estimate phi-4-mini --format onnx --head int4 --all
 
     MODEL is phi-3-mini-4k, phi-3-mini-128k, phi-3.5-mini, phi-3-medium-4k, phi-3-medium-128k,
@@ -184,6 +188,8 @@ def _adapted(described: Described, adapters: tuple[str, ...]) -> Described:
 
 
 def _plan(wanted: _PlanOptions, layout: OnnxLayout) -> Plan:
+    if wanted.profile is not None:
+        return _profiled(wanted, layout, PROFILES[wanted.profile])
     if wanted.gguf_type and wanted.kind != GGUF:
         raise click.UsageError("--gguf-type requires --format gguf.")
     return Plan(
@@ -192,6 +198,19 @@ def _plan(wanted: _PlanOptions, layout: OnnxLayout) -> Plan:
         format=wanted.kind,
         gguf_type=wanted.gguf_type,
         onnx=layout.options(),
+        contexts=wanted.contexts,
+        kv_type=wanted.kv_type,
+    )
+
+
+def _profiled(wanted: _PlanOptions, layout: OnnxLayout, profile: Profile) -> Plan:
+    return Plan(
+        scheme=profile.scheme,
+        method=wanted.method,
+        format=profile.format,
+        gguf_type=wanted.gguf_type,
+        profile=wanted.profile,
+        onnx=replace(profile.onnx, **layout.chosen),
         contexts=wanted.contexts,
         kv_type=wanted.kv_type,
     )

@@ -65,7 +65,7 @@ def print_everything(estimate: Estimate, *, tensors: bool) -> None:
 def _print_model(estimate: Estimate) -> None:
     model = estimate.model
     print_text(f"{model.name}: {model.parameters:,} parameters, {estimate.plan.scheme}")
-    for warning in model.warnings:
+    for warning in estimate.warnings:
         print_text(f"note: {warning}", indent=_INDENT)
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import click
 
 from converters import LAYOUTS
-from converters.gguf.type_policy import FILE_TYPES, file_type
+from converters.gguf.type_policy import FILE_TYPES, FileType, file_type
+from converters.gguf.writer import FORMAT
 from converters.packed.layout import PackedLayout
 from converters.plain import FLOAT_TYPES
 from phi3quant.cli import options, values
@@ -26,6 +27,7 @@ from phi3quant.run.export import (
     export_packed,
     export_safetensors,
 )
+from phi3quant.run.profiles import PROFILES
 from phi3quant.source.locate import Located
 
 
@@ -33,6 +35,7 @@ from phi3quant.source.locate import Located
 class _GgufOptions:
     """Types and parts of a GGUF file."""
 
+    profile: str | None
     gguf_type: str | None
     tensor_types: tuple[str, ...]
     part_size: int | None
@@ -51,6 +54,7 @@ _CONTEXT = click.option(
 _GGUF = options.group(
     "wanted",
     _GgufOptions,
+    options.PROFILE,
     click.option(
         "--type",
         "gguf_type",
@@ -105,14 +109,13 @@ def gguf(
     phi3quant export gguf ./Phi-3-mini-4k-instruct --type q4_k_m -o out
     phi3quant export gguf ./my-finetune --type q4_0 --tensor-type ffn_down=q5_0
     phi3quant export gguf ./my-finetune --type q4_k_m --imatrix i.gguf -o out
+    phi3quant export gguf ./my-finetune --profile adreno -o out
     phi3quant export gguf ./my-finetune --type f16 --split-size 2GB -o out
 
     The first example keeps the codes of a quantized model: Q4_0 for awq's defaults.
     MODEL is a model of any format or a hub id; the default is the bundled phi3-tiny.
     """
-    if wanted.tensor_types and not wanted.gguf_type:
-        raise click.UsageError("--tensor-type requires --type.")
-    kind = file_type(wanted.gguf_type, wanted.tensor_types) if wanted.gguf_type else None
+    kind = _file_type(wanted)
 
     def write(model: Located, output: Path, judge: Judge | None, progress: Progress) -> Artifacts:
         return export_gguf(
@@ -128,9 +131,24 @@ def gguf(
             judge=judge,
         )
 
-    output = run_export(write, model, (wanted.gguf_type or "gguf").lower(), target, text, running)
+    name = (wanted.gguf_type or wanted.profile or "gguf").lower()
+    output = run_export(write, model, name, target, text, running)
     if not (running.quiet or running.as_json):
         note_slow_type(output)
+
+
+def _file_type(wanted: _GgufOptions) -> FileType | None:
+    if wanted.profile is not None:
+        profile = PROFILES[wanted.profile]
+        if profile.format != FORMAT.name:
+            raise click.UsageError(
+                f"The profile {wanted.profile} is for {profile.format}: phi3quant export "
+                f"{profile.format}."
+            )
+        return profile.file_type(wanted.gguf_type, wanted.tensor_types)
+    if wanted.tensor_types and not wanted.gguf_type:
+        raise click.UsageError("--tensor-type requires --type.")
+    return file_type(wanted.gguf_type, wanted.tensor_types) if wanted.gguf_type else None
 
 
 @export.command(cls=SectionedCommand, short_help="Write an ONNX folder for onnxruntime-genai.")

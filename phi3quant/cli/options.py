@@ -21,6 +21,7 @@ from converters.packed.mlx_options import MlxOptions
 from phi3quant.cli import values
 from phi3quant.cli.notices import QUIET
 from phi3quant.cli.terminal import note
+from phi3quant.run.profiles import PROFILES
 from phi3quant.source.bundled import BUNDLED
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -108,6 +109,12 @@ RUNNING = group(
 )
 
 
+PROFILE = click.option(
+    "--profile",
+    type=values.Name("profile", PROFILES),
+    help="Runtime on the phone, whose limits decide format and types: "
+    f"{'; '.join(f'{name} ({profile.purpose})' for name, profile in PROFILES.items())}.",
+)
 TENSOR_TYPES = click.option(
     "--tensor-type",
     "tensor_types",

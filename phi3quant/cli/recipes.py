@@ -16,7 +16,8 @@ from phi3quant.cli import options, values
 from phi3quant.cli.calibration_options import CALIBRATION_FIELDS, CALIBRATION_OPTIONS
 from phi3quant.cli.options import OnnxLayout
 from phi3quant.quant.scheme import GROUP_SIZES, WHOLE_ROW
-from phi3quant.run.presets import PRESETS
+from phi3quant.run.presets import PRESETS, profiled
+from phi3quant.run.profiles import PROFILES
 from phi3quant.run.recipe import Recipe
 
 
@@ -25,6 +26,7 @@ class RecipeOptions:
     """Options of awq, gptq and rtn that decide the weights, apart from the layout of ONNX."""
 
     preset: str | None
+    profile: str | None
     target_bpw: float | None
     bits: int
     group_size: int | None
@@ -50,6 +52,7 @@ RECIPE = options.group(
         "phone-quality (GGUF Q4_K_M) or small (ONNX, groups of 128, 4-bit embedding). Other "
         "options on the command line override it.",
     ),
+    options.PROFILE,
     click.option(
         "--target-bpw",
         type=click.FloatRange(1, 16),
@@ -110,14 +113,20 @@ def recipe_of(method: str, wanted: RecipeOptions, layout: OnnxLayout) -> Recipe:
         layout: of an ONNX folder; embedding and head of an MLX folder.
 
     Raises:
-        click.UsageError: options of ONNX or MLX without that format.
+        click.UsageError: options of ONNX or MLX without that format, or a preset with a profile.
         SchemeError: MLX can't have a type of ONNX.
     """
-    preset = wanted.preset
-    base = Recipe() if preset is None else PRESETS[preset]
-    # Defaults don't override a preset.
-    counts = _was_entered if preset is not None else _always
+    base = _base(wanted)
+    # Defaults override neither a preset nor a profile.
+    counts = _always if base is None else _was_entered
+    base = base or Recipe()
     changes = _chosen(wanted, {name: name for name in _FIELDS}, counts)
+    if base.profile is not None:
+        # Types of single tensors precede those of the profile.
+        changes["tensor_types"] = (
+            *wanted.tensor_types,
+            *PROFILES[base.profile].overrides(wanted.gguf_type),
+        )
     if wanted.target_bpw is not None and not _was_entered("formats"):
         # Bits are spent by choosing among GGUF's types.
         changes["formats"] = (gguf_writer.FORMAT.name,)
@@ -142,6 +151,14 @@ def recipe_of(method: str, wanted: RecipeOptions, layout: OnnxLayout) -> Recipe:
     if mlx.LAYOUT.name in recipe.formats:
         recipe = replace(recipe, mlx=replace(recipe.mlx, **layout.outer))
     return recipe
+
+
+def _base(wanted: RecipeOptions) -> Recipe | None:
+    if wanted.preset is not None and wanted.profile is not None:
+        raise click.UsageError("--preset and --profile both choose types; pass one of them.")
+    if wanted.profile is not None:
+        return profiled(wanted.profile)
+    return None if wanted.preset is None else PRESETS[wanted.preset]
 
 
 def _chosen(

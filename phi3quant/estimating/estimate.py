@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
-from converters.gguf.sizes import type_name_for
+from converters.gguf.sizes import limit_notes, type_name_for
 from converters.gguf.type_policy import FILE_TYPES, FileType, file_type
 from converters.onnx.options import OnnxOptions
 from converters.packed.sizes import PACKED
@@ -24,6 +24,7 @@ from phi3quant.estimating.memory import (
 )
 from phi3quant.estimating.quantizing import QuantizingCost, quantizing_cost
 from phi3quant.quant.scheme import QuantScheme
+from phi3quant.run.profiles import PROFILES
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class Plan:
         format: an entry of artifact.FORMATS, for the memory and device estimates.
         gguf_type: a key of converters.gguf.type_policy.FILE_TYPES, in any case; None for the type
             that holds the scheme's codes.
+        profile: a key of phi3quant.run.profiles.PROFILES, whose types are used in a GGUF file; None
+            for no limits.
         onnx: layout of ONNX.
         contexts: lengths of context in tokens; None for 1024, 2048 and 4096, up to the model's.
         kv_type: type of the cache, for the verdicts.
@@ -45,9 +48,17 @@ class Plan:
     method: str = "awq"
     format: str = GGUF
     gguf_type: str | None = None
+    profile: str | None = None
     onnx: OnnxOptions = field(default_factory=OnnxOptions)
     contexts: tuple[int, ...] | None = None
     kv_type: str = "f16"
+
+    @property
+    def file_type(self) -> FileType:
+        """Types of a GGUF file."""
+        if self.profile is not None:
+            return PROFILES[self.profile].file_type(self.gguf_type, ())
+        return _gguf_type(self, self.gguf_type or type_name_for(self.scheme))
 
 
 @dataclass(frozen=True)
@@ -94,6 +105,14 @@ class Estimate:
     cost: QuantizingCost
 
     @property
+    def warnings(self) -> list[str]:
+        """Warnings about common mistakes with the model's memory, and about exceeded limits."""
+        limits = []
+        if self.plan.format == GGUF:
+            limits = limit_notes(self.plan.file_type, self.model.config)
+        return [*self.model.warnings, *limits]
+
+    @property
     def fits(self) -> bool:
         """Whether all devices can run it, if necessary with an entitlement."""
         return all(fit.verdict is not Fit.NO for fit in self.verdicts)
@@ -107,7 +126,8 @@ class Estimate:
         return {
             "model": self.model.name,
             "parameters": self.model.parameters,
-            "warnings": self.model.warnings,
+            "warnings": self.warnings,
+            "profile": self.plan.profile,
             "method": self.plan.method,
             "scheme": str(self.plan.scheme),
             "artifact": self._described(self.chosen, tensors=tensors),
@@ -171,7 +191,7 @@ def estimate(model: Described, plan: Plan, devices: Sequence[Device]) -> Estimat
 
 def _chosen(model: Described, plan: Plan) -> Artifact:
     if plan.format == GGUF:
-        return gguf(model, _gguf_type(plan, plan.gguf_type or type_name_for(plan.scheme)))
+        return gguf(model, plan.file_type)
     if plan.format == ONNX:
         return onnx(model, plan.scheme, plan.onnx)
     return packed(model, plan.scheme, plan.format)

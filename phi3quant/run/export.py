@@ -74,6 +74,7 @@ def export_gguf(  # noqa: PLR0913 - options by name, each of them documented
     recipe = kind or default_type(source)
     if not requantize:
         check_types(source, recipe)
+    notify(gguf_sizes.limit_notes(recipe, source.config))
     importance = None if imatrix is None else _importance(source, imatrix, recipe)
     target = Target(
         gguf_writer.FORMAT.name,

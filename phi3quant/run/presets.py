@@ -1,9 +1,10 @@
-"""Presets: named recipes for common purposes."""
+"""Presets: named recipes for common purposes, and recipes within the profiles of phones."""
 
 from collections.abc import Mapping
 
 from converters.onnx.options import OnnxOptions
 from phi3quant.quant.scheme import QuantScheme
+from phi3quant.run.profiles import PROFILES
 from phi3quant.run.recipe import Calibration, Recipe
 
 # Twice the default windows: a model that is prepared once for many phones may take longer.
@@ -26,3 +27,21 @@ PRESETS: Mapping[str, Recipe] = {
     ),
 }
 """Recipes by name; ``dataclasses.replace`` changes parts, such as the calibration text."""
+
+
+def profiled(name: str) -> Recipe:
+    """Recipe of a profile, as thorough as the presets.
+
+    Args:
+        name: a key of phi3quant.run.profiles.PROFILES.
+    """
+    profile = PROFILES[name]
+    return Recipe(
+        scheme=profile.scheme,
+        formats=(profile.format,),
+        calibration=_THOROUGH,
+        gguf_type=profile.gguf_type,
+        tensor_types=profile.tensor_types,
+        onnx=profile.onnx,
+        profile=name,
+    )

@@ -20,6 +20,7 @@ from phi3quant.quant.codecs import Codecs
 from phi3quant.quant.codecs.affine import AffineCodec
 from phi3quant.quant.methods import METHODS
 from phi3quant.quant.scheme import QuantScheme
+from phi3quant.run.profiles import PROFILES
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,8 @@ class Recipe:
             measured loss. Excludes gguf_type and tensor_types.
         onnx: layout of ``onnx``, if it is one of the formats.
         mlx: embedding and head of ``mlx``, if it is one of the formats.
+        profile: a key of phi3quant.run.profiles.PROFILES whose limits the types must keep; see
+            presets.profiled.
 
     Raises:
         SchemeError: a value has a wrong type.
@@ -85,12 +88,18 @@ class Recipe:
     target_bpw: float | None = None
     onnx: OnnxOptions = field(default_factory=OnnxOptions)
     mlx: MlxOptions = field(default_factory=MlxOptions)
+    profile: str | None = None
 
     def __post_init__(self) -> None:
         require(SchemeError, "method", self.method, str)
         require(SchemeError, "scheme", self.scheme, QuantScheme)
         require(SchemeError, "calibration", self.calibration, Calibration)
         require(SchemeError, "gguf_type", self.gguf_type, str, None)
+        require(SchemeError, "profile", self.profile, str, None)
+        if self.profile is not None and self.profile not in PROFILES:
+            raise SchemeError(
+                f"there is no profile {self.profile!r}; choose from {', '.join(PROFILES)}"
+            )
         require(SchemeError, "target_bpw", self.target_bpw, int, float, None)
         # A single string would be read as a sequence of letters.
         require(SchemeError, "formats", self.formats, tuple, list)
@@ -106,7 +115,7 @@ class Recipe:
         """
         if self.gguf_type is None:
             return dict.fromkeys(LINEARS, AffineCodec(self.scheme))
-        return gguf_writer.codecs(self._file_type(self.gguf_type), config, index)
+        return gguf_writer.codecs(self._file_type(), config, index)
 
     def open_formats(self) -> list[Format]:
         """Formats to write, configured for this recipe.
@@ -136,7 +145,7 @@ class Recipe:
                 f"GGUF types require {gguf_writer.FORMAT.name} as the only format, "
                 f"not {', '.join(self.formats)}"
             )
-        return [gguf_writer.typed_format(self._file_type(self.gguf_type))]
+        return [gguf_writer.typed_format(self._file_type())]
 
     def check_target(self) -> None:
         """Refuse choices that exclude ``target_bpw``.
@@ -153,6 +162,11 @@ class Recipe:
             )
         if self.gguf_type is not None or self.tensor_types:
             raise SchemeError("choose a target for the bits per weight or GGUF types, not both")
+        if self.profile is not None:
+            raise SchemeError(
+                f"the profile {self.profile} sets the types itself; choose it or a target for the "
+                "bits per weight"
+            )
         if not METHODS[self.method].calibrated:
             raise SchemeError(
                 "a target for the bits per weight requires calibration, which "
@@ -181,6 +195,8 @@ class Recipe:
                 "group_size": self.scheme.group_size,
                 "symmetric": self.scheme.symmetric,
             }
+        if self.profile is not None:
+            described["profile"] = self.profile
         described["formats"] = list(self.formats)
         if self.gguf_type is None and onnx_writer.FORMAT.name in self.formats:
             described["onnx"] = self.onnx.settled(config, self.scheme).as_json()
@@ -188,8 +204,11 @@ class Recipe:
             described["mlx"] = self.mlx.settled(config).as_json()
         return described
 
-    def _file_type(self, name: str) -> FileType:
-        return file_type(name, self.tensor_types, calibrated=METHODS[self.method].calibrated)
+    def _file_type(self) -> FileType:
+        """Types of a GGUF file, for a recipe with ``gguf_type``."""
+        calibrated = METHODS[self.method].calibrated
+        kind = file_type(str(self.gguf_type), self.tensor_types, calibrated=calibrated)
+        return kind if self.profile is None else replace(kind, limits=PROFILES[self.profile].limits)
 
     def __str__(self) -> str:
         if self.target_bpw is not None:
