@@ -224,5 +224,9 @@ def test_a_tied_model_has_one_type_for_embedding_and_head(
     recipe = Recipe("rtn", formats=("mlx",), mlx=MlxOptions("int4", "int8"))
     with pytest.raises(SchemeError, match="can't store it as int4 and as int8"):
         quantize(checkpoint_folder("tied"), tmp_path / "out", recipe)
+    config = read_config(checkpoint_folder("tied"))
+    assert MlxOptions(embedding="int4").settled(config).head == "int8"
+    assert MlxOptions(embedding="fp16").settled(config).head == "fp16"
+    assert MlxOptions(head="int4").settled(config).embedding == "int4"
     with pytest.raises(SchemeError, match="there is no head fp32 in MLX"):
         MlxOptions(head="fp32")
