@@ -20,7 +20,7 @@ class MlxOptions:
 
     Attributes:
         embedding, head: entries of STORAGES; None for the default. A tied model has one matrix for
-            both, so choosing one type is enough there.
+            both, which gets 4 bits only if they are chosen for the head.
 
     Raises:
         SchemeError: a type is unknown.
@@ -45,13 +45,12 @@ class MlxOptions:
         default = STORAGES[0]
         if not config.tie_word_embeddings:
             return MlxOptions(self.embedding or default, self.head or default)
-        kinds = {kind for kind in (self.embedding, self.head) if kind is not None}
-        if len(kinds) > 1:
+        if self.head is not None and self.embedding not in (None, self.head):
             raise SchemeError(
                 f"the model's embedding serves as its head, so MLX can't store it as "
                 f"{self.embedding} and as {self.head}; choose one type"
             )
-        (kind,) = kinds or {default}
+        kind = self.head or (PLAIN if self.embedding == PLAIN else default)
         return MlxOptions(kind, kind)
 
     def schemes(self, config: Phi3Config, scheme: QuantScheme) -> dict[str, QuantScheme]:

@@ -185,8 +185,8 @@ MLX_OUTER = group(
     click.option(
         "--embedding",
         type=click.Choice(MLX_STORAGES),
-        help="Type of the stored embedding, which is the head too in a tied model.  "
-        "[default: int8]",
+        help="Type of the stored embedding. In a tied model it is the head too, and gets 4 bits "
+        "only by --head int4.  [default: int8]",
     ),
     click.option(
         "--head",

@@ -49,8 +49,8 @@ RECIPE = options.group(
         "--preset",
         type=values.Name("preset", PRESETS),
         help="Tested set of options: phone-fast (GGUF Q4_0 and ONNX, fastest on phones), "
-        "phone-quality (GGUF Q4_K_M) or small (ONNX, groups of 128, 4-bit embedding). Other "
-        "options on the command line override it.",
+        "phone-quality (GGUF Q4_K_M), iphone (MLX, groups of 64) or small (ONNX, groups of 128, "
+        "4-bit embedding). Other options on the command line override it.",
     ),
     options.PROFILE,
     click.option(

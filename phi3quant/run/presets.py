@@ -18,6 +18,10 @@ PRESETS: Mapping[str, Recipe] = {
     ),
     # K-quants, with more bits for the matrices that need them according to llama.cpp.
     "phone-quality": Recipe(formats=("gguf",), calibration=_THOROUGH, gguf_type="Q4_K_M"),
+    # MLX's usual groups of 64 for iPhones and Macs. Its offsets make zero points free.
+    "iphone": Recipe(
+        scheme=QuantScheme(4, 64, symmetric=False), formats=("mlx",), calibration=_THOROUGH
+    ),
     # Large groups and a 4-bit embedding, for models that must fit into little memory.
     "small": Recipe(
         scheme=QuantScheme(4, 128),

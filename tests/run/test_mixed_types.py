@@ -134,6 +134,7 @@ def run(*arguments: str) -> Result:
 EXPECTED: Mapping[str, tuple[str, Mapping[str, object]]] = {
     "phone-fast": ("phi3-tiny-Q4_0.gguf", {"bits": 4, "group_size": 32, "symmetric": True}),
     "phone-quality": ("phi3-tiny-Q4_K_M.gguf", {"gguf_type": "Q4_K_M"}),
+    "iphone": ("model.safetensors", {"bits": 4, "group_size": 64, "symmetric": False}),
     "small": ("model.onnx", {"bits": 4, "group_size": 128, "symmetric": True}),
 }
 
