@@ -75,6 +75,9 @@ PROFILES: Mapping[str, Profile] = {
         (_HEAD_AS_THE_REST,),
         Limits("hexagon", _PLAIN_TYPES, _SESSION_BYTES),
     ),
+    "iphone-mlx": Profile(
+        "mlx-swift on iPhones", "mlx", scheme=QuantScheme(4, 64, symmetric=False)
+    ),
     "ort-cpu": Profile(
         "onnxruntime on ARM CPUs", "onnx", scheme=QuantScheme(4, 32), onnx=OnnxOptions(4)
     ),
