@@ -294,10 +294,9 @@ def test_3_bit_mixes_spend_bits_where_llama_cpp_does() -> None:
 
 @pytest.mark.parametrize("kind", ["IQ4_NL", "IQ4_XS"])
 def test_types_of_a_table_take_more_bits_where_llama_cpp_does(kind: str) -> None:
-    heads = {"num_attention_heads": 4, "num_key_value_heads": 1}
     for name in LINEARS:
         assert types(kind, name) == [kind] * LAYERS
-    assert types(kind, "qkv_proj", **heads) == ["Q5_K"] * LAYERS
+    assert types(kind, "qkv_proj", num_key_value_heads=1) == ["Q5_K"] * LAYERS
     assert types(kind, "down_proj", calibrated=False) == ["Q5_K"] * 4 + [kind] * 28
     assert types(kind, "o_proj", calibrated=False) == [kind] * LAYERS
 
