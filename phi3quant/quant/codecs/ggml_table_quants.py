@@ -26,7 +26,7 @@ _HALF_RANGE = 32
 _STEPS = len(VALUES) - 1
 # A number from MIDPOINTS[i] up is rounded to VALUES[i + 1] or more. All of them are exact in FP32.
 _MIDPOINTS = (VALUES[:-1] + VALUES[1:]) / 2
-_LOWEST = VALUES[0]
+_LOWEST = F32(VALUES[0])
 _ATTEMPTS = 7
 
 
@@ -133,9 +133,9 @@ def _search_scales(x: np.ndarray, w: np.ndarray, scales: np.ndarray) -> None:
 @kernel
 def _nearest(number: np.float32) -> np.float32:
     """The nearest of VALUES; the greater one of two that are equally near."""
-    value: np.float32 = VALUES[0]
+    value = _LOWEST
     for step in range(_STEPS):
-        value = value if number < _MIDPOINTS[step] else VALUES[step + 1]
+        value = value if number < _MIDPOINTS[step] else F32(VALUES[step + 1])
     return value
 
 
