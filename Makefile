@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 LLAMA := build/llama-cpp-python
+ARM := build/arm
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 # Kernels are compiled once and kept here; phi3quant names the folders in it by all that they depend on.
@@ -12,7 +13,7 @@ export NUMBA_CACHE_DIR := $(CURDIR)/build/kernels
 SECONDS ?= 60
 POINTS ?= 100
 
-.PHONY: help demo gate baseline test fuzz faults check docs test-real test-runtimes real tiny bench bench-quality bench-speed \
+.PHONY: help demo gate baseline test fuzz faults check docs test-real test-runtimes test-arm real tiny bench bench-quality bench-speed \
 	format clean
 
 help:
@@ -27,6 +28,7 @@ help:
 	@echo 'make real       fetch a real model (135M parameters) and Phi-4'\''s vocabularies into models'
 	@echo 'make test-real  the tests on the real model and in real runtimes'
 	@echo 'make test-runtimes  those of them that CI runs'
+	@echo 'make test-arm   files in an aarch64 build of llama.cpp, under qemu (the first build takes half an hour)'
 	@echo 'make bench-quality  what quantizing costs, beside other tools: docs/quality.md (hours)'
 	@echo 'make bench-speed    time and memory beside other tools: docs/performance.md (hours)'
 	@echo 'make bench      both, and the speed of encoding and decoding'
@@ -68,6 +70,24 @@ $(VENV)/.installed-real: $(VENV)/.installed-dev $(LLAMA)/.built
 	$(INSTALL) -e '.[dev,real]'
 	touch $@
 
+# The arithmetic of a phone: llama.cpp for ARM with dot products and int8 matrix products, the
+# instructions of phones since 2022, from the sources above. Compiler and emulator are Debian's.
+$(ARM)/bin/llama-perplexity: $(LLAMA)/.built
+	@for tool in aarch64-linux-gnu-g++ qemu-aarch64 cmake; do command -v $$tool >/dev/null || missing=1; done; \
+		test -z "$$missing" || { command -v apt-get >/dev/null && test "$$(id -u)" = 0 && apt-get update -qq && \
+		DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends g++-aarch64-linux-gnu qemu-user cmake; } || \
+		{ echo 'make test-arm needs aarch64-linux-gnu-g++, qemu-aarch64 and cmake (Debian: g++-aarch64-linux-gnu qemu-user cmake).'; exit 1; }
+	rm -rf $(ARM) && mkdir -p $(ARM)/source $(ARM)/bin
+	tar xzf $(LLAMA)/*.tar.gz -C $(ARM)/source --strip-components=1
+	cmake -S $(ARM)/source/vendor/llama.cpp -B $(ARM)/objects -DCMAKE_BUILD_TYPE=Release \
+		-DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
+		-DCMAKE_C_COMPILER=aarch64-linux-gnu-gcc -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ \
+		-DCMAKE_EXE_LINKER_FLAGS=-static -DBUILD_SHARED_LIBS=OFF -DGGML_NATIVE=OFF -DGGML_OPENMP=OFF \
+		-DGGML_CPU_ARM_ARCH=armv8.2-a+dotprod+i8mm+fp16 -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_TESTS=OFF \
+		-DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=OFF -DLLAMA_BUILD_UI=OFF -DLLAMA_BUILD_APP=OFF
+	cmake --build $(ARM)/objects --target llama-perplexity --parallel $$(nproc)
+	cp $(ARM)/objects/bin/llama-perplexity $@
+
 # Plots, and what the benchmarks of encoding and decoding compare with.
 $(VENV)/.installed-bench: $(VENV)/.installed-real
 	$(INSTALL) -e '.[dev,real,bench]'
@@ -93,7 +113,7 @@ baseline: $(VENV)/.installed
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --dist=worksteal
 
 test: $(VENV)/.installed-dev
-	$(TEST) --ignore=tests/real
+	$(TEST) --ignore=tests/real --ignore=tests/arm
 
 # Spoiled files that end in anything but a result or a message are kept in build/fuzz.
 fuzz: $(VENV)/.installed-dev
@@ -132,6 +152,9 @@ test-real: $(VENV)/.installed-real real
 # The rest of tests/real takes longer than everything else in CI.
 test-runtimes: $(VENV)/.installed-real models/real/config.json
 	$(TEST) $(addprefix tests/real/test_,checkpoint.py llama.py memory.py onnx.py page.py runtimes.py) -o timeout=3600
+
+test-arm: $(VENV)/.installed-real $(ARM)/bin/llama-perplexity
+	$(BIN)/python -m pytest -s tests/arm -o timeout=3600
 
 # OPTIONS='--only ours' and the like; both go on where they were interrupted.
 bench-quality: $(VENV)/.installed-bench models/real/config.json

@@ -143,8 +143,8 @@ def limit_notes(kind: FileType, config: Phi3Config) -> list[str]:
     sessions = -(-size // limit)
     note = (
         f"{size / 1e9:.2f} GB of weights exceed the {limit / 1e9:.2f} GB that an NPU session "
-        f"holds for certain; start llama.cpp with GGML_HEXAGON_DEVICES={sessions} to use "
-        f"{sessions} sessions"
+        f"holds for certain; start llama.cpp with {sessions} sessions "
+        f"(GGML_HEXAGON_DEVICES={sessions})"
     )
     return [note]
 

@@ -1,13 +1,14 @@
 """``phi3quant export``."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
 
 from converters import LAYOUTS
+from converters.gguf import writer as gguf_writer
 from converters.gguf.type_policy import FILE_TYPES, FileType, file_type
-from converters.gguf.writer import FORMAT
+from converters.onnx import writer as onnx_writer
 from converters.packed.layout import PackedLayout
 from converters.plain import FLOAT_TYPES
 from phi3quant.cli import options, values
@@ -27,7 +28,7 @@ from phi3quant.run.export import (
     export_packed,
     export_safetensors,
 )
-from phi3quant.run.profiles import PROFILES
+from phi3quant.run.profiles import PROFILES, Profile
 from phi3quant.source.locate import Located
 
 
@@ -137,14 +138,18 @@ def gguf(
         note_slow_type(output)
 
 
+def _profile_for(name: str, kind: str) -> Profile:
+    profile = PROFILES[name]
+    if profile.format != kind:
+        raise click.UsageError(
+            f"The profile {name} is for {profile.format}: phi3quant export {profile.format}."
+        )
+    return profile
+
+
 def _file_type(wanted: _GgufOptions) -> FileType | None:
     if wanted.profile is not None:
-        profile = PROFILES[wanted.profile]
-        if profile.format != FORMAT.name:
-            raise click.UsageError(
-                f"The profile {wanted.profile} is for {profile.format}: phi3quant export "
-                f"{profile.format}."
-            )
+        profile = _profile_for(wanted.profile, gguf_writer.FORMAT.name)
         return profile.file_type(wanted.gguf_type, wanted.tensor_types)
     if wanted.tensor_types and not wanted.gguf_type:
         raise click.UsageError("--tensor-type requires --type.")
@@ -153,6 +158,7 @@ def _file_type(wanted: _GgufOptions) -> FileType | None:
 
 @export.command(cls=SectionedCommand, short_help="Write an ONNX folder for onnxruntime-genai.")
 @options.MODEL
+@options.PROFILE
 @options.ONNX_LAYOUT
 @_CONTEXT
 @target_options("MODEL-onnx")
@@ -160,6 +166,7 @@ def _file_type(wanted: _GgufOptions) -> FileType | None:
 @options.RUNNING
 def onnx(
     model: str | None,
+    profile: str | None,
     layout: OnnxLayout,
     context: int | None,
     target: Target,
@@ -177,6 +184,9 @@ def onnx(
     MODEL is a model of any format or a hub id; the default is the bundled phi3-tiny.
     """
     chosen = layout.options()
+    if profile is not None:
+        base = _profile_for(profile, onnx_writer.FORMAT.name).onnx
+        chosen = replace(base, **layout.chosen)
 
     def write(model: Located, output: Path, judge: Judge | None, progress: Progress) -> Artifacts:
         return export_onnx(
