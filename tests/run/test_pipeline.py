@@ -187,7 +187,8 @@ def test_a_block_that_would_be_worse_than_rtn_falls_back(
     assert all(torch.equal(awq[name], rtn[name]) for name in rtn)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+# MLX's scales may have any type.
+@pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "mlx"])
 def test_scales_of_another_type_are_read_where_fp16_holds_them(
     layout: str, checkpoint_folder: Callable[[str], Path], tmp_path: Path
 ) -> None:
