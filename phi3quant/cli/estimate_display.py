@@ -22,7 +22,7 @@ def print_first_screen(estimate: Estimate, *, named_devices: bool) -> None:
     """
     _print_model(estimate)
     _print_chosen(estimate)
-    print_text(f"also as {', '.join(_other_formats(estimate))}", indent=_INDENT)
+    print_text(f"or as {', '.join(_other_formats(estimate))}", indent=_INDENT)
     echo(f"\nmemory needed to run {_name(estimate.chosen)}:")
     print_table(*_memory_by_context(estimate.memory))
     echo()

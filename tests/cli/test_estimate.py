@@ -102,7 +102,7 @@ def test_json_holds_what_tables_show() -> None:
     assert device["largest_context"] == 4096
     assert 15 < device["tokens_per_second_ceiling"] < 30
     assert {entry["format"] for entry in said["formats"]} == {
-        *("gguf", "onnx", "compressed-tensors", "awq-gemm", "gptq")
+        *("gguf", "onnx", "compressed-tensors", "awq-gemm", "gptq", "mlx")
     }
 
 
