@@ -152,7 +152,7 @@ def estimate(
     phi3quant estimate phi-3-mini-4k --bits 4 --context 4096
     phi3quant estimate phi-3.5-mini --device iphone-15-pro --device android-6gb
     phi3quant estimate ./my-finetune --gguf-type q4_k_m --memory 6GB
-    phi3quant estimate phi-4-mini --profile hexagon --device galaxy-s25-ultra
+    phi3quant estimate phi-4-mini --profile hexagon --device snapdragon-8-elite
     phi3quant estimate phi-4-mini --format onnx --head int4 --all
 
     MODEL is phi-3-mini-4k, phi-3-mini-128k, phi-3.5-mini, phi-3-medium-4k, phi-3-medium-128k,

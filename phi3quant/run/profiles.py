@@ -55,8 +55,8 @@ class Profile:
 
     def overrides(self, name: str | None) -> tuple[str, ...]:
         """Types of single tensors in a file of type ``name``, or the profile's if it is None."""
-        own = name is None or name.upper() == self.gguf_type
-        return self.tensor_types if own else ()
+        unchanged = name is None or name.upper() == self.gguf_type
+        return self.tensor_types if unchanged else ()
 
 
 PROFILES: Mapping[str, Profile] = {

@@ -228,7 +228,7 @@ def test_llama_cpp_encodes_phi3_tinys_texts_as_the_source_does(tmp_path: Path) -
         assert llama.tokenize(text.encode(), add_bos=True, special=True) == source.encode(text)
 
 
-def test_a_fixed_context_keeps_the_short_factors_whatever_the_runtime_is_started_with(
+def test_a_fixed_context_keeps_the_short_factors_in_a_long_context(
     tmp_path: Path,
 ) -> None:
     """The model's own file uses the long factors for short texts, if the context is long."""
