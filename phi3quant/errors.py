@@ -32,6 +32,7 @@ OPTIONS: Mapping[str, str] = {
     "--calib-field": "Calibration(field=...)",
     "--export": "Recipe(formats=...)",
     "--group-size": "group_size",
+    "--imatrix": "imatrix",
     "--max-memory": "Conduct(max_memory=...)",
     "--max-new-tokens": "max_new_tokens",
     "--memory": "memory",
@@ -41,6 +42,7 @@ OPTIONS: Mapping[str, str] = {
     "--reference": "reference",
     "--resume": "Conduct(resume=True)",
     "--sym": "symmetric=True",
+    "--tensor-type": "tensor_types",
     "--text": "text",
     "--text-field": "EvaluationText(field=...)",
 }
