@@ -43,6 +43,7 @@ OPTIONS: Mapping[str, str] = {
     "--requantize": "requantize=True",
     "--resume": "Conduct(resume=True)",
     "--sym": "symmetric=True",
+    "--tensor-type": "tensor_types",
     "--text": "text",
     "--text-field": "EvaluationText(field=...)",
     "--type": "kind",
