@@ -96,10 +96,10 @@ class GgufModel:
         Raises:
             CheckpointError: the tensor is missing, cut short, of an unsupported type or not finite.
         """
-        raw = self.load_bytes(name)
-        stored = self.tensors[name]
+        raw, stored = self.load_bytes(name), self.tensors[name]
         try:
-            weights = quants.dequantize(raw, stored.type)
+            with np.errstate(all="ignore"):  # see below for scales that are not finite
+                weights = quants.dequantize(raw, stored.type)
         except NotImplementedError:
             raise CheckpointError(
                 f"tensor {name} in {stored.file} is of type {stored.type.name}, which can't be read"

@@ -65,6 +65,7 @@ def export_gguf(  # noqa: PLR0913 - options by name, each of them documented
 
     Examples:
         >>> import tempfile
+        >>> from converters.gguf.type_policy import file_type
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     artifacts = export_gguf("phi3-tiny", Path(folder) / "out", kind=file_type("q8_0"))
         ...     [path.name for path in artifacts.folders["gguf"].glob("*.gguf")]
