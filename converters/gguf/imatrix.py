@@ -5,23 +5,19 @@ A matrix NAME has two tensors: ``NAME.in_sum2``, the sums of squares FP32 [colum
 each expert; Phi-3 has none. Keys and names are those of llama.cpp's tools/imatrix.
 """
 
-import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
-from gguf import GGMLQuantizationType, GGUFValueType, Keys
-
-from converters.gguf.sizes import ALIGNMENT
-from phi3quant.disk.first_bytes import GGUF_MAGIC
+from gguf import GGUFWriter, Keys
 
 SUMS, COUNTS = ".in_sum2", ".counts"
 """Ends of tensor names."""
 
 KIND = "imatrix"
 """Value of general.type."""
-
-_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -54,6 +50,13 @@ class Imatrix:
         return sums / np.float32(count) if count > 0 else np.ones_like(sums)
 
 
+class _Writer(GGUFWriter):  # type: ignore[misc]  # the library has no types
+    """The library's writer, without the architecture of a model."""
+
+    def add_architecture(self) -> None:
+        """Importance matrices have none."""
+
+
 def encode(imatrix: Imatrix, strings: Mapping[str, str]) -> bytes:
     """Contents of a file.
 
@@ -61,49 +64,20 @@ def encode(imatrix: Imatrix, strings: Mapping[str, str]) -> bytes:
         imatrix: the matrix; entries are written in the order of their names, as by llama.cpp.
         strings: further metadata.
     """
-    fields = [
-        _field(Keys.General.TYPE, GGUFValueType.STRING, _string(KIND)),
-        _field(Keys.IMatrix.DATASETS, GGUFValueType.ARRAY, _strings(imatrix.datasets)),
-        _field(Keys.IMatrix.CHUNK_COUNT, GGUFValueType.UINT32, _number(imatrix.chunks)),
-        _field(Keys.IMatrix.CHUNK_SIZE, GGUFValueType.UINT32, _number(imatrix.chunk_tokens)),
-        *(_field(key, GGUFValueType.STRING, _string(text)) for key, text in strings.items()),
-    ]
-    tensors = list(_tensors(imatrix))
-    infos, offset = [], 0
-    for name, values in tensors:
-        infos.append(
-            _string(name) + struct.pack("<IQIQ", 1, len(values), GGMLQuantizationType.F32, offset)
-        )
-        offset += _padded(values.nbytes)
-    head = GGUF_MAGIC + struct.pack("<IQQ", _VERSION, len(tensors), len(fields))
-    header = b"".join((head, *fields, *infos))
-    parts = [header, *(values.astype("<f4").tobytes() for _, values in tensors)]
-    return b"".join(part.ljust(_padded(len(part)), b"\0") for part in parts)
-
-
-def _tensors(imatrix: Imatrix) -> Iterator[tuple[str, np.ndarray]]:
+    writer = _Writer(None, "")
+    writer.add_type(KIND)
+    writer.add_array(Keys.IMatrix.DATASETS, imatrix.datasets)
+    writer.add_uint32(Keys.IMatrix.CHUNK_COUNT, imatrix.chunks)
+    writer.add_uint32(Keys.IMatrix.CHUNK_SIZE, imatrix.chunk_tokens)
+    for key, text in strings.items():
+        writer.add_string(key, text)
     for name in sorted(imatrix.sums):
-        yield f"{name}{SUMS}", imatrix.sums[name]
-        yield f"{name}{COUNTS}", np.array([imatrix.counts[name]], np.float32)
-
-
-def _padded(size: int) -> int:
-    return -(-size // ALIGNMENT) * ALIGNMENT
-
-
-def _field(key: str, kind: GGUFValueType, value: bytes) -> bytes:
-    return _string(key) + struct.pack("<I", kind) + value
-
-
-def _string(text: str) -> bytes:
-    encoded = text.encode()
-    return struct.pack("<Q", len(encoded)) + encoded
-
-
-def _strings(texts: tuple[str, ...]) -> bytes:
-    head = struct.pack("<IQ", GGUFValueType.STRING, len(texts))
-    return head + b"".join(map(_string, texts))
-
-
-def _number(value: int) -> bytes:
-    return struct.pack("<I", value)
+        writer.add_tensor(f"{name}{SUMS}", imatrix.sums[name])
+        writer.add_tensor(f"{name}{COUNTS}", np.array([imatrix.counts[name]], np.float32))
+    with TemporaryDirectory(prefix="phi3quant-") as folder:
+        file = Path(folder) / "imatrix.gguf"
+        writer.write_header_to_file(file)
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        return file.read_bytes()

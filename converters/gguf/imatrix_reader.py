@@ -17,7 +17,6 @@ from phi3quant.model.config import shown
 _REQUIRED = (Keys.IMatrix.DATASETS, Keys.IMatrix.CHUNK_COUNT, Keys.IMatrix.CHUNK_SIZE)
 """Keys without which llama-quantize refuses a file."""
 
-_CONVERSION = "llama-imatrix --in-file {} converts llama.cpp's older .dat form to one"
 _LARGEST = (1 << 31) - 1
 """Largest number that llama-quantize can copy into the model's metadata."""
 
@@ -32,7 +31,8 @@ def read_imatrix(path: Path) -> Imatrix:
         raise CheckpointError(f"there is no importance matrix {path}")
     if not starts_with(path, GGUF_MAGIC):
         raise CheckpointError(
-            lfs_hint(path) or f"{path} is not a GGUF file; {_CONVERSION.format(path.name)}"
+            lfs_hint(path)
+            or f"{path} is not a GGUF file; llama.cpp's llama-imatrix converts its older .dat files"
         )
     model = read_gguf(path)
     _check_fields(path, model.fields)

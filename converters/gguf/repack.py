@@ -1,14 +1,23 @@
 """Repacking of codes as GGUF blocks and back, without quantizing again."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 
 from converters.gguf.sizes import BLOCK, type_name_for
 from phi3quant.errors import CheckpointError, SchemeError
 from phi3quant.quant.codecs.ggml_blocks import TYPES, BlockType
-from phi3quant.quant.offset_tensor import OffsetTensor
+from phi3quant.quant.offset_tensor import OffsetTensor, zero_points
 from phi3quant.quant.scheme import QuantScheme
 from phi3quant.quant.tensor import QuantizedTensor
+
+AFFINE: Mapping[str, QuantScheme] = {
+    "Q4_0": QuantScheme(4, 32),
+    "Q4_1": QuantScheme(4, 32, symmetric=False),
+    "Q8_0": QuantScheme(8, 32),
+}
+"""Block types that hold an affine scheme in groups of 32."""
 
 
 def type_for(scheme: QuantScheme) -> BlockType:
@@ -54,8 +63,8 @@ def repack(tensor: QuantizedTensor | OffsetTensor) -> np.ndarray:
 def unpack(data: np.ndarray, scheme: QuantScheme, columns: int) -> QuantizedTensor:
     """Codes, scales and zero points in the blocks that ``repack`` makes.
 
-    llama.cpp writes a scale of 0 for a block of zeros. Such a block gets the scale 1 and codes that
-    stand for zero, since other formats divide by scales.
+    llama.cpp writes a scale of 0 for a block of equal weights. Such a block gets the scale 1, since
+    other formats divide by scales.
 
     Args:
         data: uint8 [rows, row_bytes].
@@ -73,31 +82,21 @@ def unpack(data: np.ndarray, scheme: QuantScheme, columns: int) -> QuantizedTens
     if not torch.isfinite(scales).all():
         raise CheckpointError("has scales that are not finite")
     empty = scales == 0
-    zero_points = None
+    scales[empty] = 1
+    zeros = None
     start = 2
     if not scheme.symmetric:
-        zero_points = _zero_points(scales, _halves(blocks[..., 2:4]), scheme.max_code)
+        zeros = zero_points(scales, _halves(blocks[..., 2:4]), scheme)
+        if zeros is None:
+            raise SchemeError("has minima that are not zero points times scales")
         start = 4
     codes = blocks[..., start:]
     if scheme.bits == 8:
         codes = (codes.view(torch.int8).to(torch.int16) + scheme.middle).to(torch.uint8)
     else:
         codes = torch.cat([codes & 15, codes >> 4], dim=-1)
-    if empty.any():
-        codes[empty] = scheme.middle
-        scales[empty] = 1
-        if zero_points is not None:
-            zero_points[empty] = scheme.middle
-    return QuantizedTensor(scheme, codes.reshape(rows, columns), scales, zero_points)
-
-
-def _zero_points(scales: torch.Tensor, minima: torch.Tensor, max_code: int) -> torch.Tensor:
-    """Whole zero points of which the minima are the products, as repack rounds them."""
-    exact = torch.where(scales == 0, 0, -minima.float() / scales.float())
-    zeros = exact.round().clamp(0, max_code)
-    if not torch.equal((-zeros * scales.float()).half(), minima):
-        raise SchemeError("has minima that are not zero points times scales")
-    return zeros.to(torch.uint8)
+    codes[empty] = scheme.middle if zeros is None else 0
+    return QuantizedTensor(scheme, codes.reshape(rows, columns), scales, zeros)
 
 
 def _halves(data: torch.Tensor) -> torch.Tensor:

@@ -21,7 +21,7 @@ from converters.gguf.metadata import (
 )
 from converters.gguf.names import ROPE_LONG, ROPE_SHORT, block_name, outer_name
 from converters.gguf.reader import open_gguf
-from converters.gguf.repack import repack
+from converters.gguf.repack import AFFINE, repack
 from converters.gguf.scales import check_scales
 from converters.gguf.sizes import (
     file_number,
@@ -59,13 +59,6 @@ from phi3quant.quant.ggml_types import BlockSize
 from phi3quant.quant.offset_tensor import OffsetTensor
 from phi3quant.quant.scheme import QuantScheme, check_groups
 from phi3quant.quant.tensor import Quantized, QuantizedTensor
-
-_AFFINE: Mapping[str, QuantScheme] = {
-    "Q4_0": QuantScheme(4, 32),
-    "Q4_1": QuantScheme(4, 32, symmetric=False),
-    "Q8_0": QuantScheme(8, 32),
-}
-"""Block types that hold an affine scheme in groups of 32."""
 
 
 class GgufWriter:
@@ -225,7 +218,7 @@ def codec(name: str) -> Codec:
 
     Types that hold an affine scheme in groups of 32 use the scheme's search, which is better.
     """
-    return AffineCodec(_AFFINE[name]) if name in _AFFINE else BlockCodec(TYPES[name])
+    return AffineCodec(AFFINE[name]) if name in AFFINE else BlockCodec(TYPES[name])
 
 
 def codecs(kind: FileType, config: Phi3Config, index: int) -> Codecs:

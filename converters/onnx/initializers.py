@@ -1,5 +1,6 @@
 """Initializers of an ONNX model, read from the graph or from its data files."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,8 +42,8 @@ class Initializers:
             raise CheckpointError(f"tensor {name} of {self.file} is {kind}, which can't be read")
         shape = tuple(stored.dims)
         data = self._bytes(stored)
-        nbytes = dtype.itemsize * int(np.prod(shape, dtype=object))
-        if len(data) != nbytes:
+        nbytes = dtype.itemsize * math.prod(shape)
+        if min(shape, default=0) < 0 or len(data) != nbytes:
             raise CheckpointError(
                 f"tensor {name} of {self.file} has {len(data)} bytes, but its shape "
                 f"{list(shape)} requires {nbytes}"

@@ -10,7 +10,7 @@ from onnx import NodeProto
 from converters.onnx.initializers import Initializers
 from converters.onnx.reader import OnnxModel
 from converters.onnx.repack import NBits, from_nbits
-from converters.onnx.roles import Roles, attributes, find_roles, window_notes
+from converters.onnx.roles import Roles, attributes, find_roles, input_of, window_notes
 from converters.parts import Parts, StoredBlock
 from phi3quant.errors import CheckpointError, SchemeError
 from phi3quant.model.architecture import LINEARS, linear_shapes
@@ -20,6 +20,8 @@ from phi3quant.quant.tensor import Quantized, QuantizedTensor
 
 _ADVICE = "export it to safetensors"
 _NBITS = "MatMulNBits"
+# Conversions and transpositions between a stored weight and its product; damaged graphs have loops.
+_MOST_STEPS = 8
 
 
 def onnx_parts(model: OnnxModel) -> Parts:
@@ -63,7 +65,7 @@ class _Reader:
         if not coded:
             return None, ""
         schemes = {self._scheme_of(node) for node in coded}
-        if all(attributes(node)["block_size"] == attributes(node)["K"] for node in coded):
+        if all(attributes(node)["block_size"] == self._columns(node) for node in coded):
             schemes = {replace(scheme, group_size=None) for scheme in schemes}
         if len(schemes) > 1 or len(coded) < len(nodes):
             kinds = sorted(map(str, schemes)) + ["floats"] * (len(coded) < len(nodes))
@@ -81,10 +83,10 @@ class _Reader:
         """Token embeddings, floats [vocab, hidden]."""
         node, config = self.roles.embedding, self.model.config
         if node.op_type == "Gather":
-            weight = self.stored.load(node.input[0])
+            weight = self._floats(input_of(node, 0, self.stored.file))
         else:
             scheme = self._scheme_for(node, config.hidden_size, any(node.input[3:4]))
-            names = (node.input[0], node.input[2], *node.input[3:4])
+            names = (*(input_of(node, i, self.stored.file) for i in (0, 2)), *node.input[3:4])
             weight = self._unpacked(names, scheme, config.hidden_size).dequantize()
         return self._shaped(weight, (config.vocab_size, config.hidden_size), node)
 
@@ -134,23 +136,43 @@ class _Reader:
         if node.op_type == _NBITS:
             return self._codes(node)
         # A product takes [columns, rows]: stored so, or transposed and converted on the way.
-        name, turns = node.input[1], 1
-        while name in self.transposes:
-            step = self.transposes[name]
-            turns += step.op_type == "Transpose"
-            name = step.input[0]
-        weight = self.stored.load(name)
+        name, turned = input_of(node, 1, self.stored.file), True
+        for _ in range(_MOST_STEPS):
+            step = self.transposes.get(name)
+            if step is None:
+                break
+            turned ^= step.op_type == "Transpose"
+            name = input_of(step, 0, self.stored.file)
+        weight = self._floats(name)
         if weight.ndim != 2:
             raise CheckpointError(f"{self.stored.file}: tensor {name} is not a matrix")
-        return weight.T.contiguous() if turns % 2 else weight
+        return weight.T.contiguous() if turned else weight
+
+    def _floats(self, name: str) -> torch.Tensor:
+        tensor = self.stored.load(name)
+        if not tensor.is_floating_point():
+            raise CheckpointError(
+                f"tensor {name} of {self.stored.file} is {tensor.dtype}; weights are floats"
+            )
+        return tensor
+
+    def _columns(self, node: NodeProto) -> int:
+        """Weights in a row of a quantized matrix."""
+        columns = attributes(node).get("K")
+        if not isinstance(columns, int) or columns < 1:
+            raise CheckpointError(f"{self.stored.file}: node {node.name!r} has no K")
+        return columns
 
     def _codes(self, node: NodeProto) -> QuantizedTensor:
-        columns = attributes(node).get("K", 0)
-        return self._unpacked(node.input[1:4], self._scheme_of(node), columns)
+        file = self.stored.file
+        names = (input_of(node, 1, file), input_of(node, 2, file), *node.input[3:4])
+        return self._unpacked(names, self._scheme_of(node), self._columns(node))
 
     def _unpacked(self, names: Sequence[str], scheme: QuantScheme, columns: int) -> QuantizedTensor:
         weight, scales, *zeros = (self.stored.load(name) for name in names if name)
         where = f"{names[0]} in {self.stored.file}"
+        if not scales.is_floating_point():
+            raise CheckpointError(f"the scales of {where} are not floats")
         if scales.dtype != torch.float16 and not torch.equal(scales.half().float(), scales.float()):
             raise SchemeError(f"the scales of {where} don't fit FP16; {_ADVICE}")
         try:
@@ -166,7 +188,7 @@ class _Reader:
                 f"{self.stored.file}: node {node.name!r} has a g_idx or a bias, which Phi-3 models "
                 "don't have"
             )
-        return self._scheme_for(node, attributes(node).get("K", 0), any(node.input[3:4]))
+        return self._scheme_for(node, self._columns(node), any(node.input[3:4]))
 
     def _scheme_for(
         self,
@@ -187,7 +209,7 @@ class _Reader:
 
     def _norm(self, node: NodeProto) -> torch.Tensor:
         place = 1 if node.op_type == "SimplifiedLayerNormalization" else 2
-        weight = self.stored.load(node.input[place]).float()
+        weight = self._floats(input_of(node, place, self.stored.file)).float()
         return self._shaped(weight, (self.model.config.hidden_size,), node)
 
     def _shaped(

@@ -120,8 +120,21 @@ def window_notes(graph: ModelProto, config: Phi3Config, file: Path) -> list[str]
 
 
 def attributes(node: NodeProto) -> dict[str, Any]:
-    """Attributes of a node."""
-    return {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
+    """Attributes of a node, without those of an undefined type."""
+    return {entry.name: helper.get_attribute_value(entry) for entry in node.attribute if entry.type}
+
+
+def input_of(node: NodeProto, place: int, file: Path) -> str:
+    """Name of an input that a node must have.
+
+    Raises:
+        CheckpointError: it has none.
+    """
+    if len(node.input) <= place or not node.input[place]:
+        raise CheckpointError(
+            f"{file}: node {shown(node.name)} ({shown(node.op_type)}) has no input {place}"
+        )
+    return str(node.input[place])
 
 
 def _check(node: NodeProto, config: Phi3Config, file: Path) -> None:

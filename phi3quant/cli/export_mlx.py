@@ -32,14 +32,15 @@ def mlx(
     text: EvaluationText,
     running: Running,
 ) -> None:
-    """Write MODEL, a packed folder, for mlx-lm and mlx-swift, and score it.
+    """Write MODEL, which must be quantized, for mlx-lm and mlx-swift, and score it.
 
     \b
     phi3quant export mlx phi3-4bit
     phi3quant export mlx ./their-gptq -o out
     phi3quant export mlx phi3-4bit --embedding int4 -o out
 
-    Codes, scales and zero points stay the same. MODEL is a folder or a hub id.
+    Codes, scales and zero points stay the same; codes that MLX can't hold are refused, or rounded
+    to int4 in groups of 32 by --requantize. MODEL is a model of any format or a hub id.
     """
 
     def write(model: Located, output: Path, judge: Judge | None, progress: Progress) -> Artifacts:
@@ -48,6 +49,7 @@ def mlx(
             output,
             layout=layout.LAYOUT.name,
             mlx_options=outer,
+            requantize=target.requantize,
             overwrite=target.overwrite,
             progress=progress,
             judge=judge,

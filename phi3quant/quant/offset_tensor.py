@@ -6,9 +6,7 @@ import torch
 
 from phi3quant.errors import CheckpointError
 from phi3quant.quant.scheme import QuantScheme
-from phi3quant.quant.tensor import QuantizedTensor
-
-_CHUNK_WEIGHTS = 1 << 18
+from phi3quant.quant.tensor import QuantizedTensor, in_groups
 
 
 @dataclass(frozen=True)
@@ -35,16 +33,12 @@ class OffsetTensor:
 
     def dequantize(self) -> torch.Tensor:
         """Weights that the codes represent, FP32 [rows, columns]."""
-        rows, columns = self.shape
-        width = self.scheme.group_width(columns)
-        weights = torch.empty(rows, columns // width, width)
-        step = max(1, _CHUNK_WEIGHTS // columns)
-        for start in range(0, rows, step):
-            part = slice(start, start + step)
-            groups = weights[part].copy_(self.codes[part].view(-1, columns // width, width))
+
+        def scale(groups: torch.Tensor, part: slice) -> None:
             groups.mul_(self.scales[part].float().unsqueeze(-1))
             groups.add_(self.offsets[part].float().unsqueeze(-1))
-        return weights.view(rows, columns)
+
+        return in_groups(self.codes, self.scheme, scale)
 
     def with_zero_points(self) -> QuantizedTensor:
         """The same codes with zero points; without them in a symmetric scheme.

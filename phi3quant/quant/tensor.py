@@ -1,5 +1,6 @@
 """Quantized matrices as plain numbers: output of every method, input of every writer."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -65,16 +66,32 @@ class QuantizedTensor:
 
     def dequantize(self) -> torch.Tensor:
         """Weights that the codes represent, FP32 [rows, columns]."""
-        rows, columns = self.shape
-        width = self.scheme.group_width(columns)
-        weights = torch.empty(rows, columns // width, width)
-        # Parts fit into a core's cache, and no memory is needed besides the result's.
-        step = max(1, _CHUNK_WEIGHTS // columns)
-        for start in range(0, rows, step):
-            part = slice(start, start + step)
+
+        def scale(groups: torch.Tensor, part: slice) -> None:
             zeros: torch.Tensor | int = self.scheme.middle
             if self.zero_points is not None:
                 zeros = self.zero_points[part].float().unsqueeze(-1)
-            groups = weights[part].copy_(self.codes[part].view(-1, columns // width, width))
             groups.sub_(zeros).mul_(self.scales[part].float().unsqueeze(-1))
-        return weights.view(rows, columns)
+
+        return in_groups(self.codes, self.scheme, scale)
+
+
+def in_groups(
+    codes: torch.Tensor, scheme: QuantScheme, change: Callable[[torch.Tensor, slice], None]
+) -> torch.Tensor:
+    """Change codes to weights, FP32 [rows, columns].
+
+    Args:
+        codes: uint8 [rows, columns].
+        scheme: scheme of the groups.
+        change: changes codes FP32 [rows, groups, width] of a slice of rows in place.
+    """
+    rows, columns = codes.shape
+    width = scheme.group_width(columns)
+    weights = torch.empty(rows, columns // width, width)
+    # Parts fit into a core's cache, and no memory is needed besides the result's.
+    step = max(1, _CHUNK_WEIGHTS // columns)
+    for start in range(0, rows, step):
+        part = slice(start, start + step)
+        change(weights[part].copy_(codes[part].view(-1, columns // width, width)), part)
+    return weights.view(rows, columns)

@@ -1,7 +1,7 @@
 """The model that an export reads, and what its formats need of it: a folder with its files."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -80,13 +80,13 @@ class ExportSource:
             TokenizerError: a GGUF file has no tokenizer.
         """
         located, model = replace(self.opened.located, name=self.name), self.opened.model
-        with TemporaryDirectory(prefix="phi3quant-") as temporary:
+        assert isinstance(model, SafetensorsModel | GgufCheckpoint | OnnxModel)
+        with ExitStack() as stack:
             config = model.config
             if isinstance(model, GgufCheckpoint):
-                folder = Path(temporary)
+                folder = Path(stack.enter_context(TemporaryDirectory(prefix="phi3quant-")))
                 write_checkpoint_files(model, folder)
                 located, config = replace(located, path=folder), read_config(folder)
-            assert isinstance(model, SafetensorsModel | GgufCheckpoint | OnnxModel)
             settled = replace(model, config=self._at_context(config))
             yield replace(self.opened, located=located, model=settled)
 

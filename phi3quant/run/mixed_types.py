@@ -18,9 +18,9 @@ from phi3quant.quant.gram import Gram
 from phi3quant.run.bit_allocation import Option, allocate, least_bytes, total_cost
 from phi3quant.source.checkpoint import Checkpoint
 
-_FAST = ("Q4_0", "Q4_K", "Q5_K", "Q6_K", "Q8_0")
-TRIED = (*_FAST, "Q3_K", "IQ4_XS", "IQ4_NL")
-"""Types that a matrix may get; Q3_K and IQ4_XS have no fast path on phones.
+_USUAL = ("Q4_0", "Q4_K", "Q5_K", "Q6_K", "Q8_0")
+TRIED = (*_USUAL, "Q3_K", "IQ4_XS", "IQ4_NL")
+"""Types that a matrix may get; those that aren't usual only if the model loses less with them.
 
 In rows that aren't a whole number of superblocks, types are replaced as by llama.cpp."""
 
@@ -70,18 +70,18 @@ def mixed_types(
 def _allocated(
     config: Phi3Config, options: Mapping[str, Sequence[Option]], budget: int
 ) -> dict[str, str]:
-    """Type of each matrix; only the fast ones unless others lose less."""
+    """Type of each matrix; only the usual ones unless others lose less."""
     chosen = allocate(options, budget)
     shapes = tensor_shapes(config)
-    fast = {
-        name: [way for way in ways if way.name in _fitting(shapes[name][1], _FAST)]
+    usual = {
+        name: [way for way in ways if way.name in _fitting(shapes[name][1], _USUAL)]
         for name, ways in options.items()
     }
-    if least_bytes(fast) > budget:
+    if least_bytes(usual) > budget:
         return chosen
-    chosen_fast = allocate(fast, budget)
-    lower = total_cost(options, chosen) < total_cost(options, chosen_fast)
-    return chosen if lower else chosen_fast
+    chosen_usual = allocate(usual, budget)
+    lower = total_cost(options, chosen) < total_cost(options, chosen_usual)
+    return chosen if lower else chosen_usual
 
 
 def check_target(config: Phi3Config, bits_per_weight: float) -> None:

@@ -135,7 +135,7 @@ def test_a_model_is_refused(tmp_path: Path) -> None:
 def test_the_older_form_is_refused_with_advice(tmp_path: Path) -> None:
     file = tmp_path / "imatrix.dat"
     file.write_bytes(b"\1\0\0\0\6\0\0\0output")
-    with pytest.raises(CheckpointError, match=r"llama-imatrix --in-file imatrix\.dat converts"):
+    with pytest.raises(CheckpointError, match="llama-imatrix converts its older"):
         read_imatrix(file)
     with pytest.raises(CheckpointError, match="there is no importance matrix"):
         read_imatrix(tmp_path / "none.gguf")

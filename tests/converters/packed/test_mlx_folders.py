@@ -6,16 +6,19 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors.torch import load_file
 
 from converters import LAYOUTS, open_weights
 from converters.gguf.reader import open_gguf
+from converters.gguf.type_policy import file_type
+from phi3quant.cli.main import main
 from phi3quant.errors import CheckpointError, Phi3QuantError, SchemeError
 from phi3quant.model.architecture import block_tensor_name
 from phi3quant.run.export import export_gguf, export_onnx, export_packed, export_safetensors
 from tests.converters.packed.mlx_folders import GROUP, Tensors, pack, packed_by_edge, weights_of
 from tests.converters.spoiled import IDS, QKV, configure, copy_of, edit
-from tests.models import own_logits
+from tests.models import make_model, own_logits
 
 
 def assert_same_weights(one: Path, other: Path) -> None:
@@ -167,3 +170,14 @@ def test_values_that_are_not_finite_are_refused(folder: Path, ending: str) -> No
         open_weights(folder).block(0)
     with pytest.raises(CheckpointError, match="are not all finite"):
         export_gguf(folder, folder.parent / "out")
+
+
+def test_the_command_rounds_again_if_that_is_wanted(tmp_path: Path) -> None:
+    make_model(tmp_path / "model", hidden_size=128, intermediate_size=256)
+    file = export_gguf(tmp_path / "model", tmp_path / "gguf", kind=file_type("q5_0"))
+    words = ["export", "mlx", str(file.folders["gguf"]), "-o", str(tmp_path / "out"), "--no-verify"]
+    refused = CliRunner().invoke(main, words)
+    assert refused.exit_code == 2
+    assert "--requantize" in refused.stderr
+    assert CliRunner().invoke(main, [*words, "--requantize"]).exit_code == 0
+    assert open_weights(tmp_path / "out").format == "MLX int4 asym g32"
