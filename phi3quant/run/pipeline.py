@@ -164,14 +164,15 @@ def _plan(
     recipe.check_target()
     if recipe.target_bpw is not None:
         mixed_types.check_target(config, recipe.target_bpw)
+    schemes = recipe.schemes(config)
     for entry in formats:
-        entry.check(recipe.scheme, config)
+        entry.check(schemes, config)
     check_output(output, overwrite=overwrite)
     check_not_inside(output, located.folder)
     check_companions(located.folder)
     if conduct.judge is not None:
         conduct.judge.prepare(opened)
-    size = sum(entry.nbytes(config, recipe.scheme) for entry in formats)
+    size = sum(entry.nbytes(config, schemes) for entry in formats)
     text = recipe.calibration
     calibrated = (
         Calibrated(text.samples, text.length, recipe.compensate)
@@ -222,16 +223,17 @@ def _run(
         plan.conduct.say(f"{plan.method.title} is too quick to keep blocks; starting at the first")
     work = Work(
         plan.method,
-        lambda index: recipe.codecs(config, index),
+        recipe.codecs(config),
         recipe.compensate,
         text.ids if text else None,
         plan.states_in_memory,
     )
     draft = draft_of(workspace, plan.source, [entry.name for entry in plan.formats])
+    schemes = recipe.schemes(config)
     with ExitStack() as open_writers:
         writers = {
             entry.name: open_writers.enter_context(
-                completed(entry.open(draft.folders[entry.name], plan.source, recipe.scheme))
+                completed(entry.open(draft.folders[entry.name], plan.source, schemes))
             )
             for entry in plan.formats
         }

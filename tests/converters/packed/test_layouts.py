@@ -14,6 +14,7 @@ from converters.packed.sizes import words_for
 from phi3quant.disk.tensor_stream import DTYPE_NAMES
 from phi3quant.errors import SchemeError
 from phi3quant.model.config import Phi3Config
+from phi3quant.quant.matrix_schemes import MatrixSchemes
 from phi3quant.quant.scheme import QuantScheme
 from phi3quant.quant.tensor import QuantizedTensor
 from phi3quant.source.checkpoint import open_checkpoint
@@ -42,7 +43,7 @@ def random_tensor(rows: int, columns: int, scheme: QuantScheme, seed: int = 0) -
 
 def can_hold(layout: PackedLayout, scheme: QuantScheme, config: Phi3Config) -> bool:
     try:
-        layout.check(scheme, config)
+        layout.check(MatrixSchemes(scheme), config)
     except SchemeError:
         return False
     return True
@@ -60,16 +61,16 @@ def test_what_is_packed_is_unpacked(
 ) -> None:
     if not can_hold(layout, scheme, config):
         with pytest.raises(SchemeError, match="compressed-tensors"):
-            layout.check(scheme, config)
+            layout.check(MatrixSchemes(scheme), config)
         return
     tensor = random_tensor(40, 128, scheme)
-    stored = layout.pack(tensor)
+    stored = layout.pack(tensor, MatrixSchemes(scheme))
     announced = layout.specify(40, 128, scheme)
     assert [spec.name for spec in announced] == list(stored)
     for spec in announced:
         assert DTYPE_NAMES[stored[spec.name].dtype] == spec.dtype
         assert tuple(stored[spec.name].shape) == spec.shape
-    stated = layout.recognise(layout.describe(scheme))
+    stated = layout.recognise(layout.describe(MatrixSchemes(scheme)))
     assert stated is not None
     described = stated.scheme
     assert (described.bits, described.group_size) == (scheme.bits, scheme.group_size)
@@ -80,7 +81,7 @@ def test_what_is_packed_is_unpacked(
 
 def test_a_layout_does_not_claim_anothers_description() -> None:
     for layout in LAYOUTS.values():
-        described = layout.describe(QuantScheme())
+        described = layout.describe(MatrixSchemes(QuantScheme()))
         claims = [other.name for other in LAYOUTS.values() if other.recognise(described)]
         assert claims == [layout.name]
 
@@ -119,7 +120,7 @@ def test_words_equal_those_of_the_compressed_tensors_library(
 def test_awq_words_hold_the_columns_in_autoawqs_order() -> None:
     scheme = QuantScheme(4, 16, symmetric=False)
     tensor = random_tensor(24, 32, scheme)
-    stored = LAYOUTS["awq-gemm"].pack(tensor)
+    stored = LAYOUTS["awq-gemm"].pack(tensor, MatrixSchemes(scheme))
     assert tensor.zero_points is not None
     for name, values in (("qweight", tensor.codes), ("qzeros", tensor.zero_points)):
         for row in range(values.shape[1]):
@@ -132,7 +133,9 @@ def test_awq_words_hold_the_columns_in_autoawqs_order() -> None:
 
 
 def test_symmetric_codes_get_a_zero_point_of_8_in_awq() -> None:
-    stored = LAYOUTS["awq-gemm"].pack(random_tensor(8, 32, QuantScheme()))
+    stored = LAYOUTS["awq-gemm"].pack(
+        random_tensor(8, 32, QuantScheme()), MatrixSchemes(QuantScheme())
+    )
     assert (stored["qzeros"].view(torch.uint8) == 0x88).all()
 
 

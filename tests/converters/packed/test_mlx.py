@@ -19,6 +19,7 @@ from phi3quant.errors import CheckpointError, SchemeError
 from phi3quant.model.architecture import LINEARS
 from phi3quant.model.config_file import read_config
 from phi3quant.quant.codecs.affine import quantize as quantize_affine
+from phi3quant.quant.matrix_schemes import MatrixSchemes
 from phi3quant.quant.scheme import QuantScheme
 from phi3quant.quant.tensor import QuantizedTensor
 from phi3quant.run.export import export_packed
@@ -145,11 +146,11 @@ def test_offsets_of_zero_points_in_another_type_are_zero_points(
     edit(out, convert)
     opened = open_weights(out)
     assert isinstance(opened, PackedCheckpoint)
-    assert opened.with_codes().scheme == scheme
+    assert opened.with_codes().schemes == MatrixSchemes(scheme)
     made = export_packed(out, folder.parent / "out", layout="compressed-tensors").folders
     converted = open_weights(made["compressed-tensors"])
     assert isinstance(converted, PackedCheckpoint)
-    assert converted.scheme == scheme
+    assert converted.schemes == MatrixSchemes(scheme)
     for key in LINEARS:
         codes, first = converted.quantized(0, key), before.with_codes().quantized(0, key)
         assert torch.equal(codes.codes, first.codes)
