@@ -157,7 +157,12 @@ class _Expression:
         return start
 
     def _repeated(self, start: int) -> int:
-        """An atom with the repetition that follows it."""
+        """An anchor, or an atom with the repetition that follows it."""
+        for anchor in ("^", "$"):
+            if self._skips(anchor):
+                end = self._new()
+                self._states[start].free.append((anchor, end))
+                return end
         first = self._place
         begin = self._new(start)
         end = self._atom(begin)
@@ -205,11 +210,6 @@ class _Expression:
                 raise self._unsupported()
             self._groups -= 1
             return end
-        for anchor in ("^", "$"):
-            if self._skips(anchor):
-                end = self._new()
-                self._states[start].free.append((anchor, end))
-                return end
         test = self._test()
         end = self._new()
         self._states[start].moves.append((test, end))

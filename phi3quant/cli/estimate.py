@@ -80,7 +80,7 @@ _PLAN = options.group(
         type=values.Name("GGUF type", FILE_TYPES),
         help=f"One of {', '.join(FILE_TYPES)}.  [default: the type that stores the codes]",
     ),
-    options.TENSOR_TYPES,
+    options.MATRIX_TYPES,
     click.option(
         "--context",
         "contexts",

@@ -14,6 +14,7 @@ from phi3quant.disk.ordered_writer import completed
 from phi3quant.disk.output import check_not_inside
 from phi3quant.disk.workspace import Workspace, check_output
 from phi3quant.errors import CheckpointError, OutputError, SchemeError, require
+from phi3quant.model.config import Phi3Config
 from phi3quant.progress import Progress, bars
 from phi3quant.provenance import manifest
 from phi3quant.quant.methods import METHODS, Method
@@ -25,6 +26,7 @@ from phi3quant.run.conduct import Conduct
 from phi3quant.run.draft import Draft, draft_of, publish
 from phi3quant.run.journal import Journal, open_journal, prepare
 from phi3quant.run.memory_budget import Calibrated
+from phi3quant.run.mixed_widths import Widths
 from phi3quant.run.recipe import Recipe
 from phi3quant.source.checkpoint import Checkpoint
 from phi3quant.source.locate import Located, Model, locate
@@ -161,9 +163,7 @@ def _plan(
     opened = _open_plain(located)
     config = opened.config
     formats = recipe.open_formats()
-    recipe.check_target()
-    if recipe.target_bpw is not None:
-        mixed_types.check_target(config, recipe.target_bpw)
+    _check_target(recipe, formats, config)
     schemes = recipe.schemes(config)
     for entry in formats:
         entry.check(schemes, config)
@@ -194,6 +194,17 @@ def _plan(
         files,
         manifest.stamps([*files, *manifest.adapter_files(located)]),
     )
+
+
+def _check_target(recipe: Recipe, formats: Sequence[Format], config: Phi3Config) -> None:
+    """Refuse a target size that excludes other choices, or that can't be reached."""
+    recipe.check_target()
+    if recipe.target_bpw is None:
+        return
+    if recipe.chooses_gguf_types:
+        mixed_types.check_target(config, recipe.target_bpw)
+    else:
+        Widths(formats, recipe.scheme, recipe.target_bpw, config).check()
 
 
 def _calibration(plan: _Plan) -> CalibrationWindows | None:
@@ -253,10 +264,16 @@ def _with_types(plan: _Plan, text: CalibrationWindows | None) -> _Plan:
     if target is None:
         return plan
     assert text is not None
-    types = mixed_types.mixed_types(
-        plan.source.model, text.ids, target, plan.progress, compensate=plan.recipe.compensate
-    )
-    recipe = plan.recipe.with_types(types)
+    model, recipe = plan.source.model, plan.recipe
+    if recipe.chooses_gguf_types:
+        types = mixed_types.mixed_types(
+            model, text.ids, target, plan.progress, compensate=recipe.compensate
+        )
+        recipe = recipe.with_types(types)
+    else:
+        widths = Widths(plan.formats, recipe.scheme, target, model.config)
+        chosen = widths.choose(model, text.ids, plan.progress)
+        recipe = recipe.with_widths(widths.narrow, chosen)
     return replace(plan, recipe=recipe, formats=recipe.open_formats())
 
 

@@ -73,8 +73,9 @@ class Recipe:
         tensor_types: types of single matrices: overrides of gguf_type (see
             gguf.type_policy.file_type), or without it of the scheme's bits (see
             quant.scheme_overrides).
-        target_bpw: limit on the bits per weight of a whole GGUF file; each matrix gets a type by
-            measured loss. Excludes gguf_type and tensor_types.
+        target_bpw: limit on the bits per weight of each whole artifact. Every matrix gets a type by
+            measured loss: a GGUF type if ``gguf`` is the only format, otherwise 4 or 8 bits.
+            Excludes gguf_type and tensor_types.
         onnx: layout of ``onnx``, if it is one of the formats.
         mlx: embedding and head of ``mlx``, if it is one of the formats.
         profile: a key of phi3quant.run.profiles.PROFILES whose limits the types must keep; see
@@ -171,13 +172,8 @@ class Recipe:
         """
         if self.target_bpw is None:
             return
-        if self.formats != (gguf_writer.FORMAT.name,):
-            raise SchemeError(
-                "a target for the bits per weight chooses among GGUF's types; it requires "
-                f"{gguf_writer.FORMAT.name} as the only format, not {', '.join(self.formats)}"
-            )
         if self.gguf_type is not None or self.tensor_types:
-            raise SchemeError("choose a target for the bits per weight or GGUF types, not both")
+            raise SchemeError("choose a target for the bits per weight or types, not both")
         if self.profile is not None:
             raise SchemeError(
                 f"the profile {self.profile} sets the types itself; choose it or a target for the "
@@ -189,9 +185,18 @@ class Recipe:
                 f"{self.method} doesn't use; choose awq or gptq"
             )
 
+    @property
+    def chooses_gguf_types(self) -> bool:
+        """Whether ``target_bpw`` chooses among GGUF's types."""
+        return self.formats == (gguf_writer.FORMAT.name,)
+
     def with_types(self, tensor_types: tuple[str, ...]) -> "Recipe":
-        """This recipe with overrides that give every matrix a type."""
+        """This recipe with GGUF's types for all matrices."""
         return replace(self, gguf_type=MIXED.name, tensor_types=tensor_types)
+
+    def with_widths(self, base: QuantScheme, tensor_types: tuple[str, ...]) -> "Recipe":
+        """This recipe with other bits for single matrices."""
+        return replace(self, scheme=base, tensor_types=tensor_types)
 
     def as_json(self, config: Phi3Config) -> dict[str, Any]:
         """Recipe as JSON values for manifests."""
@@ -203,7 +208,6 @@ class Recipe:
             described |= {
                 "gguf_type": self.gguf_type.upper(),
                 "tensor_types": list(self.tensor_types),
-                **({} if self.target_bpw is None else {"target_bpw": self.target_bpw}),
             }
         else:
             described |= {
@@ -212,6 +216,8 @@ class Recipe:
                 "symmetric": self.scheme.symmetric,
                 **({"tensor_types": list(self.tensor_types)} if self.tensor_types else {}),
             }
+        if self.target_bpw is not None:
+            described["target_bpw"] = self.target_bpw
         if self.profile is not None:
             described["profile"] = self.profile
         described["formats"] = list(self.formats)

@@ -42,7 +42,8 @@ def own(folder: Path, scheme: QuantScheme) -> Path:
 def test_golden_words() -> None:
     codes = (torch.arange(32) % 16).to(torch.uint8)[None]
     scales = torch.tensor([[0.5]], dtype=torch.float16)
-    stored = MLX.pack(QuantizedTensor(QuantScheme(), codes, scales, None))
+    tensor = QuantizedTensor(QuantScheme(), codes, scales, None)
+    stored = MLX.pack(tensor, MatrixSchemes(QuantScheme()))
     words = [0x76543210, 0xFEDCBA98]
     assert stored["weight"].view(torch.int32).numpy().view(np.uint32).tolist() == [words * 2]
     assert stored["biases"].tolist() == [[-4.0]]
@@ -67,7 +68,7 @@ def test_codes_scales_and_zero_points_survive_packing(
         tensor.scales.sign() * (tensor.scales * factor).abs().clamp(2**-24),
         tensor.zero_points,
     )
-    stored = MLX.pack(tensor)
+    stored = MLX.pack(tensor, MatrixSchemes(scheme))
     again = MLX.unpack(stored, tensor.shape, scheme)
     assert torch.equal(again.codes, tensor.codes)
     assert torch.equal(again.scales, tensor.scales)
@@ -83,8 +84,9 @@ def test_codes_scales_and_zero_points_survive_packing(
 
 def test_an_offset_beyond_fp16_is_refused() -> None:
     tensor = random_tensor(2, 32, QuantScheme())
+    large = QuantizedTensor(QuantScheme(), tensor.codes, tensor.scales * 8000, None)
     with pytest.raises(CheckpointError, match="offset that doesn't fit FP16"):
-        MLX.pack(QuantizedTensor(QuantScheme(), tensor.codes, tensor.scales * 8000, None))
+        MLX.pack(large, MatrixSchemes(QuantScheme()))
 
 
 def test_a_folder_is_described_for_mlx(folder: Path) -> None:
