@@ -113,7 +113,9 @@ def gguf(model: Described, kind: FileType) -> Artifact:
     header = entries + _METADATA_BYTES + manifest_room(config) + _vocabulary_bytes(model)
     padded = sum(-(-tensor.nbytes // ALIGNMENT) * ALIGNMENT for tensor in tensors)
     embedding = None if config.tie_word_embeddings else outer_name(EMBEDDING)
-    return Artifact(GGUF, kind.name, tuple(tensors), header + padded, embedding)
+    others = sorted({name for _, name in kind.overrides} - {kind.name})
+    name = f"{kind.name}, some {' and '.join(others)}" if others else kind.name
+    return Artifact(GGUF, name, tuple(tensors), header + padded, embedding)
 
 
 def onnx(model: Described, schemes: MatrixSchemes | None, options: OnnxOptions) -> Artifact:

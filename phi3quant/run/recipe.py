@@ -22,8 +22,8 @@ from phi3quant.quant.codecs import Codecs
 from phi3quant.quant.codecs.affine import AffineCodec
 from phi3quant.quant.matrix_schemes import MatrixSchemes
 from phi3quant.quant.methods import METHODS
-from phi3quant.quant.scheme import QuantScheme
-from phi3quant.quant.scheme_overrides import schemes_with_overrides
+from phi3quant.quant.scheme import BITS, QuantScheme
+from phi3quant.quant.scheme_overrides import parse_overrides, schemes_with_overrides
 from phi3quant.run.profiles import PROFILES
 
 
@@ -135,6 +135,19 @@ class Recipe:
         """
         overrides = () if self.gguf_type is not None else self.tensor_types
         return schemes_with_overrides(self.scheme, overrides, config)
+
+    @property
+    def possible_schemes(self) -> tuple[QuantScheme, ...]:
+        """Schemes that matrices may have, before their names are known.
+
+        Raises:
+            SchemeError: types of single matrices can't be parsed.
+        """
+        if self.gguf_type is not None:
+            return (self.scheme,)
+        widths = [bits for _, bits in parse_overrides(self.tensor_types)]
+        widths += [] if self.target_bpw is None else BITS
+        return tuple(replace(self.scheme, bits=bits) for bits in {self.scheme.bits, *widths})
 
     def open_formats(self) -> list[Format]:
         """Formats to write, configured for this recipe.
