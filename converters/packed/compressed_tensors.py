@@ -111,11 +111,14 @@ def _unpack(
 
 
 def _describe(schemes: MatrixSchemes) -> dict[str, Any]:
-    """Describe the schemes; readers prefer a module's name to the target of all linears."""
+    """Describe the schemes, those of single modules first.
+
+    Readers prefer a module's name in any order, but in another one the library warns of each name.
+    """
     modules: dict[QuantScheme, list[str]] = {}
     for name, scheme in schemes.others.items():
         modules.setdefault(scheme, []).append(name.removesuffix(".weight"))
-    groups = [(schemes.base, [_ALL_LINEARS]), *modules.items()]
+    groups = [*modules.items(), (schemes.base, [_ALL_LINEARS])]
     return {
         "quant_method": _METHOD,
         "format": _FORMAT,

@@ -7,6 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from compressed_tensors.compressors import ModelCompressor
+from compressed_tensors.quantization import (
+    QuantizationArgs,
+    QuantizationConfig,
+    QuantizationScheme,
+    apply_quantization_config,
+)
+from transformers import AutoModelForCausalLM, Phi3ForCausalLM
 
 from converters import open_weights
 from phi3quant.errors import CheckpointError, Phi3QuantError, SchemeError
@@ -66,6 +74,50 @@ def test_groups_have_the_modules_that_their_targets_match(
     folder = copy_of(source, tmp_path / "model")
     in_groups(folder, targets)
     assert torch.equal(own_logits(open_weights(folder), IDS), before)
+
+
+def by_the_library(folder: Path, source: Path) -> None:
+    """Pack a checkpoint with compressed-tensors, down_proj with 8 bits."""
+
+    def group(bits: int, target: str) -> QuantizationScheme:
+        return QuantizationScheme(
+            targets=[target],
+            weights=QuantizationArgs(num_bits=bits, group_size=32, strategy="group"),
+        )
+
+    model = Phi3ForCausalLM.from_pretrained(source, dtype=torch.float16)
+    groups = {"a": group(4, "Linear"), "b": group(8, "re:.*down_proj$")}
+    apply_quantization_config(model, QuantizationConfig(config_groups=groups, ignore=["lm_head"]))
+    for module in model.modules():
+        scheme = getattr(module, "quantization_scheme", None)
+        if scheme is not None:
+            largest = module.weight.unflatten(1, (-1, 32)).abs().amax(dim=-1)
+            module.weight_scale.data = largest / (2 ** (scheme.weights.num_bits - 1) - 0.5)
+    compressor = ModelCompressor.from_pretrained_model(model)
+    compressor.compress_model(model)
+    model.save_pretrained(folder)
+    compressor.update_config(folder)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_a_mixed_folder_by_the_library_is_read(
+    checkpoint_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    by_the_library(tmp_path / "model", checkpoint_folder("gqa"))
+    opened = open_weights(tmp_path / "model")
+    assert opened.format == "compressed-tensors int4 sym g32 and int8 sym g32"
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32).eval()
+    with torch.inference_mode():
+        expected = loaded(IDS).logits
+    assert (own_logits(opened, IDS) - expected).abs().max() < 1e-3
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_the_library_matches_every_target(
+    mixed: Mapping[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    AutoModelForCausalLM.from_pretrained(mixed["compressed-tensors"])
+    assert "Could not match" not in caplog.text
 
 
 GROUPS: dict[str, tuple[dict[int, Any], str]] = {
@@ -177,8 +229,8 @@ def test_modules_of_mlx_have_sections_of_their_own(mixed: Mapping[str, Path]) ->
 def test_modules_are_named_exactly_in_the_groups_and_in_dynamic(mixed: Mapping[str, Path]) -> None:
     groups = config_of(mixed["compressed-tensors"])["config_groups"]
     assert [group["targets"] for group in groups.values()] == [
-        ["Linear"],
         ["model.layers.0.mlp.down_proj", DOWN],
+        ["Linear"],
     ]
     assert config_of(mixed["gptq"])["dynamic"] == {
         rf"+:^model\.layers\.{index}\.mlp\.down_proj$": {"bits": 8, "group_size": 32, "sym": True}
