@@ -31,7 +31,7 @@ def open_packed(
         SchemeError: the schemes don't fit the model, or are stated in an unsupported form.
     """
     config, notes = untied_if_different(store, stored_config)
-    stated = _by_module(stated, config)
+    stated = by_module(stated, config)
     plain = _plain_matrices(store, config, stated)
     names = [name for name, _ in matrices(config) if name not in plain]
     stated_schemes = {name: _scheme(stated, name) for name in names}
@@ -75,7 +75,7 @@ def _scheme(stated: Stated, name: str) -> QuantScheme:
     return stated.schemes.get(name.removesuffix(".weight"), stated.scheme)
 
 
-def _by_module(stated: Stated, config: Phi3Config) -> Stated:
+def by_module(stated: Stated, config: Phi3Config) -> Stated:
     """The same facts with a scheme for each module in place of rules.
 
     Raises:

@@ -45,7 +45,7 @@ class MatrixSchemes:
 
 
 def matrix_schemes(schemes: Mapping[str, QuantScheme]) -> MatrixSchemes:
-    """Schemes in the form that depends on nothing but the schemes of the matrices.
+    """Canonical form of the schemes of all matrices.
 
     The base is the scheme of most matrices, and the one with the fewest bits of several.
 

@@ -86,8 +86,8 @@ def _check_matches(pattern: re.Pattern[str], modules: dict[str, tuple[int, str]]
         hits = [part.rpartition(".")[2] for part in parts if pattern.search(part)]
         if hits and len(hits) < len(parts):
             raise SchemeError(
-                f"{pattern.pattern!r} names {' and '.join(hits)}, whose rows are part of {module} "
-                f"and have its type; write {key}"
+                f"{pattern.pattern!r} matches {' and '.join(hits)}, only a part of {module}, "
+                f"which has one type; write {key}"
             )
     if not matches:
         raise SchemeError(

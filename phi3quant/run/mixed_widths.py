@@ -137,7 +137,12 @@ class Widths:
 
     @property
     def _limit(self) -> int:
-        return math.floor(self.bits_per_weight * _parameters(self.config) / 8)
+        return bytes_at(self.config, self.bits_per_weight)
+
+
+def bytes_at(config: Phi3Config, bits_per_weight: float) -> int:
+    """Bytes of a model with a number of bits per parameter."""
+    return math.floor(bits_per_weight * _parameters(config) / 8)
 
 
 def _parameters(config: Phi3Config) -> int:

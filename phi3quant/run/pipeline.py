@@ -26,7 +26,7 @@ from phi3quant.run.conduct import Conduct
 from phi3quant.run.draft import Draft, draft_of, publish
 from phi3quant.run.journal import Journal, open_journal, prepare
 from phi3quant.run.memory_budget import Calibrated
-from phi3quant.run.mixed_widths import Widths
+from phi3quant.run.mixed_widths import Widths, bytes_at
 from phi3quant.run.recipe import Recipe
 from phi3quant.source.checkpoint import Checkpoint
 from phi3quant.source.locate import Located, Model, locate
@@ -173,6 +173,8 @@ def _plan(
     if conduct.judge is not None:
         conduct.judge.prepare(opened)
     size = sum(entry.nbytes(config, schemes) for entry in formats)
+    if recipe.target_bpw is not None:
+        size = len(formats) * bytes_at(config, recipe.target_bpw)
     text = recipe.calibration
     calibrated = (
         Calibrated(text.samples, text.length, recipe.compensate)

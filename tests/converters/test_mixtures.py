@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,9 @@ from transformers import AutoModelForCausalLM
 
 from converters import open_model, open_weights, parts_of
 from converters.gguf.sizes import natural_type
+from converters.gguf.type_policy import file_type
 from converters.onnx.options import OnnxOptions
+from converters.onnx.sizes import PlannedMatrices, plan_matrices
 from phi3quant.errors import SchemeError
 from phi3quant.estimating.artifact import gguf, onnx, packed
 from phi3quant.estimating.members import describe
@@ -21,7 +24,7 @@ from phi3quant.model.architecture import LINEARS, block_tensor_name
 from phi3quant.model.config import Phi3Config
 from phi3quant.quant.matrix_schemes import MatrixSchemes
 from phi3quant.quant.scheme import QuantScheme
-from phi3quant.run.export import export_onnx
+from phi3quant.run.export import export_gguf, export_onnx, export_packed
 from phi3quant.run.pipeline import quantize
 from phi3quant.run.recipe import Recipe
 from tests.converters.onnx.runtime import Runtime
@@ -142,3 +145,58 @@ def test_onnxruntime_computes_the_logits_of_a_mixed_folder(
     folder = export_onnx(mixed["gptq"], tmp_path / "out", options=options).folders["onnx"]
     logits = Runtime(folder).once(IDS)
     assert (own_logits(open_weights(mixed["gptq"]), IDS) - logits).abs().max() < 1e-3
+
+
+def test_mixtures_of_ggufs_types_are_kept_in_other_formats(wide: Path, tmp_path: Path) -> None:
+    kind = file_type("q4_0", ["ffn_down=q8_0", r"blk\.1\.attn_output=q8_0"])
+    source = export_gguf(wide, tmp_path / "source", kind=kind).folders["gguf"]
+    expected = open_weights(source)
+    for target in HELD:
+        there = export(source, tmp_path / target, target)
+        assert_same(source, there)
+        back = open_weights(export(there, tmp_path / f"{target}-back", "gguf"))
+        for index in range(2):
+            for key in LINEARS:
+                assert torch.equal(back.block(index)[key], expected.block(index)[key])
+    with pytest.raises(SchemeError, match="AWQ-GEMM has one scheme"):
+        export(source, tmp_path / "awq", "awq-gemm")
+    rounded = export_packed(source, tmp_path / "awq", layout="awq-gemm", requantize=True)
+    for key, codes in parts_of(open_model(rounded.folders["awq-gemm"])).block(0).items():
+        if key in ("qkv_proj", "o_proj", "gate_up_proj"):
+            # These had four bits before.
+            assert torch.equal(codes.dequantize(), expected.block(0)[key])
+
+
+@pytest.mark.parametrize(("kept", "other"), [("Q4_0", "Q6_K"), ("Q4_0", "F16")])
+def test_mixtures_with_other_types_are_refused_by_name(
+    kept: str, other: str, tmp_path: Path
+) -> None:
+    make_model(tmp_path / "model", hidden_size=256, intermediate_size=256)
+    kind = file_type(kept, [f"ffn_down={other}"])
+    source = export_gguf(tmp_path / "model", tmp_path / "source", kind=kind).folders["gguf"]
+    with pytest.raises(SchemeError, match=f"{other}.*whose codes no other|as {other} and {kept}"):
+        export(source, tmp_path / "out", "gptq")
+    for key, tensor in parts_of(open_model(source)).block(0).items():
+        if key in LINEARS:
+            plain = tensor if isinstance(tensor, torch.Tensor) else tensor.dequantize()
+            assert torch.equal(plain, open_weights(source).block(0)[key])
+
+
+def test_parts_of_a_matrix_with_two_widths_are_refused_by_name(
+    wide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other builders store the rows of gate_up_proj apart."""
+
+    def uneven(*arguments: Any) -> PlannedMatrices:
+        plan = plan_matrices(*arguments)
+        up = plan.blocks[1]["up_proj"]
+        second = {**plan.blocks[1], "up_proj": replace(up, storage=QuantScheme(8, 32))}
+        return replace(plan, blocks=(plan.blocks[0], second))
+
+    monkeypatch.setattr("converters.onnx.writer.plan_matrices", uneven)
+    recipe = Recipe("rtn", formats=("onnx",))
+    folder = quantize(wide, tmp_path / "source", recipe).folders["onnx"]
+    assert open_model(folder).format == "ONNX int4 sym g32 and int8 sym g32"
+    with pytest.raises(SchemeError, match=r"parts of gate_up_proj in layer 1 as int4 .* and int8"):
+        export(folder, tmp_path / "out", "gptq")
+    assert parts_of(open_model(folder)).schemes is None

@@ -1,4 +1,6 @@
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,11 +12,13 @@ from hypothesis import strategies as st
 from converters import LAYOUTS
 from converters.packed import bits
 from converters.packed.layout import PackedLayout, Stated
+from converters.packed.opening import by_module
 from converters.packed.sizes import words_for
 from phi3quant.disk.tensor_stream import DTYPE_NAMES
 from phi3quant.errors import SchemeError
+from phi3quant.model.architecture import LINEARS, block_tensor_name
 from phi3quant.model.config import Phi3Config
-from phi3quant.quant.matrix_schemes import MatrixSchemes
+from phi3quant.quant.matrix_schemes import MatrixSchemes, matrix_schemes
 from phi3quant.quant.scheme import QuantScheme
 from phi3quant.quant.tensor import QuantizedTensor
 from phi3quant.source.checkpoint import open_checkpoint
@@ -168,3 +172,28 @@ def test_a_form_that_cannot_be_read_is_named(described: dict[str, object], messa
 
     with pytest.raises(SchemeError, match=message):
         recognise_any()
+
+
+MODULES = [block_tensor_name(index, key) for index in range(2) for key in LINEARS]
+_MIXABLE = st.sampled_from([QuantScheme(4, 32), QuantScheme(8, 32), QuantScheme(4, 32, False)])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    drawn=st.lists(_MIXABLE, min_size=len(MODULES), max_size=len(MODULES)),
+    name=st.sampled_from(["compressed-tensors", "gptq", "mlx"]),
+)
+def test_the_scheme_of_every_matrix_survives_its_description(
+    drawn: list[QuantScheme], name: str, checkpoint_folder: Callable[[str], Path]
+) -> None:
+    config = open_checkpoint(checkpoint_folder("gqa")).config
+    schemes = matrix_schemes(dict(zip(MODULES, drawn, strict=True)))
+    described = json.loads(json.dumps(LAYOUTS[name].describe(schemes)))
+    stated = LAYOUTS[name].recognise(described)
+    assert stated is not None
+    settled = by_module(stated, config)
+    for module, scheme in zip(MODULES, drawn, strict=True):
+        again = settled.schemes.get(module.removesuffix(".weight"), settled.scheme)
+        # MLX stores offsets, which don't show whether codes are symmetric.
+        assert again == (replace(scheme, symmetric=False) if name == "mlx" else scheme)
+    assert schemes == matrix_schemes({module: schemes.scheme(module) for module in MODULES})
