@@ -14,11 +14,10 @@ from phi3quant.disk.ordered_writer import completed
 from phi3quant.disk.output import check_not_inside
 from phi3quant.disk.workspace import Workspace, check_output
 from phi3quant.errors import CheckpointError, OutputError, SchemeError, require
-from phi3quant.model.config import Phi3Config
 from phi3quant.progress import Progress, bars
 from phi3quant.provenance import manifest
 from phi3quant.quant.methods import METHODS, Method
-from phi3quant.run import mixed_types, preflight
+from phi3quant.run import preflight
 from phi3quant.run.artifacts import Artifacts
 from phi3quant.run.blocks import Work, quantize_blocks
 from phi3quant.run.calibration_windows import CalibrationWindows, calibration_windows
@@ -26,8 +25,8 @@ from phi3quant.run.conduct import Conduct
 from phi3quant.run.draft import Draft, draft_of, publish
 from phi3quant.run.journal import Journal, open_journal, prepare
 from phi3quant.run.memory_budget import Calibrated
-from phi3quant.run.mixed_widths import Widths, bytes_at
 from phi3quant.run.recipe import Recipe
+from phi3quant.run.target_size import check_target, output_bytes, with_types
 from phi3quant.source.checkpoint import Checkpoint
 from phi3quant.source.locate import Located, Model, locate
 from phi3quant.source.opened_model import OpenedModel
@@ -163,7 +162,7 @@ def _plan(
     opened = _open_plain(located)
     config = opened.config
     formats = recipe.open_formats()
-    _check_target(recipe, formats, config)
+    check_target(recipe, formats, config)
     schemes = recipe.schemes(config)
     for entry in formats:
         entry.check(schemes, config)
@@ -172,9 +171,7 @@ def _plan(
     check_companions(located.folder)
     if conduct.judge is not None:
         conduct.judge.prepare(opened)
-    size = sum(entry.nbytes(config, schemes) for entry in formats)
-    if recipe.target_bpw is not None:
-        size = len(formats) * bytes_at(config, recipe.target_bpw)
+    size = output_bytes(recipe, formats, config)
     text = recipe.calibration
     calibrated = (
         Calibrated(text.samples, text.length, recipe.compensate)
@@ -196,17 +193,6 @@ def _plan(
         files,
         manifest.stamps([*files, *manifest.adapter_files(located)]),
     )
-
-
-def _check_target(recipe: Recipe, formats: Sequence[Format], config: Phi3Config) -> None:
-    """Refuse a target size that excludes other choices, or that can't be reached."""
-    recipe.check_target()
-    if recipe.target_bpw is None:
-        return
-    if recipe.chooses_gguf_types:
-        mixed_types.check_target(config, recipe.target_bpw)
-    else:
-        Widths(formats, recipe.scheme, recipe.target_bpw, config).check()
 
 
 def _calibration(plan: _Plan) -> CalibrationWindows | None:
@@ -262,20 +248,10 @@ def _run(
 
 def _with_types(plan: _Plan, text: CalibrationWindows | None) -> _Plan:
     """Choose every matrix' type by measured loss, if the recipe has a target size."""
-    target = plan.recipe.target_bpw
-    if target is None:
+    if plan.recipe.target_bpw is None:
         return plan
     assert text is not None
-    model, recipe = plan.source.model, plan.recipe
-    if recipe.chooses_gguf_types:
-        types = mixed_types.mixed_types(
-            model, text.ids, target, plan.progress, compensate=recipe.compensate
-        )
-        recipe = recipe.with_types(types)
-    else:
-        widths = Widths(plan.formats, recipe.scheme, target, model.config)
-        chosen = widths.choose(model, text.ids, plan.progress)
-        recipe = recipe.with_widths(widths.narrow, chosen)
+    recipe = with_types(plan.recipe, plan.formats, plan.source.model, text.ids, plan.progress)
     return replace(plan, recipe=recipe, formats=recipe.open_formats())
 
 
