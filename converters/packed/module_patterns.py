@@ -12,7 +12,10 @@ from dataclasses import dataclass, field
 from phi3quant.errors import SchemeError
 from phi3quant.model.config import shown
 
-_MOST_CHARACTERS, _MOST_GROUPS, _MOST_STATES, _MOST_STEPS = 1_000, 30, 2_000, 3_000_000
+_MOST_CHARACTERS, _MOST_GROUPS, _MOST_STATES, _MOST_STEPS = 1_000, 30, 2_000, 2_000_000
+_CHARACTER_STEPS = 20
+_ALPHABET = frozenset(map(chr, range(128)))
+"""Characters of the names of modules."""
 # A name with its punctuation escaped, which needs no states.
 _EXACT = re.compile(r"\^((?:\w|\\[^\w])*)\$")
 _ANY_COUNT = re.compile(r"\{(\d{0,4})(?:(,)(\d{0,4}))?\}")
@@ -42,6 +45,8 @@ def _matching(text: str, names: Collection[str], budget: "_Budget") -> frozenset
     exact = _EXACT.fullmatch(text)
     if exact:
         return frozenset({exact.group(1).replace("\\", "")}.intersection(names))
+    # Characters cost more than states: each of a class is compared with the alphabet.
+    budget.spend(_CHARACTER_STEPS * len(text), text)
     return _Expression(text).matching(names, budget)
 
 
@@ -254,7 +259,8 @@ class _Expression:
                 test = _within(low, high)
             tests.append(test)
         self._place += 1
-        return lambda char: any(test(char) for test in tests) != negated
+        inside = frozenset(char for char in _ALPHABET if any(test(char) for test in tests))
+        return (_ALPHABET - inside if negated else inside).__contains__
 
 
 def _within(low: str, high: str) -> Test:

@@ -82,12 +82,13 @@ def by_module(stated: Stated, config: Phi3Config) -> Stated:
         SchemeError: a rule matches no matrix of the blocks, or can't be evaluated.
     """
     modules = [name.removesuffix(".weight") for name, _ in matrices(config)]
+    known = frozenset(modules)
     expressions = [rule.name for rule in stated.rules if rule.is_expression]
     by_expression = dict(zip(expressions, matching_names(expressions, modules), strict=True))
     schemes, plain = dict(stated.schemes), list(stated.plain)
     settled: set[str] = set()
     for rule in stated.rules:
-        matches = by_expression[rule.name] if rule.is_expression else {rule.name} & {*modules}
+        matches = by_expression[rule.name] if rule.is_expression else known & {rule.name}
         if not matches and rule.scheme is not None:
             raise SchemeError(
                 f"{rule.entry} matches no matrix of the model's blocks, whose names look like "

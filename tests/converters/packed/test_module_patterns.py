@@ -72,6 +72,8 @@ def test_expressions_that_take_re_forever_are_answered(expression: str) -> None:
 def test_many_slow_expressions_are_refused() -> None:
     with pytest.raises(SchemeError, match="take too long"):
         matching_names(["(.?){300}x"] * 10_000, NAMES)
+    with pytest.raises(SchemeError, match="take too long"):
+        matching_names([f"[{'ab' * 400}]*"] * 10_000, NAMES)
 
 
 @pytest.mark.parametrize(
