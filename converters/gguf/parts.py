@@ -56,13 +56,16 @@ def _schemes(model: GgufCheckpoint) -> tuple[MatrixSchemes | None, str]:
     every = set().union(*kinds.values())
     if every <= set(FLOATS):
         return None, ""
-    if not every <= AFFINE.keys():
-        names = " and ".join(sorted(every))
-        kept = " and ".join(sorted(every & AFFINE.keys() | every & set(FLOATS)))
-        others = f" and only {kept} fits other formats" if kept else ""
+    unknown = every - AFFINE.keys() - {*FLOATS}
+    if unknown:
         return None, (
-            f"{model.path} stores matrices as {names}, whose codes no other format holds"
-            f"{others}; {_ADVICE}"
+            f"{model.path} stores matrices as {' and '.join(sorted(unknown))}, whose codes no "
+            f"other format holds; {_ADVICE}"
+        )
+    if every & {*FLOATS}:
+        return None, (
+            f"{model.path} stores matrices as {' and '.join(sorted(every))}, and other formats "
+            f"need codes for all; {_ADVICE}"
         )
     for name, types in kinds.items():
         if len(types) > 1:

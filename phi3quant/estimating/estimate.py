@@ -64,8 +64,9 @@ class Plan:
         Raises:
             SchemeError: types of single matrices can't be parsed or don't fit the model.
         """
-        in_gguf = self.gguf_type is not None or self.profile is not None
-        return schemes_with_overrides(self.scheme, () if in_gguf else self.tensor_types, config)
+        profile_type = None if self.profile is None else PROFILES[self.profile].gguf_type
+        of_scheme = self.gguf_type is None and profile_type is None
+        return schemes_with_overrides(self.scheme, self.tensor_types if of_scheme else (), config)
 
     def file_type(self, config: Phi3Config) -> FileType:
         """Types of a GGUF file.
