@@ -66,7 +66,7 @@ def measure(
     """Measure the cost of each candidate for each matrix while all other matrices stay unchanged.
 
     Args:
-        model: the model in full precision.
+        model: the model in full precision; the device of its tensors computes.
         ids: token ids of the text, int64 [windows, length].
         candidates: computes the errors to measure.
         tell: receives 1 twice for every block, once in each direction.
@@ -77,8 +77,9 @@ def measure(
         embedding's name.
     """
     config = model.config
-    context = sequence_context(config, ids.shape[1])
     embedding = model.embedding()
+    ids = ids.to(embedding.device)
+    context = sequence_context(config, ids.shape[1], device=ids.device)
     states = [embed(embedding, ids)]
     for index in range(config.num_hidden_layers):
         states.append(decoder_block(model.block(index), context, states[-1]))
@@ -148,7 +149,7 @@ def _through_head(
     """Costs of the candidates for the head, and the gradient by the last block's output."""
     norm, head = model.final_norm(), model.head()
     eps = model.config.rms_norm_eps
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(hidden.device).manual_seed(seed)
     rows = hidden.flatten(0, 1)
     pieces = torch.split(rows, _PIECE)
     gradients: list[torch.Tensor] = []

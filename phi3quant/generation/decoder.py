@@ -12,7 +12,7 @@ from phi3quant.model.config import Phi3Config
 from phi3quant.model.decoder_block import decoder_block, embed, logits, sequence_context
 from phi3quant.model.device import CPU, free_memory
 from phi3quant.model.kv_cache import LayerCache
-from phi3quant.model.weights import ModelWeights
+from phi3quant.model.weights import ModelWeights, OnDevice
 
 KEPT_BYTES = 2_000_000_000
 """Limit on FP32 weights kept in the CPU's memory; those of larger models are read every time."""
@@ -55,7 +55,7 @@ class BlockwiseDecoder:
             kept_bytes = KEPT_BYTES if free is None else int(free * _KEPT_SHARE)
         self._model, self._device = model, device
         kept = _full_bytes(model.config) <= kept_bytes
-        self._weights = _keep(model, device) if kept else _Moved(model, device)
+        self._weights = _keep(model, device) if kept else OnDevice(model, device)
         self._seen: list[int] = []
         self._caches = self._empty()
 
@@ -104,30 +104,6 @@ class BlockwiseDecoder:
 
 
 @dataclass(frozen=True)
-class _Moved:
-    """Model whose weights are read whenever they are needed; implements ModelWeights."""
-
-    model: ModelWeights
-    device: torch.device
-
-    @property
-    def config(self) -> Phi3Config:
-        return self.model.config
-
-    def embedding(self) -> torch.Tensor:
-        return self.model.embedding().to(self.device)
-
-    def block(self, index: int) -> Block:
-        return {key: value.to(self.device) for key, value in self.model.block(index).items()}
-
-    def final_norm(self) -> torch.Tensor:
-        return self.model.final_norm().to(self.device)
-
-    def head(self) -> torch.Tensor:
-        return self.model.head().to(self.device)
-
-
-@dataclass(frozen=True)
 class _Kept:
     """Model with all weights in memory; implements ModelWeights."""
 
@@ -151,7 +127,7 @@ class _Kept:
 
 
 def _keep(model: ModelWeights, device: torch.device) -> _Kept:
-    moved = _Moved(model, device)
+    moved = OnDevice(model, device)
     config, table = model.config, moved.embedding()
     blocks = [moved.block(index) for index in range(config.num_hidden_layers)]
     head = table if config.tie_word_embeddings else moved.head()

@@ -13,10 +13,11 @@ from converters.gguf.type_policy import fitting_type
 from phi3quant.errors import SchemeError
 from phi3quant.model.architecture import EMBEDDING, HEAD, tensor_shapes
 from phi3quant.model.config import Phi3Config
+from phi3quant.model.weights import ModelWeights
 from phi3quant.progress import Progress
+from phi3quant.quant.codecs.on_device.moves import codec_for
 from phi3quant.quant.gram import Gram
 from phi3quant.run.bit_allocation import Option, allocate, least_bytes, total_cost
-from phi3quant.source.checkpoint import Checkpoint
 
 _USUAL = ("Q4_0", "Q4_K", "Q5_K", "Q6_K", "Q8_0")
 TRIED = (*_USUAL, "Q3_K", "IQ4_XS", "IQ4_NL")
@@ -34,7 +35,7 @@ _WINDOWS, _LENGTH = 8, 256
 
 
 def mixed_types(
-    checkpoint: Checkpoint,
+    model: ModelWeights,
     ids: torch.Tensor,
     bits_per_weight: float,
     progress: Progress,
@@ -44,7 +45,7 @@ def mixed_types(
     """Choose types that lower the model's measured loss most for a given size.
 
     Args:
-        checkpoint: model in full precision.
+        model: model in full precision; the device of its tensors computes.
         ids: calibration windows, int64 [windows, length].
         bits_per_weight: limit on the bits of the file's tensors per parameter.
         progress: display of the blocks.
@@ -57,10 +58,10 @@ def mixed_types(
     Raises:
         SchemeError: even the smallest types need more bits.
     """
-    config = checkpoint.config
+    config = model.config
     check_target(config, bits_per_weight)
     with progress("measuring sensitivity", 2 * config.num_hidden_layers) as step:
-        costs = measure(checkpoint, sample_of(ids), _errors, step)
+        costs = measure(model, sample_of(ids), _errors, step)
     shares = {name: _LEFT for name in costs if compensate and name not in (EMBEDDING, HEAD)}
     chosen = _allocated(config, _options(config, costs, shares), _budget(config, bits_per_weight))
     return tuple(f"^{re.escape(gguf_name(name))}$={kind}" for name, kind in chosen.items())
@@ -113,9 +114,13 @@ def _errors(
     weight: torch.Tensor, inputs: torch.Tensor | None
 ) -> Iterator[tuple[str, torch.Tensor]]:
     columns = weight.shape[1]
-    gram = Gram(torch.eye(columns), torch.ones(columns), 1) if inputs is None else Gram.of(inputs)
+    if inputs is None:
+        gram = Gram(torch.eye(columns, device=weight.device), weight.new_ones(columns), 1)
+    else:
+        gram = Gram.of(inputs)
     for kind in _fitting(columns):
-        yield kind, gguf_writer.codec(kind).quantize_fitted(weight, gram).dequantize() - weight
+        codec = codec_for(weight.device, gguf_writer.codec(kind))
+        yield kind, codec.quantize_fitted(weight, gram).dequantize() - weight
 
 
 def _options(

@@ -11,15 +11,16 @@ from converters.format import Format
 from phi3quant.errors import SchemeError
 from phi3quant.model.architecture import LINEARS, block_tensor_name, tensor_shapes
 from phi3quant.model.config import Phi3Config
+from phi3quant.model.weights import ModelWeights
 from phi3quant.progress import Progress
 from phi3quant.quant.codecs.affine import AffineCodec
+from phi3quant.quant.codecs.on_device.moves import codec_for
 from phi3quant.quant.gram import Gram
 from phi3quant.quant.matrix_schemes import MatrixSchemes
 from phi3quant.quant.scheme import QuantScheme
 from phi3quant.quant.scheme_overrides import WIDTHS, exact_override
 from phi3quant.run.bit_allocation import Option, allocate
 from phi3quant.run.mixed_types import sample_of
-from phi3quant.source.checkpoint import Checkpoint
 
 _NARROW, _WIDE = sorted(WIDTHS, key=lambda kind: WIDTHS[kind])
 
@@ -62,13 +63,11 @@ class Widths:
                     f"matrices {entry.title} takes {math.ceil(smallest * 100) / 100:g}"
                 )
 
-    def choose(
-        self, checkpoint: Checkpoint, ids: torch.Tensor, progress: Progress
-    ) -> tuple[str, ...]:
+    def choose(self, model: ModelWeights, ids: torch.Tensor, progress: Progress) -> tuple[str, ...]:
         """Choose bits that lower the model's measured loss most for the size.
 
         Args:
-            checkpoint: model in full precision.
+            model: model in full precision.
             ids: calibration windows, int64 [windows, length].
             progress: display of the blocks.
 
@@ -76,7 +75,7 @@ class Widths:
             Overrides for quant.scheme_overrides, one for each matrix that isn't ``narrow``.
         """
         with progress("measuring sensitivity", 2 * self.config.num_hidden_layers) as step:
-            costs = measure(checkpoint, sample_of(ids), self._errors, step)
+            costs = measure(model, sample_of(ids), self._errors, step)
         wide = self._allocated(costs)
         return tuple(exact_override(name, WIDTHS[_WIDE]) for name in wide)
 
@@ -88,7 +87,7 @@ class Widths:
             return
         gram = Gram.of(inputs)
         for kind, bits in WIDTHS.items():
-            codec = AffineCodec(replace(self.scheme, bits=bits))
+            codec = codec_for(weight.device, AffineCodec(replace(self.scheme, bits=bits)))
             yield kind, codec.quantize_fitted(weight, gram).dequantize() - weight
 
     def _allocated(self, costs: Costs) -> list[str]:

@@ -17,6 +17,7 @@ from phi3quant.disk.output import check_not_inside
 from phi3quant.disk.workspace import Workspace, check_output
 from phi3quant.errors import CheckpointError, OutputError, SchemeError, require
 from phi3quant.model.device import computing_on, device_name, find_device
+from phi3quant.model.weights import ModelWeights, OnDevice
 from phi3quant.progress import Progress, bars
 from phi3quant.provenance import manifest
 from phi3quant.quant.methods import METHODS, Method
@@ -262,7 +263,12 @@ def _with_types(plan: _Plan, text: CalibrationWindows | None) -> _Plan:
     if plan.recipe.target_bpw is None:
         return plan
     assert text is not None
-    recipe = with_types(plan.recipe, plan.formats, plan.source.model, text.ids, plan.progress)
+    model: ModelWeights = plan.source.model
+    # MPS lacks FP64.
+    if plan.device.type == "cuda":
+        model = OnDevice(model, plan.device)
+    with computing_on(plan.device, plan.conduct.max_memory):
+        recipe = with_types(plan.recipe, plan.formats, model, text.ids, plan.progress)
     return replace(plan, recipe=recipe, formats=recipe.open_formats())
 
 

@@ -6,11 +6,11 @@ import torch
 
 from converters.format import Format
 from phi3quant.model.config import Phi3Config
+from phi3quant.model.weights import ModelWeights
 from phi3quant.progress import Progress
 from phi3quant.run import mixed_types
 from phi3quant.run.mixed_widths import Widths, bytes_at
 from phi3quant.run.recipe import Recipe
-from phi3quant.source.checkpoint import Checkpoint
 
 
 def check_target(recipe: Recipe, formats: Sequence[Format], config: Phi3Config) -> None:
@@ -39,7 +39,7 @@ def output_bytes(recipe: Recipe, formats: Sequence[Format], config: Phi3Config) 
 def with_types(
     recipe: Recipe,
     formats: Sequence[Format],
-    model: Checkpoint,
+    model: ModelWeights,
     ids: torch.Tensor,
     progress: Progress,
 ) -> Recipe:
@@ -48,7 +48,7 @@ def with_types(
     Args:
         recipe: recipe with a target size.
         formats: its formats.
-        model: model in full precision.
+        model: model in full precision; the device of its tensors computes.
         ids: calibration windows, int64 [windows, length].
         progress: display of the blocks.
     """

@@ -17,16 +17,23 @@ _CODECS: Mapping[type, Callable[[Any], Codec]] = {
 }
 
 
+def codec_for(device: torch.device, codec: Codec) -> Codec:
+    """Codec that does the same on a device; on the CPU, the given one, which is compiled."""
+    return codec if device.type == "cpu" else _tensor_codec(codec)
+
+
 def codecs_for(device: torch.device, codecs: Codecs) -> Codecs:
-    """Codecs that do the same on a device; on the CPU, the given ones, which are compiled."""
-    if device.type == "cpu":
-        return codecs
-    return tensor_codecs(codecs)
+    """``codec_for`` for the codecs of a block."""
+    return {name: codec_for(device, codec) for name, codec in codecs.items()}
 
 
 def tensor_codecs(codecs: Codecs) -> Codecs:
     """Codecs that do the same by tensor operations, which run on every device."""
-    return {name: _CODECS[type(codec)](codec) for name, codec in codecs.items()}
+    return {name: _tensor_codec(codec) for name, codec in codecs.items()}
+
+
+def _tensor_codec(codec: Codec) -> Codec:
+    return _CODECS[type(codec)](codec)
 
 
 def on_cpu(block: QuantizedBlock) -> QuantizedBlock:
