@@ -1,0 +1,1 @@
+"""Codecs as plain torch operations, which run on any device of torch."""
