@@ -1,51 +1,107 @@
-"""Activations of all calibration windows, in memory or on disk."""
+"""Activations of all calibration windows: on the device, in the host's memory or on disk."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import torch
 
+from phi3quant.model.device import CPU
+
 Shape = tuple[int, int, int]
 
 
-class Hidden(Protocol):
-    """Activations [windows, length, width], in memory (a torch.Tensor) or on disk."""
+class Elsewhere(Protocol):
+    """Activations [windows, length, width] that aren't kept on the device."""
 
     @property
     def shape(self) -> Sequence[int]:
         """Numbers of windows, tokens per window and values per token."""
 
-    def split(self, windows: int, /) -> Sequence[torch.Tensor] | Iterator[torch.Tensor]:
-        """Parts of ``windows`` windows (the last may have fewer), which may be changed in place."""
+    def parts(self, windows: int, *, changed: bool) -> Iterator[torch.Tensor]:
+        """See ``parts``."""
+
+
+Hidden: TypeAlias = torch.Tensor | Elsewhere
+"""Activations [windows, length, width]."""
+
+
+def parts(hidden: Hidden, windows: int, *, changed: bool = False) -> Iterable[torch.Tensor]:
+    """Activations in parts of ``windows`` windows on the device (the last may have fewer).
+
+    Args:
+        hidden: activations.
+        windows: windows per part.
+        changed: whether the caller changes the parts in place. A part is stored when the next one
+            is requested.
+    """
+    if isinstance(hidden, torch.Tensor):
+        return hidden.split(windows)
+    return hidden.parts(windows, changed=changed)
+
+
+@dataclass(frozen=True)
+class HostHidden:
+    """Activations in the host's memory; implements Elsewhere.
+
+    Attributes:
+        values: page-locked, which makes copies faster.
+        device: device that computes.
+    """
+
+    values: torch.Tensor
+    device: torch.device
+
+    @property
+    def shape(self) -> Sequence[int]:
+        """See Elsewhere."""
+        return self.values.shape
+
+    def parts(self, windows: int, *, changed: bool) -> Iterator[torch.Tensor]:
+        """See ``parts``."""
+        for stored in self.values.split(windows):
+            yield from _borrowed(stored, self.device, changed=changed)
 
 
 @dataclass(frozen=True)
 class StoredHidden:
-    """Activations in a file; implements Hidden.
+    """Activations in a file; implements Elsewhere.
 
     Attributes:
         file: file with the raw values.
         shape: windows, length and width.
         dtype: type of the values.
+        device: device that computes.
     """
 
     file: Path
     shape: Shape
     dtype: torch.dtype = torch.float32
+    device: torch.device = CPU
 
-    def split(self, windows: int, /) -> Iterator[torch.Tensor]:
-        """See Hidden. Parts are memory-mapped, so that the system can reclaim their memory."""
+    def parts(self, windows: int, *, changed: bool) -> Iterator[torch.Tensor]:
+        """See ``parts``. They are memory-mapped, so that the system can reclaim their memory."""
         count, length, width = self.shape
         size = self.dtype.itemsize
         for start in range(0, count, windows):
             part = min(windows, count - start)
             offset = start * length * width * size
             mapped = np.memmap(self.file, np.uint8, "r+", offset, (part, length, width * size))
-            yield torch.from_numpy(mapped).view(self.dtype)
+            stored = torch.from_numpy(mapped).view(self.dtype)
+            yield from _borrowed(stored, self.device, changed=changed)
+
+
+def _borrowed(
+    stored: torch.Tensor, device: torch.device, *, changed: bool
+) -> Iterator[torch.Tensor]:
+    """``stored`` itself on the CPU; otherwise a copy on the device, which is copied back."""
+    copy = stored.to(device)
+    yield copy
+    if changed and copy is not stored:
+        stored.copy_(copy)
 
 
 @dataclass(frozen=True)
@@ -54,9 +110,13 @@ class Shelf:
 
     Attributes:
         folder: folder for files named ``states.*``; None: memory.
+        device: device that computes.
+        on_host: whether the memory is the host's, not the device's.
     """
 
     folder: Path | None = None
+    device: torch.device = CPU
+    on_host: bool = False
 
     def make(self, name: str, shape: Shape, dtype: torch.dtype = torch.float32) -> Hidden:
         """Uninitialized storage for activations; a file of the same name is reused.
@@ -66,9 +126,12 @@ class Shelf:
             shape: windows, length and width.
             dtype: type of the values.
         """
+        if self.folder is None and self.on_host:
+            locked = self.device.type == "cuda"
+            return HostHidden(torch.empty(shape, dtype=dtype, pin_memory=locked), self.device)
         if self.folder is None:
-            return torch.empty(shape, dtype=dtype)
-        stored = StoredHidden(self.folder / f"states.{name}", shape, dtype)
+            return torch.empty(shape, dtype=dtype, device=self.device)
+        stored = StoredHidden(self.folder / f"states.{name}", shape, dtype, self.device)
         size = shape[0] * shape[1] * shape[2] * dtype.itemsize
         with stored.file.open("ab") as out:
             # A full disk raises an exception here; later, writing to the mapping would end the
@@ -87,6 +150,6 @@ class Shelf:
             shape: windows, length and width.
         """
         stored = self.make(name, shape)
-        for piece, target in zip(pieces, stored.split(1), strict=True):
+        for piece, target in zip(pieces, parts(stored, 1, changed=True), strict=True):
             target.copy_(piece)
         return stored

@@ -8,10 +8,11 @@ from collections.abc import Iterable
 
 import torch
 
-from calib.activations import Hidden
+from calib.activations import Hidden, parts
 from calib.batches import BATCH_TOKENS
 from phi3quant.model.architecture import LINEARS, Block
 from phi3quant.model.decoder_block import SequenceContext, decoder_block, linear
+from phi3quant.model.device import CPU
 from phi3quant.quant.gram import Gram
 
 # Rows of a Gram matrix that are computed at once.
@@ -27,10 +28,10 @@ class Moments:
         tokens: number of tokens.
     """
 
-    def __init__(self, width: int) -> None:
-        """Start with sums of zero for inputs of ``width`` values."""
-        self.outer = torch.zeros(width, width)
-        self.absolute = torch.zeros(width)
+    def __init__(self, width: int, device: torch.device = CPU) -> None:
+        """Start with sums of zero for inputs of ``width`` values on ``device``."""
+        self.outer = torch.zeros(width, width, device=device)
+        self.absolute = torch.zeros(width, device=device)
         self.tokens = 0
 
     def add(self, x: torch.Tensor) -> None:
@@ -66,7 +67,7 @@ def collect(
     Returns:
         Statistics of each linear's input, by its name in architecture.LINEARS.
     """
-    moments = {name: Moments(block[name].shape[1]) for name in LINEARS}
+    moments = {name: Moments(block[name].shape[1], block[name].device) for name in LINEARS}
 
     def watched(name: str, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         moments[name].add(x)
@@ -82,7 +83,7 @@ def collect(
 
 def advance(block: Block, context: SequenceContext, hidden: Hidden) -> None:
     """Replace a block's inputs FP32 [windows, length, hidden] by its outputs, in place."""
-    for batch in batches(hidden):
+    for batch in batches(hidden, changed=True):
         batch.copy_(decoder_block(block, context, batch))
 
 
@@ -104,11 +105,20 @@ def output_distance(
     """
     total = 0.0
     for batch, expected in zip(batches(hidden), batches(target), strict=True):
-        error = decoder_block(block, context, batch) - expected
-        total += float(error.square().sum(dtype=torch.float64))
+        squares = (decoder_block(block, context, batch) - expected).square_()
+        # MPS has no FP64.
+        by_token = squares.sum(dim=-1).cpu() if squares.device.type == "mps" else squares
+        total += float(by_token.sum(dtype=torch.float64))
     return total / target.numel()
 
 
-def batches(hidden: Hidden) -> Iterable[torch.Tensor]:
-    """Batches of windows [windows, length, hidden] of about BATCH_TOKENS tokens."""
-    return hidden.split(max(1, BATCH_TOKENS // hidden.shape[1])) if hidden.shape[0] else ()
+def batches(hidden: Hidden, *, changed: bool = False) -> Iterable[torch.Tensor]:
+    """Batches of windows [windows, length, hidden] of about BATCH_TOKENS tokens.
+
+    Args:
+        hidden: activations.
+        changed: whether the caller changes the batches in place.
+    """
+    if not hidden.shape[0]:
+        return ()
+    return parts(hidden, max(1, BATCH_TOKENS // hidden.shape[1]), changed=changed)

@@ -10,7 +10,7 @@ Memory: both streams; for the quantized one also the outputs of attention, of th
 block and of the MLP's activation; and one linear's statistics.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -52,15 +52,15 @@ class _Sums:
     quantized and in the original model.
     """
 
-    def __init__(self, width: int, residual: int) -> None:
-        self.moments = Moments(width)
-        self.inputs = torch.zeros(width, width)
-        self.residuals = torch.zeros(residual, width)
+    def __init__(self, width: int, residual: int, device: torch.device) -> None:
+        self.moments = Moments(width, device)
+        self.inputs = torch.zeros(width, width, device=device)
+        self.residuals = torch.zeros(residual, width, device=device)
 
     def add(self, x: torch.Tensor, y: torch.Tensor, residual: torch.Tensor | None = None) -> None:
         self.moments.add(x)
         # The corrections are small compared with the weights, so fast products are precise enough.
-        ready = x.flatten(0, 1).to(product_dtype())
+        ready = x.flatten(0, 1).to(product_dtype(x.device))
         self._add(self.inputs, y - x, ready)
         if residual is not None:
             self._add(self.residuals, residual, ready)
@@ -78,7 +78,7 @@ class _Sums:
         Args:
             weight: FP32 [out, in], after its folds.
         """
-        dtype = product_dtype()
+        dtype = product_dtype(weight.device)
         shortfall = (weight.to(dtype) @ self.inputs.to(dtype)).float()
         if len(self.residuals):
             shortfall += self.residuals
@@ -113,6 +113,9 @@ def walk(
     original, moved = blocks
     eps = context.config.rms_norm_eps
     windows, length, hidden = streams.actual.shape
+    actual, clean = streams.actual, streams.clean
+    device = moved["qkv_proj"].device
+    dtype = product_dtype(device)
 
     def norm(x: torch.Tensor, key: str, block: Block) -> torch.Tensor:
         return rms_norm(x, block[key], eps)
@@ -124,14 +127,14 @@ def walk(
         return y / FOLDS[name].per_column(scales[name], context.config)
 
     name, key = "qkv_proj", "input_layernorm"
-    sums = _Sums(hidden, 0)
-    for x, y in _together(streams.actual, streams.clean):
+    sums = _Sums(hidden, 0, device)
+    for x, y in _together(actual, clean):
         sums.add(norm(x, key, moved), units(name, norm(y, key, original)))
     weight = choose(name, *sums.finish(moved[name]))
 
     attended = shelf.make("attended", (windows, length, context.config.query_rows))
-    sums = _Sums(attended.shape[-1], hidden)
-    for x, y, mixed in _together(streams.actual, streams.clean, attended):
+    sums = _Sums(attended.shape[-1], hidden, device)
+    for y, mixed, x in _together(actual, changed=(clean, attended)):
         mixed.copy_(attention(linear(norm(x, key, moved), weight), context))
         clean_mixed = attention(linear(norm(y, key, original), original[name]), context)
         sums.add(mixed, units("o_proj", clean_mixed), y - x)
@@ -140,19 +143,17 @@ def walk(
 
     name, key = "gate_up_proj", "post_attention_layernorm"
     middle = shelf.make("middle", (windows, length, hidden))
-    sums = _Sums(hidden, 0)
-    for x, y, mixed, between in _together(streams.actual, streams.clean, attended, middle):
+    sums = _Sums(hidden, 0, device)
+    for between, x, y, mixed in _together(actual, clean, attended, changed=(middle,)):
         between.copy_(x + linear(mixed, weight))
         sums.add(norm(between, key, moved), units(name, norm(y, key, original)))
     # The last batch is a view that keeps the whole tensor in memory.
     del attended, mixed
     weight = choose(name, *sums.finish(moved[name]))
 
-    inner = shelf.make(
-        "inner", (windows, length, context.config.intermediate_size), product_dtype()
-    )
-    sums = _Sums(inner.shape[-1], hidden)
-    for x, y, inside in _together(middle, streams.clean, inner):
+    inner = shelf.make("inner", (windows, length, context.config.intermediate_size), dtype)
+    sums = _Sums(inner.shape[-1], hidden, device)
+    for y, inside, x in _together(middle, changed=(clean, inner)):
         active = gated(linear(norm(x, key, moved), weight))
         clean_active = gated(linear(norm(y, key, original), original[name]))
         sums.add(active, units("down_proj", clean_active), y - x)
@@ -161,16 +162,18 @@ def walk(
         y.copy_(y + linear(clean_active, original["down_proj"]))
     weight = choose("down_proj", *sums.finish(moved["down_proj"]))
 
-    for x, inside in _together(middle, inner):
+    for x, inside in _together(inner, changed=(middle,)):
         x.copy_(x + linear(inside.float(), weight))
     return middle
 
 
 def put(hidden: Hidden, other: Hidden) -> None:
     """Copy ``other`` into ``hidden``, which has the same shape."""
-    for old, new in _together(hidden, other):
+    for old, new in _together(other, changed=(hidden,)):
         old.copy_(new)
 
 
-def _together(*hidden: Hidden) -> "zip[tuple[torch.Tensor, ...]]":
-    return zip(*map(batches, hidden), strict=True)
+def _together(*hidden: Hidden, changed: Sequence[Hidden] = ()) -> "zip[tuple[torch.Tensor, ...]]":
+    """Batches of activations side by side: first those that the caller changes in place."""
+    changing = [batches(each, changed=True) for each in changed]
+    return zip(*changing, *map(batches, hidden), strict=True)

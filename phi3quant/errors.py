@@ -14,6 +14,7 @@
     ├── OutputError            the output can't be written
     ├── ResumeError            an unfinished run can't be resumed, or would be lost
     ├── MemoryLimitError       a run needs more memory than is available or allowed
+    ├── DeviceError            there is no such device, or it can't be used
     ├── MissingExtraError      an optional dependency is not installed
     └── RuntimeTooOldError     a runtime is older than the model requires
 
@@ -30,6 +31,7 @@ OPTIONS: Mapping[str, str] = {
     "--adapter": "adapters",
     "--bandwidth": "bandwidth",
     "--calib-field": "Calibration(field=...)",
+    "--device": "device",
     "--export": "Recipe(formats=...)",
     "--group-size": "group_size",
     "--imatrix": "imatrix",
@@ -133,6 +135,10 @@ class ResumeError(Phi3QuantError):
 
 class MemoryLimitError(Phi3QuantError):
     """A run needs more memory than is available or allowed."""
+
+
+class DeviceError(Phi3QuantError):
+    """There is no such device, or it can't be used."""
 
 
 class MissingExtraError(Phi3QuantError):

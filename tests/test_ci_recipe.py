@@ -133,7 +133,7 @@ def test_the_baseline_bears_the_rounding_of_other_machines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """AWQ's bytes depend on how a machine multiplies (docs/adr/0006); here it is in FP32."""
-    monkeypatch.setattr("phi3quant.run.one_block.product_dtype", lambda: torch.float32)
+    monkeypatch.setattr("phi3quant.run.one_block.product_dtype", lambda *_: torch.float32)
     quantize("phi3-tiny", tmp_path / "out", Recipe("awq", calibration=Calibration(samples=16)))
     report = check(tmp_path / "out", ROOT / "docs/ci/phi3-tiny.baseline", Limits(0.01, 0.002))
     assert report.exit_code == 0, report.findings

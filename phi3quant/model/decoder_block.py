@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from phi3quant.model.architecture import Block
 from phi3quant.model.config import Phi3Config
+from phi3quant.model.device import CPU
 from phi3quant.model.kv_cache import LayerCache
 from phi3quant.model.rope import RopeTables, rope_tables, rotate
 
@@ -35,18 +36,21 @@ class SequenceContext:
     """Without a mask: whether a query attends only to itself and earlier keys, or to all."""
 
 
-def sequence_context(config: Phi3Config, length: int, start: int = 0) -> SequenceContext:
+def sequence_context(
+    config: Phi3Config, length: int, start: int = 0, device: torch.device = CPU
+) -> SequenceContext:
     """Rotary tables and attention mask for sequences of ``length`` tokens.
 
     Args:
         config: configuration of the model.
         length: number of tokens, including those in the cache.
         start: number of tokens in the cache; tables and mask rows cover the tokens after them.
+        device: device of the hidden states.
     """
     tables = rope_tables(config, length)
-    new = RopeTables(tables.cos[start:], tables.sin[start:])
+    new = RopeTables(tables.cos[start:], tables.sin[start:]).to(device)
     mask = sliding_mask(config.sliding_window, length, start)
-    return SequenceContext(config, new, mask, causal=not start)
+    return SequenceContext(config, new, None if mask is None else mask.to(device), causal=not start)
 
 
 def sliding_mask(window: int | None, length: int, start: int = 0) -> torch.Tensor | None:
@@ -85,7 +89,7 @@ def linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
     Args:
         x: FP32 [..., in].
-        weight: FP32 or BF16 [out, in]. The CPU sums BF16 products in FP32.
+        weight: FP32 or BF16 [out, in]. BF16 products are summed in FP32.
 
     Returns:
         FP32 [..., out].

@@ -43,4 +43,4 @@ class LayerCache:
 def _room(like: torch.Tensor, tokens: int) -> torch.Tensor:
     """Uninitialized tensor for ``tokens`` tokens and ``_STEP`` more, shaped as ``like``."""
     batch, heads, _, width = like.shape
-    return torch.empty((batch, heads, tokens + _STEP, width), dtype=like.dtype)
+    return like.new_empty(batch, heads, tokens + _STEP, width)

@@ -1,14 +1,24 @@
-"""Number type of calibration's matrix products on this machine."""
+"""Number type of calibration's matrix products on a device."""
+
+from functools import cache
 
 import torch
 
+from phi3quant.model.device import CPU
 
-def product_dtype() -> torch.dtype:
-    """BF16 if the CPU multiplies it faster than FP32 (AMX, AVX512-BF16), otherwise FP32.
 
-    Calibration's statistics are means over many thousand tokens, in which the rounding of BF16
-    averages out. Scoring always uses FP32.
+@cache
+def product_dtype(device: torch.device = CPU) -> torch.dtype:
+    """BF16 if the device multiplies it faster than FP32, otherwise FP32.
+
+    CPUs do so with AMX or AVX512-BF16, CUDA GPUs from Ampere on. Calibration's statistics are means
+    over many thousand tokens, in which the rounding of BF16 averages out. Scoring always uses FP32.
     """
-    abilities = torch.cpu.get_capabilities()
-    fast = abilities.get("amx_bf16") or abilities.get("avx512_bf16")
+    if device.type == "cuda":
+        fast = torch.cuda.get_device_capability(device) >= (8, 0)
+    elif device.type == "mps":
+        fast = False
+    else:
+        abilities = torch.cpu.get_capabilities()
+        fast = bool(abilities.get("amx_bf16") or abilities.get("avx512_bf16"))
     return torch.bfloat16 if fast else torch.float32

@@ -14,6 +14,10 @@ class RopeTables:
     cos: torch.Tensor
     sin: torch.Tensor
 
+    def to(self, device: torch.device) -> "RopeTables":
+        """The tables on a device; they are computed on the CPU, so that all devices use the same."""
+        return RopeTables(self.cos.to(device), self.sin.to(device))
+
 
 def rope_tables(config: Phi3Config, length: int) -> RopeTables:
     """Tables for a sequence of ``length`` tokens.

@@ -2,9 +2,11 @@
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
+from phi3quant.model.device import double
 from phi3quant.model.precision import product_dtype
 
 # Largest triangle that is inverted by a single solve.
@@ -69,7 +71,7 @@ class Gram:
     @property
     def degenerate(self) -> bool:
         """Whether the matrix is zero or has overflowed, and so contains no information."""
-        return not 0 < float(self.diagonal().double().mean()) < math.inf
+        return not 0 < float(double(self.diagonal()).mean()) < math.inf
 
     def blocks(self, width: int) -> torch.Tensor:
         """Blocks on the diagonal, FP32 [in/width, width, width]."""
@@ -86,7 +88,7 @@ class Gram:
         BF16's rounding averages out over the columns.
         """
         error = error if self.shares is None else error * self.shares
-        dtype = product_dtype()
+        dtype = product_dtype(error.device)
         moved = error.to(dtype) @ self.captured.to(dtype)
         return (moved.float() * error).sum(dim=1)
 
@@ -133,18 +135,19 @@ class Damped:
             damping: d relative to the mean of the diagonal. It is increased tenfold, up to three
                 times, while rounding errors leave the matrix indefinite.
         """
+        identity = partial(torch.eye, len(places), device=places.device)
         if gram.degenerate:
-            return Damped(places, torch.eye(len(places)))
+            return Damped(places, identity())
         for more in _MORE_DAMPING:
             # In place, since for wide layers this is the largest matrix of a run.
-            matrix = gram.matrix(places.flip(0)).double()
+            matrix = double(gram.matrix(places.flip(0)))
             matrix.diagonal().add_(more * damping * float(matrix.diagonal().mean()))
             try:
                 _factor(matrix)
             except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
                 continue
-            return Damped(places, matrix.float())
-        return Damped(places, torch.eye(len(places)))
+            return Damped(places, matrix.float().to(places.device))
+        return Damped(places, identity())
 
     def solve(self, rows: torch.Tensor) -> torch.Tensor:
         """Solve X (G + d I) = ``rows``.
@@ -201,7 +204,7 @@ def _invert(lower: torch.Tensor) -> None:
     """
     size = len(lower)
     if size <= _SMALL_TRIANGLE:
-        eye = torch.eye(size, dtype=lower.dtype)
+        eye = torch.eye(size, dtype=lower.dtype, device=lower.device)
         lower.copy_(torch.linalg.solve_triangular(lower, eye, upper=False))
         return
     half = size // 2
@@ -225,10 +228,9 @@ def remaining_metrics(factor: torch.Tensor, width: int) -> torch.Tensor:
     Returns:
         FP32 [in/width, width, width].
     """
-    blocks = diagonal_blocks(factor, width).double()
+    blocks = double(diagonal_blocks(factor, width))
     # Not linalg.inv: the blocks are triangular, and MKL fails for small ones on several threads.
-    inverse = torch.linalg.solve_triangular(
-        blocks, torch.eye(width, dtype=torch.float64).expand_as(blocks), upper=True
-    )
+    eye = torch.eye(width, dtype=torch.float64, device=blocks.device)
+    inverse = torch.linalg.solve_triangular(blocks, eye.expand_as(blocks), upper=True)
     metrics: torch.Tensor = inverse @ inverse.transpose(1, 2)
-    return metrics.float()
+    return metrics.float().to(factor.device)

@@ -88,9 +88,9 @@ def in_groups(
     """
     rows, columns = codes.shape
     width = scheme.group_width(columns)
-    weights = torch.empty(rows, columns // width, width)
+    weights = torch.empty(rows, columns // width, width, device=codes.device)
     # Parts fit into a core's cache, and no memory is needed besides the result's.
-    step = max(1, _CHUNK_WEIGHTS // columns)
+    step = max(1, _CHUNK_WEIGHTS // columns) if codes.device.type == "cpu" else rows
     for start in range(0, rows, step):
         part = slice(start, start + step)
         change(weights[part].copy_(codes[part].view(-1, columns // width, width)), part)

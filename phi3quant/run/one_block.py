@@ -77,7 +77,7 @@ def start(
         embedding: floats of any type [vocab, hidden].
         ids: int64 [windows, length], in an order that doesn't depend on their place in the text. A
             single window is both learned from and held back.
-        shelf: storage of the states that methods learn from.
+        shelf: storage of the states that methods learn from; all computing is done on its device.
         compensate: whether to keep the original model's states too, for compensation.
     """
     count = held_back_windows(len(ids))
@@ -85,14 +85,14 @@ def start(
 
     def embedded(tokens: torch.Tensor) -> torch.Tensor:
         # Converted after the lookup: in FP32 the whole embedding is larger than a block.
-        return embed(embedding, tokens).float()
+        return embed(embedding, tokens).float().to(shelf.device)
 
     def learned(name: str, windows: int) -> Hidden:
         pieces = (embedded(window) for window in torch.split(seen[:windows], 1))
         return shelf.put(name, pieces, (windows, ids.shape[1], embedding.shape[1]))
 
     return States(
-        sequence_context(config, ids.shape[1]),
+        sequence_context(config, ids.shape[1], device=shelf.device),
         Streams(learned("clean", len(seen) if compensate else 0), learned("actual", len(seen))),
         Streams(embedded(held_back), embedded(held_back)),
         shelf,
@@ -212,8 +212,9 @@ class _Ready:
             if name not in self._matrices or self._matrices[name][0] is not quantized:
                 # The old matrix is freed before the new one is computed.
                 self._matrices.pop(name, None)
-                weights = quantized.dequantize().to(product_dtype())
-                self._matrices[name] = (quantized, weights)
+                weights = quantized.dequantize()
+                dtype = product_dtype(weights.device)
+                self._matrices[name] = (quantized, weights.to(dtype))
         return {
             **candidate.norms,
             **{name: weights for name, (_, weights) in self._matrices.items()},
@@ -221,6 +222,8 @@ class _Ready:
 
 
 def for_products(block: Mapping[str, torch.Tensor]) -> Block:
-    """Convert a block's matrices to the type that this machine multiplies fastest."""
-    dtype = product_dtype()
-    return {key: value.to(dtype) if key in LINEARS else value for key, value in block.items()}
+    """Convert a block's matrices to the type that their device multiplies fastest."""
+    return {
+        key: value.to(product_dtype(value.device)) if key in LINEARS else value
+        for key, value in block.items()
+    }

@@ -92,7 +92,7 @@ def test_dividing_channels_equals_capturing_again() -> None:
 def test_output_errors_from_fast_products_are_close_to_exact_ones(
     dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(phi3quant.quant.gram, "product_dtype", lambda: dtype)
+    monkeypatch.setattr(phi3quant.quant.gram, "product_dtype", lambda *_: dtype)
     generator = torch.Generator().manual_seed(0)
     scales = torch.rand(256, generator=generator) + 0.5
     x = torch.randn(500, 256, generator=generator)

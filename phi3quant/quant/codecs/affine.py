@@ -34,7 +34,7 @@ as on the other (4 bits)."""
 
 
 @dataclass(frozen=True)
-class _Grid:
+class Grid:
     """Scales and zero points as readers will see them, FP32 [rows, groups] each."""
 
     scales: torch.Tensor
@@ -104,7 +104,7 @@ def quantize(weight: torch.Tensor, scheme: QuantScheme) -> QuantizedTensor:
             finite = affine_rounding.round_rows(values.float().numpy(), limits, grids, codes[part])
         if not finite:
             raise CheckpointError("it holds NaN or infinity")
-        grid = _checked_grid(grids)
+        grid = checked_grid(*_tensors(grids))
         scales[part] = grid.scales
         if zeros is not None:
             zeros[part] = grid.zeros
@@ -115,8 +115,8 @@ def quantize(weight: torch.Tensor, scheme: QuantScheme) -> QuantizedTensor:
 
 def round_trip(weight: torch.Tensor, scheme: QuantScheme) -> torch.Tensor:
     """``weight`` after ``quantize`` and ``dequantize``, FP32 [rows, columns], in fewer steps."""
-    groups = _grouped(weight, scheme)
-    grid = _plain_grid(groups, scheme)
+    groups = grouped(weight, scheme)
+    grid = plain_grid(groups, scheme)
     return _dequantized(groups, grid, scheme).view_as(weight)
 
 
@@ -151,15 +151,15 @@ def quantize_clipped(
         affine_search.fit(flat[part], metrics, search, (grids[0][part], grids[1][part]))
 
     over_rows(rows, columns, fit, multiple=LANES)
-    grid = _checked_grid(grids)
-    groups = _grouped(weight, scheme)
+    grid = checked_grid(*_tensors(grids))
+    groups = grouped(weight, scheme)
     parts = []
     step = _rows_per_chunk(weight)
     for start in range(0, rows, step):
         part = slice(start, start + step)
-        grid_part = _Grid(grid.scales[part], grid.zeros[part])
-        parts.append((_codes(groups[part], grid_part, scheme), grid_part))
-    return _assemble(weight, scheme, parts)
+        grid_part = Grid(grid.scales[part], grid.zeros[part])
+        parts.append((nearest_codes(groups[part], grid_part, scheme), grid_part))
+    return assembled(weight, scheme, parts)
 
 
 def quantize_compensated(
@@ -199,34 +199,47 @@ def quantize_compensated(
     if shortfall is not None:
         weight = corrected(weight, gram, shortfall)
     codes = compensated_codes(weight, Walk.of(gram, width, damping), choose)
-    return _assemble(weight, scheme, [(codes, _checked_grid((scales, zeros)))])
+    return assembled(weight, scheme, [(codes, checked_grid(*_tensors((scales, zeros))))])
 
 
 def _empty_grids(rows: int, groups: int) -> affine_search.Grids:
     return np.empty((rows, groups), np.float32), np.empty((rows, groups), np.float32)
 
 
-def _checked_grid(grids: affine_search.Grids) -> _Grid:
-    scales, zeros = (torch.from_numpy(part) for part in grids)
+def _tensors(grids: affine_search.Grids) -> tuple[torch.Tensor, torch.Tensor]:
+    scales, zeros = grids
+    return torch.from_numpy(scales), torch.from_numpy(zeros)
+
+
+def checked_grid(scales: torch.Tensor, zeros: torch.Tensor) -> Grid:
+    """Grid of scales and zero points, FP32 [rows, groups] each.
+
+    Raises:
+        SchemeError: a scale is infinite, because it doesn't fit FP16.
+    """
     if not torch.isfinite(scales).all():
         raise SchemeError(
             f"a group needs a scale above {_LARGEST_SCALE:g}, which doesn't fit FP16; "
             "the weights are too large to quantize"
         )
-    return _Grid(scales, zeros)
+    return Grid(scales, zeros)
 
 
-def _plain_grid(groups: torch.Tensor, scheme: QuantScheme) -> _Grid:
-    """Plain grid of groups FP32 [rows, groups, width]."""
+def plain_grid(groups: torch.Tensor, scheme: QuantScheme) -> Grid:
+    """Plain grid of groups FP32 [rows, groups, width].
+
+    Raises:
+        SchemeError: a scale doesn't fit FP16.
+    """
     lowest, highest = torch.aminmax(groups, dim=-1)
     if scheme.symmetric:
         extreme = torch.where(-lowest >= highest, lowest, highest)
         scales = _to_fp16(extreme * (-1 / scheme.middle))
-        return _Grid(scales, torch.full_like(scales, scheme.middle))
+        return Grid(scales, torch.full_like(scales, scheme.middle))
     lowest, highest = lowest.clamp(max=0), highest.clamp(min=0)
     scales = _to_fp16((highest - lowest) * (1 / scheme.max_code))
     zeros = torch.round(-lowest / scales).clamp_(0, scheme.max_code)
-    return _Grid(scales, zeros)
+    return Grid(scales, zeros)
 
 
 def _to_fp16(scales: torch.Tensor) -> torch.Tensor:
@@ -243,25 +256,27 @@ def _to_fp16(scales: torch.Tensor) -> torch.Tensor:
     return torch.where(scales == 0, _ZERO_GROUP_SCALE, rounded)
 
 
-def _levels(groups: torch.Tensor, grid: _Grid, scheme: QuantScheme) -> torch.Tensor:
+def _levels(groups: torch.Tensor, grid: Grid, scheme: QuantScheme) -> torch.Tensor:
     """Codes as FP32 [rows, groups, width]."""
     levels = groups / grid.scales.unsqueeze(-1)
     levels += grid.zeros.unsqueeze(-1)
     return levels.round_().clamp_(0, scheme.max_code)
 
 
-def _dequantized(groups: torch.Tensor, grid: _Grid, scheme: QuantScheme) -> torch.Tensor:
+def _dequantized(groups: torch.Tensor, grid: Grid, scheme: QuantScheme) -> torch.Tensor:
     levels = _levels(groups, grid, scheme)
     return levels.sub_(grid.zeros.unsqueeze(-1)).mul_(grid.scales.unsqueeze(-1))
 
 
-def _codes(groups: torch.Tensor, grid: _Grid, scheme: QuantScheme) -> torch.Tensor:
+def nearest_codes(groups: torch.Tensor, grid: Grid, scheme: QuantScheme) -> torch.Tensor:
+    """Codes uint8 [rows, groups, width] nearest to weights FP32 of the same shape."""
     return _levels(groups, grid, scheme).to(torch.uint8)
 
 
-def _assemble(
-    weight: torch.Tensor, scheme: QuantScheme, parts: list[tuple[torch.Tensor, _Grid]]
+def assembled(
+    weight: torch.Tensor, scheme: QuantScheme, parts: Sequence[tuple[torch.Tensor, Grid]]
 ) -> QuantizedTensor:
+    """Quantized matrix of the shape of ``weight`` from the codes and grids of parts of its rows."""
     codes = torch.cat([codes for codes, _ in parts]).view(weight.shape)
     scales = torch.cat([grid.scales for _, grid in parts]).half()
     zeros = None
@@ -270,7 +285,8 @@ def _assemble(
     return QuantizedTensor(scheme, codes, scales, zeros)
 
 
-def _grouped(weight: torch.Tensor, scheme: QuantScheme) -> torch.Tensor:
+def grouped(weight: torch.Tensor, scheme: QuantScheme) -> torch.Tensor:
+    """View of weights [rows, columns] as [rows, groups, width]."""
     rows, columns = weight.shape
     return weight.reshape(rows, -1, scheme.group_width(columns))
 

@@ -85,7 +85,7 @@ def corrected(weight: torch.Tensor, gram: Gram, shortfall: torch.Tensor) -> torc
     Returns:
         FP32 [rows, columns].
     """
-    places = torch.arange(weight.shape[1])
+    places = torch.arange(weight.shape[1], device=weight.device)
     return weight + Damped.of(gram, places, _CORRECTION_DAMPING).solve(shortfall)
 
 

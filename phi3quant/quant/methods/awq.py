@@ -111,7 +111,7 @@ def search_scales(
             # In the units of the weights, so that one Gram matrix serves all candidates.
             error.div_(columns[number])
         by_row = gram.output_error(errors.flatten(0, 1)).view(len(tried), -1)
-        totals: list[float] = by_row.sum(dim=1, dtype=torch.float64).tolist()
+        totals: list[float] = by_row.cpu().sum(dim=1, dtype=torch.float64).tolist()
         return totals
 
     def plain(rows: torch.Tensor, _gram: Gram) -> torch.Tensor:
@@ -182,7 +182,7 @@ def _choose_codes(
         gram = grams[name]
         if name in scales:
             gram = gram.divided(FOLDS[name].per_column(scales[name], config))
-        units = _row_units(name, moved[name].shape[0], scales, config)
+        units = _row_units(name, moved[name], scales, config)
         loss, linears[name] = min(
             (
                 (_linear_loss(q, moved[name], gram, units), q)
@@ -198,12 +198,12 @@ def _choose_codes(
     return QuantizedBlock(norms, linears, losses, folds=dict(scales))
 
 
-def _row_units(name: str, rows: int, scales: Scales, config: Phi3Config) -> torch.Tensor:
+def _row_units(name: str, weight: torch.Tensor, scales: Scales, config: Phi3Config) -> torch.Tensor:
     """Factors that convert a folded linear's outputs to the units of the unfolded one: [rows, 1].
 
     Rows that produce the input of another linear were divided by the scales of its fold.
     """
-    units = torch.ones(rows, 1)
+    units = weight.new_ones(len(weight), 1)
     for consumer, value in scales.items():
         fold = FOLDS[consumer]
         if fold.producer == name:
@@ -225,7 +225,7 @@ def _linear_loss(
     error = _spread(quantized.dequantize(), _LOSS_ROWS) - _spread(weight, _LOSS_ROWS)
     if units is not None:
         error *= _spread(units, _LOSS_ROWS)
-    total = gram.output_error(error).sum(dtype=torch.float64)
+    total = gram.output_error(error).cpu().sum(dtype=torch.float64)
     return float(total) * len(weight) / len(error)
 
 

@@ -77,10 +77,10 @@ def test_the_rounding_kernel_equals_the_tensor_operations_bit_for_bit(
 ) -> None:
     weight, scheme = problem[0].to(dtype), problem[1]
     tensor = affine.quantize(weight, scheme)
-    groups = affine._grouped(weight.float(), scheme)
-    grid = affine._plain_grid(groups, scheme)
+    groups = affine.grouped(weight.float(), scheme)
+    grid = affine.plain_grid(groups, scheme)
     assert torch.equal(tensor.scales, grid.scales.half())
-    assert torch.equal(tensor.codes, affine._codes(groups, grid, scheme).view(weight.shape))
+    assert torch.equal(tensor.codes, affine.nearest_codes(groups, grid, scheme).view(weight.shape))
     if tensor.zero_points is not None:
         assert torch.equal(tensor.zero_points, grid.zeros.to(torch.uint8))
 
