@@ -13,6 +13,7 @@ from phi3quant.quant.codecs.on_device.bit_fields import (
     take_all,
     take_half,
 )
+from phi3quant.quant.codecs.on_device.code_values import CodeValues
 
 # Six-bit scales of IQ4_XS and Q3_K; a scale is d * (code - 32).
 SCALES_XS = (BitField(4, 8, 4, 1), BitField(2, 8, 2, 1, lift=4))
@@ -30,24 +31,19 @@ _Read = Callable[[torch.Tensor], torch.Tensor]
 class BlockLayout:
     """Places of codes, scales and minima in a block.
 
-    A weight is scale * values[code] + minimum.
+    A weight is scale * value of the code + minimum.
 
     Attributes:
-        values: value of each code, ascending.
+        values: values of the codes.
         fields: bits of the codes.
         scales: reads the scale of each group, FP32 [blocks, groups].
         minima: reads the minimum of each group, FP32 [blocks, groups]; None: all are 0.
     """
 
-    values: Sequence[float]
+    values: CodeValues
     fields: Sequence[BitField]
     scales: _Read
     minima: _Read | None = None
-
-    @property
-    def uniform(self) -> bool:
-        """Whether the values are consecutive integers."""
-        return self.values[-1] - self.values[0] == len(self.values) - 1
 
     def put(self, blocks: torch.Tensor, codes: torch.Tensor) -> None:
         """Write codes uint8 [blocks, weights] into blocks uint8 [blocks, block_bytes]."""
@@ -60,18 +56,12 @@ class BlockLayout:
     def dequantize(self, blocks: torch.Tensor) -> torch.Tensor:
         """Weights FP32 [blocks, weights] of blocks uint8 [blocks, block_bytes]."""
         scales, codes = self.scales(blocks), self.take(blocks)
-        weights = self._values_of(codes).view(*scales.shape, -1)
+        weights = self.values.of(codes).view(*scales.shape, -1)
         # Product and sum are rounded separately, as in the gguf library.
         weights *= scales[:, :, None]
         if self.minima is not None:
             weights += self.minima(blocks)[:, :, None]
         return weights.view(len(blocks), -1)
-
-    def _values_of(self, codes: torch.Tensor) -> torch.Tensor:
-        if self.uniform:
-            return codes.float().add_(self.values[0])
-        values = torch.tensor(self.values, device=codes.device)
-        return values.index_select(0, codes.flatten().int())
 
 
 def put_k_header(
@@ -92,13 +82,15 @@ def put_k_header(
     blocks[:, 12:16] = (scales[:, 4:] & 15) | (minima[:, 4:] & 15) << 4
 
 
-def _scales_k(blocks: torch.Tensor) -> torch.Tensor:
+def scales_k(blocks: torch.Tensor) -> torch.Tensor:
+    """Scales of Q4_K and Q5_K, FP32 [blocks, 8]."""
     first, last = blocks[:, 4:8], blocks[:, 12:16]
     codes = torch.cat([first & 63, (last & 15) | (first >> 6) << 4], dim=1)
     return take_half(blocks, 0) * codes
 
 
-def _minima_k(blocks: torch.Tensor) -> torch.Tensor:
+def minima_k(blocks: torch.Tensor) -> torch.Tensor:
+    """Minima of Q4_K and Q5_K, FP32 [blocks, 8]; the format subtracts them."""
     first, last = blocks[:, 8:12], blocks[:, 12:16]
     codes = torch.cat([first & 63, (last >> 4) | (first >> 6) << 4], dim=1)
     return -(take_half(blocks, 2) * codes)
@@ -119,8 +111,8 @@ def _six_bits(d: int, fields: Sequence[BitField]) -> _Read:
     return read
 
 
-def _around(middle: int, count: int) -> Sequence[float]:
-    return [float(code - middle) for code in range(count)]
+def _around(middle: int, count: int) -> CodeValues:
+    return CodeValues(tuple(float(code - middle) for code in range(count)))
 
 
 def _legacy(start: int, *, fifth: bool) -> Sequence[BitField]:
@@ -130,7 +122,7 @@ def _legacy(start: int, *, fifth: bool) -> Sequence[BitField]:
     return (BitField(start + 4, 32, 4, 16), BitField(start, 32, 1, 1, lift=4))
 
 
-_TABLE = [float(value) for value in VALUES]
+_TABLE = CodeValues(tuple(float(value) for value in VALUES))
 
 LAYOUTS: Mapping[str, BlockLayout] = {
     "Q8_0": BlockLayout(_around(128, 256), (BitField(2, 32, 8, 1, flip=128),), _half(0)),
@@ -145,12 +137,12 @@ LAYOUTS: Mapping[str, BlockLayout] = {
         (BitField(32, 256, 2, 32), BitField(0, 256, 1, 32, lift=2)),
         _six_bits(108, SCALES_3_K),
     ),
-    "Q4_K": BlockLayout(_around(0, 16), (BitField(16, 256, 4, 32),), _scales_k, _minima_k),
+    "Q4_K": BlockLayout(_around(0, 16), (BitField(16, 256, 4, 32),), scales_k, minima_k),
     "Q5_K": BlockLayout(
         _around(0, 32),
         (BitField(48, 256, 4, 32), BitField(16, 256, 1, 32, lift=4)),
-        _scales_k,
-        _minima_k,
+        scales_k,
+        minima_k,
     ),
     "Q6_K": BlockLayout(
         _around(32, 64),

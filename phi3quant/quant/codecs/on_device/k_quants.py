@@ -9,7 +9,13 @@ from collections.abc import Mapping
 import torch
 
 from phi3quant.quant.codecs.on_device.bit_fields import put_half
-from phi3quant.quant.codecs.on_device.block_layouts import LAYOUTS, BlockLayout, put_k_header
+from phi3quant.quant.codecs.on_device.block_layouts import (
+    LAYOUTS,
+    BlockLayout,
+    minima_k,
+    put_k_header,
+    scales_k,
+)
 from phi3quant.quant.codecs.on_device.error_weights import weigh_by_importance, weigh_by_size
 from phi3quant.quant.codecs.on_device.legacy_quants import WEIGHTED
 from phi3quant.quant.codecs.on_device.positive_scale import positive_scale
@@ -35,7 +41,7 @@ def encode_affine(
     layout: BlockLayout, x: torch.Tensor, importance: torch.Tensor | None, blocks: torch.Tensor
 ) -> None:
     """Quantize to Q4_K or Q5_K."""
-    highest = len(layout.values) - 1
+    highest = len(layout.values.numbers) - 1
     if importance is None:
         weights, offsets = weigh_by_size(x), _PLAIN[highest]
     else:
@@ -48,9 +54,7 @@ def encode_affine(
     else:
         halves, rounded = _searched_header(pair, sum_places(weights).view(-1, _GROUPS))
     put_k_header(blocks, halves, rounded[0], rounded[1])
-    scale, minimum = layout.scales(blocks), layout.minima(blocks) if layout.minima else None
-    assert minimum is not None
-    scale, minimum = scale.view(x.shape[1:]), minimum.view(x.shape[1:])
+    scale, minimum = scales_k(blocks).view(x.shape[1:]), minima_k(blocks).view(x.shape[1:])
     # Where the rounded scale is 0, the codes are those of the search.
     plain = (x - fit.origin).mul_(fit.inverse)
     codes = torch.where(scale == 0, plain, (x - minimum).div_(scale))

@@ -27,7 +27,7 @@ def encode_symmetric(
     layout: BlockLayout, x: torch.Tensor, importance: torch.Tensor | None, blocks: torch.Tensor
 ) -> None:
     """Quantize to Q4_0 or Q5_0."""
-    half = len(layout.values) // 2
+    half = len(layout.values.numbers) // 2
     if importance is None:
         scales = extremes(x).div_(-half)
         # Half a step more, since the conversion to integers cuts.
@@ -46,7 +46,7 @@ def encode_affine(
     layout: BlockLayout, x: torch.Tensor, importance: torch.Tensor | None, blocks: torch.Tensor
 ) -> None:
     """Quantize to Q4_1 or Q5_1."""
-    highest = len(layout.values) - 1
+    highest = len(layout.values.numbers) - 1
     if importance is None:
         minimum = x.amin(dim=0)
         spread = x.amax(dim=0).sub_(minimum)
@@ -73,7 +73,7 @@ def encode_bytes(x: torch.Tensor, _importance: torch.Tensor | None, blocks: torc
     away = values.sub_(whole).mul_(2).trunc_()
     codes = whole.add_(away).clamp_(-127, 127)
     # NaN occurs where the inverse of a subnormal scale overflowed.
-    codes.nan_to_num_(nan=0).sub_(layout.values[0])
+    codes.nan_to_num_(nan=0).sub_(layout.values.numbers[0])
     put_half(blocks, 0, scales.flatten())
     layout.put(blocks, codes_of_blocks(codes, blocks))
 

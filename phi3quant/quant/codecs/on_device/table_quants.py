@@ -18,8 +18,7 @@ from phi3quant.quant.codecs.on_device.scale_search import (
 from phi3quant.quant.codecs.on_device.tiles import codes_of_blocks, sum_places
 
 _VALUES = LAYOUTS["IQ4_NL"].values
-_LOWEST = _VALUES[0]
-_MIDPOINTS = [(low + high) / 2 for low, high in zip(_VALUES, _VALUES[1:], strict=False)]
+_LOWEST = _VALUES.numbers[0]
 _ATTEMPTS = 7
 _GROUPS = 8
 
@@ -28,7 +27,7 @@ def encode_nl(x: torch.Tensor, importance: torch.Tensor | None, blocks: torch.Te
     """Quantize to IQ4_NL."""
     scales = _search_scales(x, _weigh(x, importance, 1))
     put_half(blocks, 0, scales.flatten())
-    codes = nearest(x * inverse_of(scales))
+    codes = _VALUES.nearest(x * inverse_of(scales))
     LAYOUTS["IQ4_NL"].put(blocks, codes_of_blocks(codes, blocks))
 
 
@@ -44,13 +43,8 @@ def encode_xs(x: torch.Tensor, importance: torch.Tensor | None, blocks: torch.Te
     put_all(SCALES_XS, blocks, (rounded + MIDDLE_SCALE).to(torch.uint8))
     # The steps use d before its conversion to FP16, as in llama.cpp.
     steps = (rounded * d[:, None]).view(scales.shape)
-    LAYOUTS["IQ4_XS"].put(blocks, codes_of_blocks(nearest(x * inverse_of(steps)), blocks))
-
-
-def nearest(numbers: torch.Tensor) -> torch.Tensor:
-    """Codes int32 of the nearest values; the greater one of two that are equally near."""
-    midpoints = torch.tensor(_MIDPOINTS, device=numbers.device)
-    return torch.bucketize(numbers, midpoints, out_int32=True, right=True)
+    codes = _VALUES.nearest(x * inverse_of(steps))
+    LAYOUTS["IQ4_XS"].put(blocks, codes_of_blocks(codes, blocks))
 
 
 def _weigh(x: torch.Tensor, importance: torch.Tensor | None, groups: int) -> torch.Tensor:
@@ -62,7 +56,6 @@ def _weigh(x: torch.Tensor, importance: torch.Tensor | None, groups: int) -> tor
 def _search_scales(x: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """Search scales FP32 [rows, groups] by weighted squared error; 0 for groups of zeros."""
     extreme = extremes(x)
-    table = torch.tensor(_VALUES, device=x.device)
     work = torch.empty_like(x)
     # The first attempt maps the value of largest magnitude to -VALUES[0], which isn't a value.
     lowest = torch.full((), _LOWEST, device=x.device)
@@ -70,8 +63,7 @@ def _search_scales(x: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     scales = best = torch.zeros_like(extreme)
     for attempt in range(-_ATTEMPTS - 1, _ATTEMPTS + 1):
         tried = plain if attempt < -_ATTEMPTS else quotient(attempt + _LOWEST, extreme)
-        codes = nearest(torch.mul(x, tried, out=work))
-        values = table.index_select(0, codes.flatten()).view_as(x)
+        values = _VALUES.of(_VALUES.nearest(torch.mul(x, tried, out=work)))
         along = sum_places(torch.mul(weights, values, out=work).mul_(x))
         across = sum_places(torch.mul(weights, values, out=work).mul_(values))
         fitted = along / across
