@@ -89,14 +89,17 @@ _BLOCKS_SHARE = 3.0
 @click.option("--shape", type=click.Choice(list(SHAPES)), default="mini-4k", show_default=True)
 @click.option("--layers", type=click.IntRange(min=1), help="Number of layers.  [default: all]")
 @click.option("--seed", default=0, show_default=True)
+@click.option("--device", default="cpu", show_default=True, help="Device that draws the weights.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True)
-def main(shape: str, layers: int | None, seed: int, output: Path) -> None:
+def main(shape: str, layers: int | None, seed: int, device: str, output: Path) -> None:
     """Write a checkpoint of the given shape with random weights to the folder OUTPUT."""
-    write_checkpoint(output, shape, layers=layers, seed=seed)
+    write_checkpoint(output, shape, layers=layers, seed=seed, device=device)
 
 
-def write_checkpoint(folder: Path, shape: str, *, layers: int | None = None, seed: int = 0) -> None:
-    """Write a BF16 checkpoint, one tensor in memory at a time."""
+def write_checkpoint(
+    folder: Path, shape: str, *, layers: int | None = None, seed: int = 0, device: str = "cpu"
+) -> None:
+    """Write a BF16 checkpoint, one tensor in memory at a time; each device draws other weights."""
     raw = json.loads((bundled_folder() / "config.json").read_text(encoding="utf-8"))
     raw |= {**SHAPES[shape], "_name_or_path": f"synthetic-{shape}", "torch_dtype": "bfloat16"}
     if layers is not None:
@@ -107,7 +110,7 @@ def write_checkpoint(folder: Path, shape: str, *, layers: int | None = None, see
     for name in FILES:
         if (bundled_folder() / name).is_file():
             shutil.copyfile(bundled_folder() / name, folder / name)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(device).manual_seed(seed)
     shapes = tensor_shapes(config)
     specs = [TensorSpec(name, torch.bfloat16, size) for name, size in shapes.items()]
     with (
@@ -115,23 +118,27 @@ def write_checkpoint(folder: Path, shape: str, *, layers: int | None = None, see
         completed(SafetensorsStream(folder, specs)) as stream,
     ):
         for spec in specs:
-            stream.write(spec.name, _tensor(spec, config, generator).bfloat16())
+            stream.write(spec.name, _tensor(spec, config, generator).bfloat16().cpu())
             step()
 
 
 def _tensor(spec: TensorSpec, config: Phi3Config, generator: torch.Generator) -> torch.Tensor:
     if len(spec.shape) == 1:
         return _norm(spec.shape[0], generator)
-    weight = torch.randn(spec.shape, generator=generator)
+    weight = torch.randn(spec.shape, generator=generator, device=generator.device)
     # x * (1 + x^2 / 10) with a normal x has heavy tails like trained weights.
     weight *= 1 + 0.1 * weight.square()
-    weight *= torch.exp(0.3 * torch.randn(spec.shape[0], 1, generator=generator))
+    rows = torch.randn(spec.shape[0], 1, generator=generator, device=generator.device)
+    weight *= torch.exp(0.3 * rows)
     return weight.mul_(_spread(spec.name, config))
 
 
 def _norm(width: int, generator: torch.Generator) -> torch.Tensor:
-    weight = torch.exp(0.3 * torch.randn(width, generator=generator))
-    outliers = torch.randperm(width, generator=generator)[: max(1, width // _OUTLIERS)]
+    device = generator.device
+    weight = torch.exp(0.3 * torch.randn(width, generator=generator, device=device))
+    outliers = torch.randperm(width, generator=generator, device=device)[
+        : max(1, width // _OUTLIERS)
+    ]
     weight[outliers] *= 12
     return weight
 

@@ -39,7 +39,7 @@ def parts(hidden: Hidden, windows: int, *, changed: bool = False) -> Iterable[to
             is requested.
     """
     if isinstance(hidden, torch.Tensor):
-        return hidden.split(windows)
+        return torch.split(hidden, windows)
     return hidden.parts(windows, changed=changed)
 
 
@@ -62,7 +62,7 @@ class HostHidden:
 
     def parts(self, windows: int, *, changed: bool) -> Iterator[torch.Tensor]:
         """See ``parts``."""
-        for stored in self.values.split(windows):
+        for stored in torch.split(self.values, windows):
             yield from _borrowed(stored, self.device, changed=changed)
 
 

@@ -60,9 +60,10 @@ _CREATION = options.group(
 @click.argument("artifact", required=False)
 @_CREATION
 @SCORED_TEXT
+@options.DEVICE
 @options.RUNNING
 def create(
-    artifact: str | None, creation: _Creation, text: EvaluationText, running: Running
+    artifact: str | None, creation: _Creation, text: EvaluationText, device: str, running: Running
 ) -> None:
     """Score ARTIFACT and its original and write the predictions of both to a file.
 
@@ -87,6 +88,7 @@ def create(
         reason=creation.reason,
         overwrite=creation.overwrite,
         progress=progress_bars(quiet=running.quiet),
+        device=device,
     )
     print_recorded(recorded, running)
 
@@ -96,8 +98,11 @@ def create(
 @click.option("--baseline", "path", type=values.OUTPUT, required=True, help="File to change.")
 @click.option("--reason", required=True, help="Why it changes; an entry for its history.")
 @TEXT
+@options.DEVICE
 @options.RUNNING
-def update(artifact: str, path: Path, reason: str, text: str | None, running: Running) -> None:
+def update(
+    artifact: str, path: Path, reason: str, text: str | None, device: str, running: Running
+) -> None:
     """Replace the artifact in a baseline with ARTIFACT, for a stated reason.
 
     The predictions in full precision stay, so the original model isn't needed.
@@ -108,7 +113,12 @@ def update(artifact: str, path: Path, reason: str, text: str | None, running: Ru
     """
     use_threads(running.threads)
     recorded = update_baseline(
-        artifact, path, reason, text=text, progress=progress_bars(quiet=running.quiet)
+        artifact,
+        path,
+        reason,
+        text=text,
+        progress=progress_bars(quiet=running.quiet),
+        device=device,
     )
     print_recorded(recorded, running)
 

@@ -79,9 +79,16 @@ TEXT = click.option(
 @_LIMITS
 @TEXT
 @_FILES
+@options.DEVICE
 @options.RUNNING
 def check_command(
-    artifact: str, baseline: Path, limits: Limits, text: str | None, files: _Files, running: Running
+    artifact: str,
+    baseline: Path,
+    limits: Limits,
+    text: str | None,
+    files: _Files,
+    device: str,
+    running: Running,
 ) -> None:
     """Check ARTIFACT against a baseline, for example in a CI job.
 
@@ -103,7 +110,12 @@ def check_command(
     use_threads(running.threads)
     try:
         report = check(
-            artifact, baseline, limits, text, progress=progress_bars(quiet=running.quiet)
+            artifact,
+            baseline,
+            limits,
+            text,
+            progress=progress_bars(quiet=running.quiet),
+            device=device,
         )
     except NotComparableError as error:
         finding = Finding("comparable", Verdict.NOT_COMPARABLE, str(error))

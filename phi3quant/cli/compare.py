@@ -20,12 +20,14 @@ from phi3quant.source.locate import locate
 @click.option("--no-score", is_flag=True, help="List the differences only; don't run the models.")
 @options.ADAPTERS
 @SCORED_TEXT
+@options.DEVICE
 @options.RUNNING
 def compare(
     first: str,
     second: str,
     adapters: tuple[str, ...],
     text: EvaluationText,
+    device: str,
     running: Running,
     *,
     no_score: bool,
@@ -50,6 +52,7 @@ def compare(
         text,
         scored=not no_score,
         progress=progress_bars(quiet=running.quiet),
+        device=device,
     )
     if running.as_json:
         print_json(comparison.as_json())

@@ -20,12 +20,14 @@ from phi3quant.source.locate import locate
 @SCORED_TEXT
 @options.REVISION
 @options.ADAPTERS
+@options.DEVICE
 @options.RUNNING
 def evaluate(
     model: tuple[str, ...],
     text: EvaluationText,
     revision: str | None,
     adapters: tuple[str, ...],
+    device: str,
     running: Running,
 ) -> None:
     """Score MODELs on a text and compare them with the first one.
@@ -53,6 +55,7 @@ def evaluate(
         text,
         revision=revision,
         progress=progress_bars(quiet=running.quiet),
+        device=device,
     )
     if running.as_json:
         print_json(evaluation.as_json())

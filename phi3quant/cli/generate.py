@@ -71,6 +71,7 @@ _SAMPLING = options.group(
 )
 @_ANSWERING
 @_SAMPLING
+@options.DEVICE
 @options.RUNNING
 def generate(
     artifact: str,
@@ -78,6 +79,7 @@ def generate(
     reference: str | None,
     answering: _Answering,
     sampling: Sampling,
+    device: str,
     running: Running,
 ) -> None:
     """Let ARTIFACT answer PROMPT and report its speed.
@@ -109,6 +111,7 @@ def generate(
             max_new_tokens=answering.max_new_tokens,
             sampling=sampling,
             tell=tell,
+            device=device,
         )
 
     answering_model = locate(artifact, answering.revision, answering.adapters)

@@ -109,6 +109,14 @@ RUNNING = group(
 )
 
 
+DEVICE = click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    help="Device that computes: cpu, cuda, cuda:N, mps, or auto for the first CUDA GPU, if torch "
+    "can use one.",
+)
+
 PROFILE = click.option(
     "--profile",
     type=values.Name("profile", PROFILES),

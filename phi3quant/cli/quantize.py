@@ -37,6 +37,7 @@ class RunOptions:
     max_ppl_increase: float | None
     revision: str | None
     adapters: tuple[str, ...]
+    device: str
 
 
 _RUN = options.group(
@@ -58,9 +59,10 @@ _RUN = options.group(
     click.option(
         "--max-memory",
         type=values.Size(),
-        help="Memory limit, such as 4GB; calibration states spill to disk above it.  "
-        "[default: the available memory]",
+        help="Limit on memory, such as 4GB, or on the GPU's memory if one computes; calibration "
+        "states are kept elsewhere above it.  [default: the available memory]",
     ),
+    options.DEVICE,
     click.option("--no-verify", is_flag=True, help="Don't score the result."),
     MAX_INCREASE,
     options.REVISION,
@@ -181,7 +183,7 @@ def _run(method: str, request: Request) -> None:
     model = locate(name, run.revision, run.adapters)
     output = run.output or Path(_default_name(model, recipe))
     progress = progress_bars(quiet=quiet)
-    judge = None if run.no_verify else Verification(request.text, progress)
+    judge = None if run.no_verify else Verification(request.text, progress, run.device)
     started = time.monotonic()
     artifacts = quantize(
         model,
@@ -189,7 +191,7 @@ def _run(method: str, request: Request) -> None:
         recipe,
         overwrite=run.overwrite,
         progress=progress,
-        conduct=Conduct(run.resume, run.max_memory, _silent if quiet else note, judge),
+        conduct=Conduct(run.resume, run.max_memory, _silent if quiet else note, judge, run.device),
     )
     seconds = time.monotonic() - started
     evaluation = judge.evaluation if judge else None

@@ -63,8 +63,11 @@ _PAGE = options.group(
 @click.argument("run", nargs=-1, required=True)
 @_PAGE
 @SCORED_TEXT
+@options.DEVICE
 @options.RUNNING
-def report(run: tuple[str, ...], page: _Page, text: EvaluationText, running: Running) -> None:
+def report(
+    run: tuple[str, ...], page: _Page, text: EvaluationText, device: str, running: Running
+) -> None:
     """Show the quality and the size of RUNs, in the terminal and as one HTML page.
 
     \b
@@ -86,6 +89,7 @@ def report(run: tuple[str, ...], page: _Page, text: EvaluationText, running: Run
         text,
         scored=not page.no_score,
         progress=progress_bars(quiet=running.quiet),
+        device=device,
     )
     if results.measurement.unscored and not running.quiet and not page.no_score:
         note(f"note: nothing was scored: {results.measurement.unscored}")

@@ -13,8 +13,9 @@ from converters import as_run, open_located
 from converters.onnx.reader import OnnxModel
 from phi3quant.errors import CorpusError, InputError, require
 from phi3quant.evaluation.metrics import figures
-from phi3quant.evaluation.perplexity import Comparison, score, steps
+from phi3quant.evaluation.perplexity import Comparison, score, scoring, steps
 from phi3quant.model.config import Phi3Config
+from phi3quant.model.device import AUTO, CPU, find_device
 from phi3quant.progress import Progress, bars
 from phi3quant.source.locate import Located, Model, locate
 from phi3quant.source.opened_model import OpenedModel
@@ -114,6 +115,7 @@ def evaluate(
     *,
     revision: str | None = None,
     progress: Progress = bars,
+    device: str = AUTO,
 ) -> Evaluation:
     """Score one or more models, and compare the others with the first, token by token.
 
@@ -122,6 +124,7 @@ def evaluate(
         text: text to score on; None for the defaults.
         revision: revision of hub ids.
         progress: display of the blocks.
+        device: device to compute on; see phi3quant.model.device.find_device.
 
     Raises:
         Phi3QuantError: see phi3quant.errors; InputError if the models' tokenizers differ, so that
@@ -132,8 +135,9 @@ def evaluate(
         >>> scored.comparisons[0].candidate.tokens
         2044
     """
+    found = find_device(device)
     opened = [open_located(_named(model, revision)) for model in models]
-    return evaluate_opened(opened, text or EvaluationText(), progress)
+    return evaluate_opened(opened, text or EvaluationText(), progress, found)
 
 
 def _named(model: Model, revision: str | None) -> Located:
@@ -145,7 +149,10 @@ def _named(model: Model, revision: str | None) -> Located:
 
 
 def evaluate_opened(
-    opened: Sequence[Artifact], text: EvaluationText, progress: Progress
+    opened: Sequence[Artifact],
+    text: EvaluationText,
+    progress: Progress,
+    device: torch.device = CPU,
 ) -> Evaluation:
     """Score opened models as ``evaluate`` does; tables show their names.
 
@@ -163,8 +170,8 @@ def evaluate_opened(
                 "can't be compared; score them one at a time"
             )
     cut, description = text_windows(text, reference.tokenizer, reference.config)
-    with torch.inference_mode(), progress("scoring", steps(models)) as step:
-        comparisons = score(models, cut, step)
+    with scoring(device, progress, steps(models)) as step:
+        comparisons = score(models, cut, step, device)
     return Evaluation(
         [name for name, _ in named],
         [model.weight_bytes for model in models],

@@ -6,7 +6,8 @@ in the window. No BOS is added. Models with readable weights run block by block 
 phi3quant.model.predictor.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -14,8 +15,10 @@ from torch.nn import functional
 
 from phi3quant.errors import InputError
 from phi3quant.evaluation.paired_statistics import PairedMean, exponential, paired_mean
+from phi3quant.model.device import CPU, computing_on
 from phi3quant.model.predictor import PIECE_ROWS, CountSteps, Predictions, Predictor, predictor
 from phi3quant.model.weights import ModelWeights
+from phi3quant.progress import Progress, Step
 
 
 @dataclass(frozen=True, repr=False)
@@ -99,10 +102,23 @@ def steps(models: Sequence[ModelWeights | Predictor]) -> int:
     return sum(predictor(model).steps for model in models) + 1
 
 
+@contextmanager
+def scoring(device: torch.device, progress: Progress, total: int) -> Iterator[Step]:
+    """Score on a device in the body, with progress in ``total`` steps.
+
+    Raises:
+        MemoryLimitError: the device has no memory left.
+    """
+    title = "scoring" if device.type == "cpu" else f"scoring on {device}"
+    with torch.inference_mode(), computing_on(device), progress(title, total) as step:
+        yield step
+
+
 def score(
     models: Sequence[ModelWeights | Predictor],
     windows: torch.Tensor,
     progress: CountSteps | None = None,
+    device: torch.device = CPU,
 ) -> list[Comparison]:
     """Score models on the same windows, each compared with the first.
 
@@ -113,6 +129,7 @@ def score(
         models: models, the reference first. A single model is compared with itself.
         windows: int64 token ids [windows, length].
         progress: receives the steps just done; see ``steps``.
+        device: device that computes models whose weights can be read.
 
     Returns:
         Comparison of each model with the first, which is compared with itself.
@@ -121,7 +138,7 @@ def score(
         InputError: a model's vocabulary is smaller than an id in the text.
     """
     tell = progress or (lambda _steps: None)
-    predictors = [predictor(model) for model in models]
+    predictors = [predictor(model, device) for model in models]
     vocab = min(each.config.vocab_size for each in predictors)
     if int(windows.max()) >= vocab:
         raise InputError(
@@ -144,7 +161,8 @@ def _compare(reference: Predictions, candidate: Predictions, windows: torch.Tens
         else zip(reference(), candidate(), strict=True)
     )
     first_nll, second_nll, divergence, first_top, second_top = [], [], [], [], []
-    for (first, second), target in zip(pieces, torch.split(targets, PIECE_ROWS), strict=True):
+    for (first, other), expected in zip(pieces, torch.split(targets, PIECE_ROWS), strict=True):
+        second, target = other.to(first.device), expected.to(first.device)
         first_nll.append(-first.gather(1, target[:, None]).squeeze(1).double())
         second_nll.append(-second.gather(1, target[:, None]).squeeze(1).double())
         divergence.append(
@@ -153,12 +171,12 @@ def _compare(reference: Predictions, candidate: Predictions, windows: torch.Tens
         first_top.append(first.argmax(dim=1).int())
         second_top.append(second.argmax(dim=1).int())
     shape = (len(windows), windows.shape[1] - 1)
-    reference_top, candidate_top = torch.cat(first_top), torch.cat(second_top)
+    reference_top, candidate_top = torch.cat(first_top).cpu(), torch.cat(second_top).cpu()
     return Comparison(
-        Score(torch.cat(first_nll).view(shape)),
-        Score(torch.cat(second_nll).view(shape)),
+        Score(torch.cat(first_nll).view(shape).cpu()),
+        Score(torch.cat(second_nll).view(shape).cpu()),
         # Rounding errors may give a sum slightly below zero, which KL can't have.
-        torch.cat(divergence).view(shape).clamp(min=0),
+        torch.cat(divergence).view(shape).clamp(min=0).cpu(),
         int((reference_top == candidate_top).sum()) / len(targets),
         reference_top.view(shape),
         candidate_top.view(shape),

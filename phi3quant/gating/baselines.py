@@ -5,18 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from phi3quant.errors import InputError, ModelNotFoundError, NotComparableError
 from phi3quant.evaluation.evaluate import Artifact, EvaluationText, text_windows
 from phi3quant.evaluation.metrics import plain
 from phi3quant.evaluation.paired_statistics import PairedMean, paired_mean
-from phi3quant.evaluation.perplexity import Comparison
+from phi3quant.evaluation.perplexity import Comparison, scoring
 from phi3quant.gating import facts
 from phi3quant.gating.baseline import Baseline, read_baseline, write_baseline
 from phi3quant.gating.belonging import baseline_windows
 from phi3quant.gating.description import describe, weights_of
 from phi3quant.gating.recorded import record, score_beside
+from phi3quant.model.device import AUTO, find_device
 from phi3quant.model.predictor import predictor
 from phi3quant.progress import Progress, bars
 from phi3quant.provenance import manifest
@@ -53,6 +52,7 @@ def create_baseline(
     reason: str = "created",
     overwrite: bool = True,
     progress: Progress = bars,
+    device: str = AUTO,
 ) -> Recorded:
     """Score an artifact and its original, and record the predictions of both.
 
@@ -65,12 +65,14 @@ def create_baseline(
         reason: entry for the history.
         overwrite: whether a file at ``output`` may be replaced.
         progress: display of the blocks.
+        device: device to compute on; see phi3quant.model.device.find_device.
 
     Raises:
         InputError: a model or the text can't be used, or the reference is unknown.
         NotComparableError: the artifact was not made from the reference, the tokenizers differ, or
             the artifact gives NaN.
     """
+    found = find_device(device)
     opened = open_artifact(locate(artifact))
     original = _reference(opened, reference)
     if original.tokenizer.digest != opened.tokenizer.digest:
@@ -87,9 +89,9 @@ def create_baseline(
             "those in its manifest"
         )
     total = predictor(original.model).steps + predictor(opened.model).steps
-    with torch.inference_mode(), progress("scoring", total) as step:
-        losses, top = record(original.model, windows, step)
-        beside = score_beside(losses, top, opened.model, windows, step)
+    with scoring(found, progress, total) as step:
+        losses, top = record(original.model, windows, step, found)
+        beside = score_beside(losses, top, opened.model, windows, step, found)
     _refuse_nan(beside, opened)
     baseline = Baseline(
         text={**description, "field": chosen.field},
@@ -114,6 +116,7 @@ def update_baseline(
     *,
     text: str | Path | None = None,
     progress: Progress = bars,
+    device: str = AUTO,
 ) -> Recorded:
     """Replace the artifact of a baseline by another one of the same original.
 
@@ -125,6 +128,7 @@ def update_baseline(
         reason: reason for the change, recorded in the history.
         text: current path of the baseline's text; None if it is unchanged.
         progress: display of the blocks.
+        device: device to compute on; see phi3quant.model.device.find_device.
 
     Raises:
         NotComparableError: the artifact has another original or tokenizer, the text differs, or the
@@ -133,6 +137,7 @@ def update_baseline(
     """
     if not reason.strip():
         raise InputError("--reason is required when a baseline is updated; it is recorded there")
+    found = find_device(device)
     old = read_baseline(path)
     opened = open_artifact(locate(artifact))
     origin, expected = weights_of(opened.source), weights_of(old.reference)
@@ -142,8 +147,8 @@ def update_baseline(
             f"{old.reference.get('name')}; create a new baseline"
         )
     windows = baseline_windows(opened, old, text)
-    with torch.inference_mode(), progress("scoring", predictor(opened.model).steps) as step:
-        beside = score_beside(old.reference_nll, old.top, opened.model, windows, step)
+    with scoring(found, progress, predictor(opened.model).steps) as step:
+        beside = score_beside(old.reference_nll, old.top, opened.model, windows, step, found)
     _refuse_nan(beside, opened)
     drift = paired_mean(beside.candidate.nll - old.artifact_nll.double())
     new = old.updated(

@@ -6,19 +6,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from phi3quant.errors import CheckpointError, ConfigError, SchemeError, TokenizerError
 from phi3quant.evaluation.evaluate import Artifact
 from phi3quant.evaluation.metrics import figures, perplexity_past, plain, worst_windows
 from phi3quant.evaluation.paired_statistics import paired_mean
-from phi3quant.evaluation.perplexity import Comparison, Score
+from phi3quant.evaluation.perplexity import Comparison, Score, scoring
 from phi3quant.gating import facts
 from phi3quant.gating.baseline import Baseline, read_baseline
 from phi3quant.gating.belonging import baseline_windows, check_belongs
 from phi3quant.gating.check_report import CheckReport, Finding
 from phi3quant.gating.gate import DEFAULT_DRIFT, Gate, Verdict, default_budget
 from phi3quant.gating.recorded import score_beside
+from phi3quant.model.device import AUTO, find_device
 from phi3quant.model.predictor import predictor
 from phi3quant.progress import Progress, bars
 from phi3quant.provenance.sealing import open_artifact
@@ -53,6 +52,7 @@ def check(
     text: str | Path | None = None,
     *,
     progress: Progress = bars,
+    device: str = AUTO,
 ) -> CheckReport:
     """Score an artifact that is read back from disk, and apply the gates.
 
@@ -62,11 +62,13 @@ def check(
         limits: limits of the gates; None for the defaults.
         text: current path of the baseline's text; None if it is unchanged.
         progress: display of the scoring.
+        device: device to compute on; see phi3quant.model.device.find_device.
 
     Raises:
         NotComparableError: the baseline can't be used, or the artifact doesn't belong to it.
         InputError: the artifact, the baseline or the text is missing.
     """
+    found = find_device(device)
     baseline = read_baseline(Path(baseline_file))
     located = locate(artifact)
     report = partial(CheckReport, str(artifact), str(baseline_file))
@@ -74,8 +76,10 @@ def check(
         opened = open_artifact(located)
         notes = check_belongs(opened, baseline)
         windows = baseline_windows(opened, baseline, text)
-        with torch.inference_mode(), progress("scoring", predictor(opened.model).steps) as step:
-            beside = score_beside(baseline.reference_nll, baseline.top, opened.model, windows, step)
+        with scoring(found, progress, predictor(opened.model).steps) as step:
+            beside = score_beside(
+                baseline.reference_nll, baseline.top, opened.model, windows, step, found
+            )
     except _BROKEN as error:
         return report([Finding("artifact", Verdict.FAIL, str(error))])
     findings = [*_exact(opened, baseline), _finite(beside)]

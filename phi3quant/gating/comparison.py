@@ -9,7 +9,7 @@ import torch
 from converters.onnx.reader import OnnxModel
 from phi3quant.evaluation.evaluate import Artifact, EvaluationText, text_windows
 from phi3quant.evaluation.metrics import WorstWindow, figures, plain, worst_windows
-from phi3quant.evaluation.perplexity import Comparison, score, steps
+from phi3quant.evaluation.perplexity import Comparison, score, scoring, steps
 from phi3quant.gating import facts
 from phi3quant.model.architecture import (
     BLOCK_TENSORS,
@@ -18,6 +18,7 @@ from phi3quant.model.architecture import (
     HEAD,
     block_tensor_name,
 )
+from phi3quant.model.device import AUTO, find_device
 from phi3quant.model.weights import ModelWeights
 from phi3quant.progress import Progress, Step, bars
 from phi3quant.provenance.sealing import open_artifact
@@ -96,6 +97,7 @@ def compare(
     *,
     scored: bool = True,
     progress: Progress = bars,
+    device: str = AUTO,
 ) -> ModelComparison:
     """Compare two models of any kind: plain, packed, GGUF, ONNX.
 
@@ -108,10 +110,12 @@ def compare(
         text: text to score on; None for the bundled text that suits the first model.
         scored: whether to score the models.
         progress: display of the blocks.
+        device: device to compute on; see phi3quant.model.device.find_device.
 
     Raises:
         Phi3QuantError: a model or the text can't be used.
     """
+    found = find_device(device)
     located = locate(first)
     pair = (
         open_artifact(replace(located, name=located.title)),
@@ -133,8 +137,8 @@ def compare(
             text or EvaluationText(), one.tokenizer, one.model.config
         )
         models = [each.model for each in pair]
-        with torch.inference_mode(), progress("scoring", steps(models)) as step:
-            comparisons = score(models, windows, step)
+        with scoring(found, progress, steps(models)) as step:
+            comparisons = score(models, windows, step, found)
     return ModelComparison(
         (str(first), str(second)),
         (one.model.format, other.model.format),

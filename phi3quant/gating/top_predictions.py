@@ -42,6 +42,10 @@ class TopPredictions:
         rows = slice(start, stop)
         return TopPredictions(self.ids[rows], self.log[rows], self.rest[rows])
 
+    def to(self, device: torch.device) -> "TopPredictions":
+        """The same predictions on a device."""
+        return TopPredictions(self.ids.to(device), self.log.to(device), self.rest.to(device))
+
     def divergence(self, log_probabilities: torch.Tensor) -> torch.Tensor:
         """KL(these || others) over the stored tokens and the rest: FP64 [tokens], in nats.
 

@@ -10,11 +10,14 @@ import torch
 from phi3quant.model.architecture import Block, tensor_shapes
 from phi3quant.model.config import Phi3Config
 from phi3quant.model.decoder_block import decoder_block, embed, logits, sequence_context
+from phi3quant.model.device import CPU, free_memory
 from phi3quant.model.kv_cache import LayerCache
 from phi3quant.model.weights import ModelWeights
 
 KEPT_BYTES = 2_000_000_000
-"""Limit on FP32 weights kept in memory; those of larger models are read for every token."""
+"""Limit on FP32 weights kept in the CPU's memory; those of larger models are read every time."""
+# Share of a GPU's free memory that weights may take; the rest is for the cache.
+_KEPT_SHARE = 0.75
 
 # Tokens of a prompt in one pass through the blocks.
 _PIECE = 512
@@ -39,13 +42,20 @@ class Decoder(Protocol):
 class BlockwiseDecoder:
     """Decoder that computes with FP32 weights and a cache.
 
-    The weights of a small model stay in memory. Those of a larger one are read and dequantized
-    block by block for every token: that needs the memory of one block, and seconds per token.
+    The weights of a small model stay in memory, as do those of any model that fits a GPU. Others
+    are read and dequantized block by block for every token: that needs the memory of one block, and
+    seconds per token.
     """
 
-    def __init__(self, model: ModelWeights, kept_bytes: int = KEPT_BYTES) -> None:
-        self._model = model
-        self._weights = _keep(model) if _full_bytes(model.config) <= kept_bytes else model
+    def __init__(
+        self, model: ModelWeights, kept_bytes: int | None = None, device: torch.device = CPU
+    ) -> None:
+        if kept_bytes is None:
+            free = free_memory(device)
+            kept_bytes = KEPT_BYTES if free is None else int(free * _KEPT_SHARE)
+        self._model, self._device = model, device
+        kept = _full_bytes(model.config) <= kept_bytes
+        self._weights = _keep(model, device) if kept else _Moved(model, device)
         self._seen: list[int] = []
         self._caches = self._empty()
 
@@ -58,7 +68,8 @@ class BlockwiseDecoder:
     def runtime(self) -> str:
         """See Decoder."""
         kept = "in memory" if isinstance(self._weights, _Kept) else "read for every token"
-        return f"phi3quant, weights {kept}"
+        where = "" if self._device.type == "cpu" else f" on {self._device}"
+        return f"phi3quant{where}, weights {kept}"
 
     def feed(self, ids: Sequence[int]) -> torch.Tensor:
         """See Decoder."""
@@ -75,12 +86,13 @@ class BlockwiseDecoder:
         table = weights.embedding()
         for first in range(start, length, piece):
             last = min(length, first + piece)
-            context = sequence_context(config, last, first)
-            hidden = embed(table, torch.tensor([self._seen[first:last]]))
+            context = sequence_context(config, last, first, self._device)
+            new = torch.tensor([self._seen[first:last]], device=self._device)
+            hidden = embed(table, new)
             for index, cache in enumerate(self._caches):
                 hidden = decoder_block(weights.block(index), context, hidden, cache=cache)
         end = hidden[0, -1:]
-        return logits(end, weights.final_norm(), weights.head(), config.rms_norm_eps)[0]
+        return logits(end, weights.final_norm(), weights.head(), config.rms_norm_eps)[0].cpu()
 
     def _switches(self, before: int, after: int) -> bool:
         """Whether LongRoPE's factors differ between texts of these two lengths."""
@@ -89,6 +101,30 @@ class BlockwiseDecoder:
 
     def _empty(self) -> list[LayerCache]:
         return [LayerCache() for _ in range(self._model.config.num_hidden_layers)]
+
+
+@dataclass(frozen=True)
+class _Moved:
+    """Model whose weights are read whenever they are needed; implements ModelWeights."""
+
+    model: ModelWeights
+    device: torch.device
+
+    @property
+    def config(self) -> Phi3Config:
+        return self.model.config
+
+    def embedding(self) -> torch.Tensor:
+        return self.model.embedding().to(self.device)
+
+    def block(self, index: int) -> Block:
+        return {key: value.to(self.device) for key, value in self.model.block(index).items()}
+
+    def final_norm(self) -> torch.Tensor:
+        return self.model.final_norm().to(self.device)
+
+    def head(self) -> torch.Tensor:
+        return self.model.head().to(self.device)
 
 
 @dataclass(frozen=True)
@@ -114,11 +150,12 @@ class _Kept:
         return self.output
 
 
-def _keep(model: ModelWeights) -> _Kept:
-    config, table = model.config, model.embedding()
-    blocks = [model.block(index) for index in range(config.num_hidden_layers)]
-    head = table if config.tie_word_embeddings else model.head()
-    return _Kept(config, blocks, table, model.final_norm(), head)
+def _keep(model: ModelWeights, device: torch.device) -> _Kept:
+    moved = _Moved(model, device)
+    config, table = model.config, moved.embedding()
+    blocks = [moved.block(index) for index in range(config.num_hidden_layers)]
+    head = table if config.tie_word_embeddings else moved.head()
+    return _Kept(config, blocks, table, moved.final_norm(), head)
 
 
 def _full_bytes(config: Phi3Config) -> int:

@@ -17,6 +17,7 @@ from converters.stop_tokens import stop_tokens
 from phi3quant.errors import InputError
 from phi3quant.generation.decoder import BlockwiseDecoder, Decoder
 from phi3quant.generation.sampling import Sampling, choose
+from phi3quant.model.device import AUTO, CPU, computing_on, find_device
 from phi3quant.source.locate import Model, locate
 from phi3quant.source.opened_model import OpenedModel
 from phi3quant.source.stored_model import StoredWeights
@@ -84,6 +85,7 @@ def generate(
     sampling: Sampling | None = None,
     revision: str | None = None,
     tell: TellText = lambda _text: None,
+    device: str = AUTO,
 ) -> Generated:
     """Generate a text that continues or answers a prompt.
 
@@ -98,6 +100,7 @@ def generate(
         sampling: choice of tokens; None to always take the best one.
         revision: revision of a hub id.
         tell: receives the text while it is generated.
+        device: device to compute on; see phi3quant.model.device.find_device.
 
     Raises:
         Phi3QuantError: see phi3quant.errors.
@@ -114,6 +117,7 @@ def generate(
         max_new_tokens=max_new_tokens,
         sampling=sampling,
         tell=tell,
+        device=device,
     )
 
 
@@ -125,6 +129,7 @@ def generate_from(
     max_new_tokens: int | None = None,
     sampling: Sampling | None = None,
     tell: TellText = lambda _text: None,
+    device: str = AUTO,
 ) -> Generated:
     """Generate a text as ``generate`` does, by a model that is already open.
 
@@ -135,11 +140,13 @@ def generate_from(
         max_new_tokens: see generate.
         sampling: see generate.
         tell: see generate.
+        device: see generate.
 
     Raises:
         Phi3QuantError: as generate.
     """
     _check_prompt(prompt)
+    found = find_device(device)
     tokenizer = opened.tokenizer
     text = prompt
     if not raw:
@@ -151,8 +158,8 @@ def generate_from(
     require_rows(tokenizer, ids, opened.config.vocab_size)
     room = _room(ids, opened.config.max_position_embeddings, max_new_tokens)
     stops = stop_tokens(opened)
-    with torch.inference_mode():
-        decoder = open_decoder(opened.model, len(ids) + room)
+    with torch.inference_mode(), computing_on(found):
+        decoder = open_decoder(opened.model, len(ids) + room, found)
         run = _Answer(decoder, tokenizer, stops, sampling or Sampling(), tell)
         return run.write(opened.located.title, opened.model.format, ids, room)
 
@@ -164,12 +171,15 @@ def _check_prompt(prompt: str) -> None:
         raise InputError(f"the prompt is not UTF-8 (character {error.start})") from None
 
 
-def open_decoder(model: StoredWeights | OnnxModel, context: int) -> Decoder:
+def open_decoder(
+    model: StoredWeights | OnnxModel, context: int, device: torch.device = CPU
+) -> Decoder:
     """Open the fastest decoder for a model.
 
     Args:
         model: model from converters.open_model.
         context: number of tokens in prompt and answer together.
+        device: device that computes, unless a runtime does.
 
     Raises:
         Phi3QuantError: the runtime can't open the model.
@@ -178,7 +188,7 @@ def open_decoder(model: StoredWeights | OnnxModel, context: int) -> Decoder:
         return OnnxDecoder(model)
     if isinstance(model, GgufCheckpoint) and has_llama():
         return LlamaDecoder(model, context)
-    return BlockwiseDecoder(model)
+    return BlockwiseDecoder(model, device=device)
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ def _trouble(device: torch.device) -> str:
 def _why_not() -> str:
     """Reason that CUDA can't start, such as a driver that is too old, as an addition to a text."""
     try:
-        torch.cuda.init()
+        torch.cuda.init()  # type: ignore[no-untyped-call]
     except (RuntimeError, AssertionError) as error:
         return f" ({str(error).splitlines()[0]})"
     return ""
@@ -93,20 +93,34 @@ def free_memory(device: torch.device) -> int | None:
 
 
 @contextmanager
-def clear_memory_errors() -> Iterator[None]:
-    """Turn a device's lack of memory into an error that names the option that helps.
+def computing_on(device: torch.device, limit: int | None = None) -> Iterator[None]:
+    """Compute on a device, with errors that help if its memory is full.
+
+    Args:
+        device: device that computes.
+        limit: limit on bytes of a CUDA GPU's memory; None for all.
 
     Raises:
         MemoryLimitError: the device has no memory left.
     """
+    if device.type != "cuda":
+        yield
+        return
+    total = torch.cuda.get_device_properties(device).total_memory
+    share = 1.0 if limit is None else min(1.0, limit / total)
+    torch.cuda.set_per_process_memory_fraction(share, device)
     try:
         yield
     except torch.OutOfMemoryError as error:
         raise MemoryLimitError(
-            f"the GPU is out of memory ({str(error).split('. ')[0]}); pass a smaller --max-memory "
-            "so that hidden states are kept elsewhere, close other programs that use the GPU, or "
-            "pass --device cpu"
+            f"the GPU is out of memory ({str(error).split('. ')[0]}); close other programs that "
+            "use it, pass a smaller --max-memory so that hidden states are kept elsewhere, use "
+            "fewer --samples, or pass --device cpu"
         ) from None
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, device)
+        # Other programs can have what this one no longer needs.
+        torch.cuda.empty_cache()
 
 
 def double(x: torch.Tensor) -> torch.Tensor:

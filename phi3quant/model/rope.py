@@ -15,7 +15,7 @@ class RopeTables:
     sin: torch.Tensor
 
     def to(self, device: torch.device) -> "RopeTables":
-        """The tables on a device; they are computed on the CPU, so that all devices use the same."""
+        """The tables on a device; computed on the CPU, they are the same on all devices."""
         return RopeTables(self.cos.to(device), self.sin.to(device))
 
 

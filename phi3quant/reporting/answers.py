@@ -8,6 +8,7 @@ from typing import Any
 from phi3quant.errors import Phi3QuantError
 from phi3quant.evaluation.evaluate import Artifact
 from phi3quant.generation.generate import generate_from
+from phi3quant.model.device import AUTO
 from phi3quant.progress import Progress, bars
 
 PROMPTS = ("What is the opposite of hot?", "What is the capital of France?")
@@ -72,6 +73,7 @@ def sample_answers(
     progress: Progress = bars,
     prompts: Sequence[str] = PROMPTS,
     clock: Callable[[], float] = time.monotonic,
+    device: str = AUTO,
 ) -> SampleAnswers:
     """Let models answer prompts; a failure becomes a note.
 
@@ -80,6 +82,7 @@ def sample_answers(
         progress: display of the answers done.
         prompts: user turns of a chat.
         clock: seconds.
+        device: device to compute on, unless a runtime does.
     """
     end = clock() + TOTAL_SECONDS
     rows = []
@@ -87,7 +90,7 @@ def sample_answers(
         for name, opened in models:
             answers, runtime = [], ""
             for prompt in prompts:
-                answer, computed_by = _answer(opened, prompt, end, clock)
+                answer, computed_by = _answer(opened, prompt, (end, clock), device)
                 answers.append(answer)
                 runtime = runtime or computed_by
                 step()
@@ -96,9 +99,10 @@ def sample_answers(
 
 
 def _answer(
-    opened: Artifact, prompt: str, end: float, clock: Callable[[], float]
+    opened: Artifact, prompt: str, time_limit: tuple[float, Callable[[], float]], device: str
 ) -> tuple[Answer, str]:
     """An answer and the runtime that computed it."""
+    end, clock = time_limit
     if clock() >= end:
         return Answer("", f"left out: the time limit of {TOTAL_SECONDS:.0f} s was reached"), ""
     pieces: list[str] = []
@@ -110,7 +114,9 @@ def _answer(
             raise _OutOfTimeError
 
     try:
-        generated = generate_from(opened, prompt, max_new_tokens=MAX_NEW_TOKENS, tell=keep)
+        generated = generate_from(
+            opened, prompt, max_new_tokens=MAX_NEW_TOKENS, tell=keep, device=device
+        )
     except _OutOfTimeError:
         return Answer("".join(pieces), f"cut short after {ANSWER_SECONDS:.0f} s"), ""
     except Phi3QuantError as error:

@@ -9,6 +9,7 @@ from phi3quant.errors import InputError, Phi3QuantError
 from phi3quant.evaluation.evaluate import EvaluationText, evaluate, text_windows
 from phi3quant.evaluation.metrics import WorstWindow, figures, worst_windows
 from phi3quant.gating.description import weights_of
+from phi3quant.model.device import AUTO
 from phi3quant.progress import Progress, bars
 from phi3quant.provenance import manifest
 from phi3quant.provenance.sealing import open_artifact
@@ -106,6 +107,7 @@ def measure(
     reference: str | Path | None,
     text: EvaluationText,
     progress: Progress = bars,
+    device: str = AUTO,
 ) -> Measurement:
     """Score variants against their original; without it, use the figures in their manifests.
 
@@ -114,6 +116,7 @@ def measure(
         reference: the original; None: the one named in the manifests, if it is here.
         text: evaluation text.
         progress: display of the blocks done.
+        device: device to compute on; see phi3quant.model.device.find_device.
 
     Raises:
         Phi3QuantError: the reference that was passed, or the text, can't be used.
@@ -121,12 +124,12 @@ def measure(
     if reference is not None:
         located = locate(reference, adapters=recorded_adapters(variants[0].opened.source))
         original = replace(located, name=str(reference))
-        return _scored(variants, original, text, progress)
+        return _scored(variants, original, text, progress, device)
     try:
         original = _original(variants)
     except Phi3QuantError as error:
         return from_manifests(variants, str(error))
-    return _scored(variants, original, text, progress)
+    return _scored(variants, original, text, progress, device)
 
 
 def from_manifests(variants: Sequence[Variant], unscored: str) -> Measurement:
@@ -207,11 +210,15 @@ def _original(variants: Sequence[Variant]) -> Located:
 
 
 def _scored(
-    variants: Sequence[Variant], original: Located, text: EvaluationText, progress: Progress
+    variants: Sequence[Variant],
+    original: Located,
+    text: EvaluationText,
+    progress: Progress,
+    device: str,
 ) -> Measurement:
     opened = open_artifact(original)
     models: list[Located | Path] = [original, *(variant.path for variant in variants)]
-    result = evaluate(models, text, progress=progress)
+    result = evaluate(models, text, progress=progress, device=device)
     windows, _ = text_windows(text, opened.tokenizer, opened.config)
     rows = []
     for name, comparison, origin in zip(

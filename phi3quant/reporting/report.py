@@ -8,6 +8,7 @@ from typing import Any
 
 from phi3quant.auditing.audit import Audit, audit_opened
 from phi3quant.evaluation.evaluate import Artifact, EvaluationText
+from phi3quant.model.device import AUTO
 from phi3quant.progress import Progress, bars
 from phi3quant.provenance.sealing import open_artifact
 from phi3quant.reporting.answers import SampleAnswers, sample_answers
@@ -76,6 +77,7 @@ def make_report(
     *,
     scored: bool = True,
     progress: Progress = bars,
+    device: str = AUTO,
 ) -> Report:
     """Gather the facts of artifacts, and score them if their original is here.
 
@@ -86,6 +88,7 @@ def make_report(
         text: evaluation text; None: the bundled one that suits the model.
         scored: run the models; otherwise quality figures come from the manifests.
         progress: display of the work done.
+        device: device to compute on; see phi3quant.model.device.find_device.
 
     Raises:
         Phi3QuantError: an artifact, the reference or the text can't be used.
@@ -99,7 +102,7 @@ def make_report(
     text = text or EvaluationText()
     variants = open_variants(runs)
     measurement = (
-        measure(variants, reference, text, progress)
+        measure(variants, reference, text, progress, device)
         if scored
         else from_manifests(variants, "scoring was left out")
     )
@@ -108,7 +111,7 @@ def make_report(
     if measurement.original is not None:
         original = open_artifact(measurement.original)
         opened.insert(0, (measurement.reference_name, original))
-        samples = sample_answers(opened, progress)
+        samples = sample_answers(opened, progress, device=device)
     return Report(
         variants,
         measurement,

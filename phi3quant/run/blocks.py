@@ -10,13 +10,18 @@ from calib.activations import Shelf
 from converters.format import ModelWriter
 from phi3quant.errors import CheckpointError, SchemeError
 from phi3quant.model.architecture import EMBEDDING, HEAD
+from phi3quant.model.config import Phi3Config
+from phi3quant.model.device import CPU
 from phi3quant.progress import Progress, Step
 from phi3quant.quant.block import QuantizedBlock
 from phi3quant.quant.codecs import Codecs
+from phi3quant.quant.codecs.on_device.moves import codecs_for, on_cpu
 from phi3quant.quant.methods import Method
 from phi3quant.run import one_block
 from phi3quant.run.block_record import BlockRecord
 from phi3quant.run.journal import Journal
+from phi3quant.run.memory_budget import Place
+from phi3quant.run.overlap import BlockReader, Later, behind, block_reader
 from phi3quant.source.checkpoint import Checkpoint
 
 
@@ -29,14 +34,21 @@ class Work:
         codecs: function that returns the codecs of a block's linears, given its index.
         compensate: see phi3quant.run.one_block.start.
         ids: calibration windows, int64 [windows, length]; None for a method without calibration.
-        states_in_memory: whether hidden states stay in memory instead of the journal's folder.
+        device: device that computes.
+        place: place of the hidden states; on disk, they are in the journal's folder.
     """
 
     method: Method
     codecs: Callable[[int], Codecs]
     compensate: bool
     ids: torch.Tensor | None
-    states_in_memory: bool = True
+    device: torch.device = CPU
+    place: Place = Place.DEVICE
+
+    def shelf(self, journal: Journal | None) -> Shelf:
+        """Storage of the hidden states."""
+        folder = journal.folder if journal is not None and self.place is Place.DISK else None
+        return Shelf(folder, self.device, on_host=self.place is Place.HOST)
 
 
 def quantize_blocks(
@@ -67,24 +79,13 @@ def quantize_blocks(
         writer.embedding(embedding)
     states = None
     if work.ids is not None:
-        folder = None if journal is None or work.states_in_memory else journal.folder
         states = one_block.start(
-            checkpoint.config, embedding, work.ids, Shelf(folder), compensate=work.compensate
+            checkpoint.config, embedding, work.ids, work.shelf(journal), compensate=work.compensate
         )
     del embedding
-    run = _BlockRun(checkpoint, work, writers, states, journal)
-    count = checkpoint.config.num_hidden_layers
-    reports: list[dict[str, Any]] = []
-    if journal is not None and journal.finished:
-        with progress("loading finished blocks", journal.finished) as step:
-            reports = run.restore(step)
-    title = f"quantizing ({work.method.title})"
-    with progress(title, count - len(reports)) as step:
-        for index in range(len(reports), count):
-            report = run.quantize(index)
-            reports.append(report)
-            ratio = report.get("error_ratio")
-            step(1, "" if ratio is None else f"{ratio:.3f} of RTN's error")
+    with block_reader(checkpoint, work.device) as reader, behind(work.device) as later:
+        run = _BlockRun(reader, work, writers, states, journal, later)
+        reports = run.all_blocks(progress)
     norm = checkpoint.final_norm()
     head = None if checkpoint.config.tie_word_embeddings else checkpoint.store.load(HEAD)
     for writer in writers:
@@ -96,11 +97,32 @@ def quantize_blocks(
 class _BlockRun:
     """Parts of a run; ``states`` change from block to block."""
 
-    checkpoint: Checkpoint
+    reader: BlockReader
     work: Work
     writers: Sequence[ModelWriter]
     states: one_block.States | None
     journal: Journal | None
+    later: Later
+
+    @property
+    def config(self) -> Phi3Config:
+        return self.reader.checkpoint.config
+
+    def all_blocks(self, progress: Progress) -> list[dict[str, Any]]:
+        """Restore the recorded blocks and quantize the others; returns the report of each."""
+        count = self.config.num_hidden_layers
+        reports: list[dict[str, Any]] = []
+        if self.journal is not None and self.journal.finished:
+            with progress("loading finished blocks", self.journal.finished) as step:
+                reports = self.restore(step)
+        title = f"quantizing ({self.work.method.title})"
+        with progress(title, count - len(reports)) as step:
+            for index in range(len(reports), count):
+                report = self.quantize(index)
+                reports.append(report)
+                ratio = report.get("error_ratio")
+                step(1, "" if ratio is None else f"{ratio:.3f} of RTN's error")
+        return reports
 
     def restore(self, step: Step) -> list[dict[str, Any]]:
         """Write the recorded blocks, and advance the states past them.
@@ -108,7 +130,7 @@ class _BlockRun:
         The states are not needed if all blocks are finished.
         """
         assert self.journal is not None
-        count = self.checkpoint.config.num_hidden_layers
+        count = self.config.num_hidden_layers
         all_finished = self.journal.finished == count
         reports: list[dict[str, Any]] = []
         for index in range(self.journal.finished):
@@ -131,26 +153,31 @@ class _BlockRun:
 
     def _record(self, index: int) -> BlockRecord | None:
         assert self.journal is not None
-        return self.journal.take(index, self.checkpoint.config, self.work.codecs(index))
+        return self.journal.take(index, self.config, self.work.codecs(index))
 
     def _advance(self, index: int, record: BlockRecord) -> None:
         assert self.states is not None
-        one_block.advance_through(self.checkpoint.block(index), record.block, self.states)
+        one_block.advance_through(self.reader.full(index), record.block, self.states)
 
     def quantize(self, index: int) -> dict[str, Any]:
         """Quantize the next block, write it and record it."""
-        result, report = self._coded(index)
-        for writer in self.writers:
-            writer.block(index, result)
-        if self.journal is not None:
-            self.journal.keep(index, result, report)
+        coded, report = self._coded(index)
+        result = on_cpu(coded)
+
+        def write() -> None:
+            for writer in self.writers:
+                writer.block(index, result)
+            if self.journal is not None:
+                self.journal.keep(index, result, report)
+
+        self.later(write)
         return report
 
     def _coded(self, index: int) -> tuple[QuantizedBlock, dict[str, Any]]:
-        codecs = self.work.codecs(index)
+        codecs = codecs_for(self.work.device, self.work.codecs(index))
         if self.states is None:
             return self._round(index, codecs), {}
-        block = self.checkpoint.block(index)
+        block = self.reader.full(index)
         try:
             return one_block.quantize_block(block, self.states, self.work.method, codecs)
         except (CheckpointError, SchemeError) as error:
@@ -158,10 +185,10 @@ class _BlockRun:
 
     def _round(self, index: int, codecs: Codecs) -> QuantizedBlock:
         """Quantize a block without calibration, from weights in their stored dtype."""
-        block = self.checkpoint.stored_block(index)
+        block = self.reader.stored(index)
         try:
-            return self.work.method.quantize_block(block, {}, self.checkpoint.config, codecs)
+            return self.work.method.quantize_block(block, {}, self.config, codecs)
         except CheckpointError:
             # Raises an error with the tensor, its file and the position of the bad value.
-            self.checkpoint.block(index)
+            self.reader.checkpoint.block(index)
             raise

@@ -1,23 +1,29 @@
-"""Conduct of a run: resuming, memory, verification; nothing that changes a weight."""
+"""Conduct of a run: device, resuming, memory, verification."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from phi3quant.model.device import AUTO
 from phi3quant.run.draft import Judge
 
 
 @dataclass(frozen=True)
 class Conduct:
-    """Conduct of a run; nothing here changes a weight.
+    """Conduct of a run.
+
+    Only the device changes weights, by rounding: its sums have another order.
 
     Attributes:
         resume: whether to continue after the finished blocks of an earlier run for the same output.
-        max_memory: limit on resident bytes; None for the available memory.
+        max_memory: limit on resident bytes, or on bytes of the GPU's memory if a GPU computes; None
+            for the available memory.
         say: receives lines for the user.
         judge: verification of the result before it is published; None to skip it.
+        device: device to compute on; see phi3quant.model.device.find_device.
     """
 
     resume: bool = False
     max_memory: int | None = None
     say: Callable[[str], None] = lambda _line: None
     judge: Judge | None = None
+    device: str = AUTO

@@ -22,7 +22,7 @@ from phi3quant.progress import Progress, bars
 from phi3quant.provenance import manifest
 from phi3quant.run import preflight
 from phi3quant.run.calibration_windows import calibration_windows
-from phi3quant.run.memory_budget import Calibrated
+from phi3quant.run.memory_budget import Calibrated, Place
 from phi3quant.run.recipe import Calibration
 from phi3quant.source.locate import Model, locate
 
@@ -45,7 +45,7 @@ class Written:
     imatrix: Imatrix
 
 
-def write_imatrix(  # noqa: PLR0913 - options by name, each of them documented
+def write_imatrix(
     model: Model,
     output: Path,
     *,
@@ -91,12 +91,12 @@ def write_imatrix(  # noqa: PLR0913 - options by name, each of them documented
     if process_output and config.tie_word_embeddings:
         notify([f"{located.name} has no output matrix of its own, so there are no sums for it"])
     size = Calibrated(calibration.samples, calibration.length, compensate=False)
-    in_memory = preflight.check(config, size, (output, _nbytes(config)), max_memory, say)
+    place = preflight.check(config, size, (output, _nbytes(config)), max_memory, say)
     tokenizer = tokenizer_of(weights, located.path)
     text = calibration_windows(tokenizer, config.vocab_size, calibration)
     stamps = manifest.stamps([*weights.files, *manifest.adapter_files(located)])
     with (
-        _shelf(output, in_memory=in_memory) as shelf,
+        _shelf(output, in_memory=place is not Place.DISK) as shelf,
         progress("measuring importance", config.num_hidden_layers) as step,
     ):
         head = process_output and not config.tie_word_embeddings

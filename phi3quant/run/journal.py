@@ -18,6 +18,7 @@ from phi3quant.disk.untrusted_json import read_json
 from phi3quant.disk.workspace import BEGUN, Workspace, open_workspace
 from phi3quant.errors import DamagedError, InputError, ResumeError
 from phi3quant.model.config import Phi3Config
+from phi3quant.model.device import CPU, device_name
 from phi3quant.model.precision import product_dtype
 from phi3quant.provenance import manifest
 from phi3quant.quant.block import QuantizedBlock
@@ -172,14 +173,17 @@ def open_journal(output: Path, *, overwrite: bool = False) -> Iterator[tuple[Wor
             raise
 
 
-def prepare(journal: Journal, conduct: Conduct, inputs: Mapping[str, Any]) -> None:
+def prepare(
+    journal: Journal, conduct: Conduct, inputs: Mapping[str, Any], device: torch.device = CPU
+) -> None:
     """Prepare the journal: check its blocks if the run resumes, otherwise drop them."""
     identity = {
         **inputs,
         "tools": manifest.describe_tools(),
         "threads": torch.get_num_threads(),
-        "products": str(product_dtype()),
+        "products": str(product_dtype(device)),
         "cpu": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+        "device": device_name(device),
     }
     if conduct.resume and journal.finished:
         journal.check(identity)

@@ -7,6 +7,7 @@ result.
 
 import os
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 
 from calib.batches import BATCH_TOKENS
@@ -23,6 +24,16 @@ _FULL = 4
 _CODES = 1.1
 # Bytes of libraries and compiled code, and of the part that only calibration uses.
 _LIBRARIES, _CALIBRATING = 500_000_000, 80_000_000
+# Bytes of a GPU's memory for its libraries, and for the tries of a search.
+_GPU_LIBRARIES, _TRIES = 700_000_000, 1_000_000_000
+
+
+class Place(Enum):
+    """Place of the hidden states."""
+
+    DEVICE = "in the memory of the device that computes"
+    HOST = "in the host's memory"
+    DISK = "on disk"
 
 
 @dataclass(frozen=True)
@@ -52,6 +63,11 @@ class Needs:
     memory: int
     states: int
     disk: int
+
+    @property
+    def gpu_memory(self) -> int:
+        """Bytes of a GPU's memory at the peak, without the hidden states."""
+        return self.memory - _LIBRARIES + _GPU_LIBRARIES + _TRIES
 
 
 def needs(config: Phi3Config, run: Calibrated | None, product_bytes: int = 2) -> Needs:
@@ -128,6 +144,31 @@ def in_memory(need: Needs, limit: int | None) -> bool:
             )
         )
     return need.memory + need.states <= room
+
+
+def place_for_gpu(need: Needs, limit: int | None, free: int | None) -> Place:
+    """Place of the hidden states if a GPU computes.
+
+    Args:
+        need: result of ``needs``.
+        limit: limit on bytes of the GPU's memory; None for what is free.
+        free: free bytes of the GPU's memory; None if it is the host's.
+
+    Raises:
+        MemoryLimitError: the GPU's memory is too small even without the hidden states.
+    """
+    host = available_memory()
+    free = host if free is None else free
+    room = free if limit is None else min(limit, free)
+    if need.gpu_memory > room:
+        reason = "--max-memory is" if limit is not None and limit <= free else "the GPU has"
+        raise MemoryLimitError(
+            f"this needs about {size(need.gpu_memory)} of the GPU's memory and {reason} "
+            f"{size(room)}; allow more, close other programs that use the GPU, or pass --device cpu"
+        )
+    if need.gpu_memory + need.states <= room:
+        return Place.DEVICE
+    return Place.HOST if need.states + _LIBRARIES <= host else Place.DISK
 
 
 def available_memory() -> int:

@@ -192,7 +192,9 @@ def advance_through(block: Block, quantized: QuantizedBlock, states: States) -> 
         quantized: the block after quantization.
         states: inputs of the block, which become its outputs.
     """
-    original, final = for_products(block), for_products(quantized.dequantized())
+    device = states.shelf.device
+    restored = {key: value.to(device) for key, value in quantized.dequantized().items()}
+    original, final = for_products(block), for_products(restored)
     for streams in (states.seen, states.held_back):
         advance(original, states.context, streams.clean)
         advance(final, states.context, streams.actual)

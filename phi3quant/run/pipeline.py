@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from converters import open_weights
 from converters.companions import check_companions
 from converters.format import Format
@@ -14,6 +16,7 @@ from phi3quant.disk.ordered_writer import completed
 from phi3quant.disk.output import check_not_inside
 from phi3quant.disk.workspace import Workspace, check_output
 from phi3quant.errors import CheckpointError, OutputError, SchemeError, require
+from phi3quant.model.device import computing_on, device_name, find_device
 from phi3quant.progress import Progress, bars
 from phi3quant.provenance import manifest
 from phi3quant.quant.methods import METHODS, Method
@@ -24,7 +27,7 @@ from phi3quant.run.calibration_windows import CalibrationWindows, calibration_wi
 from phi3quant.run.conduct import Conduct
 from phi3quant.run.draft import Draft, draft_of, publish
 from phi3quant.run.journal import Journal, open_journal, prepare
-from phi3quant.run.memory_budget import Calibrated
+from phi3quant.run.memory_budget import Calibrated, Place
 from phi3quant.run.recipe import Recipe
 from phi3quant.source.checkpoint import Checkpoint
 from phi3quant.source.locate import Located, Model, locate
@@ -43,7 +46,8 @@ class _Plan:
         output: folder to create.
         conduct: resuming, memory limit and verification.
         progress: display of the stages.
-        states_in_memory: whether hidden states fit in memory.
+        device: device that computes.
+        place: place of the hidden states.
         files: files of the source to hash.
         stamps: sizes and times of these files.
     """
@@ -54,7 +58,8 @@ class _Plan:
     output: Path
     conduct: Conduct
     progress: Progress
-    states_in_memory: bool
+    device: torch.device
+    place: Place
     files: Sequence[Path]
     stamps: Mapping[Path, tuple[int, int]]
 
@@ -158,6 +163,7 @@ def _plan(
     overwrite: bool,
 ) -> _Plan:
     """Check everything that can be checked before work starts."""
+    device = find_device(conduct.device)
     opened = _open_plain(located)
     config = opened.config
     formats = recipe.open_formats()
@@ -178,8 +184,10 @@ def _plan(
         if METHODS[recipe.method].calibrated
         else None
     )
-    states_in_memory = preflight.check(
-        config, calibrated, (output, size), conduct.max_memory, conduct.say
+    if device.type != "cpu":
+        conduct.say(f"computing on {device_name(device)}")
+    place = preflight.check(
+        config, calibrated, (output, size), conduct.max_memory, conduct.say, device
     )
     files = manifest.source_files(located, opened.model.store.files)
     return _Plan(
@@ -189,7 +197,8 @@ def _plan(
         output,
         conduct,
         progress,
-        states_in_memory,
+        device,
+        place,
         files,
         manifest.stamps([*files, *manifest.adapter_files(located)]),
     )
@@ -217,7 +226,7 @@ def _run(
             described = source.result()
             step()
         calibration = {"recipe": recipe.as_json(config), "calibration": text.description}
-        prepare(journal, plan.conduct, {**calibration, **described})
+        prepare(journal, plan.conduct, {**calibration, **described}, plan.device)
     elif plan.conduct.resume:
         plan.conduct.say(f"{plan.method.title} is too quick to keep blocks; starting at the first")
     work = Work(
@@ -225,7 +234,8 @@ def _run(
         lambda index: recipe.codecs(config, index),
         recipe.compensate,
         text.ids if text else None,
-        plan.states_in_memory,
+        plan.device,
+        plan.place,
     )
     draft = draft_of(workspace, plan.source, [entry.name for entry in plan.formats])
     with ExitStack() as open_writers:
@@ -235,13 +245,14 @@ def _run(
             )
             for entry in plan.formats
         }
-        blocks = quantize_blocks(
-            plan.source.model,
-            work,
-            list(writers.values()),
-            plan.progress,
-            journal if text else None,
-        )
+        with computing_on(plan.device, plan.conduct.max_memory):
+            blocks = quantize_blocks(
+                plan.source.model,
+                work,
+                list(writers.values()),
+                plan.progress,
+                journal if text else None,
+            )
     return _Outcome(draft, recipe, blocks, {name: w.hashed for name, w in writers.items()})
 
 
@@ -267,8 +278,13 @@ def _seal(
 ) -> None:
     """Describe a finished draft, have it verified, and publish it."""
     stated = outcome.recipe.as_json(plan.source.config)
+    # The CPU's results don't depend on its model, so that manifests don't mention it.
+    device = {} if plan.device.type == "cpu" else {"device": device_name(plan.device)}
     described = {
-        name: manifest.describe(name, source, stated, calibration, outcome.blocks)
+        name: {
+            **manifest.describe(name, source, stated, calibration, outcome.blocks),
+            **device,
+        }
         for name in outcome.draft.folders
     }
     manifest.check_unchanged(plan.stamps)

@@ -3,11 +3,15 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 from phi3quant import units
 from phi3quant.disk.output import check_space
 from phi3quant.model.config import Phi3Config
+from phi3quant.model.device import CPU, free_memory
 from phi3quant.model.precision import product_dtype
 from phi3quant.run import memory_budget, time_estimate
+from phi3quant.run.memory_budget import Needs, Place
 
 # Bytes of memory and disk from which a run is large enough for a forecast.
 _LARGE = 2 << 30
@@ -19,38 +23,51 @@ def check(
     output: tuple[Path, int],
     limit: int | None,
     say: Callable[[str], None],
-) -> bool:
+    device: torch.device = CPU,
+) -> Place:
     """Refuse a run without enough memory or disk, and report the needs of a large run.
 
     Args:
         config: configuration of the model.
         run: sizes of the run; None for a method without calibration.
         output: folder of the output, and its bytes.
-        limit: limit on resident bytes; None for the available memory.
-        say: receives a line about a large run; for a calibrated one the machine is first timed for
+        limit: limit on bytes of the memory that the device uses; None for the available memory.
+        say: receives a line about a large run; before that, a CPU that will calibrate is timed for
             a third of a second.
+        device: device that computes.
 
     Returns:
-        Whether hidden states stay in memory.
+        Place of the hidden states.
 
     Raises:
         MemoryLimitError: there is not enough memory.
         OutputError: there is not enough room on the disk.
     """
     folder, size = output
-    need = memory_budget.needs(config, run, product_dtype().itemsize)
-    in_memory = memory_budget.in_memory(need, limit)
-    disk = size + need.disk + (0 if in_memory else need.states)
+    need = memory_budget.needs(config, run, product_dtype(device).itemsize)
+    place = _place(need, limit, device)
+    disk = size + need.disk + (need.states if place is Place.DISK else 0)
     check_space(folder, disk)
     if disk + need.memory >= _LARGE:
-        memory = need.memory + (need.states if in_memory else 0)
-        where = "" if in_memory else f" ({units.size(need.states)} of it hidden states)"
-        parts = [f"{units.size(memory)} of memory", f"{units.size(disk)} of disk{where}"]
-        if run is not None:
+        states = need.states if place is Place.DEVICE else 0
+        parts = [f"{units.size(need.memory + states)} of memory"]
+        if device.type != "cpu":
+            parts = [f"{units.size(need.gpu_memory + states)} of the GPU's memory"]
+        parts.append(f"{units.size(disk)} of disk")
+        if place is not Place.DEVICE:
+            kept = f"{units.size(need.states)} of hidden states"
+            parts.append(f"{kept} {place.value}")
+        if run is not None and device.type == "cpu":
             duration = _roughly(time_estimate.seconds(config, run, time_estimate.measured()))
             parts.append(f"{duration} for all blocks")
         say(f"expected: {', '.join(parts)}")
-    return in_memory
+    return place
+
+
+def _place(need: Needs, limit: int | None, device: torch.device) -> Place:
+    if device.type == "cpu":
+        return Place.DEVICE if memory_budget.in_memory(need, limit) else Place.DISK
+    return memory_budget.place_for_gpu(need, limit, free_memory(device))
 
 
 def _roughly(seconds: float) -> str:

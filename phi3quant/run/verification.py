@@ -14,6 +14,7 @@ from phi3quant.evaluation.evaluate import (
     text_windows,
 )
 from phi3quant.evaluation.metrics import figures
+from phi3quant.model.device import AUTO, find_device
 from phi3quant.progress import Progress, bars
 from phi3quant.provenance import sealing
 from phi3quant.provenance.integrity import FileCheck, check_hashes
@@ -24,7 +25,11 @@ from phi3quant.source.locate import Located, locate
 
 @overload
 def verify(
-    artifacts: Artifacts, text: EvaluationText | None = None, *, progress: Progress = bars
+    artifacts: Artifacts,
+    text: EvaluationText | None = None,
+    *,
+    progress: Progress = bars,
+    device: str = AUTO,
 ) -> Evaluation: ...
 
 
@@ -37,6 +42,7 @@ def verify(
     text: EvaluationText | None = None,
     *,
     progress: Progress = bars,
+    device: str = AUTO,
 ) -> Evaluation | list[FileCheck]:
     """Verify artifacts as read back from disk.
 
@@ -48,6 +54,7 @@ def verify(
         artifacts: result of ``quantize``, or path of an artifact.
         text: text to score the result of a run on.
         progress: display of the scoring.
+        device: device to compute on; see phi3quant.model.device.find_device.
 
     Returns:
         Scores of a run's artifacts, or one check for each file of a path. A check has passed if its
@@ -65,7 +72,7 @@ def verify(
     check_output(next(iter(places.values())), overwrite=True)
     located = [Located(folder, str(folder)) for folder in places.values()]
     opened = [open_located(each) for each in (artifacts.source, *located)]
-    result = evaluate_opened(opened, text or EvaluationText(), progress)
+    result = evaluate_opened(opened, text or EvaluationText(), progress, find_device(device))
     records = zip(places.values(), _records(result, len(places)), strict=True)
     sealing.record_verifications(next(iter(places.values())), dict(records))
     return result
@@ -78,10 +85,16 @@ class Verification:
         evaluation: scores of the draft; None before it is scored.
     """
 
-    def __init__(self, text: EvaluationText | None = None, progress: Progress = bars) -> None:
+    def __init__(
+        self,
+        text: EvaluationText | None = None,
+        progress: Progress = bars,
+        device: str = AUTO,
+    ) -> None:
         self.evaluation: Evaluation | None = None
         self._text = text or EvaluationText()
         self._progress = progress
+        self._device = find_device(device)
 
     def prepare(self, source: Source) -> None:
         """See Judge."""
@@ -93,7 +106,9 @@ class Verification:
             open_located(Located(folder, str(draft.places[name])))
             for name, folder in draft.folders.items()
         ]
-        self.evaluation = evaluate_opened([draft.source, *artifacts], self._text, self._progress)
+        self.evaluation = evaluate_opened(
+            [draft.source, *artifacts], self._text, self._progress, self._device
+        )
         records = _records(self.evaluation, len(draft.folders))
         return dict(zip(draft.folders, records, strict=True))
 

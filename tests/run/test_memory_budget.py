@@ -7,7 +7,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from calib.activations import Shelf, StoredHidden
+from calib.activations import Shelf, StoredHidden, parts
 from calib.capture import advance, collect
 from phi3quant.cli.main import main
 from phi3quant.errors import MemoryLimitError
@@ -49,13 +49,13 @@ def test_states_on_disk_give_the_same_bytes(
 ) -> None:
     words = line("awq", checkpoint_folder("gqa"), prose)
     used: list[Path] = []
-    split = StoredHidden.split
+    whole = StoredHidden.parts
 
-    def watched(stored: StoredHidden, windows: int) -> Iterator[torch.Tensor]:
+    def watched(stored: StoredHidden, windows: int, *, changed: bool) -> Iterator[torch.Tensor]:
         used.append(stored.file)
-        return split(stored, windows)
+        return whole(stored, windows, changed=changed)
 
-    monkeypatch.setattr(StoredHidden, "split", watched)
+    monkeypatch.setattr(StoredHidden, "parts", watched)
     assert CliRunner().invoke(main, [*words, "-o", str(tmp_path / "memory")]).exit_code == 0
     assert not used
     # Room for everything but the states.
@@ -90,7 +90,7 @@ def test_stored_states_are_learned_from_and_advanced_like_those_in_memory(
         assert torch.equal(kept[name].captured, read[name].captured)
     advance(block, context, states)
     advance(block, context, stored)
-    assert torch.equal(torch.cat(list(stored.split(2))), states)
+    assert torch.equal(torch.cat(list(parts(stored, 2))), states)
 
 
 def test_too_little_memory_is_refused_before_any_work(

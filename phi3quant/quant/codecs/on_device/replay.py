@@ -49,7 +49,7 @@ class Replayed(Generic[Outputs]):
         own = tuple(each.clone() for each in inputs)
         with torch.cuda.device(own[0].device):
             # Libraries prepare themselves in a first call, which a graph can't contain.
-            side = torch.cuda.Stream()
+            side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):
                 self._function(*own)

@@ -1,0 +1,229 @@
+"""Time and device memory on a GPU, and quality next to the CPU's.
+
+Runs on a machine without network: it draws the weights of synthetic models on the GPU itself. Each
+run is a process of its own and is timed from its start to its end, loading libraries and writing
+included. The model's files are in the page cache, since they have just been written.
+
+    python -m benchmarks.gpu -o build/gpu                       all, about 7 minutes on an H100
+    python -m benchmarks.gpu -o build/gpu --only tiny --only awq-64
+    python -m benchmarks.gpu -o build/gpu --profile             where the time of a block goes
+"""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from benchmarks.machine import described
+from benchmarks.synthetic import write_checkpoint
+from phi3quant import evaluate
+
+CALIBRATED = ("--calib", "general", "--no-verify", "--overwrite")
+"""The synthetic model has the bundled model's tokenizer, so it gets the longer text."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One timed run of the command line.
+
+    Attributes:
+        title: row of the table.
+        shape: synthetic model that MODEL in ``words`` stands for, and its number of layers.
+        words: arguments; OUT is a folder of the run.
+    """
+
+    title: str
+    shape: tuple[str, int]
+    words: tuple[str, ...]
+
+
+_MINI, _MEDIUM = ("mini-4k", 32), ("medium-4k", 10)
+
+RUNS: Mapping[str, Run] = {
+    "awq-64": Run("awq, 64 windows", _MINI, ("awq", "MODEL", "-o", "OUT", *CALIBRATED)),
+    "awq-7g": Run(
+        "awq, 64 windows, --max-memory 7GiB",
+        _MINI,
+        ("awq", "MODEL", "-o", "OUT", *CALIBRATED, "--max-memory", "7GiB"),
+    ),
+    "awq-256": Run(
+        "awq, 256 windows",
+        _MINI,
+        ("awq", "MODEL", "-o", "OUT", *CALIBRATED, "--samples", "256"),
+    ),
+    "awq-q4-k-m": Run(
+        "awq to Q4_K_M, 64 windows",
+        _MINI,
+        ("awq", "MODEL", "-o", "OUT", *CALIBRATED, "--export", "gguf", "--gguf-type", "q4_k_m"),
+    ),
+    "rtn": Run("rtn", _MINI, ("rtn", "MODEL", "-o", "OUT", "--no-verify", "--overwrite")),
+    "rtn-cpu": Run(
+        "rtn --device cpu",
+        _MINI,
+        ("rtn", "MODEL", "-o", "OUT", "--no-verify", "--overwrite", "--device", "cpu"),
+    ),
+    "perplexity": Run(
+        "perplexity of 16,384 tokens, one model",
+        _MINI,
+        ("perplexity", "MODEL", "--text", "general", "--max-tokens", "16384"),
+    ),
+    "medium": Run(
+        "awq, 64 windows, 10 blocks of Phi-3-medium",
+        _MEDIUM,
+        ("awq", "MODEL", "-o", "OUT", *CALIBRATED),
+    ),
+}
+"""Runs by name, in order."""
+
+TINY = "tiny"
+"""Name of the comparison of quality on the bundled model."""
+_SEEDS = range(3)
+
+# Runs the command line and leaves the peak of the device's memory in a file.
+_INSIDE = """
+import json, sys
+import torch
+from phi3quant.__main__ import run
+peak, *sys.argv[1:] = sys.argv[1:]
+try:
+    run()
+finally:
+    if torch.cuda.is_initialized():
+        stats = torch.cuda.memory_stats()
+        with open(peak, "w") as out:
+            json.dump(stats["reserved_bytes.all.peak"], out)
+"""
+
+
+@click.command()
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True)
+@click.option(
+    "--only",
+    type=click.Choice([*RUNS, TINY]),
+    multiple=True,
+    help="Run only this one. Can be repeated.  [default: all]",
+)
+@click.option("--profile", is_flag=True, help="Profile two blocks instead.")
+def main(output: Path, only: tuple[str, ...], *, profile: bool) -> None:
+    """Run everything and write results to the folder OUTPUT as results.json and table.md."""
+    output.mkdir(parents=True, exist_ok=True)
+    if profile:
+        _profile(output)
+        return
+    names = only or (*RUNS, TINY)
+    results: dict[str, Any] = {"machine": described(), "gpu": torch.cuda.get_device_name()}
+    for name in names:
+        results[name] = _quality(output) if name == TINY else _measured(output, RUNS[name])
+        print(name, json.dumps(results[name]), flush=True)
+        (output / "results.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
+        (output / "table.md").write_text(_table(results), encoding="utf-8")
+    print(_table(results))
+
+
+def _model(output: Path, shape: tuple[str, int]) -> Path:
+    """Synthetic checkpoint of a shape and a number of layers, written once."""
+    name, layers = shape
+    folder = output / f"{name}-{layers}"
+    if not (folder / "config.json").is_file():
+        started = time.monotonic()
+        write_checkpoint(folder, name, layers=layers, device="cuda")
+        torch.cuda.empty_cache()
+        print(f"wrote {folder} in {time.monotonic() - started:.0f} s", flush=True)
+    return folder
+
+
+def _measured(output: Path, run: Run) -> dict[str, Any]:
+    names = {"MODEL": str(_model(output, run.shape)), "OUT": str(output / "out")}
+    words = [names.get(word, word) for word in run.words]
+    peak = output / "peak.json"
+    peak.unlink(missing_ok=True)
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", _INSIDE, str(peak), *words],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    seconds = time.monotonic() - started
+    memory = json.loads(peak.read_text(encoding="utf-8")) if peak.is_file() else None
+    failed = "" if done.returncode == 0 else (done.stdout + done.stderr)[-2000:]
+    return {"seconds": seconds, "peak_bytes": memory, "failed": failed}
+
+
+def _quality(output: Path) -> dict[str, Any]:
+    """Mean KL of awq on the bundled model by device, for several calibration seeds."""
+    divergences: dict[str, list[float]] = {}
+    for device in ("cpu", "cuda"):
+        for seed in _SEEDS:
+            out = output / f"tiny-{device}-{seed}"
+            line = ["awq", "phi3-tiny", "-o", str(out), "--no-verify", "--overwrite", "-q"]
+            subprocess.run(
+                [sys.executable, "-m", "phi3quant", *line, "--device", device, "--seed", str(seed)],
+                check=True,
+            )
+            compared = evaluate(["phi3-tiny", out], device="cuda").comparisons[1]
+            divergences.setdefault(device, []).append(float(compared.kl.mean()))
+    means = {device: sum(values) / len(values) for device, values in divergences.items()}
+    return {"kl": divergences, "ratio": means["cuda"] / means["cpu"]}
+
+
+def _profile(output: Path) -> None:
+    """Print the most expensive operations of two blocks, after one that warms up."""
+    folder = _model(output, ("mini-4k", 3))
+    code = f"""
+import sys, torch
+from torch.profiler import ProfilerActivity, profile
+from phi3quant.run import one_block
+from phi3quant.__main__ import run
+inner, calls = one_block.quantize_block, []
+import time
+def timed(*arguments):
+    torch.cuda.synchronize(); start = time.perf_counter()
+    if len(calls) == 1:
+        with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as measured:
+            result = inner(*arguments)
+            torch.cuda.synchronize()
+        table = measured.key_averages()
+        print(table.table(sort_by="cuda_time_total", row_limit=25, max_name_column_width=60))
+        print(table.table(sort_by="self_cpu_time_total", row_limit=25, max_name_column_width=60))
+    else:
+        result = inner(*arguments)
+        torch.cuda.synchronize()
+    calls.append(time.perf_counter() - start)
+    print("block", calls[-1], flush=True)
+    return result
+one_block.quantize_block = timed
+sys.argv[1:] = ["awq", {str(folder)!r}, "-o", {str(output / "out")!r}, *{CALIBRATED!r}]
+run()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def _table(results: Mapping[str, Any]) -> str:
+    """Results as a Markdown table."""
+    lines = [f"On one {results['gpu']} ({results['machine']}):", "", "| | time | GPU memory |"]
+    lines.append("|---|---|---|")
+    lines += [_row(run.title, results[name]) for name, run in RUNS.items() if name in results]
+    if TINY in results:
+        ratio = results[TINY]["ratio"]
+        lines += ["", f"Mean KL on the bundled model, relative to the CPU's: {ratio:.3f}"]
+    return "\n".join([*lines, ""])
+
+
+def _row(title: str, result: Mapping[str, Any]) -> str:
+    if result["failed"]:
+        return f"| {title} | failed | |"
+    memory = result["peak_bytes"]
+    shown = "" if memory is None else f"{memory / 1e9:.1f} GB"
+    return f"| {title} | {result['seconds']:.1f} s | {shown} |"
+
+
+if __name__ == "__main__":
+    main()

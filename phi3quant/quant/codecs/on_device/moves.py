@@ -1,0 +1,43 @@
+"""Codecs for a device, and quantized blocks on their way between it and the CPU."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from phi3quant.quant.block import QuantizedBlock
+from phi3quant.quant.codecs import Codec, Codecs
+from phi3quant.quant.codecs.affine import AffineCodec
+from phi3quant.quant.codecs.on_device.affine import AffineDeviceCodec
+from phi3quant.quant.tensor import Quantized, QuantizedTensor
+
+_CODECS: Mapping[type, Callable[[Any], Codec]] = {
+    AffineCodec: lambda codec: AffineDeviceCodec(codec.scheme),
+}
+
+
+def codecs_for(device: torch.device, codecs: Codecs) -> Codecs:
+    """Codecs that do the same on a device; on the CPU, the given ones, which are compiled."""
+    if device.type == "cpu":
+        return codecs
+    return tensor_codecs(codecs)
+
+
+def tensor_codecs(codecs: Codecs) -> Codecs:
+    """Codecs that do the same by tensor operations, which run on every device."""
+    return {name: _CODECS[type(codec)](codec) for name, codec in codecs.items()}
+
+
+def on_cpu(block: QuantizedBlock) -> QuantizedBlock:
+    """A block as writers and records take it; the same block if it is on the CPU already."""
+    linears = {name: _on_cpu(linear) for name, linear in block.linears.items()}
+    norms = {name: norm.cpu() for name, norm in block.norms.items()}
+    return replace(block, norms=norms, linears=linears)
+
+
+def _on_cpu(linear: Quantized) -> Quantized:
+    if isinstance(linear, QuantizedTensor):
+        zeros = None if linear.zero_points is None else linear.zero_points.cpu()
+        return QuantizedTensor(linear.scheme, linear.codes.cpu(), linear.scales.cpu(), zeros)
+    return linear
