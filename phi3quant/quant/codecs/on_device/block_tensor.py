@@ -35,7 +35,9 @@ class BlocksOnDevice:
         rows, columns = self.shape
         weights = torch.empty(rows, columns, device=self.blocks.device)
         step = max(1, CHUNK_WEIGHTS // columns)
-        for part, packed in zip(weights.split(step), self.blocks.split(step), strict=True):
+        for part, packed in zip(
+            torch.split(weights, step), torch.split(self.blocks, step), strict=True
+        ):
             blocks = packed.view(-1, self.kind.row_bytes(self.kind.block))
             part.copy_(LAYOUTS[name].dequantize(blocks).view_as(part))
         return weights

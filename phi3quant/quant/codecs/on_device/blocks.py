@@ -95,7 +95,7 @@ class DeviceBlockCodec:
         # Parts of nearly equal size, so that they have one or two shapes.
         parts = max(1, -(-weight.numel() // CHUNK_WEIGHTS))
         step = -(-rows // parts)
-        for part, packed in zip(weight.split(step), stored.split(step), strict=True):
+        for part, packed in zip(torch.split(weight, step), torch.split(stored, step), strict=True):
             blocks, usable = encoding(name, part.numel())(part, *inputs)
             packed.copy_(blocks.view(packed.shape))
             finite &= usable

@@ -16,7 +16,7 @@ def weigh_by_size(x: torch.Tensor) -> torch.Tensor:
 
 
 def weigh_by_importance(x: torch.Tensor, importance: torch.Tensor, groups: int) -> torch.Tensor:
-    """importance * sqrt(2 * the block's mean square + x^2), FP32 [places, rows, groups].
+    """The importance times sqrt(2 * the block's mean square + x^2), FP32 [places, rows, groups].
 
     Args:
         x: FP32 [places, rows, groups].
@@ -33,7 +33,7 @@ def weigh_by_importance(x: torch.Tensor, importance: torch.Tensor, groups: int) 
 
 
 def weigh_by_row(x: torch.Tensor, importance: torch.Tensor) -> torch.Tensor:
-    """importance * sqrt(the row's mean square + x^2); arguments as weigh_by_importance."""
+    """The importance times sqrt(the row's mean square + x^2); arguments as weigh_by_importance."""
     squares = x.square()
     columns = torch.full((), float(x.shape[0] * x.shape[2]), device=x.device)
     spread = squares.sum(dim=(0, 2)).div_(columns)

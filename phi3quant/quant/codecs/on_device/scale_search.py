@@ -161,9 +161,7 @@ def scale_and_minimum(
         inverse, origin = torch.where(better, tried, inverse), torch.where(better, minimum, origin)
         scale, minimum = torch.where(better, solved, scale), torch.where(better, least, minimum)
     # All values of a flat group are equal and not positive, so all codes are 0.
-    return Fit(
-        scale.masked_fill(flat, 0), minimum, _finite(inverse).masked_fill(flat, 0), origin
-    )
+    return Fit(scale.masked_fill(flat, 0), minimum, _finite(inverse).masked_fill(flat, 0), origin)
 
 
 def _finite(inverses: torch.Tensor) -> torch.Tensor:
