@@ -7,9 +7,13 @@ included. The model's files are in the page cache, since they have just been wri
     python -m benchmarks.gpu -o build/gpu                       all, about 7 minutes on an H100
     python -m benchmarks.gpu -o build/gpu --only tiny --only awq-64
     python -m benchmarks.gpu -o build/gpu --profile             where the time of a block goes
+    python -m benchmarks.gpu -o build/gpu --only peer --peer-site site    next to llm-compressor
+
+SITE is a folder with llm-compressor and what it needs, made by ``pip install --target``.
 """
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -19,11 +23,16 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import torch
 
 from benchmarks.machine import described
 from benchmarks.synthetic import write_checkpoint
 from phi3quant import evaluate
+from phi3quant.model.config_file import read_config
+from phi3quant.run.calibration_windows import calibration_windows
+from phi3quant.run.recipe import Calibration
+from phi3quant.source.tokenizer import load_tokenizer
 
 CALIBRATED = ("--calib", "general", "--no-verify", "--overwrite")
 """The synthetic model has the bundled model's tokenizer, so it gets the longer text."""
@@ -82,6 +91,8 @@ RUNS: Mapping[str, Run] = {
 }
 """Runs by name, in order."""
 
+PEER = "peer"
+"""Name of the comparison with llm-compressor's GPTQ on four blocks."""
 TINY = "tiny"
 """Name of the comparison of quality on the bundled model."""
 _SEEDS = range(3)
@@ -106,12 +117,13 @@ finally:
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True)
 @click.option(
     "--only",
-    type=click.Choice([*RUNS, TINY]),
+    type=click.Choice([*RUNS, TINY, PEER]),
     multiple=True,
     help="Run only this one. Can be repeated.  [default: all]",
 )
+@click.option("--peer-site", type=click.Path(path_type=Path), help="Folder with llm-compressor.")
 @click.option("--profile", is_flag=True, help="Profile two blocks instead.")
-def main(output: Path, only: tuple[str, ...], *, profile: bool) -> None:
+def main(output: Path, only: tuple[str, ...], peer_site: Path | None, *, profile: bool) -> None:
     """Run everything and write results to the folder OUTPUT as results.json and table.md."""
     output.mkdir(parents=True, exist_ok=True)
     if profile:
@@ -120,7 +132,12 @@ def main(output: Path, only: tuple[str, ...], *, profile: bool) -> None:
     names = only or (*RUNS, TINY)
     results: dict[str, Any] = {"machine": described(), "gpu": torch.cuda.get_device_name()}
     for name in names:
-        results[name] = _quality(output) if name == TINY else _measured(output, RUNS[name])
+        if name == TINY:
+            results[name] = _quality(output)
+        elif name == PEER:
+            results[name] = _peer(output, peer_site)
+        else:
+            results[name] = _measured(output, RUNS[name])
         print(name, json.dumps(results[name]), flush=True)
         (output / "results.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
         (output / "table.md").write_text(_table(results), encoding="utf-8")
@@ -174,6 +191,38 @@ def _quality(output: Path) -> dict[str, Any]:
     return {"kl": divergences, "ratio": means["cuda"] / means["cpu"]}
 
 
+def _peer(output: Path, site: Path | None) -> dict[str, Any]:
+    """Seconds of awq and of llm-compressor's GPTQ on the same blocks and windows."""
+    blocks = ("mini-4k", 4)
+    model, windows = _model(output, blocks), output / "windows.npy"
+    tokenizer = load_tokenizer(model)
+    text = calibration_windows(tokenizer, read_config(model).vocab_size, Calibration("general"))
+    np.save(windows, text.ids.numpy())
+    own = _measured(output, Run("awq", blocks, RUNS["awq-64"].words))
+    settings = {"group_size": 32, "symmetric": True, "method": "gptq", "dtype": "bfloat16"}
+    arguments = {
+        "model": model,
+        "windows": windows,
+        "artifact": output / "peer",
+        "plain": output / "peer-plain",
+        "threads": os.cpu_count(),
+        "settings": json.dumps(settings),
+    }
+    line = [word for name, value in arguments.items() for word in (f"--{name}", str(value))]
+    path = [str(site), os.environ.get("PYTHONPATH", "")] if site else []
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.peers.llmcompressor_driver", "quantize", *line],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path)} if path else None,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    seconds = time.monotonic() - started
+    failed = "" if done.returncode == 0 else (done.stdout + done.stderr)[-2000:]
+    return {"awq": own, "peer": {"seconds": seconds, "failed": failed}}
+
+
 def _profile(output: Path) -> None:
     """Print the most expensive operations of two blocks, after one that warms up."""
     folder = _model(output, ("mini-4k", 3))
@@ -211,6 +260,10 @@ def _table(results: Mapping[str, Any]) -> str:
     lines = [f"On one {results['gpu']} ({results['machine']}):", "", "| | time | GPU memory |"]
     lines.append("|---|---|---|")
     lines += [_row(run.title, results[name]) for name, run in RUNS.items() if name in results]
+    if PEER in results:
+        title = "llm-compressor GPTQ, 64 windows, 4 blocks"
+        lines.append(_row("awq, 64 windows, 4 blocks", results[PEER]["awq"]))
+        lines.append(_row(title, {"peak_bytes": None, **results[PEER]["peer"]}))
     if TINY in results:
         ratio = results[TINY]["ratio"]
         lines += ["", f"Mean KL on the bundled model, relative to the CPU's: {ratio:.3f}"]

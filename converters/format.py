@@ -10,7 +10,7 @@ import torch
 from phi3quant.disk.ordered_writer import Completable
 from phi3quant.model.config import Phi3Config
 from phi3quant.quant.block import QuantizedBlock
-from phi3quant.quant.scheme import QuantScheme
+from phi3quant.quant.matrix_schemes import MatrixSchemes
 from phi3quant.quant.tensor import Quantized
 from phi3quant.source.opened_model import OpenedModel
 from phi3quant.source.stored_model import StoredModel
@@ -56,7 +56,7 @@ class Format:
     Attributes:
         name: name on the command line.
         title: name in messages.
-        check: raises SchemeError if the format can't hold this scheme for this model; called
+        check: raises SchemeError if the format can't hold these schemes for this model; called
             before any work.
         nbytes: size of the weights on disk.
         open: creates a writer into a folder.
@@ -67,7 +67,7 @@ class Format:
 
     name: str
     title: str
-    check: Callable[[QuantScheme, Phi3Config], None]
-    nbytes: Callable[[Phi3Config, QuantScheme], int]
-    open: Callable[[Path, Source, QuantScheme], ModelWriter]
+    check: Callable[[MatrixSchemes, Phi3Config], None]
+    nbytes: Callable[[Phi3Config, MatrixSchemes], int]
+    open: Callable[[Path, Source, MatrixSchemes], ModelWriter]
     embed: Callable[[Path, Mapping[str, str]], Mapping[str, Mapping[str, Any]]] | None = None

@@ -9,8 +9,9 @@ import torch
 from phi3quant.errors import SchemeError
 from phi3quant.model.architecture import BLOCK_TENSORS, EMBEDDING, HEAD, LINEARS, block_tensor_name
 from phi3quant.quant.codecs import affine
+from phi3quant.quant.matrix_schemes import MatrixSchemes
 from phi3quant.quant.scheme import QuantScheme
-from phi3quant.quant.tensor import Quantized
+from phi3quant.quant.tensor import Quantized, QuantizedTensor
 from phi3quant.source.checkpoint import SafetensorsModel
 
 StoredBlock = Mapping[str, torch.Tensor | Quantized]
@@ -22,8 +23,8 @@ class Parts:
     """Parts of a model in the order in which writers receive them; each is read when it is called.
 
     Attributes:
-        scheme: scheme of the codes of all matrices; None if the matrices are plain, or if no single
-            scheme describes them.
+        schemes: schemes of the codes of all matrices; None if the matrices are plain, or if no
+            schemes describe them.
         embedding: reads the token embeddings, floats of any type [vocab, hidden].
         block: reads a block by its index.
         final_norm: reads the last norm, FP32 [hidden].
@@ -32,7 +33,7 @@ class Parts:
         offsets: why formats with zero points can't store its codes; empty if they can.
     """
 
-    scheme: QuantScheme | None
+    schemes: MatrixSchemes | None
     embedding: Callable[[], torch.Tensor]
     block: Callable[[int], StoredBlock]
     final_norm: Callable[[], torch.Tensor]
@@ -43,7 +44,7 @@ class Parts:
     @property
     def quantized(self) -> bool:
         """Whether matrices are stored as codes."""
-        return self.scheme is not None or bool(self.unfit)
+        return self.schemes is not None or bool(self.unfit)
 
     def check_codes(self, *, real_offsets: bool = False) -> None:
         """Refuse codes that another format can't store.
@@ -61,7 +62,7 @@ class Parts:
 
 def safetensors_parts(
     model: SafetensorsModel,
-    scheme: QuantScheme | None,
+    schemes: MatrixSchemes | None,
     linear: Callable[[int, str], torch.Tensor | Quantized],
     unfit: str = "",
     offsets: str = "",
@@ -72,7 +73,7 @@ def safetensors_parts(
 
     Args:
         model: the folder.
-        scheme: see Parts.
+        schemes: see Parts.
         linear: reads a matrix by the index of its block and its short name.
         unfit: see Parts.
         offsets: see Parts.
@@ -89,7 +90,7 @@ def safetensors_parts(
 
     head = EMBEDDING if config.tie_word_embeddings else HEAD
     return Parts(
-        scheme,
+        schemes,
         partial(model.stored, EMBEDDING),
         block,
         model.final_norm,
@@ -105,20 +106,26 @@ def dequantized(parts: Parts) -> Parts:
     def block(index: int) -> StoredBlock:
         return {key: _plain(tensor) for key, tensor in parts.block(index).items()}
 
-    return replace(parts, scheme=None, block=block, unfit="", offsets="")
+    return replace(parts, schemes=None, block=block, unfit="", offsets="")
 
 
 def requantized(parts: Parts, scheme: QuantScheme) -> Parts:
-    """The same model with its codes rounded to the nearest codes of another scheme."""
+    """The same model with the codes of other schemes rounded to the nearest codes of ``scheme``."""
 
     def block(index: int) -> StoredBlock:
         stored = parts.block(index)
         return {
-            key: affine.quantize(_plain(tensor).float(), scheme) if key in LINEARS else tensor
+            key: _rounded(tensor, scheme) if key in LINEARS else tensor
             for key, tensor in stored.items()
         }
 
-    return replace(parts, scheme=scheme, block=block, unfit="", offsets="")
+    return replace(parts, schemes=MatrixSchemes(scheme), block=block, unfit="", offsets="")
+
+
+def _rounded(tensor: torch.Tensor | Quantized, scheme: QuantScheme) -> Quantized:
+    if isinstance(tensor, QuantizedTensor) and tensor.scheme == scheme:
+        return tensor
+    return affine.quantize(_plain(tensor).float(), scheme)
 
 
 def _plain(tensor: torch.Tensor | Quantized) -> torch.Tensor:

@@ -31,7 +31,7 @@ OPTIONS: Mapping[str, str] = {
     "--adapter": "adapters",
     "--bandwidth": "bandwidth",
     "--calib-field": "Calibration(field=...)",
-    "--device": "device",
+    "--device": "the device",
     "--export": "Recipe(formats=...)",
     "--group-size": "group_size",
     "--imatrix": "imatrix",

@@ -50,7 +50,8 @@ def with_codes(good: Path, bad: Path, change: Change) -> Path:
     for index in range(model.config.num_hidden_layers):
         for key in LINEARS:
             stem = block_tensor_name(index, key).removesuffix("weight")
-            packed = model.layout.pack(change(index, key, model.quantized(index, key)))
+            changed = change(index, key, model.quantized(index, key))
+            packed = model.layout.pack(changed, model.schemes)
             tensors.update({f"{stem}{ending}": value for ending, value in packed.items()})
     save_file(tensors, bad / "model.safetensors", metadata={"format": "pt"})
     resealed(bad)

@@ -32,7 +32,9 @@ def main() -> None:
         "awq": lambda: [AWQModifier(), QuantizationModifier(**scheme)],
     }
     windows = np.load(given.windows)
-    model = AutoModelForCausalLM.from_pretrained(given.model, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(
+        given.model, dtype=getattr(torch, given.settings.get("dtype", "float32"))
+    )
     tokenizer = AutoTokenizer.from_pretrained(given.model)
     oneshot(
         model=model,

@@ -10,8 +10,9 @@ from converters.gguf.repack import AFFINE, unpack
 from converters.gguf.sizes import FLOATS
 from converters.parts import Parts, StoredBlock
 from phi3quant.errors import CheckpointError, SchemeError
-from phi3quant.model.architecture import BLOCK_TENSORS, LINEARS
+from phi3quant.model.architecture import BLOCK_TENSORS, LINEARS, block_tensor_name
 from phi3quant.quant.codecs.ggml_blocks import TYPES, BlockTensor
+from phi3quant.quant.matrix_schemes import MatrixSchemes, matrix_schemes
 from phi3quant.quant.scheme import QuantScheme
 from phi3quant.quant.tensor import Quantized
 
@@ -23,53 +24,66 @@ def gguf_parts(model: GgufCheckpoint) -> Parts:
 
     Embedding and head are read as floats. A matrix in several tensors of one type is joined.
     """
-    scheme, unfit = _scheme(model)
-    if scheme is not None and not scheme.symmetric:
-        unfit = _unfit_minima(model)
-        scheme = None if unfit else scheme
+    schemes, unfit = _schemes(model)
+    if schemes is not None:
+        unfit = _unfit_minima(model, schemes)
+        schemes = None if unfit else schemes
 
     def block(index: int) -> StoredBlock:
         return {
-            key: _stored(model, model.tensor_names(index, key), scheme)
+            key: _stored(
+                model,
+                model.tensor_names(index, key),
+                None if schemes is None else schemes.scheme(block_tensor_name(index, key)),
+            )
             if key in LINEARS
             else model.model.load(*model.tensor_names(index, key))
             for key in BLOCK_TENSORS
         }
 
-    return Parts(scheme, model.embedding, block, model.final_norm, model.head, unfit)
+    return Parts(schemes, model.embedding, block, model.final_norm, model.head, unfit)
 
 
-def _scheme(model: GgufCheckpoint) -> tuple[QuantScheme | None, str]:
-    """Scheme of all matrices, or why there is none; neither for a plain model."""
+def _schemes(model: GgufCheckpoint) -> tuple[MatrixSchemes | None, str]:
+    """Schemes of all matrices, or why there are none; neither for a plain model."""
     kinds = {
-        model.model.tensors[name].type.name
+        block_tensor_name(index, key): {
+            model.model.tensors[name].type.name for name in model.tensor_names(index, key)
+        }
         for index in range(model.config.num_hidden_layers)
         for key in LINEARS
-        for name in model.tensor_names(index, key)
     }
-    if kinds <= set(FLOATS):
+    every = set().union(*kinds.values())
+    if every <= set(FLOATS):
         return None, ""
-    names = " and ".join(sorted(kinds))
-    if len(kinds) > 1:
+    unknown = every - AFFINE.keys() - {*FLOATS}
+    if unknown:
         return None, (
-            f"{model.path} stores matrices as {names}, and other formats need one scheme for all; "
-            + _ADVICE
+            f"{model.path} stores matrices as {' and '.join(sorted(unknown))}, whose codes no "
+            f"other format holds; {_ADVICE}"
         )
-    (kind,) = kinds
-    if kind not in AFFINE:
+    if every & {*FLOATS}:
         return None, (
-            f"{model.path} stores matrices as {names}, whose codes no other format holds; {_ADVICE}"
+            f"{model.path} stores matrices as {' and '.join(sorted(every))}, and other formats "
+            f"need codes for all; {_ADVICE}"
         )
-    return AFFINE[kind], ""
+    for name, types in kinds.items():
+        if len(types) > 1:
+            return None, (
+                f"{model.path} stores parts of {name} as {' and '.join(sorted(types))}, and other "
+                f"formats need one scheme for each matrix; {_ADVICE}"
+            )
+    return matrix_schemes({name: AFFINE[kind] for name, (kind,) in kinds.items()}), ""
 
 
-def _unfit_minima(model: GgufCheckpoint) -> str:
-    """Reason why the codes of Q4_1 have no zero points; empty if they do. Reads all matrices."""
-    scheme = AFFINE["Q4_1"]
+def _unfit_minima(model: GgufCheckpoint, schemes: MatrixSchemes) -> str:
+    """Reason why codes of Q4_1 have no zero points; empty if they do. Reads all of them."""
     try:
         for index in range(model.config.num_hidden_layers):
             for key in LINEARS:
-                _stored(model, model.tensor_names(index, key), scheme)
+                scheme = schemes.scheme(block_tensor_name(index, key))
+                if not scheme.symmetric:
+                    _stored(model, model.tensor_names(index, key), scheme)
     except SchemeError as error:
         return str(error)
     return ""

@@ -1,12 +1,13 @@
 """Contents of a GGUF file as names, types and shapes, for sizes without loading torch."""
 
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping
 
 from gguf import LlamaFileType
 
-from converters.gguf.names import ROPE_LONG, ROPE_SHORT, block_name, outer_name
+from converters.gguf.names import ROPE_LONG, ROPE_SHORT, block_name, gguf_name, outer_name
 from converters.gguf.type_policy import (
     FILE_TYPES,
     MIXED,
@@ -17,9 +18,18 @@ from converters.gguf.type_policy import (
     matrix_type,
 )
 from phi3quant.errors import SchemeError
-from phi3quant.model.architecture import BLOCK_TENSORS, EMBEDDING, FINAL_NORM, HEAD, LINEARS, Shape
+from phi3quant.model.architecture import (
+    BLOCK_TENSORS,
+    EMBEDDING,
+    FINAL_NORM,
+    HEAD,
+    LINEARS,
+    Shape,
+    block_tensor_name,
+)
 from phi3quant.model.config import Phi3Config
 from phi3quant.quant.ggml_types import BLOCK_SIZES, BlockSize
+from phi3quant.quant.matrix_schemes import MatrixSchemes
 from phi3quant.quant.scheme import QuantScheme
 
 BLOCK = 32
@@ -65,13 +75,20 @@ def holds(type_name: str, scheme: QuantScheme) -> bool:
         return False
 
 
-def natural_type(scheme: QuantScheme) -> FileType:
-    """Recipe that keeps a scheme's codes unchanged.
+def natural_type(schemes: MatrixSchemes) -> FileType:
+    """Recipe that keeps the codes of these schemes unchanged.
 
     Raises:
         SchemeError: GGUF has no type for them.
     """
-    return file_type(type_name_for(scheme))
+    base, overrides = type_name_for(schemes.base), []
+    for name, scheme in schemes.others.items():
+        try:
+            kind = type_name_for(scheme)
+        except SchemeError as error:
+            raise SchemeError(f"{name}: {error}") from None
+        overrides.append(f"^{re.escape(gguf_name(name))}$={kind}")
+    return file_type(base, overrides)
 
 
 def tensor_types(kind: FileType, config: Phi3Config) -> dict[str, tuple[BlockSize, Shape]]:
@@ -107,10 +124,14 @@ def tensor_types(kind: FileType, config: Phi3Config) -> dict[str, tuple[BlockSiz
     return types
 
 
-def linear_types(kind: FileType, config: Phi3Config) -> dict[str, tuple[BlockSize, Shape]]:
-    """Type and shape of the matrices of all blocks, as tensor_types."""
-    names = {block_name(index, key) for index in range(config.num_hidden_layers) for key in LINEARS}
-    return {name: entry for name, entry in tensor_types(kind, config).items() if name in names}
+def linear_types(kind: FileType, config: Phi3Config) -> dict[str, BlockSize]:
+    """Type of the matrices of all blocks, by their names in the checkpoint."""
+    types = tensor_types(kind, config)
+    return {
+        block_tensor_name(index, key): types[block_name(index, key)][0]
+        for index in range(config.num_hidden_layers)
+        for key in LINEARS
+    }
 
 
 def _check_limits(kind: FileType, types: Mapping[str, tuple[BlockSize, Shape]]) -> None:

@@ -56,8 +56,8 @@ from phi3quant.quant.codecs import Codec, Codecs
 from phi3quant.quant.codecs.affine import AffineCodec
 from phi3quant.quant.codecs.ggml_blocks import TYPES, BlockCodec, BlockTensor
 from phi3quant.quant.ggml_types import BlockSize
+from phi3quant.quant.matrix_schemes import MatrixSchemes, check_groups
 from phi3quant.quant.offset_tensor import OffsetTensor
-from phi3quant.quant.scheme import QuantScheme, check_groups
 from phi3quant.quant.tensor import Quantized, QuantizedTensor
 
 
@@ -204,13 +204,13 @@ def _check_types(kind: FileType, config: Phi3Config) -> None:
     notify(limit_notes(kind, config))
 
 
-def _check(scheme: QuantScheme, config: Phi3Config) -> None:
-    check_groups(scheme, config)
-    tensor_types(natural_type(scheme), config)
+def _check(schemes: MatrixSchemes, config: Phi3Config) -> None:
+    check_groups(schemes, config)
+    tensor_types(natural_type(schemes), config)
 
 
-def _nbytes(config: Phi3Config, scheme: QuantScheme) -> int:
-    return nbytes(natural_type(scheme), config)
+def _nbytes(config: Phi3Config, schemes: MatrixSchemes) -> int:
+    return nbytes(natural_type(schemes), config)
 
 
 def codec(name: str) -> Codec:
@@ -235,13 +235,13 @@ def codecs(kind: FileType, config: Phi3Config, index: int) -> Codecs:
 
 
 def typed_format(kind: FileType) -> Format:
-    """Format for GGUF with the types of ``kind``, regardless of the scheme."""
+    """Format for GGUF with the types of ``kind``, regardless of the schemes."""
     return Format(
         name=FORMAT.name,
         title=FORMAT.title,
-        check=lambda _scheme, config: _check_types(kind, config),
-        nbytes=lambda config, _scheme: nbytes(kind, config),
-        open=lambda folder, source, _scheme: GgufWriter(folder, source, kind),
+        check=lambda _schemes, config: _check_types(kind, config),
+        nbytes=lambda config, _schemes: nbytes(kind, config),
+        open=lambda folder, source, _schemes: GgufWriter(folder, source, kind),
         embed=FORMAT.embed,
     )
 
@@ -256,6 +256,6 @@ FORMAT = Format(
     title="GGUF",
     check=_check,
     nbytes=_nbytes,
-    open=lambda folder, source, scheme: GgufWriter(folder, source, natural_type(scheme)),
+    open=lambda folder, source, schemes: GgufWriter(folder, source, natural_type(schemes)),
     embed=_embed,
 )

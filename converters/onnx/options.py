@@ -71,7 +71,7 @@ class OnnxOptions:
                 f"choose {' or '.join(FLOATS)}, or opset {DEFAULT_OPSET}"
             )
 
-    def settled(self, config: Phi3Config, scheme: QuantScheme | None) -> "OnnxOptions":
+    def settled(self, config: Phi3Config, *, coded: bool) -> "OnnxOptions":
         """Replace a None in ``embedding`` and ``head`` by the default for a model.
 
         A tied model has one matrix for both. Two quantized copies of it would take more space than
@@ -79,10 +79,10 @@ class OnnxOptions:
 
         Args:
             config: configuration of the model.
-            scheme: scheme of its blocks; None if they are plain.
+            coded: whether its blocks are quantized.
         """
         default = self.io
-        if scheme is not None:
+        if coded:
             # Runtimes of the portable set can't look up codes, and multiply only by 4-bit codes,
             # which are too coarse for a head.
             fits = config.hidden_size % OUTER_GROUP == 0 and self.opset != PORTABLE_OPSET

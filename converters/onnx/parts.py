@@ -13,8 +13,9 @@ from converters.onnx.repack import NBits, from_nbits
 from converters.onnx.roles import Roles, attributes, find_roles, input_of, window_notes
 from converters.parts import Parts, StoredBlock
 from phi3quant.errors import CheckpointError, SchemeError
-from phi3quant.model.architecture import LINEARS, linear_shapes
+from phi3quant.model.architecture import LINEARS, block_tensor_name, linear_shapes
 from phi3quant.notices import notify
+from phi3quant.quant.matrix_schemes import MatrixSchemes, matrix_schemes
 from phi3quant.quant.scheme import GROUP_SIZES, QuantScheme
 from phi3quant.quant.tensor import Quantized, QuantizedTensor
 
@@ -37,9 +38,9 @@ def onnx_parts(model: OnnxModel) -> Parts:
     notify(window_notes(model.graph, model.config, file))
     stored = Initializers(file, {entry.name: entry for entry in model.graph.graph.initializer})
     reader = _Reader(model, roles, stored, _transposes(model))
-    scheme, unfit = reader.scheme()
-    block = partial(reader.block, scheme)
-    return Parts(scheme, reader.embedding, block, reader.final_norm, reader.head, unfit)
+    schemes, unfit = reader.schemes()
+    block = partial(reader.block, schemes)
+    return Parts(schemes, reader.embedding, block, reader.final_norm, reader.head, unfit)
 
 
 @dataclass(frozen=True)
@@ -58,26 +59,36 @@ class _Reader:
     stored: Initializers
     transposes: dict[str, NodeProto]
 
-    def scheme(self) -> tuple[QuantScheme | None, str]:
-        """Scheme of all matrices, or why there is none; neither for a plain model."""
+    def schemes(self) -> tuple[MatrixSchemes | None, str]:
+        """Schemes of all matrices, or why there are none; neither for a plain model."""
         nodes = [node for nodes in self.roles.linears.values() for node in nodes]
         coded = [node for node in nodes if node.op_type == _NBITS]
         if not coded:
             return None, ""
-        schemes = {self._scheme_of(node) for node in coded}
-        if all(attributes(node)["block_size"] == self._columns(node) for node in coded):
-            schemes = {replace(scheme, group_size=None) for scheme in schemes}
-        if len(schemes) > 1 or len(coded) < len(nodes):
-            kinds = sorted(map(str, schemes)) + ["floats"] * (len(coded) < len(nodes))
+        if len(coded) < len(nodes):
+            kinds = sorted({str(self._scheme_of(node)) for node in coded})
             return None, (
-                f"{self.stored.file} stores matrices as {' and '.join(kinds)}, and other formats "
-                f"need one scheme for all; {_ADVICE}"
+                f"{self.stored.file} stores matrices as {' and '.join([*kinds, 'floats'])}, and "
+                f"other formats need codes for all; {_ADVICE}"
             )
+        whole_rows = all(attributes(node)["block_size"] == self._columns(node) for node in coded)
+        schemes: dict[str, QuantScheme] = {}
+        for (index, key), parts in self.roles.linears.items():
+            kinds_of_parts = {self._scheme_of(node) for node in parts}
+            if len(kinds_of_parts) > 1:
+                return None, (
+                    f"{self.stored.file} stores parts of {key} in layer {index} as "
+                    f"{' and '.join(sorted(map(str, kinds_of_parts)))}, and other formats need one "
+                    f"scheme for each matrix; {_ADVICE}"
+                )
+            scheme = kinds_of_parts.pop()
+            name = block_tensor_name(index, key)
+            schemes[name] = replace(scheme, group_size=None) if whole_rows else scheme
         try:
             self._codes(coded[0])
         except SchemeError as error:
             return None, str(error)
-        return schemes.pop(), ""
+        return matrix_schemes(schemes), ""
 
     def embedding(self) -> torch.Tensor:
         """Token embeddings, floats [vocab, hidden]."""
@@ -90,14 +101,14 @@ class _Reader:
             weight = self._unpacked(names, scheme, config.hidden_size).dequantize()
         return self._shaped(weight, (config.vocab_size, config.hidden_size), node)
 
-    def block(self, scheme: QuantScheme | None, index: int) -> StoredBlock:
-        """A block, with codes where it has them; of ``scheme``, if that describes all of them."""
+    def block(self, schemes: MatrixSchemes | None, index: int) -> StoredBlock:
+        """A block, with codes where it has them; of ``schemes``, if these describe all of them."""
         first, second = self.roles.norms[index]
         linears = {key: self._linear(index, key) for key in LINEARS}
         return {
             **{
-                key: replace(weight, scheme=scheme)
-                if scheme is not None and isinstance(weight, QuantizedTensor)
+                key: replace(weight, scheme=schemes.scheme(block_tensor_name(index, key)))
+                if schemes is not None and isinstance(weight, QuantizedTensor)
                 else weight
                 for key, weight in linears.items()
             },

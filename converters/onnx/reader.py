@@ -64,9 +64,9 @@ class OnnxModel:
         product = _first_product(self.graph)
         if product is None:
             return f"ONNX {'F16' if _cache_type(self.graph) == torch.float16 else 'F32'}"
-        settings = _integers(product)
-        kind = "asym" if len(product.input) > 3 and product.input[3] else "sym"
-        return f"ONNX int{settings.get('bits', 4)} {kind} g{settings['block_size']}"
+        kinds = sorted({_kind(node) for node in _products(self.graph) if _is_in_a_block(node)})
+        kinds = kinds or [_kind(product)]
+        return f"ONNX {' and '.join(f'int{bits} {kind} g{size}' for bits, size, kind in kinds)}"
 
     @property
     def stored_level(self) -> int | None:
@@ -243,7 +243,22 @@ def _ends(folder: Path, graph: ModelProto) -> dict[str, int]:
 
 
 def _first_product(graph: ModelProto) -> NodeProto | None:
-    return next((node for node in graph.graph.node if node.op_type == "MatMulNBits"), None)
+    return next(_products(graph), None)
+
+
+def _products(graph: ModelProto) -> Iterator[NodeProto]:
+    return (node for node in graph.graph.node if node.op_type == "MatMulNBits")
+
+
+def _is_in_a_block(product: NodeProto) -> bool:
+    return any("layers." in name for name in product.input[1:2])
+
+
+def _kind(product: NodeProto) -> tuple[int, int, str]:
+    """Bits, group size and symmetry of a matrix."""
+    settings = _integers(product)
+    symmetry = "asym" if len(product.input) > 3 and product.input[3] else "sym"
+    return settings.get("bits", 4), settings.get("block_size", 0), symmetry
 
 
 def _integers(node: NodeProto) -> dict[str, int]:

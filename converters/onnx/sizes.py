@@ -15,7 +15,8 @@ from phi3quant.model.architecture import (
     linear_shapes,
 )
 from phi3quant.model.config import Phi3Config
-from phi3quant.quant.scheme import GROUP_SIZES, QuantScheme, check_groups
+from phi3quant.quant.matrix_schemes import MatrixSchemes, check_groups
+from phi3quant.quant.scheme import GROUP_SIZES, QuantScheme
 
 DATA_FILE = "model.onnx.data"
 
@@ -100,40 +101,44 @@ class PlannedMatrices:
 
 
 def plan_matrices(
-    config: Phi3Config, scheme: QuantScheme | None, options: OnnxOptions
+    config: Phi3Config, schemes: MatrixSchemes | None, options: OnnxOptions
 ) -> PlannedMatrices:
     """Plan the storage of every matrix of a model.
 
     Args:
         config: configuration of the model.
-        scheme: scheme of the blocks' codes; None for floats of the io type.
+        schemes: schemes of the blocks' codes; None for floats of the io type.
         options: options for everything else.
 
     Raises:
         SchemeError: the operators can't hold a scheme.
     """
     io = FLOATS[options.io]
-    shapes = {}
-    for name, (rows, columns) in linear_shapes(config).items():
-        halves = dict.fromkeys(_HALVES, (rows // 2, columns))
-        shapes.update(halves if name == "gate_up_proj" else {name: (rows, columns)})
+    # Shape of each matrix in the graph, and the linear with its rows.
+    shapes: dict[str, tuple[tuple[int, int], str]] = {}
+    for key, (rows, columns) in linear_shapes(config).items():
+        halves = dict.fromkeys(_HALVES, ((rows // 2, columns), key))
+        shapes.update(halves if key == "gate_up_proj" else {key: ((rows, columns), key)})
 
     def matrix(name: str, shape: tuple[int, int], kind: QuantScheme | str) -> PlannedMatrix:
         if isinstance(kind, QuantScheme):
             check_scheme(kind)
         return PlannedMatrix(name, *shape, kind, io)
 
+    def stored(index: int, key: str) -> QuantScheme | str:
+        return io if schemes is None else schemes.scheme(block_tensor_name(index, key))
+
     homes = dict.fromkeys(shapes, "mlp") | dict.fromkeys(("qkv_proj", "o_proj"), "self_attn")
     blocks = tuple(
         {
-            name: matrix(f"model.layers.{index}.{homes[name]}.{name}", shape, scheme or io)
-            for name, shape in shapes.items()
+            name: matrix(f"model.layers.{index}.{homes[name]}.{name}", shape, stored(index, key))
+            for name, (shape, key) in shapes.items()
         }
         for index in range(config.num_hidden_layers)
     )
     wide = (config.vocab_size, config.hidden_size)
     embedding, head = (name.removesuffix(".weight") for name in (EMBEDDING, HEAD))
-    settled = options.settled(config, scheme)
+    settled = options.settled(config, coded=schemes is not None)
     if config.tie_word_embeddings and settled.embedding == settled.head:
         head = embedding
     return PlannedMatrices(
@@ -197,29 +202,30 @@ def place_tensors(specs: Sequence[Announced], split_bytes: int | None) -> dict[s
     return places
 
 
-def nbytes(config: Phi3Config, scheme: QuantScheme | None, options: OnnxOptions) -> int:
+def nbytes(config: Phi3Config, schemes: MatrixSchemes | None, options: OnnxOptions) -> int:
     """Bytes of all tensors, including alignment.
 
     Raises:
         SchemeError: as plan_matrices.
     """
     places = place_tensors(
-        stored_tensors(config, plan_matrices(config, scheme, options)), split_bytes=None
+        stored_tensors(config, plan_matrices(config, schemes, options)), split_bytes=None
     )
     return max(place.offset + place.nbytes for place in places.values())
 
 
-def check(scheme: QuantScheme | None, config: Phi3Config, options: OnnxOptions) -> None:
+def check(schemes: MatrixSchemes | None, config: Phi3Config, options: OnnxOptions) -> None:
     """Refuse models and options that can't be written, before any work.
 
     Raises:
-        SchemeError: the operators can't hold the scheme, the options or a model of these sizes.
+        SchemeError: the operators can't hold a scheme, the options or a model of these sizes.
     """
     _check_heads(config)
-    if scheme is not None:
-        check_scheme(scheme)
-        check_groups(scheme, config)
-    nbytes(config, scheme, options)
+    if schemes is not None:
+        for scheme in schemes.distinct:
+            check_scheme(scheme)
+        check_groups(schemes, config)
+    nbytes(config, schemes, options)
 
 
 def check_scheme(scheme: QuantScheme) -> None:

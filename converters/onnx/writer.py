@@ -38,7 +38,7 @@ from phi3quant.model.architecture import (
 )
 from phi3quant.notices import notify
 from phi3quant.quant.block import QuantizedBlock, rounded_norm
-from phi3quant.quant.scheme import QuantScheme
+from phi3quant.quant.matrix_schemes import MatrixSchemes
 from phi3quant.quant.tensor import Quantized, QuantizedTensor
 
 
@@ -49,17 +49,17 @@ class OnnxWriter:
         self,
         folder: Path,
         source: Source,
-        scheme: QuantScheme | None,
+        schemes: MatrixSchemes | None,
         options: OnnxOptions | None = None,
     ) -> None:
         options = options or OnnxOptions()
         config = source.config
         self._folder, self._source, self._config = folder, source, config
-        self._coded = scheme is not None
+        self._coded = schemes is not None
         stops = generation_ids(source.folder, config, source.tokenizer)
         self._settings = genai_config(config, stops, MODEL_FILE)
-        notify(_notes(options, options.settled(config, scheme)))
-        plan = plan_matrices(config, scheme, options)
+        notify(_notes(options, options.settled(config, coded=self._coded)))
+        plan = plan_matrices(config, schemes, options)
         self._matrices = _matrices(plan)
         graph = build_graph(config, self._matrices, options.accuracy_level)
         # The plan that sizes are computed from must be the one that is written.
@@ -159,9 +159,9 @@ def onnx_format(options: OnnxOptions) -> Format:
     return Format(
         name="onnx",
         title="ONNX",
-        check=lambda scheme, config: check(scheme, config, options),
-        nbytes=lambda config, scheme: nbytes(config, scheme, options),
-        open=lambda folder, source, scheme: OnnxWriter(folder, source, scheme, options),
+        check=lambda schemes, config: check(schemes, config, options),
+        nbytes=lambda config, schemes: nbytes(config, schemes, options),
+        open=lambda folder, source, schemes: OnnxWriter(folder, source, schemes, options),
         embed=fill,
     )
 

@@ -16,6 +16,7 @@ from converters.packed.sizes import awq_gemm, check_awq_gemm
 from converters.packed.tool_keys import AUTOROUND, PLAIN_WEIGHTS, QUANTIZER_KEYS
 from phi3quant.errors import SchemeError
 from phi3quant.model.config import shown
+from phi3quant.quant.matrix_schemes import MatrixSchemes
 from phi3quant.quant.scheme import GROUP_SIZES, QuantScheme
 from phi3quant.quant.tensor import QuantizedTensor
 from phi3quant.units import alternatives
@@ -60,7 +61,7 @@ _KEYS = Keys(
 """Keys that AutoAWQ, GPTQModel, AutoRound and transformers write for AWQ."""
 
 
-def _pack(tensor: QuantizedTensor) -> Mapping[str, torch.Tensor]:
+def _pack(tensor: QuantizedTensor, _schemes: MatrixSchemes) -> Mapping[str, torch.Tensor]:
     zeros = tensor.zero_points
     if zeros is None:
         zeros = torch.full(tensor.scales.shape, tensor.scheme.middle, dtype=torch.uint8)
@@ -83,7 +84,8 @@ def _unpack(
     )
 
 
-def _describe(scheme: QuantScheme) -> dict[str, Any]:
+def _describe(schemes: MatrixSchemes) -> dict[str, Any]:
+    scheme = schemes.base
     return {
         "quant_method": "awq",
         "version": "gemm",

@@ -12,15 +12,20 @@ from typing import Any
 import torch
 
 from converters.packed import bits
-from converters.packed.layout import Keys, PackedLayout, Stated
+from converters.packed.layout import Keys, ModuleRule, PackedLayout, Stated
 from converters.packed.sizes import compressed_tensors
 from phi3quant.errors import CheckpointError, SchemeError
 from phi3quant.model.config import shown
-from phi3quant.quant.scheme import QuantScheme, check_groups
+from phi3quant.quant.matrix_schemes import MatrixSchemes, check_groups
+from phi3quant.quant.scheme import QuantScheme
 from phi3quant.quant.tensor import QuantizedTensor
 
 _METHOD = "compressed-tensors"
 _FORMAT = "pack-quantized"
+_ALL_LINEARS = "Linear"
+"""Target of a group that has all linears without a group of their own."""
+_EXPRESSION = "re:"
+"""Start of targets that are regular expressions."""
 
 _KEYS = Keys(
     section="the quantization_config",
@@ -78,7 +83,7 @@ _ADVICE = (
 )
 
 
-def _pack(tensor: QuantizedTensor) -> Mapping[str, torch.Tensor]:
+def _pack(tensor: QuantizedTensor, _schemes: MatrixSchemes) -> Mapping[str, torch.Tensor]:
     width = tensor.scheme.bits
     stored = {
         "weight_packed": bits.pack(tensor.codes, width),
@@ -105,7 +110,28 @@ def _unpack(
     return QuantizedTensor(scheme, codes, stored["weight_scale"], zeros)
 
 
-def _describe(scheme: QuantScheme) -> dict[str, Any]:
+def _describe(schemes: MatrixSchemes) -> dict[str, Any]:
+    """Describe the schemes, those of single modules first.
+
+    Readers prefer a module's name in any order, but in another one the library warns of each name.
+    """
+    modules: dict[QuantScheme, list[str]] = {}
+    for name, scheme in schemes.others.items():
+        modules.setdefault(scheme, []).append(name.removesuffix(".weight"))
+    groups = [*modules.items(), (schemes.base, [_ALL_LINEARS])]
+    return {
+        "quant_method": _METHOD,
+        "format": _FORMAT,
+        "quantization_status": "compressed",
+        "ignore": ["lm_head"],
+        "config_groups": {
+            f"group_{number}": {"targets": targets, "weights": _weights(scheme)}
+            for number, (scheme, targets) in enumerate(groups)
+        },
+    }
+
+
+def _weights(scheme: QuantScheme) -> dict[str, Any]:
     whole_row = scheme.group_size is None
     weights: dict[str, Any] = {
         "num_bits": scheme.bits,
@@ -116,26 +142,73 @@ def _describe(scheme: QuantScheme) -> dict[str, Any]:
     }
     if not whole_row:
         weights["group_size"] = scheme.group_size
-    return {
-        "quant_method": _METHOD,
-        "format": _FORMAT,
-        "quantization_status": "compressed",
-        "ignore": ["lm_head"],
-        "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}},
-    }
+    return weights
 
 
 def _recognise(described: Mapping[str, Any]) -> Stated | None:
     if described.get("quant_method") != _METHOD:
         return None
     groups = described.get("config_groups")
-    if described.get("format") != _FORMAT or not isinstance(groups, Mapping) or len(groups) != 1:
+    if described.get("format") != _FORMAT or not isinstance(groups, Mapping) or not groups:
         raise SchemeError(
             f"compressed-tensors of format {shown(described.get('format'))} with "
             f"{len(groups) if isinstance(groups, Mapping) else 'no'} groups isn't supported, "
-            f"only {_FORMAT!r} with one{_ADVICE}"
+            f"only {_FORMAT!r} with at least one{_ADVICE}"
         )
-    (group,) = groups.values()
+    for group in groups.values():
+        _check_kind(group)
+    _KEYS.check(described)
+    _check_sparsity(described.get("sparsity_config"))
+    plain = described.get("ignore") or []
+    if not isinstance(plain, list) or not all(isinstance(name, str) for name in plain):
+        raise SchemeError(
+            f"the quantization_config has ignore {shown(plain)}; it must be a list of names"
+        )
+    return _stated(groups, tuple(plain))
+
+
+def _stated(groups: Mapping[str, Mapping[str, Any]], plain: tuple[str, ...]) -> Stated:
+    """Schemes of the modules, by the library's order of targets: names, expressions, classes.
+
+    Expressions are tried in their alphabetical order.
+
+    Raises:
+        SchemeError: two groups have the same target, or a target isn't supported.
+    """
+    schemes: dict[str, QuantScheme] = {}
+    for group in groups.values():
+        scheme = _scheme(group)
+        for target in _targets(group):
+            if target in schemes:
+                raise SchemeError(
+                    f"two groups in config_groups have the target {shown(target)}; leave it in one"
+                )
+            schemes[target] = scheme
+    everything = schemes.pop(_ALL_LINEARS, None)
+    rules = [
+        ModuleRule(
+            f"the target {shown(target)} in config_groups",
+            target.removeprefix(_EXPRESSION),
+            schemes[target],
+            is_expression=target.startswith(_EXPRESSION),
+        )
+        for target in sorted(schemes, key=lambda target: (target.startswith(_EXPRESSION), target))
+    ]
+    return Stated(
+        everything or _scheme(next(iter(groups.values()))),
+        plain,
+        any(_is_by_index(group["weights"]) for group in groups.values()),
+        rules=tuple(rules),
+        others_plain=everything is None,
+    )
+
+
+def _check_kind(group: Any) -> None:
+    """Refuse a group in a form that can't be read.
+
+    Raises:
+        SchemeError: it isn't an object with weights, or its weights are not integers.
+    """
     weights = group.get("weights") if isinstance(group, Mapping) else None
     if not isinstance(weights, Mapping):
         raise SchemeError(
@@ -147,14 +220,26 @@ def _recognise(described: Mapping[str, Any]) -> Stated | None:
             f"{shown(weights.get('strategy'))} aren't supported, only 'int' with 'group' or "
             "'channel'"
         )
-    for keys, section in ((_KEYS, described), (_GROUP_KEYS, group), (_WEIGHT_KEYS, weights)):
+    for keys, section in ((_GROUP_KEYS, group), (_WEIGHT_KEYS, weights)):
         keys.check(section)
-    if group.get("targets") != ["Linear"]:
+
+
+def _targets(group: Mapping[str, Any]) -> list[str]:
+    targets = group.get("targets")
+    if (
+        not isinstance(targets, list)
+        or not targets
+        or not all(isinstance(target, str) for target in targets)
+    ):
         raise SchemeError(
-            f"compressed-tensors with targets {shown(group.get('targets'))} isn't supported, only "
-            f"with ['Linear']{_ADVICE}"
+            f"compressed-tensors with targets {shown(targets)} isn't supported; they must be a "
+            f"list of names, such as [{_ALL_LINEARS!r}]"
         )
-    _check_sparsity(described.get("sparsity_config"))
+    return targets
+
+
+def _scheme(group: Mapping[str, Any]) -> QuantScheme:
+    weights = group["weights"]
     size, symmetric = weights.get("group_size"), weights.get("symmetric", True)
     grouped = weights["strategy"] == "group"
     if type(weights.get("num_bits")) is not int or type(symmetric) is not bool:
@@ -165,14 +250,11 @@ def _recognise(described: Mapping[str, Any]) -> Stated | None:
             f"compressed-tensors weights of strategy {weights['strategy']!r} have group_size "
             f"{shown(size)}, which contradicts the strategy"
         )
-    plain = described.get("ignore") or []
-    if not isinstance(plain, list) or not all(isinstance(name, str) for name in plain):
-        raise SchemeError(
-            f"the quantization_config has ignore {shown(plain)}; it must be a list of names"
-        )
-    scheme = QuantScheme(weights["num_bits"], size if grouped else None, symmetric)
-    by_index = grouped and weights.get("actorder") in _BY_INDEX
-    return Stated(scheme, tuple(plain), by_index)
+    return QuantScheme(weights["num_bits"], size if grouped else None, symmetric)
+
+
+def _is_by_index(weights: Mapping[str, Any]) -> bool:
+    return weights["strategy"] == "group" and weights.get("actorder") in _BY_INDEX
 
 
 def _check_sparsity(described: Any) -> None:

@@ -9,25 +9,34 @@ The subtraction is one of whole words, as in GPTQModel (convert_gptq_v2_to_v1_fo
 point of 0 borrows from its neighbour. Other readers of version 1 add one to each zero point, and
 GPTQModel refuses asymmetric folders of version 1 that other tools have written. Symmetric codes are
 therefore written as version 1, which every reader accepts, and asymmetric ones as version 2.
+
+``dynamic`` in config.json has other settings of single modules: a regular expression for the start
+of their names, after ``+:`` or nothing, or after ``-:`` for plain modules. The first that matches
+counts.
 """
 
+import re
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
 
 from converters.packed import bits
-from converters.packed.layout import Keys, PackedLayout, Stated
+from converters.packed.layout import Keys, ModuleRule, PackedLayout, Stated
 from converters.packed.sizes import check_gptq, gptq
 from converters.packed.tool_keys import AUTOROUND, PLAIN_WEIGHTS, QUANTIZER_KEYS
 from phi3quant.errors import CheckpointError, SchemeError
 from phi3quant.model.config import shown
+from phi3quant.quant.matrix_schemes import MatrixSchemes
 from phi3quant.quant.scheme import BITS, GROUP_SIZES, QuantScheme
 from phi3quant.quant.tensor import QuantizedTensor
 from phi3quant.units import alternatives
 
 _V1, _V2 = "gptq", "gptq_v2"
+_OTHER, _PLAIN = "+:", "-:"
+"""Starts of the expressions for modules with other settings, and for plain modules."""
 _PACKING_FORMATS: Mapping[str, str] = {
     "auto_round:auto_gptq": _V1,
     "auto_round:gptq": _V1,
@@ -47,6 +56,7 @@ _KEYS = Keys(
         "group_size",
         "sym",
         "desc_act",
+        "dynamic",
         "modules_to_not_convert",
         "meta",
         # Choices of the quantizer.
@@ -75,14 +85,25 @@ _KEYS = Keys(
 )
 """Keys that AutoGPTQ, GPTQModel, AutoRound and transformers write for GPTQ."""
 
+_MODULE_KEYS = Keys(
+    section="an entry of dynamic",
+    free=("bits", "group_size", "sym", "desc_act", *QUANTIZER_KEYS),
+    fixed={"pack_dtype": PLAIN_WEIGHTS["pack_dtype"], "adapter": PLAIN_WEIGHTS["adapter"]},
+)
+"""Keys of an entry of ``dynamic``."""
 
-def _pack(tensor: QuantizedTensor) -> Mapping[str, torch.Tensor]:
+
+def _version_for(schemes: MatrixSchemes) -> str:
+    return _V1 if all(scheme.symmetric for scheme in schemes.distinct) else _V2
+
+
+def _pack(tensor: QuantizedTensor, schemes: MatrixSchemes) -> Mapping[str, torch.Tensor]:
     width, (_, columns) = tensor.scheme.bits, tensor.shape
     zeros = tensor.zero_points
     if zeros is None:
         zeros = torch.full(tensor.scales.shape, tensor.scheme.middle, dtype=torch.uint8)
     qzeros = bits.pack(zeros.T, width)
-    if tensor.scheme.symmetric:
+    if _version_for(schemes) == _V1:
         qzeros -= _ONES[width]
     groups = torch.arange(columns) // tensor.scheme.group_width(columns)
     return {
@@ -119,16 +140,27 @@ def _unpack(
     return QuantizedTensor(scheme, codes, scales, None if scheme.symmetric else zeros)
 
 
-def _describe(scheme: QuantScheme) -> dict[str, Any]:
-    return {
+def _describe(schemes: MatrixSchemes) -> dict[str, Any]:
+    described = {
         "quant_method": "gptq",
-        "checkpoint_format": _V1 if scheme.symmetric else _V2,
-        "bits": scheme.bits,
-        "group_size": -1 if scheme.group_size is None else scheme.group_size,
-        "sym": scheme.symmetric,
+        "checkpoint_format": _version_for(schemes),
+        **_settings(schemes.base),
         "desc_act": False,
         "lm_head": False,
         "pack_dtype": "int32",
+    }
+    modules = {
+        f"{_OTHER}^{re.escape(name.removesuffix('.weight'))}$": _settings(scheme)
+        for name, scheme in schemes.others.items()
+    }
+    return described | ({"dynamic": modules} if modules else {})
+
+
+def _settings(scheme: QuantScheme) -> dict[str, Any]:
+    return {
+        "bits": scheme.bits,
+        "group_size": -1 if scheme.group_size is None else scheme.group_size,
+        "sym": scheme.symmetric,
     }
 
 
@@ -137,31 +169,68 @@ def _recognise(described: Mapping[str, Any]) -> Stated | None:
     by_autoround = method == AUTOROUND and packing in tuple(_PACKING_FORMATS)
     if method != "gptq" and not by_autoround:
         return None
-    width, size = described.get("bits"), described.get("group_size")
-    if type(width) is not int or width not in BITS:
-        raise SchemeError(
-            f"GPTQ with {shown(width)} bits isn't supported; it must have {alternatives(BITS)}"
-        )
-    if type(size) is not int or (size != -1 and size not in GROUP_SIZES):
-        raise SchemeError(
-            f"GPTQ's group_size {shown(size)} isn't supported; it must be "
-            f"{alternatives((*GROUP_SIZES, -1))}"
-        )
+    scheme = _scheme(described)
     _KEYS.check(described)
-    for key in ("sym", "desc_act"):
-        if not isinstance(described.get(key), bool | None):
-            raise SchemeError(f"GPTQ's {key} is {shown(described[key])}; it must be true or false")
     plain = described.get("modules_to_not_convert") or []
     if not isinstance(plain, list):
         raise SchemeError(f"GPTQ's modules_to_not_convert is {shown(plain)}; it must be a list")
-    # Zero points are always stored. Without sym nothing is assumed about them.
-    scheme = QuantScheme(width, None if size == -1 else size, described.get("sym") is True)
+    modules = described.get("dynamic") or {}
+    if not isinstance(modules, Mapping):
+        raise SchemeError(f"GPTQ's dynamic is {shown(modules)}; it must be an object")
     return Stated(
         scheme,
         tuple(map(str, plain)),
-        described.get("desc_act") is True,
+        any(
+            section.get("desc_act") is True
+            for section in (described, *modules.values())
+            if isinstance(section, Mapping)
+        ),
         partial(_unpack, version=_version(described)),
+        rules=tuple(_rule(described, name, settings) for name, settings in modules.items()),
     )
+
+
+def _rule(described: Mapping[str, Any], pattern: str, settings: Any) -> ModuleRule:
+    """Scheme of the modules that an entry of ``dynamic`` names.
+
+    Raises:
+        SchemeError: it isn't supported.
+    """
+    entry = f"the entry {shown(pattern)} of dynamic"
+    if pattern.startswith(_PLAIN):
+        return ModuleRule(entry, pattern.removeprefix(_PLAIN), None)
+    if not isinstance(settings, Mapping):
+        raise SchemeError(f"{entry} is {shown(settings)}; it must be an object")
+    replace(_MODULE_KEYS, section=entry).check(settings)
+    scheme = _scheme({**described, **settings}, f" in {entry}")
+    return ModuleRule(entry, pattern.removeprefix(_OTHER), scheme)
+
+
+def _scheme(described: Mapping[str, Any], place: str = "") -> QuantScheme:
+    """Scheme that a section states; ``place`` names the section in messages.
+
+    Zero points are always stored. Without ``sym`` nothing is assumed about them.
+
+    Raises:
+        SchemeError: it isn't supported.
+    """
+    width, size = described.get("bits"), described.get("group_size")
+    if type(width) is not int or width not in BITS:
+        raise SchemeError(
+            f"GPTQ with {shown(width)} bits{place} isn't supported; it must have "
+            f"{alternatives(BITS)}"
+        )
+    if type(size) is not int or (size != -1 and size not in GROUP_SIZES):
+        raise SchemeError(
+            f"GPTQ's group_size {shown(size)}{place} isn't supported; it must be "
+            f"{alternatives((*GROUP_SIZES, -1))}"
+        )
+    for key in ("sym", "desc_act"):
+        if not isinstance(described.get(key), bool | None):
+            raise SchemeError(
+                f"GPTQ's {key} is {shown(described[key])}{place}; it must be true or false"
+            )
+    return QuantScheme(width, None if size == -1 else size, described.get("sym") is True)
 
 
 def _version(described: Mapping[str, Any]) -> str:

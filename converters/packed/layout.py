@@ -10,6 +10,7 @@ from converters.packed.sizes import OuterSchemes, plain_outer
 from phi3quant.disk.tensor_plan import PlannedTensor
 from phi3quant.errors import SchemeError
 from phi3quant.model.config import Phi3Config, shown
+from phi3quant.quant.matrix_schemes import MatrixSchemes
 from phi3quant.quant.offset_tensor import OffsetTensor
 from phi3quant.quant.scheme import QuantScheme
 from phi3quant.quant.tensor import QuantizedTensor
@@ -30,6 +31,23 @@ UnpackOffsets = Callable[[Mapping[str, torch.Tensor], tuple[int, int], QuantSche
 
 
 @dataclass(frozen=True)
+class ModuleRule:
+    """Scheme of the modules that an entry of a ``quantization_config`` names.
+
+    Attributes:
+        entry: the entry, for messages.
+        name: name of a module, or a regular expression for the start of names.
+        scheme: scheme of these modules; None if they are plain.
+        is_expression: whether ``name`` is a regular expression.
+    """
+
+    entry: str
+    name: str
+    scheme: QuantScheme | None
+    is_expression: bool = True
+
+
+@dataclass(frozen=True)
 class Stated:
     """Facts in a ``quantization_config`` that reading requires.
 
@@ -41,6 +59,8 @@ class Stated:
         unpack: function in place of the layout's ``unpack``, for variants of a layout.
         schemes: schemes of single modules; all others have ``scheme``.
         lists_plain: whether ``plain`` lists all plain matrices of the blocks.
+        rules: further schemes of modules; the first rule that matches counts.
+        others_plain: whether modules without a rule are plain, instead of having ``scheme``.
     """
 
     scheme: QuantScheme
@@ -49,6 +69,8 @@ class Stated:
     unpack: Unpack | None = None
     schemes: Mapping[str, QuantScheme] = field(default_factory=dict)
     lists_plain: bool = True
+    rules: tuple[ModuleRule, ...] = ()
+    others_plain: bool = False
 
     def may_be_plain(self, module: str) -> bool:
         """Whether ``plain`` allows a module to be stored plain.
@@ -102,11 +124,11 @@ class PackedLayout:
     Attributes:
         name: name on the command line.
         title: name in messages.
-        check: raises SchemeError if the layout can't hold this scheme for this model.
+        check: raises SchemeError if the layout can't hold these schemes for this model.
         specify: plans the tensors of one matrix, in the order of ``pack``.
-        pack: converts a matrix to tensors, by ending.
+        pack: converts a matrix to tensors, by ending, given the schemes of all matrices.
         unpack: restores a matrix from its tensors by ending, its shape and its scheme.
-        describe: builds the description of a scheme in config.json.
+        describe: builds the description of the matrices' schemes in config.json.
         recognise: reads such a description; returns None for another layout, and raises
             SchemeError for this layout in an unsupported form.
         group_index: ending of the tensor that maps columns to groups, int32 [columns]; None if the
@@ -123,11 +145,11 @@ class PackedLayout:
 
     name: str
     title: str
-    check: Callable[[QuantScheme, Phi3Config], None]
+    check: Callable[[MatrixSchemes, Phi3Config], None]
     specify: Specify
-    pack: Callable[[QuantizedTensor], Mapping[str, torch.Tensor]]
+    pack: Callable[[QuantizedTensor, MatrixSchemes], Mapping[str, torch.Tensor]]
     unpack: Unpack
-    describe: Callable[[QuantScheme], dict[str, Any]]
+    describe: Callable[[MatrixSchemes], dict[str, Any]]
     recognise: Callable[[Mapping[str, Any]], Stated | None]
     group_index: str | None = None
     config_keys: tuple[str, ...] = ("quantization_config",)

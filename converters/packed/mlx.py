@@ -19,6 +19,7 @@ from converters.packed.mlx_options import MlxOptions, default_outer
 from converters.packed.sizes import MLX_GROUP_SIZES, check_mlx, mlx
 from phi3quant.errors import SchemeError
 from phi3quant.model.config import shown
+from phi3quant.quant.matrix_schemes import MatrixSchemes
 from phi3quant.quant.offset_tensor import OffsetTensor, with_offsets
 from phi3quant.quant.scheme import BITS, QuantScheme
 from phi3quant.quant.tensor import QuantizedTensor
@@ -32,7 +33,7 @@ _KEYS = Keys(
 """Keys that mlx-lm writes, apart from names of modules."""
 
 
-def _pack(tensor: QuantizedTensor) -> Mapping[str, torch.Tensor]:
+def _pack(tensor: QuantizedTensor, _schemes: MatrixSchemes) -> Mapping[str, torch.Tensor]:
     affine = with_offsets(tensor)
     return {
         "weight": bits.pack(affine.codes, affine.scheme.bits).view(torch.uint32),
@@ -55,7 +56,14 @@ def _unpack_offsets(
     return OffsetTensor(scheme, codes, stored["scales"], stored["biases"])
 
 
-def _describe(scheme: QuantScheme) -> dict[str, Any]:
+def _describe(schemes: MatrixSchemes) -> dict[str, Any]:
+    modules = {
+        name.removesuffix(".weight"): _section(scheme) for name, scheme in schemes.others.items()
+    }
+    return {**_section(schemes.base), **modules}
+
+
+def _section(scheme: QuantScheme) -> dict[str, Any]:
     return {"group_size": scheme.group_size, "bits": scheme.bits}
 
 

@@ -1,14 +1,17 @@
 """Opening of packed checkpoints: headers are checked against config.json."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
+from dataclasses import replace
 
 from converters.packed.layout import PackedLayout, Stated
+from converters.packed.module_patterns import matching_names
 from converters.packed.reader import PackedCheckpoint, matrices
 from converters.packed.sizes import packed_name, packed_tensors
 from phi3quant.disk.tensor_plan import PlannedTensor
 from phi3quant.errors import CheckpointError, SchemeError
 from phi3quant.model.architecture import EMBEDDING, HEAD
 from phi3quant.model.config import Phi3Config
+from phi3quant.quant.matrix_schemes import MatrixSchemes, matrix_schemes
 from phi3quant.quant.scheme import QuantScheme
 from phi3quant.source.checkpoint import untied_if_different
 from phi3quant.source.tensor_folder import FLOAT_DTYPES, TensorFolder, check_tensors
@@ -25,13 +28,18 @@ def open_packed(
 
     Raises:
         CheckpointError: a tensor is missing, has another dtype or shape, or is not quantized.
-        SchemeError: the scheme doesn't fit the model.
+        SchemeError: the schemes don't fit the model, or are stated in an unsupported form.
     """
     config, notes = untied_if_different(store, stored_config)
-    layout.check(stated.scheme, config)
+    stated = by_module(stated, config)
     plain = _plain_matrices(store, config, stated)
-    schemes = _schemes(store, config, stated, layout, plain)
-    planned = _planned_tensors(store, config, stated, layout, plain, schemes)
+    names = [name for name, _ in matrices(config) if name not in plain]
+    stated_schemes = {name: _scheme(stated, name) for name in names}
+    schemes = matrix_schemes(stated_schemes) if names else MatrixSchemes(stated.scheme)
+    layout.check(schemes, config)
+    outer = _outer(store, config, stated, layout)
+    packed = packed_tensors(config, schemes, layout.specify, plain, outer)
+    planned = _with_indices(packed, store, config, stated, layout, plain)
     known = {HEAD, *(spec.name for spec in planned), *_zero_biases(store, config)}
     refuse_explained(store.folder, store.tensors, known, config)
     floats: dict[str, tuple[int, ...]] = {}
@@ -53,65 +61,93 @@ def open_packed(
         config,
         store,
         (*store.notes, *notes),
-        scheme=stated.scheme,
+        schemes=schemes,
         layout=layout,
         unpack=stated.unpack or layout.unpack,
         grouped_by_index=stated.grouped_by_index,
         plain=plain,
-        schemes=schemes,
+        outer=outer,
         real_offsets=layout.unpack_offsets is not None,
     )
 
 
-def _schemes(
-    store: TensorFolder,
-    config: Phi3Config,
-    stated: Stated,
-    layout: PackedLayout,
-    plain: Collection[str],
+def _scheme(stated: Stated, name: str) -> QuantScheme:
+    return stated.schemes.get(name.removesuffix(".weight"), stated.scheme)
+
+
+def by_module(stated: Stated, config: Phi3Config) -> Stated:
+    """The same facts with a scheme for each module in place of rules.
+
+    Raises:
+        SchemeError: a rule matches no matrix of the blocks, or can't be evaluated.
+    """
+    modules = [name.removesuffix(".weight") for name, _ in matrices(config)]
+    known = frozenset(modules)
+    expressions = [rule.name for rule in stated.rules if rule.is_expression]
+    by_expression = dict(zip(expressions, matching_names(expressions, modules), strict=True))
+    schemes, plain = dict(stated.schemes), list(stated.plain)
+    settled: set[str] = set()
+    for rule in stated.rules:
+        matches = by_expression[rule.name] if rule.is_expression else known & {rule.name}
+        if not matches and rule.scheme is not None:
+            raise SchemeError(
+                f"{rule.entry} matches no matrix of the model's blocks, whose names look like "
+                f"{modules[0]}"
+            )
+        for module in sorted(matches - settled):
+            if rule.scheme is None:
+                plain.append(module)
+            else:
+                schemes[module] = rule.scheme
+        settled |= matches
+    if stated.others_plain:
+        plain += [module for module in modules if module not in settled]
+    return replace(stated, schemes=schemes, plain=tuple(plain), rules=(), others_plain=False)
+
+
+def _outer(
+    store: TensorFolder, config: Phi3Config, stated: Stated, layout: PackedLayout
 ) -> dict[str, QuantScheme]:
-    """Schemes of all packed matrices by name, the embedding and an untied head included.
+    """Schemes of packed embedding and untied head by name.
 
     Raises:
         SchemeError: config.json has a scheme for a module that the model doesn't have.
         CheckpointError: it has one for a plain embedding or head, or calls a packed one plain.
     """
-    names = [name for name, _ in matrices(config) if name not in plain]
-    outer = [EMBEDDING] if config.tie_word_embeddings else [EMBEDDING, HEAD]
+    names = [EMBEDDING] if config.tie_word_embeddings else [EMBEDDING, HEAD]
+    packed: list[str] = []
     if layout.unpack_offsets is not None:
-        stored = ((name, store.tensors.get(name)) for name in outer)
+        stored = ((name, store.tensors.get(name)) for name in names)
         packed = [name for name, entry in stored if entry and entry.dtype == _PACKED_DTYPE]
-        for name in outer:
+        for name in names:
             module = name.removesuffix(".weight")
             if (module in stated.plain) if name in packed else (module in stated.schemes):
                 raise CheckpointError(
                     f"the quantization of {store.folder} has an entry for {module} that doesn't "
                     "fit the stored tensor; the file and config.json don't belong together"
                 )
-        names += packed
-    known = {name.removesuffix(".weight") for name in [*outer, *dict(matrices(config))]}
+    known = {name.removesuffix(".weight") for name in [*names, *dict(matrices(config))]}
     unknown = [module for module in (*stated.schemes, *stated.plain) if module not in known]
     if unknown and not stated.lists_plain:
         raise SchemeError(
             f"the quantization has the unknown key {unknown[0]!r}, which is not a module of the "
             "model"
         )
-    return {name: stated.schemes.get(name.removesuffix(".weight"), stated.scheme) for name in names}
+    return {name: _scheme(stated, name) for name in packed}
 
 
-def _planned_tensors(
+def _with_indices(
+    planned: list[PlannedTensor],
     store: TensorFolder,
     config: Phi3Config,
     stated: Stated,
     layout: PackedLayout,
     plain: Collection[str],
-    schemes: Mapping[str, QuantScheme],
 ) -> list[PlannedTensor]:
     """Tensors that the checkpoint must have.
 
     An index of groups is required if columns may be in any order, and optional otherwise.
     """
-    planned = packed_tensors(config, stated.scheme, layout.specify, plain, schemes)
     if layout.group_index is None:
         return planned
     indices = {

@@ -14,11 +14,11 @@ def packed_parts(model: PackedCheckpoint) -> Parts:
     try:
         fitting = model.with_codes(real_offsets=True)
     except SchemeError as error:
-        return safetensors_parts(model, model.scheme, model.dequantized, unfit=str(error))
+        return safetensors_parts(model, None, model.dequantized, unfit=str(error))
     offsets = ""
     if fitting.real_offsets:
         try:
             model.with_codes()
         except SchemeError as error:
             offsets = str(error)
-    return safetensors_parts(fitting, fitting.scheme, fitting.matrix, offsets=offsets)
+    return safetensors_parts(fitting, fitting.schemes, fitting.matrix, offsets=offsets)

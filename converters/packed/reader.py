@@ -20,6 +20,7 @@ from phi3quant.model.architecture import (
     tensor_shapes,
 )
 from phi3quant.model.config import Phi3Config
+from phi3quant.quant.matrix_schemes import MatrixSchemes, matrix_schemes
 from phi3quant.quant.offset_tensor import OffsetTensor, fit_half, is_symmetric, zero_points
 from phi3quant.quant.scheme import QuantScheme
 from phi3quant.quant.tensor import Quantized, QuantizedTensor
@@ -34,35 +35,34 @@ class PackedCheckpoint(SafetensorsModel):
     """Packed checkpoint that implements StoredWeights by dequantizing.
 
     Attributes:
-        scheme: scheme of all matrices.
+        schemes: schemes of the blocks' packed matrices.
         layout: layout of the matrices' tensors.
         unpack: restores a matrix, as the layout's ``unpack``.
         grouped_by_index: whether a tensor maps columns to groups in any order; otherwise groups are
             consecutive.
         plain: names of the blocks' matrices that are stored plain.
-        schemes: schemes of all packed matrices by name, which are ``scheme`` with few exceptions.
+        outer: schemes of packed embedding and head by name.
         real_offsets: whether ``matrix`` gives codes with stored offsets instead of zero points.
     """
 
-    scheme: QuantScheme
+    schemes: MatrixSchemes
     layout: PackedLayout
     unpack: Unpack
     grouped_by_index: bool = False
     plain: Collection[str] = ()
-    schemes: Mapping[str, QuantScheme] = field(default_factory=dict)
+    outer: Mapping[str, QuantScheme] = field(default_factory=dict)
     real_offsets: bool = False
 
     @property
     def format(self) -> str:
         """See StoredModel."""
-        return f"{self.layout.title} {self.scheme}"
+        return f"{self.layout.title} {self.schemes}"
 
     def check_codes(self) -> None:
         """Refuse models of which another format can't store the codes.
 
         Raises:
-            SchemeError: the columns of a group are not consecutive, or some matrices are plain or
-                have another scheme.
+            SchemeError: the columns of a group are not consecutive, or some matrices are plain.
             CheckpointError: as ``dequantized``.
         """
         for name, (_, columns) in matrices(self.config):
@@ -78,16 +78,11 @@ class PackedCheckpoint(SafetensorsModel):
                 "packs the others, which no other format can store yet; export the original "
                 "checkpoint"
             )
-        for name, _ in matrices(self.config):
-            if self.schemes[name] != self.scheme:
-                raise SchemeError(
-                    f"{name} in {self.folder} is {self.schemes[name]} and the model "
-                    f"{self.scheme}, which no other format can store yet; export the original "
-                    "checkpoint"
-                )
 
     def with_codes(self, *, real_offsets: bool = False) -> "PackedCheckpoint":
-        """This model with a scheme that fits all its codes, for an export of codes.
+        """This model with schemes that fit all its codes, for an export of codes.
+
+        Matrices of one stated scheme keep a common one, which is symmetric only if all of them are.
 
         Args:
             real_offsets: whether the target can store offsets in place of zero points.
@@ -99,10 +94,11 @@ class PackedCheckpoint(SafetensorsModel):
         self.check_codes()
         if self.layout.unpack_offsets is None:
             return self
-        symmetric, multiples = True, True
+        symmetric, multiples = dict.fromkeys(self.schemes.distinct, True), True
         for name, _ in matrices(self.config):
+            scheme = self.schemes.scheme(name)
             scales, offsets = self._scales_and_offsets(name)
-            zeros = zero_points(scales, offsets, self.scheme)
+            zeros = zero_points(scales, offsets, scheme)
             if zeros is None and not real_offsets:
                 raise SchemeError(
                     f"the biases of {name} in {self.folder} are not whole multiples of its scales, "
@@ -115,15 +111,10 @@ class PackedCheckpoint(SafetensorsModel):
                     "target can't store its codes; export safetensors"
                 )
             multiples &= zeros is not None
-            symmetric &= zeros is not None and is_symmetric(zeros, self.scheme)
-        scheme = replace(self.scheme, symmetric=symmetric)
-        schemes = dict.fromkeys((name for name, _ in matrices(self.config)), scheme)
-        return replace(
-            self,
-            scheme=scheme,
-            schemes={**self.schemes, **schemes},
-            real_offsets=not multiples,
-        )
+            symmetric[scheme] &= zeros is not None and is_symmetric(zeros, scheme)
+        fitting = {scheme: replace(scheme, symmetric=symmetric[scheme]) for scheme in symmetric}
+        schemes = {name: fitting[self.schemes.scheme(name)] for name, _ in matrices(self.config)}
+        return replace(self, schemes=matrix_schemes(schemes), real_offsets=not multiples)
 
     def dequantized(self, index: int, key: str) -> torch.Tensor:
         """Weights of one linear, FP32 [rows, columns].
@@ -176,13 +167,14 @@ class PackedCheckpoint(SafetensorsModel):
         """
         rows, columns = linear_shapes(self.config)[key]
         name = block_tensor_name(index, key)
+        scheme = self.schemes.scheme(name)
         stored = {
             spec.name: self._as_specified(packed_name(name, spec.name))
-            for spec in self.layout.specify(rows, columns, self.schemes[name])
+            for spec in self.layout.specify(rows, columns, scheme)
             if spec.name != self.layout.group_index
         }
         try:
-            tensor = self.unpack(stored, (rows, columns), self.schemes[name])
+            tensor = self.unpack(stored, (rows, columns), scheme)
         except CheckpointError as error:
             raise CheckpointError(f"{name} in {self.folder}: {error}") from None
         if not torch.isfinite(tensor.scales).all():
@@ -198,13 +190,13 @@ class PackedCheckpoint(SafetensorsModel):
         return self._outer(EMBEDDING if self.config.tie_word_embeddings else HEAD)
 
     def _outer(self, name: str) -> torch.Tensor:
-        if name in self.schemes:
+        if name in self.outer:
             return self._with_offsets(name).dequantize()
         return self.store.load_finite(name)
 
     def stored(self, name: str) -> torch.Tensor:
         """See SafetensorsModel."""
-        return self._outer(name) if name in self.schemes else self.store.load(name)
+        return self._outer(name) if name in self.outer else self.store.load(name)
 
     def _with_offsets(self, name: str) -> OffsetTensor:
         """A packed matrix of a layout with offsets, by the name of the plain one.
@@ -215,11 +207,12 @@ class PackedCheckpoint(SafetensorsModel):
         assert self.layout.unpack_offsets is not None
         self._scales_and_offsets(name)
         rows, columns = tensor_shapes(self.config)[name]
+        scheme = self.outer.get(name) or self.schemes.scheme(name)
         stored = {
             spec.name: self.store.load(packed_name(name, spec.name))
-            for spec in self.layout.specify(rows, columns, self.schemes[name])
+            for spec in self.layout.specify(rows, columns, scheme)
         }
-        return self.layout.unpack_offsets(stored, (rows, columns), self.schemes[name])
+        return self.layout.unpack_offsets(stored, (rows, columns), scheme)
 
     def _scales_and_offsets(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Scales and offsets of a packed matrix, in their stored types [rows, groups].
@@ -246,7 +239,7 @@ class PackedCheckpoint(SafetensorsModel):
             return None
         name = packed_name(matrix, index)
         groups = self.store.load(name)
-        width = self.scheme.group_width(columns)
+        width = self.schemes.scheme(matrix).group_width(columns)
         consecutive = (torch.arange(columns) // width).to(groups.dtype)
         if torch.equal(groups, consecutive):
             return None

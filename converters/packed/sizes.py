@@ -8,7 +8,8 @@ from phi3quant.disk.tensor_plan import PlannedTensor
 from phi3quant.errors import SchemeError
 from phi3quant.model.architecture import block_tensor_name, linear_shapes, tensor_shapes
 from phi3quant.model.config import Phi3Config
-from phi3quant.quant.scheme import WHOLE_ROW, QuantScheme, check_groups
+from phi3quant.quant.matrix_schemes import MatrixSchemes, check_groups
+from phi3quant.quant.scheme import WHOLE_ROW, QuantScheme
 from phi3quant.units import alternatives
 
 _AWQ_BITS = 4
@@ -57,17 +58,25 @@ def awq_gemm(rows: int, columns: int, scheme: QuantScheme) -> list[PlannedTensor
     ]
 
 
-def check_awq_gemm(scheme: QuantScheme, config: Phi3Config) -> None:
+def check_awq_gemm(schemes: MatrixSchemes, config: Phi3Config) -> None:
     """Refuse schemes and models that AWQ-GEMM can't hold.
 
     Raises:
-        SchemeError: bits other than 4, groups that don't fill rows, or rows that don't fill words.
+        SchemeError: several schemes, bits other than 4, groups that don't fill rows, or rows that
+            don't fill words.
     """
-    if scheme.bits != _AWQ_BITS:
+    if schemes.others:
+        name, scheme = next(iter(schemes.others.items()))
         raise SchemeError(
-            f"AWQ-GEMM holds {_AWQ_BITS} bits, not {scheme.bits}; export compressed-tensors instead"
+            f"AWQ-GEMM has one scheme for all matrices, and {name} is {scheme} while the others "
+            f"are {schemes.base}; export compressed-tensors instead"
         )
-    check_groups(scheme, config)
+    if schemes.base.bits != _AWQ_BITS:
+        raise SchemeError(
+            f"AWQ-GEMM holds {_AWQ_BITS} bits, not {schemes.base.bits}; export compressed-tensors "
+            "instead"
+        )
+    check_groups(schemes, config)
     for name, (rows, _) in linear_shapes(config).items():
         if rows % _AWQ_PER_WORD:
             raise SchemeError(
@@ -87,20 +96,21 @@ def gptq(rows: int, columns: int, scheme: QuantScheme) -> list[PlannedTensor]:
     ]
 
 
-def check_gptq(scheme: QuantScheme, config: Phi3Config) -> None:
+def check_gptq(schemes: MatrixSchemes, config: Phi3Config) -> None:
     """Refuse schemes and models that GPTQ's layout can't hold.
 
     Raises:
         SchemeError: groups don't fill rows, or rows or columns don't fill words.
     """
-    check_groups(scheme, config)
-    per_word = _WORD_BITS // scheme.bits
-    for name, shape in linear_shapes(config).items():
-        if any(size % per_word for size in shape):
-            raise SchemeError(
-                f"GPTQ packs {per_word} rows and columns per word, and {name} is "
-                f"{' x '.join(map(str, shape))}; export compressed-tensors instead"
-            )
+    check_groups(schemes, config)
+    for scheme, shapes in schemes.shapes(config).items():
+        per_word = _WORD_BITS // scheme.bits
+        for name, shape in shapes.items():
+            if any(size % per_word for size in shape):
+                raise SchemeError(
+                    f"GPTQ packs {per_word} rows and columns per word, and {name} is "
+                    f"{' x '.join(map(str, shape))}; export compressed-tensors instead"
+                )
 
 
 def mlx(rows: int, columns: int, scheme: QuantScheme) -> list[PlannedTensor]:
@@ -113,19 +123,20 @@ def mlx(rows: int, columns: int, scheme: QuantScheme) -> list[PlannedTensor]:
     ]
 
 
-def check_mlx(scheme: QuantScheme, config: Phi3Config) -> None:
+def check_mlx(schemes: MatrixSchemes, config: Phi3Config) -> None:
     """Refuse schemes and models that mlx-lm can't load.
 
     Raises:
         SchemeError: groups of other sizes or that don't fill rows, or heads of an unusual size.
     """
-    if scheme.group_size not in MLX_GROUP_SIZES:
-        size = WHOLE_ROW if scheme.group_size is None else scheme.group_size
-        raise SchemeError(
-            f"MLX has groups of {alternatives(MLX_GROUP_SIZES)}, not {size}; choose one of them, "
-            "or export compressed-tensors instead"
-        )
-    check_groups(scheme, config)
+    for scheme in schemes.distinct:
+        if scheme.group_size not in MLX_GROUP_SIZES:
+            size = WHOLE_ROW if scheme.group_size is None else scheme.group_size
+            raise SchemeError(
+                f"MLX has groups of {alternatives(MLX_GROUP_SIZES)}, not {size}; choose one of "
+                "them, or export compressed-tensors instead"
+            )
+    check_groups(schemes, config)
     if config.query_rows != config.hidden_size:
         raise SchemeError(
             f"mlx-lm computes the size of a head as hidden_size / num_attention_heads, and this "
@@ -139,13 +150,13 @@ class PackedSizes:
 
     Attributes:
         matrix: plans the tensors of a matrix.
-        check: raises SchemeError if the layout can't hold a scheme or a model.
+        check: raises SchemeError if the layout can't hold schemes or a model.
         outer: gives the schemes of embedding and head by name, as far as they are packed.
         library: name of the library in the files.
     """
 
     matrix: MatrixPlan
-    check: Callable[[QuantScheme, Phi3Config], None]
+    check: Callable[[MatrixSchemes, Phi3Config], None]
     outer: OuterSchemes = plain_outer
     library: str = "pt"
 
@@ -161,36 +172,36 @@ PACKED: Mapping[str, PackedSizes] = {
 
 def packed_tensors(
     config: Phi3Config,
-    scheme: QuantScheme,
+    schemes: MatrixSchemes,
     matrix: MatrixPlan,
     plain: Collection[str] = (),
-    others: Mapping[str, QuantScheme] | None = None,
+    outer: Mapping[str, QuantScheme] | None = None,
 ) -> list[PlannedTensor]:
     """All tensors of a packed checkpoint, in the order of writing; unpacked ones are FP16.
 
     Args:
         config: configuration of the model.
-        scheme: scheme of the packed matrices.
+        schemes: schemes of the blocks' matrices.
         matrix: plan of a packed matrix.
         plain: names of the blocks' matrices that are not packed.
-        others: schemes of matrices that have another one, by name; the embedding and the head are
-            packed if they are among them.
+        outer: schemes of embedding and head by name, as far as they are packed.
     """
-    schemes = {
-        block_tensor_name(index, key): scheme
+    names = (
+        block_tensor_name(index, key)
         for index in range(config.num_hidden_layers)
         for key in linear_shapes(config)
-        if block_tensor_name(index, key) not in plain
-    } | dict(others or {})
+    )
+    packed = {name: schemes.scheme(name) for name in names if name not in plain}
+    packed |= outer or {}
     planned = []
     for name, shape in tensor_shapes(config).items():
-        if name not in schemes:
+        if name not in packed:
             planned.append(PlannedTensor(name, "F16", shape))
             continue
         rows, columns = shape
         planned.extend(
             PlannedTensor(packed_name(name, part.name), part.dtype, part.shape)
-            for part in matrix(rows, columns, schemes[name])
+            for part in matrix(rows, columns, packed[name])
         )
     return planned
 

@@ -27,7 +27,7 @@ from phi3quant.model.config import Phi3Config
 from phi3quant.notices import notify
 from phi3quant.quant.block import QuantizedBlock
 from phi3quant.quant.codecs import affine
-from phi3quant.quant.scheme import QuantScheme
+from phi3quant.quant.matrix_schemes import MatrixSchemes
 from phi3quant.quant.tensor import Quantized, QuantizedTensor
 
 
@@ -37,23 +37,26 @@ def packed_format(layout: PackedLayout) -> Format:
         name=layout.name,
         title=layout.title,
         check=partial(_check, layout),
-        nbytes=lambda config, scheme: packed_bytes(config, scheme, layout),
-        open=lambda folder, source, scheme: PackedWriter(folder, source, scheme, layout),
+        nbytes=lambda config, schemes: packed_bytes(config, schemes, layout),
+        open=lambda folder, source, schemes: PackedWriter(folder, source, schemes, layout),
     )
 
 
-def packed_bytes(config: Phi3Config, scheme: QuantScheme, layout: PackedLayout) -> int:
+def packed_bytes(config: Phi3Config, schemes: MatrixSchemes, layout: PackedLayout) -> int:
     """Bytes of all tensors in a layout."""
-    return sum(planned.nbytes for planned in _planned(config, scheme, layout))
+    return sum(planned.nbytes for planned in _planned(config, schemes, layout))
 
 
-def _planned(config: Phi3Config, scheme: QuantScheme, layout: PackedLayout) -> list[PlannedTensor]:
-    return packed_tensors(config, scheme, layout.specify, others=layout.outer(config, scheme))
+def _planned(
+    config: Phi3Config, schemes: MatrixSchemes, layout: PackedLayout
+) -> list[PlannedTensor]:
+    outer = layout.outer(config, schemes.base)
+    return packed_tensors(config, schemes, layout.specify, outer=outer)
 
 
-def _check(layout: PackedLayout, scheme: QuantScheme, config: Phi3Config) -> None:
-    layout.check(scheme, config)
-    layout.outer(config, scheme)
+def _check(layout: PackedLayout, schemes: MatrixSchemes, config: Phi3Config) -> None:
+    layout.check(schemes, config)
+    layout.outer(config, schemes.base)
 
 
 class PackedWriter:
@@ -67,26 +70,26 @@ class PackedWriter:
         self,
         folder: Path,
         source: Source,
-        scheme: QuantScheme,
+        schemes: MatrixSchemes,
         layout: PackedLayout,
         shard_bytes: int = SHARD_BYTES,
     ) -> None:
         config = source.config
-        _check(layout, scheme, config)
-        self._outer = layout.outer(config, scheme)
+        _check(layout, schemes, config)
+        self._outer = layout.outer(config, schemes.base)
         self._folder, self._source = folder, source.folder
-        self._config, self._scheme, self._layout = config, scheme, layout
+        self._config, self._schemes, self._layout = config, schemes, layout
         notify(layout.notes(config))
         folder.mkdir(parents=True, exist_ok=True)
-        specs = [spec_of(planned) for planned in _planned(config, scheme, layout)]
+        specs = [spec_of(planned) for planned in _planned(config, schemes, layout)]
         self._stream = SafetensorsStream(folder, specs, shard_bytes, layout.library)
 
     def complete(self) -> None:
         """See Completable."""
         self._stream.complete()
-        description = self._layout.describe(self._scheme)
+        description = self._layout.describe(self._schemes)
         for name, scheme in self._outer.items():
-            description[name.removesuffix(".weight")] = self._layout.describe(scheme)
+            description[name.removesuffix(".weight")] = self._layout.describe(MatrixSchemes(scheme))
         described = dict.fromkeys(self._layout.config_keys, description)
         adapted = self._layout.adapt_config(self._config)
         write_config(self._folder, self._config, torch_dtype="float16", **adapted, **described)
@@ -138,7 +141,7 @@ class PackedWriter:
 
     def _pack(self, name: str, tensor: QuantizedTensor) -> None:
         try:
-            stored = self._layout.pack(tensor)
+            stored = self._layout.pack(tensor, self._schemes)
         except CheckpointError as error:
             raise CheckpointError(f"tensor {name} can't be written: {error}") from None
         for ending, part in stored.items():

@@ -35,6 +35,7 @@ class _PlanOptions:
     kind: str
     profile: str | None
     gguf_type: str | None
+    tensor_types: tuple[str, ...]
     contexts: tuple[int, ...] | None
     kv_type: str
     adapters: tuple[str, ...]
@@ -79,6 +80,7 @@ _PLAN = options.group(
         type=values.Name("GGUF type", FILE_TYPES),
         help=f"One of {', '.join(FILE_TYPES)}.  [default: the type that stores the codes]",
     ),
+    options.MATRIX_TYPES,
     click.option(
         "--context",
         "contexts",
@@ -154,6 +156,7 @@ def estimate(
     phi3quant estimate ./my-finetune --gguf-type q4_k_m --memory 6GB
     phi3quant estimate phi-4-mini --profile hexagon --device snapdragon-8-elite
     phi3quant estimate phi-4-mini --format onnx --head int4 --all
+    phi3quant estimate phi-4-mini --format mlx --tensor-type down_proj=int8
 
     MODEL is phi-3-mini-4k, phi-3-mini-128k, phi-3.5-mini, phi-3-medium-4k, phi-3-medium-128k,
     phi-4-mini, a folder or a config.json; no weights are needed. The default is the bundled
@@ -197,6 +200,7 @@ def _plan(wanted: _PlanOptions, layout: OnnxLayout) -> Plan:
         method=wanted.method,
         format=wanted.kind,
         gguf_type=wanted.gguf_type,
+        tensor_types=wanted.tensor_types,
         onnx=layout.options(),
         contexts=wanted.contexts,
         kv_type=wanted.kv_type,
@@ -209,6 +213,7 @@ def _profiled(wanted: _PlanOptions, layout: OnnxLayout, profile: Profile) -> Pla
         method=wanted.method,
         format=profile.format,
         gguf_type=wanted.gguf_type,
+        tensor_types=wanted.tensor_types,
         profile=wanted.profile,
         onnx=replace(profile.onnx, **layout.chosen),
         contexts=wanted.contexts,

@@ -64,7 +64,8 @@ def print_everything(estimate: Estimate, *, tensors: bool) -> None:
 
 def _print_model(estimate: Estimate) -> None:
     model = estimate.model
-    print_text(f"{model.name}: {model.parameters:,} parameters, {estimate.plan.scheme}")
+    schemes = estimate.plan.schemes(model.config)
+    print_text(f"{model.name}: {model.parameters:,} parameters, {schemes}")
     for warning in estimate.warnings:
         print_text(f"note: {warning}", indent=_INDENT)
 

@@ -5,10 +5,13 @@ from collections.abc import Mapping
 import click
 
 SECTIONS: Mapping[str, tuple[str, ...]] = {
-    "Codes": ("preset", "profile", "method", "bits", "group_size", "symmetric", "compensate"),
+    "Codes": (
+        *("preset", "profile", "method", "bits", "group_size", "symmetric", "tensor_types"),
+        *("target_bpw", "compensate"),
+    ),
     "Calibration": ("calib", "calib_field", "samples", "seq_len", "seed", "process_output"),
     "Format": ("formats", "kind", "dtype", "requantize"),
-    "GGUF": ("gguf_type", "tensor_types", "target_bpw", "part_size", "imatrix", "context"),
+    "GGUF": ("gguf_type", "part_size", "imatrix", "context"),
     "ONNX and MLX": ("embedding", "head"),
     "ONNX": ("accuracy_level", "opset", "io", "split_size"),
     "Memory and devices": ("contexts", "kv_type", "devices", "memory", "bandwidth"),

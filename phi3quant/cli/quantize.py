@@ -128,6 +128,8 @@ def awq(request: Request) -> None:
     phi3quant awq ./my-finetune -o out --export compressed-tensors,gguf,onnx
     phi3quant awq ./my-finetune -o out --asym --group-size 64 --calib train.jsonl
     phi3quant awq ./my-finetune -o out --export gguf --target-bpw 5.2
+    phi3quant awq ./my-finetune -o out --export mlx --target-bpw 5.5
+    phi3quant awq ./my-finetune -o out --tensor-type down_proj=int8
     phi3quant awq ./my-finetune -o out --max-memory 4GB
     phi3quant awq ./Phi-3-mini-4k-instruct -o out --adapter ./my-lora
     phi3quant awq ./my-finetune -o out --resume              after an interruption

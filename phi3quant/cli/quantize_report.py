@@ -60,7 +60,7 @@ def print_run(
     if not running.quiet:
         if gguf_writer.FORMAT.name in artifacts.folders:
             note_slow_type(artifacts.folders[gguf_writer.FORMAT.name])
-        note_next_steps(artifacts.folders, recipe.scheme)
+        note_next_steps(artifacts.folders, recipe.possible_schemes)
 
 
 def _calibrated_on(calibration: Mapping[str, Any], samples: int) -> str:

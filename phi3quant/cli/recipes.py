@@ -56,8 +56,9 @@ RECIPE = options.group(
     click.option(
         "--target-bpw",
         type=click.FloatRange(1, 16),
-        help="Largest average bits per weight of the GGUF file, embedding and head included. Each "
-        "matrix's type is chosen by measured loss.",
+        help="Largest average bits per weight of the files, embedding and head included. The type "
+        "of each matrix is chosen by measured loss: among GGUF's types by default and with "
+        "--export gguf, otherwise int4 or int8.",
     ),
     click.option("--bits", type=int, default=4, show_default=True, help="Bits per code: 4 or 8."),
     click.option(
@@ -88,7 +89,7 @@ RECIPE = options.group(
         help="With --export gguf: type of the file, in place of --bits, --group-size and --sym or "
         f"--asym. One of {', '.join(FILE_TYPES)}.",
     ),
-    options.TENSOR_TYPES,
+    options.MATRIX_TYPES,
     click.option(
         "--export",
         "formats",
@@ -128,7 +129,7 @@ def recipe_of(method: str, wanted: RecipeOptions, layout: OnnxLayout) -> Recipe:
             *PROFILES[base.profile].overrides(wanted.gguf_type),
         )
     if wanted.target_bpw is not None and not _was_entered("formats"):
-        # Bits are spent by choosing among GGUF's types.
+        # GGUF has the most types to choose from.
         changes["formats"] = (gguf_writer.FORMAT.name,)
     elif counts("formats"):
         changes["formats"] = wanted.formats

@@ -1,7 +1,7 @@
 """Files that a run has written, and the next step with them."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from converters import open_model
@@ -40,12 +40,12 @@ def print_files(title: str, folder: Path) -> None:
     print_values(rows)
 
 
-def note_next_steps(folders: Mapping[str, Path], scheme: QuantScheme | None = None) -> None:
+def note_next_steps(folders: Mapping[str, Path], schemes: Collection[QuantScheme] = ()) -> None:
     """Print on stderr how to use the formats of a run.
 
     Args:
         folders: by the name of their format.
-        scheme: of packed folders, which phones can't run.
+        schemes: of packed folders, which phones can't run.
     """
     gguf, onnx = folders.get(gguf_writer.FORMAT.name), folders.get(onnx_writer.FORMAT.name)
     mlx_folder = folders.get(mlx.LAYOUT.name)
@@ -58,8 +58,8 @@ def note_next_steps(folders: Mapping[str, Path], scheme: QuantScheme | None = No
         note(f"next: copy the folder {onnx} to the phone, for onnxruntime-genai")
     if mlx_folder is not None:
         note(f"next: copy the folder {mlx_folder} to a Mac or iPhone, for mlx-lm or mlx-swift")
-    if gguf is None and onnx is None and mlx_folder is None and scheme is not None:
-        kind = "gguf" if _fits_gguf(scheme) else "onnx"
+    if gguf is None and onnx is None and mlx_folder is None and schemes:
+        kind = "gguf" if all(map(_fits_gguf, schemes)) else "onnx"
         note(f"next: phi3quant export {kind} {shlex.quote(str(first))}   (for phones)")
     note(f'try:  phi3quant generate {shlex.quote(str(first))} "Hello"')
 

@@ -19,7 +19,7 @@ from phi3quant.disk.untrusted_json import read_json_if_there
 from phi3quant.errors import CheckpointError
 from phi3quant.estimating.members import Described
 from phi3quant.model.architecture import EMBEDDING
-from phi3quant.quant.scheme import QuantScheme
+from phi3quant.quant.matrix_schemes import MatrixSchemes
 
 GGUF, ONNX = "gguf", "onnx"
 FORMATS = (GGUF, ONNX, *PACKED)
@@ -113,54 +113,56 @@ def gguf(model: Described, kind: FileType) -> Artifact:
     header = entries + _METADATA_BYTES + manifest_room(config) + _vocabulary_bytes(model)
     padded = sum(-(-tensor.nbytes // ALIGNMENT) * ALIGNMENT for tensor in tensors)
     embedding = None if config.tie_word_embeddings else outer_name(EMBEDDING)
-    return Artifact(GGUF, kind.name, tuple(tensors), header + padded, embedding)
+    others = sorted({name for _, name in kind.overrides} - {kind.name})
+    name = f"{kind.name}, some {' and '.join(others)}" if others else kind.name
+    return Artifact(GGUF, name, tuple(tensors), header + padded, embedding)
 
 
-def onnx(model: Described, scheme: QuantScheme | None, options: OnnxOptions) -> Artifact:
+def onnx(model: Described, schemes: MatrixSchemes | None, options: OnnxOptions) -> Artifact:
     """Estimate an ONNX folder.
 
     Raises:
-        SchemeError: the operators can't hold the scheme, the options or the model.
+        SchemeError: the operators can't hold the schemes, the options or the model.
     """
     config = model.config
-    check_onnx(scheme, config, options)
-    matrices = plan_matrices(config, scheme, options)
+    check_onnx(schemes, config, options)
+    matrices = plan_matrices(config, schemes, options)
     tensors = tuple(
         SizedTensor(tensor.name, tensor.dtype, tensor.shape, tensor.nbytes)
         for tensor in stored_tensors(config, matrices)
     )
-    settled = options.settled(config, scheme)
+    settled = options.settled(config, coded=schemes is not None)
     graph = _GRAPH_BYTES + _GRAPH_BYTES_PER_BLOCK * config.num_hidden_layers
     shared = matrices.head.name == matrices.embedding.name
     return Artifact(
         ONNX,
-        f"{scheme or options.io}, embedding {settled.embedding}, head {settled.head}",
+        f"{schemes or options.io}, embedding {settled.embedding}, head {settled.head}",
         tensors,
-        onnx_bytes(config, scheme, options) + graph,
+        onnx_bytes(config, schemes, options) + graph,
         None if shared else matrices.embedding.name,
     )
 
 
-def packed(model: Described, scheme: QuantScheme, layout: str) -> Artifact:
+def packed(model: Described, schemes: MatrixSchemes, layout: str) -> Artifact:
     """Estimate a packed folder.
 
     Args:
         model: model to estimate.
-        scheme: scheme of its codes.
+        schemes: schemes of its codes.
         layout: a key of converters.packed.sizes.PACKED.
 
     Raises:
-        SchemeError: the layout can't hold the scheme or the model.
+        SchemeError: the layout can't hold the schemes or the model.
     """
     sizes = PACKED[layout]
-    sizes.check(scheme, model.config)
-    outer = sizes.outer(model.config, scheme)
-    planned = packed_tensors(model.config, scheme, sizes.matrix, others=outer)
+    sizes.check(schemes, model.config)
+    outer = sizes.outer(model.config, schemes.base)
+    planned = packed_tensors(model.config, schemes, sizes.matrix, outer=outer)
     headers = sum(len(safetensors_header(shard, sizes.library)) for shard in plan_shards(planned))
     tensors = tuple(SizedTensor(t.name, t.dtype, t.shape, t.nbytes) for t in planned)
     data = sum(tensor.nbytes for tensor in tensors)
     embedding = None if model.config.tie_word_embeddings else EMBEDDING.removesuffix("weight")
-    return Artifact(layout, str(scheme), tensors, data + headers, embedding)
+    return Artifact(layout, str(schemes), tensors, data + headers, embedding)
 
 
 def _vocabulary_bytes(model: Described) -> int:

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
-from converters.gguf.sizes import limit_notes, type_name_for
+from converters.gguf.sizes import limit_notes, natural_type
 from converters.gguf.type_policy import FILE_TYPES, FileType, file_type
 from converters.onnx.options import OnnxOptions
 from converters.packed.sizes import PACKED
@@ -23,7 +23,10 @@ from phi3quant.estimating.memory import (
     tokens_per_second,
 )
 from phi3quant.estimating.quantizing import QuantizingCost, quantizing_cost
+from phi3quant.model.config import Phi3Config
+from phi3quant.quant.matrix_schemes import MatrixSchemes
 from phi3quant.quant.scheme import QuantScheme
+from phi3quant.quant.scheme_overrides import schemes_with_overrides
 from phi3quant.run.profiles import PROFILES
 
 
@@ -37,6 +40,7 @@ class Plan:
         format: an entry of artifact.FORMATS, for the memory and device estimates.
         gguf_type: a key of converters.gguf.type_policy.FILE_TYPES, in any case; None for the type
             that holds the scheme's codes.
+        tensor_types: types of single matrices, as in phi3quant.run.recipe.Recipe.
         profile: a key of phi3quant.run.profiles.PROFILES, whose types are used in a GGUF file; None
             for no limits.
         onnx: layout of ONNX.
@@ -48,17 +52,33 @@ class Plan:
     method: str = "awq"
     format: str = GGUF
     gguf_type: str | None = None
+    tensor_types: tuple[str, ...] = ()
     profile: str | None = None
     onnx: OnnxOptions = field(default_factory=OnnxOptions)
     contexts: tuple[int, ...] | None = None
     kv_type: str = "f16"
 
-    @property
-    def file_type(self) -> FileType:
-        """Types of a GGUF file."""
+    def schemes(self, config: Phi3Config) -> MatrixSchemes:
+        """Schemes of the codes; types of GGUF replace them in a file.
+
+        Raises:
+            SchemeError: types of single matrices can't be parsed or don't fit the model.
+        """
+        profile_type = None if self.profile is None else PROFILES[self.profile].gguf_type
+        of_scheme = self.gguf_type is None and profile_type is None
+        return schemes_with_overrides(self.scheme, self.tensor_types if of_scheme else (), config)
+
+    def file_type(self, config: Phi3Config) -> FileType:
+        """Types of a GGUF file.
+
+        Raises:
+            SchemeError: GGUF has no types for the codes, or there is no such type.
+        """
         if self.profile is not None:
-            return PROFILES[self.profile].file_type(self.gguf_type, ())
-        return _gguf_type(self, self.gguf_type or type_name_for(self.scheme))
+            return PROFILES[self.profile].file_type(self.gguf_type, self.tensor_types)
+        if self.gguf_type is not None:
+            return _gguf_type(self, self.gguf_type, self.tensor_types)
+        return natural_type(self.schemes(config))
 
 
 @dataclass(frozen=True)
@@ -109,7 +129,7 @@ class Estimate:
         """Warnings about common mistakes with the model's memory, and about exceeded limits."""
         limits = []
         if self.plan.format == GGUF:
-            limits = limit_notes(self.plan.file_type, self.model.config)
+            limits = limit_notes(self.plan.file_type(self.model.config), self.model.config)
         return [*self.model.warnings, *limits]
 
     @property
@@ -129,7 +149,7 @@ class Estimate:
             "warnings": self.warnings,
             "profile": self.plan.profile,
             "method": self.plan.method,
-            "scheme": str(self.plan.scheme),
+            "scheme": str(self.plan.schemes(self.model.config)),
             "artifact": self._described(self.chosen, tensors=tensors),
             "formats": [self._described(other) for other in self.others],
             "refused": dict(self.refused),
@@ -191,14 +211,15 @@ def estimate(model: Described, plan: Plan, devices: Sequence[Device]) -> Estimat
 
 def _chosen(model: Described, plan: Plan) -> Artifact:
     if plan.format == GGUF:
-        return gguf(model, plan.file_type)
+        return gguf(model, plan.file_type(model.config))
+    schemes = plan.schemes(model.config)
     if plan.format == ONNX:
-        return onnx(model, plan.scheme, plan.onnx)
-    return packed(model, plan.scheme, plan.format)
+        return onnx(model, schemes, plan.onnx)
+    return packed(model, schemes, plan.format)
 
 
-def _gguf_type(plan: Plan, name: str) -> FileType:
-    return file_type(name, calibrated=plan.method != "rtn")
+def _gguf_type(plan: Plan, name: str, overrides: Sequence[str] = ()) -> FileType:
+    return file_type(name, overrides, calibrated=plan.method != "rtn")
 
 
 def _all_formats(model: Described, plan: Plan) -> tuple[list[Artifact], list[tuple[str, str]]]:
@@ -209,11 +230,12 @@ def _all_formats(model: Described, plan: Plan) -> tuple[list[Artifact], list[tup
         OnnxOptions(embedding="fp16", head="fp16"),
         OnnxOptions(embedding="fp32", head="int4"),
     ]
+    schemes = plan.schemes(model.config)
     makers: list[tuple[str, Callable[[], Artifact]]] = [
-        (name, partial(packed, model, plan.scheme, name)) for name in PACKED
+        (name, partial(packed, model, schemes, name)) for name in PACKED
     ]
     makers += [
-        (f"{ONNX} {number}", partial(onnx, model, plan.scheme, layout))
+        (f"{ONNX} {number}", partial(onnx, model, schemes, layout))
         for number, layout in enumerate(dict.fromkeys(layouts))
     ]
     makers += [

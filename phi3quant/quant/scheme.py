@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 
 from phi3quant.errors import SchemeError, require
-from phi3quant.model.architecture import linear_shapes
-from phi3quant.model.config import Phi3Config
 from phi3quant.units import alternatives
 
 BITS = (4, 8)
@@ -75,13 +73,3 @@ class QuantScheme:
     def __str__(self) -> str:
         group = "row" if self.group_size is None else f"g{self.group_size}"
         return f"int{self.bits} {'sym' if self.symmetric else 'asym'} {group}"
-
-
-def check_groups(scheme: QuantScheme, config: Phi3Config) -> None:
-    """Check that the rows of every linear are a whole number of groups.
-
-    Raises:
-        SchemeError: they aren't.
-    """
-    for _, columns in linear_shapes(config).values():
-        scheme.group_width(columns)

@@ -8,7 +8,7 @@ from typing import Any
 
 from phi3quant.auditing.audit import Audit, audit_opened
 from phi3quant.evaluation.evaluate import Artifact, EvaluationText
-from phi3quant.model.device import AUTO
+from phi3quant.model.device import AUTO, find_device
 from phi3quant.progress import Progress, bars
 from phi3quant.provenance.sealing import open_artifact
 from phi3quant.reporting.answers import SampleAnswers, sample_answers
@@ -98,6 +98,7 @@ def make_report(
         >>> report = make_report("out", text=EvaluationText(max_tokens=4096))  # doctest: +SKIP
         >>> write_page("report.html", report)  # doctest: +SKIP
     """
+    find_device(device)
     runs = [runs] if isinstance(runs, str | Path) else runs
     text = text or EvaluationText()
     variants = open_variants(runs)

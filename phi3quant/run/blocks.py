@@ -45,6 +45,11 @@ class Work:
     device: torch.device = CPU
     place: Place = Place.DEVICE
 
+    @property
+    def overlaps(self) -> bool:
+        """Whether blocks are read ahead and written behind, while a GPU computes."""
+        return self.device.type != "cpu"
+
     def shelf(self, journal: Journal | None) -> Shelf:
         """Storage of the hidden states."""
         folder = journal.folder if journal is not None and self.place is Place.DISK else None
@@ -83,7 +88,10 @@ def quantize_blocks(
             checkpoint.config, embedding, work.ids, work.shelf(journal), compensate=work.compensate
         )
     del embedding
-    with block_reader(checkpoint, work.device) as reader, behind(work.device) as later:
+    with (
+        block_reader(checkpoint, work.device, ahead=work.overlaps) as reader,
+        behind(overlapping=work.overlaps) as later,
+    ):
         run = _BlockRun(reader, work, writers, states, journal, later)
         reports = run.all_blocks(progress)
     norm = checkpoint.final_norm()

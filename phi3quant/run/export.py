@@ -20,7 +20,7 @@ from phi3quant.disk.hashed_file import sha256
 from phi3quant.errors import SchemeError
 from phi3quant.notices import notify
 from phi3quant.progress import Progress, bars
-from phi3quant.quant.scheme import QuantScheme
+from phi3quant.quant.matrix_schemes import MatrixSchemes
 from phi3quant.run.artifacts import Artifacts
 from phi3quant.run.draft import Judge
 from phi3quant.run.export_run import Target, write_export
@@ -139,15 +139,19 @@ def export_onnx(  # noqa: PLR0913 - options by name, each of them documented
     config = source.config
     layout = options
     source = with_fitting_codes(
-        source, lambda scheme: onnx_sizes.check(scheme, config, layout), requantize=requantize
+        source, lambda schemes: onnx_sizes.check(schemes, config, layout), requantize=requantize
     )
-    scheme = source.parts.scheme
+    schemes = source.parts.schemes
     target = Target(
         onnx_writer.FORMAT.name,
         onnx_writer.FORMAT.title,
-        onnx_sizes.nbytes(config, scheme, options),
-        lambda folder, complete: onnx_writer.OnnxWriter(folder, complete, scheme, layout),
-        {**options.settled(config, scheme).as_json(), **_context_entry(context)},
+        onnx_sizes.nbytes(config, schemes, options),
+        lambda folder, complete: onnx_writer.OnnxWriter(folder, complete, schemes, layout),
+        {
+            **options.settled(config, coded=schemes is not None).as_json(),
+            **_types_entry(schemes),
+            **_context_entry(context),
+        },
     )
     return write_export(source, target, output, overwrite, progress, judge)
 
@@ -196,19 +200,25 @@ def export_packed(  # noqa: PLR0913 - options by name, each of them documented
             "layout when you quantize it (--export)"
         )
 
-    def check(scheme: QuantScheme | None) -> None:
-        assert scheme is not None
-        chosen.check(scheme, config)
+    def check(schemes: MatrixSchemes | None) -> None:
+        assert schemes is not None
+        chosen.check(schemes, config)
 
     source = with_fitting_codes(source, check, requantize=requantize)
-    scheme = source.parts.scheme
-    assert scheme is not None
+    schemes = source.parts.schemes
+    assert schemes is not None
+    scheme = schemes.base
     target = Target(
         chosen.name,
         chosen.title,
-        packed_bytes(config, scheme, chosen),
-        lambda folder, complete: PackedWriter(folder, complete, scheme, chosen),
-        {"bits": scheme.bits, "group_size": scheme.group_size, "symmetric": scheme.symmetric},
+        packed_bytes(config, schemes, chosen),
+        lambda folder, complete: PackedWriter(folder, complete, schemes, chosen),
+        {
+            "bits": scheme.bits,
+            "group_size": scheme.group_size,
+            "symmetric": scheme.symmetric,
+            **_types_entry(schemes),
+        },
     )
     return write_export(source, target, output, overwrite, progress, judge)
 
@@ -251,6 +261,14 @@ def export_safetensors(
         {"dtype": dtype},
     )
     return write_export(source, target, output, overwrite, progress, judge)
+
+
+def _types_entry(schemes: MatrixSchemes | None) -> dict[str, list[str]]:
+    """Matrices that have another scheme than most, for the manifest."""
+    if schemes is None or not schemes.others:
+        return {}
+    others = (f"{name.removesuffix('.weight')}={entry}" for name, entry in schemes.others.items())
+    return {"tensor_types": list(others)}
 
 
 def _context_entry(context: int | None) -> dict[str, int]:

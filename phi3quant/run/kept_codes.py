@@ -4,9 +4,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from converters.gguf import sizes as gguf_sizes
+from converters.gguf.names import gguf_name
 from converters.gguf.type_policy import FileType, file_type
 from converters.parts import requantized
 from phi3quant.errors import SchemeError
+from phi3quant.quant.matrix_schemes import MatrixSchemes
 from phi3quant.quant.scheme import QuantScheme
 from phi3quant.run.export_source import ExportSource
 
@@ -15,15 +17,15 @@ PLAIN_TYPE = "F16"
 
 
 def default_type(source: ExportSource) -> FileType:
-    """Type that holds a model's codes, or PLAIN_TYPE for a plain model.
+    """Types that hold a model's codes, or PLAIN_TYPE for a plain model.
 
     Raises:
-        SchemeError: no single type holds the codes.
+        SchemeError: no types hold the codes.
     """
     source.parts.check_codes(real_offsets=True)
-    scheme = source.parts.scheme
+    schemes = source.parts.schemes
     # Codes with zero points may in fact be symmetric, but the layout doesn't record that.
-    return file_type(PLAIN_TYPE) if scheme is None else gguf_sizes.natural_type(scheme)
+    return file_type(PLAIN_TYPE) if schemes is None else gguf_sizes.natural_type(schemes)
 
 
 def check_types(source: ExportSource, kind: FileType) -> None:
@@ -35,21 +37,22 @@ def check_types(source: ExportSource, kind: FileType) -> None:
     parts, config = source.parts, source.config
     if not parts.quantized:
         return
-    for key, (entry, _) in gguf_sizes.linear_types(kind, config).items():
+    for name, entry in gguf_sizes.linear_types(kind, config).items():
         if entry.name in gguf_sizes.FLOATS:
             continue
         parts.check_codes(real_offsets=True)
-        assert parts.scheme is not None
-        if not gguf_sizes.holds(entry.name, parts.scheme):
+        assert parts.schemes is not None
+        scheme = parts.schemes.scheme(name)
+        if not gguf_sizes.holds(entry.name, scheme):
             raise SchemeError(
-                f"{source.opened.name} has {parts.scheme} codes, which {entry.name} ({key}) would "
-                "round a second time; leave out --type to keep them, or add --requantize"
+                f"{source.opened.name} has {scheme} codes, which {entry.name} ({gguf_name(name)}) "
+                "would round a second time; leave out --type to keep them, or add --requantize"
             )
 
 
 def with_fitting_codes(
     source: ExportSource,
-    check: Callable[[QuantScheme | None], None],
+    check: Callable[[MatrixSchemes | None], None],
     *,
     requantize: bool,
 ) -> ExportSource:
@@ -60,11 +63,11 @@ def with_fitting_codes(
     """
     try:
         source.parts.check_codes()
-        check(source.parts.scheme)
+        check(source.parts.schemes)
     except SchemeError:
         scheme = QuantScheme()
         if not requantize or not source.parts.quantized:
             raise
-        check(scheme)
+        check(MatrixSchemes(scheme))
         return replace(source, parts=requantized(source.parts, scheme))
     return source

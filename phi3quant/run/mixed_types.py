@@ -59,12 +59,16 @@ def mixed_types(
     """
     config = checkpoint.config
     check_target(config, bits_per_weight)
-    sample = ids[:_WINDOWS, :_LENGTH]
     with progress("measuring sensitivity", 2 * config.num_hidden_layers) as step:
-        costs = measure(checkpoint, sample, _errors, step)
+        costs = measure(checkpoint, sample_of(ids), _errors, step)
     shares = {name: _LEFT for name in costs if compensate and name not in (EMBEDDING, HEAD)}
     chosen = _allocated(config, _options(config, costs, shares), _budget(config, bits_per_weight))
     return tuple(f"^{re.escape(gguf_name(name))}$={kind}" for name, kind in chosen.items())
+
+
+def sample_of(ids: torch.Tensor) -> torch.Tensor:
+    """The part of calibration windows, int64 [windows, length], that losses are measured on."""
+    return ids[:_WINDOWS, :_LENGTH]
 
 
 def _allocated(

@@ -19,12 +19,13 @@ Later = Callable[[Callable[[], None]], None]
 class BlockReader:
     """Reader of a checkpoint's blocks for a device.
 
-    For a GPU, the next block is read into page-locked memory meanwhile, in its stored types.
+    With a thread, the next block is read meanwhile, in its stored types; for a CUDA GPU into
+    page-locked memory.
 
     Attributes:
         checkpoint: source.
         device: device of the tensors.
-        pool: thread that reads ahead; None for the CPU.
+        pool: thread that reads ahead; None to read a block when it is needed.
     """
 
     checkpoint: Checkpoint
@@ -65,9 +66,11 @@ class BlockReader:
 
 
 @contextmanager
-def block_reader(checkpoint: Checkpoint, device: torch.device) -> Iterator[BlockReader]:
-    """Open a reader of a checkpoint's blocks for a device."""
-    if device.type == "cpu":
+def block_reader(
+    checkpoint: Checkpoint, device: torch.device, *, ahead: bool
+) -> Iterator[BlockReader]:
+    """Open a reader of a checkpoint's blocks for a device; ``ahead``: on a thread of its own."""
+    if not ahead:
         yield BlockReader(checkpoint, device)
         return
     with ThreadPoolExecutor(1) as pool:
@@ -75,13 +78,13 @@ def block_reader(checkpoint: Checkpoint, device: torch.device) -> Iterator[Block
 
 
 @contextmanager
-def behind(device: torch.device) -> Iterator[Later]:
-    """Do work on the CPU while a GPU computes, at most one piece at a time.
+def behind(*, overlapping: bool) -> Iterator[Later]:
+    """Do work on a thread of its own, at most one piece at a time; or at once.
 
     All work is done when the context ends, also after an exception in the body. An error of a piece
-    is raised when the next one is handed over, or at the end. On the CPU, work is done at once.
+    is raised when the next one is handed over, or at the end.
     """
-    if device.type == "cpu":
+    if not overlapping:
         yield lambda work: work()
         return
     with ThreadPoolExecutor(1) as pool:

@@ -20,7 +20,7 @@ from phi3quant.model.device import computing_on, device_name, find_device
 from phi3quant.progress import Progress, bars
 from phi3quant.provenance import manifest
 from phi3quant.quant.methods import METHODS, Method
-from phi3quant.run import mixed_types, preflight
+from phi3quant.run import preflight
 from phi3quant.run.artifacts import Artifacts
 from phi3quant.run.blocks import Work, quantize_blocks
 from phi3quant.run.calibration_windows import CalibrationWindows, calibration_windows
@@ -29,6 +29,7 @@ from phi3quant.run.draft import Draft, draft_of, publish
 from phi3quant.run.journal import Journal, open_journal, prepare
 from phi3quant.run.memory_budget import Calibrated, Place
 from phi3quant.run.recipe import Recipe
+from phi3quant.run.target_size import check_target, output_bytes, with_types
 from phi3quant.source.checkpoint import Checkpoint
 from phi3quant.source.locate import Located, Model, locate
 from phi3quant.source.opened_model import OpenedModel
@@ -167,17 +168,16 @@ def _plan(
     opened = _open_plain(located)
     config = opened.config
     formats = recipe.open_formats()
-    recipe.check_target()
-    if recipe.target_bpw is not None:
-        mixed_types.check_target(config, recipe.target_bpw)
+    check_target(recipe, formats, config)
+    schemes = recipe.schemes(config)
     for entry in formats:
-        entry.check(recipe.scheme, config)
+        entry.check(schemes, config)
     check_output(output, overwrite=overwrite)
     check_not_inside(output, located.folder)
     check_companions(located.folder)
     if conduct.judge is not None:
         conduct.judge.prepare(opened)
-    size = sum(entry.nbytes(config, recipe.scheme) for entry in formats)
+    size = output_bytes(recipe, formats, config)
     text = recipe.calibration
     calibrated = (
         Calibrated(text.samples, text.length, recipe.compensate)
@@ -231,17 +231,18 @@ def _run(
         plan.conduct.say(f"{plan.method.title} is too quick to keep blocks; starting at the first")
     work = Work(
         plan.method,
-        lambda index: recipe.codecs(config, index),
+        recipe.codecs(config),
         recipe.compensate,
         text.ids if text else None,
         plan.device,
         plan.place,
     )
     draft = draft_of(workspace, plan.source, [entry.name for entry in plan.formats])
+    schemes = recipe.schemes(config)
     with ExitStack() as open_writers:
         writers = {
             entry.name: open_writers.enter_context(
-                completed(entry.open(draft.folders[entry.name], plan.source, recipe.scheme))
+                completed(entry.open(draft.folders[entry.name], plan.source, schemes))
             )
             for entry in plan.formats
         }
@@ -258,14 +259,10 @@ def _run(
 
 def _with_types(plan: _Plan, text: CalibrationWindows | None) -> _Plan:
     """Choose every matrix' type by measured loss, if the recipe has a target size."""
-    target = plan.recipe.target_bpw
-    if target is None:
+    if plan.recipe.target_bpw is None:
         return plan
     assert text is not None
-    types = mixed_types.mixed_types(
-        plan.source.model, text.ids, target, plan.progress, compensate=plan.recipe.compensate
-    )
-    recipe = plan.recipe.with_types(types)
+    recipe = with_types(plan.recipe, plan.formats, plan.source.model, text.ids, plan.progress)
     return replace(plan, recipe=recipe, formats=recipe.open_formats())
 
 

@@ -1,6 +1,8 @@
 """Recipes: all choices that determine the weights of an artifact."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,14 @@ from converters.packed import mlx
 from converters.packed.mlx_options import MlxOptions
 from converters.packed.writer import packed_format
 from phi3quant.errors import CorpusError, SchemeError, require
-from phi3quant.model.architecture import LINEARS
+from phi3quant.model.architecture import LINEARS, block_tensor_name
 from phi3quant.model.config import Phi3Config
 from phi3quant.quant.codecs import Codecs
 from phi3quant.quant.codecs.affine import AffineCodec
+from phi3quant.quant.matrix_schemes import MatrixSchemes
 from phi3quant.quant.methods import METHODS
-from phi3quant.quant.scheme import QuantScheme
+from phi3quant.quant.scheme import BITS, QuantScheme
+from phi3quant.quant.scheme_overrides import parse_overrides, schemes_with_overrides
 from phi3quant.run.profiles import PROFILES
 
 
@@ -66,9 +70,12 @@ class Recipe:
             that lowers the error.
         gguf_type: a key of gguf.type_policy.FILE_TYPES, in any case; codes are chosen for its types
             instead of the scheme. Requires ``gguf`` as the only format.
-        tensor_types: overrides of gguf_type (see gguf.type_policy.file_type).
-        target_bpw: limit on the bits per weight of a whole GGUF file; each matrix gets a type by
-            measured loss. Excludes gguf_type and tensor_types.
+        tensor_types: types of single matrices: overrides of gguf_type (see
+            gguf.type_policy.file_type), or without it of the scheme's bits (see
+            quant.scheme_overrides).
+        target_bpw: limit on the bits per weight of each whole artifact. Every matrix gets a type by
+            measured loss: a GGUF type if ``gguf`` is the only format, otherwise 4 or 8 bits.
+            Excludes gguf_type and tensor_types.
         onnx: layout of ``onnx``, if it is one of the formats.
         mlx: embedding and head of ``mlx``, if it is one of the formats.
         profile: a key of phi3quant.run.profiles.PROFILES whose limits the types must keep; see
@@ -107,15 +114,40 @@ class Recipe:
         object.__setattr__(self, "formats", tuple(self.formats))
         object.__setattr__(self, "tensor_types", tuple(self.tensor_types))
 
-    def codecs(self, config: Phi3Config, index: int) -> Codecs:
-        """Codecs of the linears of block ``index``.
+    def codecs(self, config: Phi3Config) -> Callable[[int], Codecs]:
+        """Function that returns the codecs of a block's linears, given its index.
 
         Raises:
-            SchemeError: the types don't fit the model's rows.
+            SchemeError: the types don't fit the model.
         """
-        if self.gguf_type is None:
-            return dict.fromkeys(LINEARS, AffineCodec(self.scheme))
-        return gguf_writer.codecs(self._file_type(), config, index)
+        if self.gguf_type is not None:
+            return partial(gguf_writer.codecs, self._file_type(), config)
+        schemes = self.schemes(config)
+        return lambda index: {
+            key: AffineCodec(schemes.scheme(block_tensor_name(index, key))) for key in LINEARS
+        }
+
+    def schemes(self, config: Phi3Config) -> MatrixSchemes:
+        """Schemes of the blocks' matrices; types of GGUF replace them.
+
+        Raises:
+            SchemeError: types of single matrices can't be parsed or don't fit the model.
+        """
+        overrides = () if self.gguf_type is not None else self.tensor_types
+        return schemes_with_overrides(self.scheme, overrides, config)
+
+    @property
+    def possible_schemes(self) -> tuple[QuantScheme, ...]:
+        """Schemes that matrices may have, before their names are known.
+
+        Raises:
+            SchemeError: types of single matrices can't be parsed.
+        """
+        if self.gguf_type is not None:
+            return (self.scheme,)
+        widths = [bits for _, bits in parse_overrides(self.tensor_types)]
+        widths += [] if self.target_bpw is None else BITS
+        return tuple(replace(self.scheme, bits=bits) for bits in {self.scheme.bits, *widths})
 
     def open_formats(self) -> list[Format]:
         """Formats to write, configured for this recipe.
@@ -132,8 +164,6 @@ class Recipe:
                 f"choose from {', '.join(FORMATS)}"
             )
         if self.gguf_type is None:
-            if self.tensor_types:
-                raise SchemeError("types of single tensors require a GGUF type; choose one")
             formats = {
                 **FORMATS,
                 onnx_writer.FORMAT.name: onnx_writer.onnx_format(self.onnx),
@@ -155,13 +185,8 @@ class Recipe:
         """
         if self.target_bpw is None:
             return
-        if self.formats != (gguf_writer.FORMAT.name,):
-            raise SchemeError(
-                "a target for the bits per weight chooses among GGUF's types; it requires "
-                f"{gguf_writer.FORMAT.name} as the only format, not {', '.join(self.formats)}"
-            )
         if self.gguf_type is not None or self.tensor_types:
-            raise SchemeError("choose a target for the bits per weight or GGUF types, not both")
+            raise SchemeError("choose a target for the bits per weight or types, not both")
         if self.profile is not None:
             raise SchemeError(
                 f"the profile {self.profile} sets the types itself; choose it or a target for the "
@@ -173,9 +198,18 @@ class Recipe:
                 f"{self.method} doesn't use; choose awq or gptq"
             )
 
+    @property
+    def chooses_gguf_types(self) -> bool:
+        """Whether ``target_bpw`` chooses among GGUF's types."""
+        return self.formats == (gguf_writer.FORMAT.name,)
+
     def with_types(self, tensor_types: tuple[str, ...]) -> "Recipe":
-        """This recipe with overrides that give every matrix a type."""
+        """This recipe with GGUF's types for all matrices."""
         return replace(self, gguf_type=MIXED.name, tensor_types=tensor_types)
+
+    def with_widths(self, base: QuantScheme, tensor_types: tuple[str, ...]) -> "Recipe":
+        """This recipe with other bits for single matrices."""
+        return replace(self, scheme=base, tensor_types=tensor_types)
 
     def as_json(self, config: Phi3Config) -> dict[str, Any]:
         """Recipe as JSON values for manifests."""
@@ -187,19 +221,21 @@ class Recipe:
             described |= {
                 "gguf_type": self.gguf_type.upper(),
                 "tensor_types": list(self.tensor_types),
-                **({} if self.target_bpw is None else {"target_bpw": self.target_bpw}),
             }
         else:
             described |= {
                 "bits": self.scheme.bits,
                 "group_size": self.scheme.group_size,
                 "symmetric": self.scheme.symmetric,
+                **({"tensor_types": list(self.tensor_types)} if self.tensor_types else {}),
             }
+        if self.target_bpw is not None:
+            described["target_bpw"] = self.target_bpw
         if self.profile is not None:
             described["profile"] = self.profile
         described["formats"] = list(self.formats)
         if self.gguf_type is None and onnx_writer.FORMAT.name in self.formats:
-            described["onnx"] = self.onnx.settled(config, self.scheme).as_json()
+            described["onnx"] = self.onnx.settled(config, coded=True).as_json()
         if mlx.LAYOUT.name in self.formats:
             described["mlx"] = self.mlx.settled(config).as_json()
         return described
@@ -213,4 +249,6 @@ class Recipe:
     def __str__(self) -> str:
         if self.target_bpw is not None:
             return f"{self.target_bpw:g} bits a weight"
-        return self.gguf_type.upper() if self.gguf_type else str(self.scheme)
+        if self.gguf_type is not None:
+            return self.gguf_type.upper()
+        return ", ".join([str(self.scheme), *self.tensor_types])

@@ -194,3 +194,37 @@ def test_heads_that_llama_cpp_does_not_compute_are_refused(tmp_path: Path) -> No
     assert result.exit_code == 2
     assert "not of head_dim 16" in result.output
     assert run(tmp_path, "--format", "compressed-tensors").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("--format", "mlx"), "mlx int4 sym g32 and int8 sym g32"),
+        ((), "GGUF Q4_0, some Q8_0"),
+        (("--format", "onnx"), "ONNX int4 sym g32 and int8 sym g32"),
+        (("--profile", "iphone-mlx"), "mlx int4 asym g64 and int8 asym g64"),
+    ],
+)
+def test_a_mixture_is_between_its_widths(words: tuple[str, ...], expected: str) -> None:
+    result = run(*words, "--tensor-type", "down_proj=int8")
+    assert expected in result.output
+
+    def size(*more: Any) -> int:
+        estimated = json.loads(run(*words, *more, "--json").output)
+        return int(estimated["artifact"]["bytes"])
+
+    whole = size("--tensor-type", ".=int8")
+    assert size() < size("--tensor-type", "down_proj=int8") < whole
+    if "--profile" not in words:
+        assert whole == size("--bits", 8)
+
+
+def test_types_of_matrices_are_those_of_the_gguf_type() -> None:
+    words = ("--gguf-type", "q4_0", "--tensor-type")
+    assert "GGUF Q4_0, some Q6_K" in run(*words, "ffn_down=q6_k").output
+    refused = run(*words, "down_proj=int8")
+    assert refused.exit_code == 2
+    assert "'down_proj=int8' is not PATTERN=TYPE, such as ffn_down=q8_0" in refused.stderr
+    refused = run("--tensor-type", "v_proj=int8")
+    assert refused.exit_code == 2
+    assert "write qkv_proj" in refused.stderr

@@ -21,6 +21,7 @@ from phi3quant.errors import CheckpointError, SchemeError
 from phi3quant.model.architecture import EMBEDDING, HEAD, LINEARS, block_tensor_name
 from phi3quant.model.config import Phi3Config
 from phi3quant.quant.codecs import affine
+from phi3quant.quant.matrix_schemes import MatrixSchemes
 from phi3quant.quant.scheme import QuantScheme
 from phi3quant.quant.tensor import QuantizedTensor
 from phi3quant.run.artifacts import Artifacts
@@ -82,7 +83,7 @@ def holding(scheme: QuantScheme, config: Phi3Config) -> tuple[str, ...]:
     formats = []
     for name, entry in FORMATS.items():
         with suppress(SchemeError):
-            entry.check(scheme, config)
+            entry.check(MatrixSchemes(scheme), config)
             formats.append(name)
     return tuple(formats)
 

@@ -26,6 +26,7 @@ from phi3quant.estimating.memory import (
     run_memory,
     tokens_per_second,
 )
+from phi3quant.quant.matrix_schemes import MatrixSchemes
 from phi3quant.quant.scheme import QuantScheme
 
 MIB, GB = 1 << 20, 10**9
@@ -79,7 +80,7 @@ def test_a_tied_model_is_smaller_with_one_matrix_for_both_ends() -> None:
     config = describe("phi-4-mini").config
 
     def size(embedding: str | None, head: str | None) -> int:
-        return onnx_bytes(config, SYM32, OnnxOptions(embedding=embedding, head=head))
+        return onnx_bytes(config, MatrixSchemes(SYM32), OnnxOptions(embedding=embedding, head=head))
 
     shared = size(None, None)
     assert shared == size("int8", "int8") == size("int4", None)
@@ -145,7 +146,8 @@ def test_no_decoding_is_faster_than_memory() -> None:
 
 def test_onnx_keeps_its_cache_in_the_type_it_computes_with() -> None:
     options = OnnxOptions(io="fp16")
-    found = run_memory(MINI.config, onnx(MINI, SYM32, options), 1024, "q4_0", options)
+    artifact = onnx(MINI, MatrixSchemes(SYM32), options)
+    found = run_memory(MINI.config, artifact, 1024, "q4_0", options)
     assert (found.kv_type, found.kv) == ("f16", 1024 * 393_216)
 
 
@@ -208,7 +210,7 @@ def test_a_config_that_contradicts_itself_is_refused(tmp_path: Path) -> None:
 
 def test_what_a_format_cannot_hold_is_refused_or_left_out() -> None:
     with pytest.raises(SchemeError, match="holds 4 bits"):
-        packed(MINI, QuantScheme(8, 32), "awq-gemm")
+        packed(MINI, MatrixSchemes(QuantScheme(8, 32)), "awq-gemm")
     rows = QuantScheme(4, None)
     found = estimate(MINI, Plan(scheme=rows, format="compressed-tensors"), [])
     refused = ["mlx", *(f"onnx {number}" for number in range(4))]

@@ -12,6 +12,7 @@ from converters.onnx.options import OnnxOptions
 from phi3quant import inspect
 from phi3quant.estimating.artifact import Artifact, gguf, onnx, packed
 from phi3quant.estimating.members import Described, describe
+from phi3quant.quant.matrix_schemes import MatrixSchemes
 from phi3quant.quant.scheme import QuantScheme
 from phi3quant.run.export import export_gguf, export_onnx
 from phi3quant.run.pipeline import quantize
@@ -40,7 +41,7 @@ def test_packed_files_have_exactly_the_size_that_was_told(
     layouts = ("compressed-tensors", "gptq", *(("awq-gemm",) if scheme.bits == 4 else ()))
     made = quantize(model.folder, tmp_path / "out", Recipe("rtn", scheme, formats=layouts))
     for layout in layouts:
-        told = packed(model, scheme, layout)
+        told = packed(model, MatrixSchemes(scheme), layout)
         file = made.folders[layout] / "model.safetensors"
         assert told.file_bytes == file.stat().st_size
         with safe_open(file, framework="pt") as opened:
@@ -91,7 +92,7 @@ def test_onnx_data_is_exact_and_folders_within_half_a_percent(
     recipe = Recipe("rtn", SYM32, formats=("onnx",), onnx=layout)
     folder = quantize(model.folder, tmp_path / "out", recipe).folders["onnx"]
     data, graph = (folder / file for file in ("model.onnx.data", "model.onnx"))
-    told = onnx(model, SYM32, layout)
+    told = onnx(model, MatrixSchemes(SYM32), layout)
     padding = data.stat().st_size - told.nbytes
     assert 0 <= padding < 64 * len(told.tensors) + (64 << 10) * 4
     # Graphs of small models are of the size of their weights.
@@ -118,8 +119,11 @@ ASYM128 = QuantScheme(4, 128, symmetric=False)
         (gguf(MINI, file_type("q4_k_s")), (2.19, 2.20)),
         (gguf(MINI, file_type("q4_k_m")), (2.32, 2.40)),
         (gguf(MINI, file_type("q8_0")), (4.06, 4.06)),
-        (onnx(MINI, SYM32, OnnxOptions(embedding="fp32", head="int4")), (2.72, 2.72)),
-        (packed(MINI, ASYM128, "awq-gemm"), (2.28, 2.28)),
+        (
+            onnx(MINI, MatrixSchemes(SYM32), OnnxOptions(4, "fp32", "int4")),
+            (2.72, 2.72),
+        ),
+        (packed(MINI, MatrixSchemes(ASYM128), "awq-gemm"), (2.28, 2.28)),
     ],
     ids=lambda value: value.name if isinstance(value, Artifact) else "",
 )

@@ -112,6 +112,9 @@ READERS: Mapping[str, Reader] = {
     "packed tensors": Reader("awq", "model.safetensors", spoil_safetensors, _PACKED),
     "gptq": Reader("gptq", "config.json", spoil_json, _PACKED),
     "gptq tensors": Reader("gptq", "model.safetensors", spoil_safetensors, _PACKED),
+    "mixed": Reader("mixed", "config.json", spoil_json, _PACKED),
+    "mixed gptq": Reader("mixed/gptq", "config.json", spoil_json, _PACKED),
+    "mixed mlx": Reader("mixed/mlx", "config.json", spoil_json, _PACKED),
     "mlx": Reader("mlx", "config.json", spoil_json, _PACKED),
     "mlx tensors": Reader("mlx", "model.safetensors", spoil_safetensors, _PACKED),
     "gguf": Reader("gguf", "*.gguf", spoil_gguf, (*_PACKED, _GENERATE)),
@@ -162,6 +165,8 @@ def make_base(base: Path) -> None:
     _run("rtn", str(plain), "-o", str(base / "gguf"), "--export", "gguf", *short)
     _run("rtn", str(plain), "-o", str(base / "gptq"), "--export", "gptq", *short)
     _run("rtn", str(plain), "-o", str(base / "mlx"), "--export", "mlx", *short)
+    mixed = ("--tensor-type", "down_proj=int8", "--export", "compressed-tensors,gptq,mlx")
+    _run("rtn", str(plain), "-o", str(base / "mixed"), *mixed, *short)
     _run("rtn", str(plain), "-o", str(base / "onnx"), "--export", "onnx", *short)
     words = ("--window", "16", "--max-tokens", "128", "--reference", str(plain), "-q")
     _run("baseline", "create", str(base / "awq"), "-o", str(base / "b.baseline"), *words)

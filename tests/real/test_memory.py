@@ -12,6 +12,7 @@ from converters.onnx.options import OnnxOptions
 from phi3quant.estimating.artifact import Artifact, gguf, onnx
 from phi3quant.estimating.members import describe
 from phi3quant.estimating.memory import run_memory
+from phi3quant.quant.matrix_schemes import MatrixSchemes
 from phi3quant.quant.scheme import QuantScheme
 from phi3quant.run.export import export_gguf
 from phi3quant.run.pipeline import quantize
@@ -91,6 +92,6 @@ def test_llama_cpp_stays_in_the_range(kind: str, context: int, real: Path, tmp_p
 def test_onnxruntime_stays_in_the_range(real: Path, tmp_path: Path) -> None:
     scheme = QuantScheme(4, 32)
     made = quantize(real, tmp_path / "out", Recipe("rtn", scheme, formats=("onnx",)))
-    told = onnx(describe(str(real)), scheme, OnnxOptions())
+    told = onnx(describe(str(real)), MatrixSchemes(scheme), OnnxOptions())
     for context in (256, 768):
         check(told, real, context, measure(_ONNX, made.folders["onnx"], context))

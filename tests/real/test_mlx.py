@@ -62,6 +62,36 @@ def test_mlx_lm_computes_the_logits_of_small_models(
         assert difference(folder) < 1e-2
 
 
+@pytest.mark.parametrize("variant", ["gqa", "tied"])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_mlx_lm_computes_the_logits_of_mixed_models(
+    variant: str, tmp_path: Path, *, symmetric: bool
+) -> None:
+    make_model(tmp_path / "model", **SMALL[variant])
+    scheme = QuantScheme(4, 32, symmetric=symmetric)
+    recipe = Recipe("rtn", scheme, ("mlx",), tensor_types=("down_proj=int8", "0.*qkv_proj=int8"))
+    (folder,) = quantize(tmp_path / "model", tmp_path / "out", recipe).folders.values()
+    assert difference(folder) < 1e-2
+
+
+def test_mixed_folders_of_mlx_lm_are_read(tmp_path: Path) -> None:
+    make_model(tmp_path / "model", **SMALL["gqa"])
+    out = tmp_path / "mlx"
+    convert(
+        str(tmp_path / "model"),
+        str(out),
+        quantize=True,
+        q_group_size=32,
+        quant_predicate=lambda path, _module: {
+            "group_size": 32,
+            "bits": 8 if "down_proj" in path else 4,
+            "mode": "affine",
+        },
+    )
+    assert open_weights(out).format == "MLX int4 asym g32 and int8 asym g32"
+    assert difference(out) < 1e-2
+
+
 @pytest.fixture(scope="module", params=[32, 64, 128])
 def bundled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     scheme = QuantScheme(4, request.param, symmetric=request.param == 32)

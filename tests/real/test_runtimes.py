@@ -111,7 +111,7 @@ def assert_same_codes(packed: Path, built: Path) -> None:
     settings["model"]["decoder"]["filename"] = "phi3-int4.onnx"
     (built / "genai_config.json").write_text(json.dumps(settings))
     there, here = parts_of(open_model(built)), parts_of(open_model(packed))
-    assert there.scheme == here.scheme
+    assert there.schemes == here.schemes
     for key in LINEARS:
         one, other = there.block(1)[key], here.block(1)[key]
         assert isinstance(one, QuantizedTensor)

@@ -16,8 +16,10 @@ from converters.gguf.type_policy import fitting_type
 from phi3quant.cli.main import main
 from phi3quant.errors import SchemeError
 from phi3quant.evaluation.evaluate import evaluate
+from phi3quant.evaluation.inspection import inspect
 from phi3quant.model.architecture import EMBEDDING, HEAD, LINEARS, block_tensor_name, tensor_shapes
 from phi3quant.progress import silent
+from phi3quant.quant.scheme import QuantScheme
 from phi3quant.run.mixed_types import TRIED, mixed_types
 from phi3quant.run.pipeline import quantize
 from phi3quant.run.presets import PRESETS
@@ -110,7 +112,8 @@ def test_a_target_is_met_and_loses_less_than_a_type_of_that_size(tmp_path: Path)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"formats": ("compressed-tensors",)}, "requires gguf as the only format"),
+        ({"formats": ("gptq",)}, r"too few; with int4 in all matrices GPTQ takes 8\.\d+"),
+        ({"formats": ("awq-gemm",)}, r"AWQ-GEMM has one scheme .* is int8"),
         ({"gguf_type": "q4_k_m"}, "not both"),
         ({"method": "rtn"}, "rtn doesn't use; choose awq or gptq"),
         ({"target_bpw": 3.0}, r"3 bits per weight are too few; .* takes 3\.46"),
@@ -233,3 +236,32 @@ def test_embedding_and_head_get_more_where_the_blocks_are_compensated() -> None:
         assert len(kinds) == 2
         outside.append(sum(fitting_type(kind, width).row_bytes(width) for kind in kinds))
     assert outside[0] < outside[1]
+
+
+@pytest.mark.parametrize("formats", [("mlx",), ("compressed-tensors", "gptq", "onnx", "gguf")])
+def test_widths_meet_a_target_in_every_format(formats: tuple[str, ...], tmp_path: Path) -> None:
+    def make(name: str, method: str = "gptq", **fields: Any) -> Mapping[str, Path]:
+        recipe = Recipe(method, formats=formats, calibration=FEW, **fields)
+        return quantize("phi3-tiny", tmp_path / name, recipe).folders
+
+    def largest(folders: Mapping[str, Path]) -> float:
+        return max(inspect(folder).bits_per_weight for folder in folders.values())
+
+    least = largest(make("narrow"))
+    most = largest(make("wide", "rtn", scheme=QuantScheme(8, 32)))
+    target = least + (most - least) / 4
+    mixed = make("mixed", target_bpw=target)
+    assert target - 0.2 < largest(mixed) <= target
+    recorded = json.loads((tmp_path / "mixed" / "phi3quant.json").read_text())["recipe"]
+    assert recorded["target_bpw"] == target
+    assert recorded["bits"] == 4
+    again = make("again", tensor_types=tuple(recorded["tensor_types"]))
+    for name, folder in mixed.items():
+        for file in folder.glob("*.safetensors"):
+            assert file.read_bytes() == (again[name] / file.name).read_bytes()
+    first = next(iter(mixed.values()))
+    ours, other = (
+        float(each.kl.mean())
+        for each in evaluate(["phi3-tiny", first, tmp_path / "narrow"]).comparisons[1:]
+    )
+    assert ours < other

@@ -27,6 +27,22 @@ def test_a_quantized_model_is_not_quantized_again(
         ({"scheme": QuantScheme(8, 32), "formats": ("awq-gemm",)}, "holds 4 bits, not 8"),
         ({"formats": ("gguff",)}, "no format gguff"),
         ({"formats": ()}, "none given"),
+        ({"tensor_types": ("v_proj=int8",)}, r"'v_proj' matches v_proj, .*; write qkv_proj"),
+        ({"tensor_types": ("(k|up)_proj=int8",)}, r"matches k_proj, .*; write qkv_proj"),
+        ({"tensor_types": ("experts=int8",)}, "no matrix's name matches 'experts'"),
+        ({"tensor_types": ("lm_head=int8",)}, "no matrix's name matches 'lm_head'"),
+        ({"tensor_types": ("down_proj=q8_0",)}, "types are int4 and int8"),
+        ({"tensor_types": ("int8",)}, "is not PATTERN=TYPE"),
+        ({"tensor_types": ("(=int8",)}, "not a regular expression"),
+        ({"tensor_types": ("down=int8",), "formats": ("awq-gemm",)}, "one scheme for all"),
+        (
+            {
+                "tensor_types": ("down=int8",),
+                "formats": ("gguf",),
+                "scheme": QuantScheme(4, 32, symmetric=False),
+            },
+            "down_proj.weight: GGUF has no type for int8 asym",
+        ),
     ],
 )
 def test_what_a_format_cannot_hold_is_refused_before_any_work(

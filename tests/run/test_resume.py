@@ -95,6 +95,21 @@ def test_k_quants_are_taken_up_as_they_were(
     assert hashes(tmp_path / "whole") == hashes(tmp_path / "again")
 
 
+@pytest.mark.parametrize("more", [("--tensor-type", "down_proj=int8"), ("--target-bpw", "9.2")])
+def test_mixtures_are_taken_up_as_they_were(
+    more: tuple[str, ...], line: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [*line, *more, "--export", "gptq,onnx"]
+    whole = invoke(*words, "-o", str(tmp_path / "whole"))
+    assert whole.exit_code == 0, whole.output
+    again = [*words, "-o", str(tmp_path / "again")]
+    interrupted_after(2, monkeypatch, *again, error=KeyboardInterrupt)
+    assert "resuming after 2 finished blocks" in invoke(*again, "--resume").stderr
+    assert hashes(tmp_path / "whole") == hashes(tmp_path / "again")
+    recipe = json.loads((tmp_path / "whole" / "phi3quant.json").read_text())["recipe"]
+    assert recipe["tensor_types"]
+
+
 @pytest.mark.parametrize(
     ("error", "code", "message"),
     [

@@ -18,6 +18,7 @@ from phi3quant.disk.ordered_writer import completed
 from phi3quant.disk.tensor_stream import TensorSpec
 from phi3quant.errors import CheckpointError, SchemeError, TokenizerError
 from phi3quant.model.config import parse_config
+from phi3quant.quant.matrix_schemes import MatrixSchemes
 from phi3quant.quant.scheme import BITS, GROUP_SIZES, QuantScheme
 from phi3quant.quant.tensor import QuantizedTensor
 from tests.converters.onnx.nbits import from_nbits
@@ -80,21 +81,21 @@ def test_golden_bytes() -> None:
 
 def test_whole_rows_are_refused_with_what_fits() -> None:
     with pytest.raises(SchemeError, match=r"4 and 8 bits.*groups of 16, 32, 64, 128, 256"):
-        check(QuantScheme(4, None), parse_config(MINI), OnnxOptions())
+        check(MatrixSchemes(QuantScheme(4, None)), parse_config(MINI), OnnxOptions())
 
 
 def test_an_embedding_that_codes_do_not_fit_is_refused() -> None:
     config = parse_config({**MINI, "hidden_size": 16 * 33, "num_attention_heads": 33})
     scheme = QuantScheme(4, 16)
-    check(scheme, config, OnnxOptions())
+    check(MatrixSchemes(scheme), config, OnnxOptions())
     with pytest.raises(SchemeError, match="group size 32 doesn't divide rows of 528"):
-        check(scheme, config, OnnxOptions(embedding="int4"))
+        check(MatrixSchemes(scheme), config, OnnxOptions(embedding="int4"))
 
 
 def test_heads_that_the_operator_cannot_take_are_refused() -> None:
     config = parse_config({**MINI, "hidden_size": 32 * 24})
     with pytest.raises(SchemeError, match="multiples of 16 values; this model's have 24"):
-        check(QuantScheme(), config, OnnxOptions())
+        check(MatrixSchemes(QuantScheme()), config, OnnxOptions())
 
 
 @pytest.mark.parametrize(
@@ -114,7 +115,7 @@ def test_choices_that_are_none_are_refused(choice: dict[str, object], message: s
 
 def test_phi_3_mini_fits_245_gigabytes() -> None:
     options = OnnxOptions(embedding="int4", head="int8")
-    assert 2.43e9 < nbytes(parse_config(MINI), QuantScheme(), options) < 2.45e9
+    assert 2.43e9 < nbytes(parse_config(MINI), MatrixSchemes(QuantScheme()), options) < 2.45e9
 
 
 def test_large_tensors_begin_at_pages_and_files_end_before_they_are_too_long() -> None:

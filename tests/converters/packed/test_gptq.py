@@ -14,6 +14,7 @@ from transformers import AutoRoundConfig, GPTQConfig
 from converters import LAYOUTS, open_weights
 from phi3quant.errors import CheckpointError, SchemeError
 from phi3quant.model.architecture import LINEARS, block_tensor_name
+from phi3quant.quant.matrix_schemes import MatrixSchemes
 from phi3quant.quant.scheme import QuantScheme
 from phi3quant.quant.tensor import QuantizedTensor
 from phi3quant.run.export import export_gguf
@@ -156,7 +157,8 @@ def test_a_written_folder_has_the_codes_of_the_other_formats(
 def test_golden_words_of_version_1() -> None:
     scheme = QuantScheme()
     codes = (torch.arange(8 * 32) % 16).to(torch.uint8).view(8, 32)
-    stored = LAYOUTS["gptq"].pack(QuantizedTensor(scheme, codes, torch.ones(8, 1).half(), None))
+    tensor = QuantizedTensor(scheme, codes, torch.ones(8, 1).half(), None)
+    stored = LAYOUTS["gptq"].pack(tensor, MatrixSchemes(scheme))
     assert stored["qzeros"].tolist() == [[0x77777777]]
     assert stored["qweight"][:2, 0].tolist() == [0x76543210, 0xFEDCBA98 - (1 << 32)]
     assert stored["g_idx"].tolist() == [0] * 32
@@ -166,7 +168,8 @@ def test_golden_words_of_version_2() -> None:
     scheme = QuantScheme(4, 32, symmetric=False)
     zeros = torch.arange(8, dtype=torch.uint8).view(8, 1)
     codes = torch.zeros(8, 32, dtype=torch.uint8)
-    stored = LAYOUTS["gptq"].pack(QuantizedTensor(scheme, codes, torch.ones(8, 1).half(), zeros))
+    tensor = QuantizedTensor(scheme, codes, torch.ones(8, 1).half(), zeros)
+    stored = LAYOUTS["gptq"].pack(tensor, MatrixSchemes(scheme))
     assert stored["qzeros"].tolist() == [[0x76543210]]
 
 
@@ -334,7 +337,16 @@ def test_autoround_names_the_version_by_its_packing(
         ({"lm_head": True}, "lm_head True"),
         ({"is_marlin_format": True}, "is_marlin_format True"),
         ({"rotation": "hadamard"}, "rotation 'hadamard'"),
-        ({"dynamic": {r"+:.*down.*": {"bits": 8}}}, "dynamic"),
+        ({"dynamic": [8]}, r"dynamic is \[8\]"),
+        ({"dynamic": {"a": 8}}, "entry 'a' of dynamic is 8"),
+        ({"dynamic": {".*down": {"bits": 3}}}, r"3 bits in the entry '\.\*down' of dynamic"),
+        ({"dynamic": {".*down": {"group_size": 48}}}, "group_size 48 in the entry"),
+        ({"dynamic": {".*down": {"sym": 1}}}, "sym is 1 in the entry"),
+        ({"dynamic": {".*down": {"rank": 8}}}, r"entry '\.\*down' of dynamic has .* key 'rank'"),
+        ({"dynamic": {".*down": {"pack_dtype": "int16"}}}, "pack_dtype 'int16'"),
+        ({"dynamic": {"+:.*experts.*": {"bits": 8}}}, r"experts.* matches no matrix"),
+        ({"dynamic": {"lm_head": {"bits": 8}}}, "'lm_head' of dynamic matches no matrix"),
+        ({"dynamic": {"(?!.*down).*": {"bits": 8}}}, "isn't supported from"),
         ({"extra_config": {"lm_head": {"bits": 8}}}, "extra_config"),
         ({"desc_act": 1}, "desc_act is 1"),
         ({"sym": "true"}, "sym is 'true'"),

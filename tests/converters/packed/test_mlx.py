@@ -19,6 +19,7 @@ from phi3quant.errors import CheckpointError, SchemeError
 from phi3quant.model.architecture import LINEARS
 from phi3quant.model.config_file import read_config
 from phi3quant.quant.codecs.affine import quantize as quantize_affine
+from phi3quant.quant.matrix_schemes import MatrixSchemes
 from phi3quant.quant.scheme import QuantScheme
 from phi3quant.quant.tensor import QuantizedTensor
 from phi3quant.run.export import export_packed
@@ -41,7 +42,8 @@ def own(folder: Path, scheme: QuantScheme) -> Path:
 def test_golden_words() -> None:
     codes = (torch.arange(32) % 16).to(torch.uint8)[None]
     scales = torch.tensor([[0.5]], dtype=torch.float16)
-    stored = MLX.pack(QuantizedTensor(QuantScheme(), codes, scales, None))
+    tensor = QuantizedTensor(QuantScheme(), codes, scales, None)
+    stored = MLX.pack(tensor, MatrixSchemes(QuantScheme()))
     words = [0x76543210, 0xFEDCBA98]
     assert stored["weight"].view(torch.int32).numpy().view(np.uint32).tolist() == [words * 2]
     assert stored["biases"].tolist() == [[-4.0]]
@@ -66,7 +68,7 @@ def test_codes_scales_and_zero_points_survive_packing(
         tensor.scales.sign() * (tensor.scales * factor).abs().clamp(2**-24),
         tensor.zero_points,
     )
-    stored = MLX.pack(tensor)
+    stored = MLX.pack(tensor, MatrixSchemes(scheme))
     again = MLX.unpack(stored, tensor.shape, scheme)
     assert torch.equal(again.codes, tensor.codes)
     assert torch.equal(again.scales, tensor.scales)
@@ -82,8 +84,9 @@ def test_codes_scales_and_zero_points_survive_packing(
 
 def test_an_offset_beyond_fp16_is_refused() -> None:
     tensor = random_tensor(2, 32, QuantScheme())
+    large = QuantizedTensor(QuantScheme(), tensor.codes, tensor.scales * 8000, None)
     with pytest.raises(CheckpointError, match="offset that doesn't fit FP16"):
-        MLX.pack(QuantizedTensor(QuantScheme(), tensor.codes, tensor.scales * 8000, None))
+        MLX.pack(large, MatrixSchemes(QuantScheme()))
 
 
 def test_a_folder_is_described_for_mlx(folder: Path) -> None:
@@ -145,11 +148,11 @@ def test_offsets_of_zero_points_in_another_type_are_zero_points(
     edit(out, convert)
     opened = open_weights(out)
     assert isinstance(opened, PackedCheckpoint)
-    assert opened.with_codes().scheme == scheme
+    assert opened.with_codes().schemes == MatrixSchemes(scheme)
     made = export_packed(out, folder.parent / "out", layout="compressed-tensors").folders
     converted = open_weights(made["compressed-tensors"])
     assert isinstance(converted, PackedCheckpoint)
-    assert converted.scheme == scheme
+    assert converted.schemes == MatrixSchemes(scheme)
     for key in LINEARS:
         codes, first = converted.quantized(0, key), before.with_codes().quantized(0, key)
         assert torch.equal(codes.codes, first.codes)

@@ -53,7 +53,8 @@ def _widest(
     """The best multiple of the plain grid, and its error."""
     low = tile.amin(dim=-2, keepdim=True).clamp_(max=0)
     high = tile.amax(dim=-2, keepdim=True).clamp_(min=0)
-    factors = tile.new_tensor(shrinks).view(-1, *[1] * tile.dim())
+    # Filled on the device, since a CUDA graph can't contain copies from the CPU.
+    factors = torch.stack([torch.full_like(low, shrink) for shrink in shrinks])
     if scheme.symmetric:
         extreme = torch.where(-low >= high, low, high)
         scales = as_scales(extreme * (-factors / scheme.middle))
