@@ -9,11 +9,15 @@ import torch
 from phi3quant.quant.block import QuantizedBlock
 from phi3quant.quant.codecs import Codec, Codecs
 from phi3quant.quant.codecs.affine import AffineCodec
+from phi3quant.quant.codecs.ggml_blocks import BlockCodec
 from phi3quant.quant.codecs.on_device.affine import AffineDeviceCodec
+from phi3quant.quant.codecs.on_device.block_tensor import BlocksOnDevice
+from phi3quant.quant.codecs.on_device.blocks import DeviceBlockCodec
 from phi3quant.quant.tensor import Quantized, QuantizedTensor
 
 _CODECS: Mapping[type, Callable[[Any], Codec]] = {
     AffineCodec: lambda codec: AffineDeviceCodec(codec.scheme),
+    BlockCodec: lambda codec: DeviceBlockCodec(codec.kind),
 }
 
 
@@ -44,6 +48,8 @@ def on_cpu(block: QuantizedBlock) -> QuantizedBlock:
 
 
 def _on_cpu(linear: Quantized) -> Quantized:
+    if isinstance(linear, BlocksOnDevice):
+        return linear.stored()
     if isinstance(linear, QuantizedTensor):
         zeros = None if linear.zero_points is None else linear.zero_points.cpu()
         return QuantizedTensor(linear.scheme, linear.codes.cpu(), linear.scales.cpu(), zeros)
