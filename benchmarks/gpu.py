@@ -116,7 +116,14 @@ finally:
     help="Device for the comparison of quality. Can be repeated.  [default: both]",
 )
 @click.option("--profile", is_flag=True, help="Profile two blocks instead.")
-def main(output: Path, only: tuple[str, ...], peer_site: Path | None, *, profile: bool) -> None:
+def main(
+    output: Path,
+    only: tuple[str, ...],
+    peer_site: Path | None,
+    tiny_on: tuple[str, ...],
+    *,
+    profile: bool,
+) -> None:
     """Run everything and write results to the folder OUTPUT as results.json and table.md."""
     output.mkdir(parents=True, exist_ok=True)
     if profile:
