@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,9 +14,12 @@ from phi3quant.model.architecture import EMBEDDING, HEAD
 from phi3quant.progress import Progress, Step
 from phi3quant.quant.block import QuantizedBlock
 from phi3quant.quant.codecs import Codecs
+from phi3quant.quant.codecs.affine import AffineCodec
 from phi3quant.quant.methods import Method
+from phi3quant.quant.tensor import Quantized
 from phi3quant.run import one_block
 from phi3quant.run.block_record import BlockRecord
+from phi3quant.run.coarse_head import head_codes, head_inputs
 from phi3quant.run.journal import Journal
 from phi3quant.source.checkpoint import Checkpoint
 
@@ -30,6 +34,7 @@ class Work:
         compensate: see phi3quant.run.one_block.start.
         ids: calibration windows, int64 [windows, length]; None for a method without calibration.
         states_in_memory: whether hidden states stay in memory instead of the journal's folder.
+        head: codec of the output matrix, if its codes are chosen by its inputs.
     """
 
     method: Method
@@ -37,6 +42,7 @@ class Work:
     compensate: bool
     ids: torch.Tensor | None
     states_in_memory: bool = True
+    head: AffineCodec | None = None
 
 
 def quantize_blocks(
@@ -63,15 +69,26 @@ def quantize_blocks(
     """
     # In its stored dtype, since in FP32 it is larger than a block; writers check its values.
     embedding = checkpoint.store.load(EMBEDDING)
+    folder = None if journal is None or work.states_in_memory else journal.folder
+    shelf, tied = Shelf(folder), checkpoint.config.tie_word_embeddings
+    choose = None
+    if work.head is not None and work.ids is not None:
+        inputs = head_inputs(checkpoint, work.ids, shelf, progress)
+        choose = partial(head_codes, checkpoint, inputs, work.head)
+    coded = choose() if choose is not None and tied else None
     for writer in writers:
-        writer.embedding(embedding)
+        writer.embedding(embedding if coded is None else coded)
     states = None
     if work.ids is not None:
-        folder = None if journal is None or work.states_in_memory else journal.folder
         states = one_block.start(
-            checkpoint.config, embedding, work.ids, Shelf(folder), compensate=work.compensate
+            checkpoint.config,
+            embedding,
+            work.ids,
+            shelf,
+            compensate=work.compensate,
+            coded=coded,
         )
-    del embedding
+    del embedding, coded
     run = _BlockRun(checkpoint, work, writers, states, journal)
     count = checkpoint.config.num_hidden_layers
     reports: list[dict[str, Any]] = []
@@ -86,7 +103,9 @@ def quantize_blocks(
             ratio = report.get("error_ratio")
             step(1, "" if ratio is None else f"{ratio:.3f} of RTN's error")
     norm = checkpoint.final_norm()
-    head = None if checkpoint.config.tie_word_embeddings else checkpoint.store.load(HEAD)
+    head: torch.Tensor | Quantized | None = None
+    if not tied:
+        head = checkpoint.store.load(HEAD) if choose is None else choose()
     for writer in writers:
         writer.final(norm, head)
     return reports

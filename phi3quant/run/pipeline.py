@@ -226,6 +226,7 @@ def _run(
         recipe.compensate,
         text.ids if text else None,
         plan.states_in_memory,
+        recipe.head_codec(config),
     )
     draft = draft_of(workspace, plan.source, [entry.name for entry in plan.formats])
     with ExitStack() as open_writers:

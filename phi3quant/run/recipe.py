@@ -7,20 +7,24 @@ from typing import Any
 from converters import FORMATS
 from converters.format import Format
 from converters.gguf import writer as gguf_writer
-from converters.gguf.type_policy import MIXED, FileType, file_type
+from converters.gguf.repack import AFFINE
+from converters.gguf.type_policy import MIXED, FileType, file_type, matrix_type
 from converters.onnx import writer as onnx_writer
 from converters.onnx.options import OnnxOptions
 from converters.packed import mlx
 from converters.packed.mlx_options import MlxOptions
 from converters.packed.writer import packed_format
 from phi3quant.errors import CorpusError, SchemeError, require
-from phi3quant.model.architecture import LINEARS
+from phi3quant.model.architecture import EMBEDDING, HEAD, LINEARS
 from phi3quant.model.config import Phi3Config
 from phi3quant.quant.codecs import Codecs
 from phi3quant.quant.codecs.affine import AffineCodec
 from phi3quant.quant.methods import METHODS
 from phi3quant.quant.scheme import QuantScheme
 from phi3quant.run.profiles import PROFILES
+
+# Type of the output matrix whose rounding loses enough to choose its codes by its inputs.
+_COARSE = "Q4_0"
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,14 @@ class Recipe:
         if self.gguf_type is None:
             return dict.fromkeys(LINEARS, AffineCodec(self.scheme))
         return gguf_writer.codecs(self._file_type(), config, index)
+
+    def head_codec(self, config: Phi3Config) -> AffineCodec | None:
+        """Codec of an output matrix whose codes are chosen by its inputs; None for other types."""
+        if self.gguf_type is None or not (self.compensate and METHODS[self.method].calibrated):
+            return None
+        head = EMBEDDING if config.tie_word_embeddings else HEAD
+        name = matrix_type(self._file_type(), head, config).name
+        return AffineCodec(AFFINE[name]) if name == _COARSE else None
 
     def open_formats(self) -> list[Format]:
         """Formats to write, configured for this recipe.
