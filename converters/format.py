@@ -32,13 +32,13 @@ class ModelWriter(Completable, Protocol):
         They are complete once the writer is.
         """
 
-    def embedding(self, weight: torch.Tensor) -> None:
-        """Write the token embeddings, FP32 [vocab, hidden]; called first."""
+    def embedding(self, weight: torch.Tensor | Quantized) -> None:
+        """Write the token embeddings, floats or codes [vocab, hidden]; called first."""
 
     def block(self, index: int, block: QuantizedBlock) -> None:
         """Write the next decoder block."""
 
-    def final(self, norm: torch.Tensor, head: torch.Tensor | None) -> None:
+    def final(self, norm: torch.Tensor, head: torch.Tensor | Quantized | None) -> None:
         """Write the last norm [hidden] and an untied head [vocab, hidden]; called last."""
 
 

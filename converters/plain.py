@@ -22,7 +22,7 @@ from phi3quant.model.architecture import (
 )
 from phi3quant.model.config import Phi3Config
 from phi3quant.quant.block import QuantizedBlock
-from phi3quant.quant.tensor import Quantized
+from phi3quant.quant.tensor import Quantized, floats
 
 NAME = "safetensors"
 """Name on the command line."""
@@ -86,9 +86,9 @@ class PlainWriter:
         """See ModelWriter."""
         return self._stream.hashed
 
-    def embedding(self, weight: torch.Tensor) -> None:
+    def embedding(self, weight: torch.Tensor | Quantized) -> None:
         """Write the token embeddings [vocab, hidden]; called first."""
-        self._write(EMBEDDING, weight)
+        self._write(EMBEDDING, floats(weight))
 
     def block(self, index: int, block: QuantizedBlock) -> None:
         """Write the next block."""
@@ -101,11 +101,11 @@ class PlainWriter:
             plain = tensor if isinstance(tensor, torch.Tensor) else tensor.dequantize()
             self._write(block_tensor_name(index, key), plain)
 
-    def final(self, norm: torch.Tensor, head: torch.Tensor | None) -> None:
+    def final(self, norm: torch.Tensor, head: torch.Tensor | Quantized | None) -> None:
         """Write the last norm [hidden] and an untied head [vocab, hidden]."""
         self._write(FINAL_NORM, norm)
         if head is not None:
-            self._write(HEAD, head)
+            self._write(HEAD, floats(head))
 
     def _write(self, name: str, tensor: torch.Tensor) -> None:
         self._stream.write(name, self._kind.convert(name, tensor))

@@ -22,8 +22,9 @@ WINDOW = 512
 def plan(job: Job, settings: Settings) -> Sequence[Step]:
     """Steps of a job.
 
-    Settings are ``type``, as named by llama-quantize, and ``imatrix``, whether to use one. The F16
-    file for llama-quantize is exported by phi3quant, with the weights of the model.
+    Settings are ``type``, as named by llama-quantize; ``imatrix``, whether to use one; and
+    optionally ``pure``, whether all matrices get that type. The F16 file for llama-quantize is
+    exported by phi3quant, with the weights of the model.
     """
     full = job.shared / "f16"
     export: list[str | Path] = [
@@ -52,6 +53,7 @@ def plan(job: Job, settings: Settings) -> Sequence[Step]:
         ]
         steps.append(Step([*measure, "-t", str(job.threads), "--no-ppl"], matrix))
     extra: list[str | Path] = ["--imatrix", matrix] if settings["imatrix"] else []
+    extra += ["--pure"] if settings.get("pure") else []
     made = job.folder / "artifact" / "model.gguf"
     kind, threads = settings["type"], str(job.threads)
     steps.append(Step(["mkdir", "-p", made.parent], made.parent, timed=False))

@@ -52,6 +52,9 @@ ENTRIES: Sequence[Entry] = (
     _own("phone-quality (Q4_K_M)", "awq --preset phone-quality"),
     _own("small (packed)", "awq --preset small --export compressed-tensors"),
     _own("Q4_1", "awq --export gguf --gguf-type q4_1"),
+    _own("IQ4_XS", "awq --export gguf --gguf-type iq4_xs"),
+    _own("Q3_K_M", "awq --export gguf --gguf-type q3_k_m"),
+    _own("profile adreno", "awq --profile adreno"),
     _own("4.8 bits", "awq --export gguf --target-bpw 4.8"),
     _own("5.2 bits", "awq --export gguf --target-bpw 5.2"),
     _own("5.6 bits", "awq --export gguf --target-bpw 5.6"),
@@ -73,6 +76,9 @@ ENTRIES: Sequence[Entry] = (
     _peer("llama.cpp", "Q4_1 imatrix", type="Q4_1", imatrix=True),
     _peer("llama.cpp", "Q4_K_M", type="Q4_K_M", imatrix=False),
     _peer("llama.cpp", "Q4_K_M imatrix", type="Q4_K_M", imatrix=True),
+    _peer("llama.cpp", "Q4_0 pure imatrix", type="Q4_0", imatrix=True, pure=True),
+    _peer("llama.cpp", "IQ4_XS imatrix", type="IQ4_XS", imatrix=True),
+    _peer("llama.cpp", "Q3_K_M imatrix", type="Q3_K_M", imatrix=True),
     _peer("AutoAWQ", "asym g64, repaired, 32 windows", group_size=64, samples=32),
 )
 """All rows, ours first; the slowest peer comes last, so that an interrupted run has the rest."""

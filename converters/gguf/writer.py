@@ -58,7 +58,7 @@ from phi3quant.quant.codecs.ggml_blocks import TYPES, BlockCodec, BlockTensor
 from phi3quant.quant.ggml_types import BlockSize
 from phi3quant.quant.matrix_schemes import MatrixSchemes, check_groups
 from phi3quant.quant.offset_tensor import OffsetTensor
-from phi3quant.quant.tensor import Quantized, QuantizedTensor
+from phi3quant.quant.tensor import Quantized, QuantizedTensor, floats
 
 
 class GgufWriter:
@@ -135,7 +135,7 @@ class GgufWriter:
         """Always empty, since ``_embed`` changes the file once more."""
         return {}
 
-    def embedding(self, weight: torch.Tensor) -> None:
+    def embedding(self, weight: torch.Tensor | Quantized) -> None:
         """Write the token embeddings [vocab, hidden]; called first."""
         self._write(outer_name(EMBEDDING), weight)
 
@@ -148,7 +148,7 @@ class GgufWriter:
         for key in BLOCK_TENSORS:
             self._write(block_name(index, key), block[key])
 
-    def final(self, norm: torch.Tensor, head: torch.Tensor | None) -> None:
+    def final(self, norm: torch.Tensor, head: torch.Tensor | Quantized | None) -> None:
         """Write the last norm [hidden] and an untied head [vocab, hidden]."""
         self._write(outer_name(FINAL_NORM), norm)
         if head is not None:
@@ -195,8 +195,7 @@ def _stored(
     affine = QuantizedTensor | OffsetTensor
     if isinstance(tensor, affine) and holds(size.name, tensor.scheme):
         return repack(tensor)
-    plain = tensor if isinstance(tensor, torch.Tensor) else tensor.dequantize()
-    return kind.encode(plain, importance)
+    return kind.encode(floats(tensor), importance)
 
 
 def _check_types(kind: FileType, config: Phi3Config) -> None:

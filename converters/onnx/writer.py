@@ -87,7 +87,7 @@ class OnnxWriter:
         """See ModelWriter."""
         return self._data.files
 
-    def embedding(self, weight: torch.Tensor) -> None:
+    def embedding(self, weight: torch.Tensor | Quantized) -> None:
         """Write the token embeddings [vocab, hidden] and a tied head; called first."""
         matrices = self._matrices
         self._matrix(matrices.embedding, weight)
@@ -113,7 +113,7 @@ class OnnxWriter:
         self._matrix(linears["up_proj"], up)
         self._matrix(linears["down_proj"], block["down_proj"])
 
-    def final(self, norm: torch.Tensor, head: torch.Tensor | None) -> None:
+    def final(self, norm: torch.Tensor, head: torch.Tensor | Quantized | None) -> None:
         """Write the last norm [hidden] and an untied head [vocab, hidden]."""
         self._norm(FINAL_NORM, norm)
         if head is not None:

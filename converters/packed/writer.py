@@ -28,7 +28,7 @@ from phi3quant.notices import notify
 from phi3quant.quant.block import QuantizedBlock
 from phi3quant.quant.codecs import affine
 from phi3quant.quant.matrix_schemes import MatrixSchemes
-from phi3quant.quant.tensor import Quantized, QuantizedTensor
+from phi3quant.quant.tensor import Quantized, QuantizedTensor, floats
 
 
 def packed_format(layout: PackedLayout) -> Format:
@@ -104,9 +104,9 @@ class PackedWriter:
         """See ModelWriter."""
         return self._stream.hashed
 
-    def embedding(self, weight: torch.Tensor) -> None:
+    def embedding(self, weight: torch.Tensor | Quantized) -> None:
         """Write the token embeddings [vocab, hidden]; called first."""
-        self._write_outer(EMBEDDING, weight)
+        self._write_outer(EMBEDDING, floats(weight))
 
     def block(self, index: int, block: QuantizedBlock) -> None:
         """Write the next block."""
@@ -123,11 +123,11 @@ class PackedWriter:
                 raise TypeError(f"{self._layout.name} holds codes, not a {type(tensor).__name__}")
             self._pack(name, tensor)
 
-    def final(self, norm: torch.Tensor, head: torch.Tensor | None) -> None:
+    def final(self, norm: torch.Tensor, head: torch.Tensor | Quantized | None) -> None:
         """Write the last norm [hidden] and an untied head [vocab, hidden]."""
         self._stream.write(FINAL_NORM, to_half(FINAL_NORM, norm))
         if head is not None:
-            self._write_outer(HEAD, head)
+            self._write_outer(HEAD, floats(head))
 
     def _write_outer(self, name: str, weight: torch.Tensor) -> None:
         if name not in self._outer:

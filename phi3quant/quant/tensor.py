@@ -22,6 +22,11 @@ class Quantized(Protocol):
         """Weights that the codes represent, FP32 [rows, columns]."""
 
 
+def floats(tensor: torch.Tensor | Quantized) -> torch.Tensor:
+    """Weights of a matrix: those that its codes represent, or the matrix itself."""
+    return tensor if isinstance(tensor, torch.Tensor) else tensor.dequantize()
+
+
 @dataclass(frozen=True)
 class QuantizedTensor:
     """Codes with scales and zero points, not packed into bits.
@@ -63,6 +68,16 @@ class QuantizedTensor:
         """Rows and columns."""
         rows, columns = self.codes.shape
         return rows, columns
+
+    def to(self, device: torch.device) -> "QuantizedTensor":
+        """The same codes on a device."""
+        zeros = None if self.zero_points is None else self.zero_points.to(device)
+        return QuantizedTensor(self.scheme, self.codes.to(device), self.scales.to(device), zeros)
+
+    def rows(self, places: torch.Tensor) -> "QuantizedTensor":
+        """The rows at ``places``, int64 [rows]."""
+        zeros = None if self.zero_points is None else self.zero_points[places]
+        return QuantizedTensor(self.scheme, self.codes[places], self.scales[places], zeros)
 
     def dequantize(self) -> torch.Tensor:
         """Weights that the codes represent, FP32 [rows, columns]."""

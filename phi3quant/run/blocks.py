@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,10 +16,13 @@ from phi3quant.model.device import CPU
 from phi3quant.progress import Progress, Step
 from phi3quant.quant.block import QuantizedBlock
 from phi3quant.quant.codecs import Codecs
-from phi3quant.quant.codecs.on_device.moves import codecs_for, on_cpu
+from phi3quant.quant.codecs.affine import AffineCodec
+from phi3quant.quant.codecs.on_device.moves import block_on_cpu, codecs_for
 from phi3quant.quant.methods import Method
+from phi3quant.quant.tensor import Quantized
 from phi3quant.run import one_block
 from phi3quant.run.block_record import BlockRecord
+from phi3quant.run.coarse_head import head_codes, head_inputs
 from phi3quant.run.journal import Journal
 from phi3quant.run.memory_budget import Place
 from phi3quant.run.overlap import BlockReader, Later, behind, block_reader
@@ -36,6 +40,7 @@ class Work:
         ids: calibration windows, int64 [windows, length]; None for a method without calibration.
         device: device that computes.
         place: place of the hidden states; on disk, they are in the journal's folder.
+        head: codec of the output matrix, if its codes are chosen by its inputs.
     """
 
     method: Method
@@ -44,6 +49,7 @@ class Work:
     ids: torch.Tensor | None
     device: torch.device = CPU
     place: Place = Place.DEVICE
+    head: AffineCodec | None = None
 
     @property
     def overlaps(self) -> bool:
@@ -80,14 +86,25 @@ def quantize_blocks(
     """
     # In its stored dtype, since in FP32 it is larger than a block; writers check its values.
     embedding = checkpoint.store.load(EMBEDDING)
+    shelf, tied = work.shelf(journal), checkpoint.config.tie_word_embeddings
+    choose = None
+    if work.head is not None and work.ids is not None:
+        inputs = head_inputs(checkpoint, work.ids, shelf, progress)
+        choose = partial(head_codes, checkpoint, inputs, work.head)
+    coded = choose() if choose is not None and tied else None
     for writer in writers:
-        writer.embedding(embedding)
+        writer.embedding(embedding if coded is None else coded)
     states = None
     if work.ids is not None:
         states = one_block.start(
-            checkpoint.config, embedding, work.ids, work.shelf(journal), compensate=work.compensate
+            checkpoint.config,
+            embedding,
+            work.ids,
+            shelf,
+            compensate=work.compensate,
+            coded=coded,
         )
-    del embedding
+    del embedding, coded
     with (
         block_reader(checkpoint, work.device, ahead=work.overlaps) as reader,
         behind(overlapping=work.overlaps) as later,
@@ -95,7 +112,9 @@ def quantize_blocks(
         run = _BlockRun(reader, work, writers, states, journal, later)
         reports = run.all_blocks(progress)
     norm = checkpoint.final_norm()
-    head = None if checkpoint.config.tie_word_embeddings else checkpoint.store.load(HEAD)
+    head: torch.Tensor | Quantized | None = None
+    if not tied:
+        head = checkpoint.store.load(HEAD) if choose is None else choose()
     for writer in writers:
         writer.final(norm, head)
     return reports
@@ -170,7 +189,7 @@ class _BlockRun:
     def quantize(self, index: int) -> dict[str, Any]:
         """Quantize the next block, write it and record it."""
         coded, report = self._coded(index)
-        result = on_cpu(coded)
+        result = block_on_cpu(coded)
 
         def write() -> None:
             for writer in self.writers:

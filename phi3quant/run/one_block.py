@@ -24,7 +24,7 @@ from phi3quant.quant.codecs import Codecs
 from phi3quant.quant.folds import folded
 from phi3quant.quant.gram import Gram
 from phi3quant.quant.methods import Method, rtn
-from phi3quant.quant.tensor import Quantized
+from phi3quant.quant.tensor import Quantized, QuantizedTensor
 
 # Windows per window that is held back, and the largest number of those.
 _HELD_BACK, _MOST_HELD_BACK = 8, 8
@@ -69,6 +69,7 @@ def start(
     shelf: Shelf,
     *,
     compensate: bool,
+    coded: QuantizedTensor | None = None,
 ) -> States:
     """Compute the states before the first block.
 
@@ -79,6 +80,8 @@ def start(
             single window is both learned from and held back.
         shelf: storage of the states that methods learn from; all computing is done on its device.
         compensate: whether to keep the original model's states too, for compensation.
+        coded: the embedding's codes, if they are chosen already; the quantized model's states start
+            from them.
     """
     count = held_back_windows(len(ids))
     held_back, seen = ids[:count], ids[count:] if len(ids) > 1 else ids
@@ -87,14 +90,21 @@ def start(
         # Converted after the lookup: in FP32 the whole embedding is larger than a block.
         return embed(embedding, tokens).float().to(shelf.device)
 
+    def stored(tokens: torch.Tensor) -> torch.Tensor:
+        if coded is None:
+            return embedded(tokens)
+        weights = coded.rows(tokens.flatten()).dequantize()
+        return weights.view(*tokens.shape, -1).to(shelf.device)
+
     def learned(name: str, windows: int) -> Hidden:
-        pieces = (embedded(window) for window in torch.split(seen[:windows], 1))
+        states = stored if name == "actual" else embedded
+        pieces = (states(window) for window in torch.split(seen[:windows], 1))
         return shelf.put(name, pieces, (windows, ids.shape[1], embedding.shape[1]))
 
     return States(
         sequence_context(config, ids.shape[1], device=shelf.device),
         Streams(learned("clean", len(seen) if compensate else 0), learned("actual", len(seen))),
-        Streams(embedded(held_back), embedded(held_back)),
+        Streams(embedded(held_back), stored(held_back)),
         shelf,
     )
 

@@ -237,6 +237,7 @@ def _run(
         text.ids if text else None,
         plan.device,
         plan.place,
+        recipe.head_codec(config),
     )
     draft = draft_of(workspace, plan.source, [entry.name for entry in plan.formats])
     schemes = recipe.schemes(config)

@@ -9,14 +9,15 @@ from typing import Any
 from converters import FORMATS
 from converters.format import Format
 from converters.gguf import writer as gguf_writer
-from converters.gguf.type_policy import MIXED, FileType, file_type
+from converters.gguf.repack import AFFINE
+from converters.gguf.type_policy import MIXED, FileType, file_type, matrix_type
 from converters.onnx import writer as onnx_writer
 from converters.onnx.options import OnnxOptions
 from converters.packed import mlx
 from converters.packed.mlx_options import MlxOptions
 from converters.packed.writer import packed_format
 from phi3quant.errors import CorpusError, SchemeError, require
-from phi3quant.model.architecture import LINEARS, block_tensor_name
+from phi3quant.model.architecture import EMBEDDING, HEAD, LINEARS, block_tensor_name
 from phi3quant.model.config import Phi3Config
 from phi3quant.quant.codecs import Codecs
 from phi3quant.quant.codecs.affine import AffineCodec
@@ -25,6 +26,9 @@ from phi3quant.quant.methods import METHODS
 from phi3quant.quant.scheme import BITS, QuantScheme
 from phi3quant.quant.scheme_overrides import parse_overrides, schemes_with_overrides
 from phi3quant.run.profiles import PROFILES
+
+# Type of the output matrix whose rounding loses enough to choose its codes by its inputs.
+_COARSE = "Q4_0"
 
 
 @dataclass(frozen=True)
@@ -148,6 +152,14 @@ class Recipe:
         widths = [bits for _, bits in parse_overrides(self.tensor_types)]
         widths += [] if self.target_bpw is None else BITS
         return tuple(replace(self.scheme, bits=bits) for bits in {self.scheme.bits, *widths})
+
+    def head_codec(self, config: Phi3Config) -> AffineCodec | None:
+        """Codec of an output matrix whose codes are chosen by its inputs; None for other types."""
+        if self.gguf_type is None or not (self.compensate and METHODS[self.method].calibrated):
+            return None
+        head = EMBEDDING if config.tie_word_embeddings else HEAD
+        name = matrix_type(self._file_type(), head, config).name
+        return AffineCodec(AFFINE[name]) if name == _COARSE else None
 
     def open_formats(self) -> list[Format]:
         """Formats to write, configured for this recipe.

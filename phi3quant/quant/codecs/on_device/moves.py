@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from phi3quant.model.device import CPU
 from phi3quant.quant.block import QuantizedBlock
 from phi3quant.quant.codecs import Codec, Codecs
 from phi3quant.quant.codecs.affine import AffineCodec
@@ -40,17 +41,15 @@ def _tensor_codec(codec: Codec) -> Codec:
     return _CODECS[type(codec)](codec)
 
 
-def on_cpu(block: QuantizedBlock) -> QuantizedBlock:
-    """A block as writers and records take it; the same block if it is on the CPU already."""
-    linears = {name: _on_cpu(linear) for name, linear in block.linears.items()}
+def block_on_cpu(block: QuantizedBlock) -> QuantizedBlock:
+    """A block as writers and records take it."""
+    linears = {name: on_cpu(linear) for name, linear in block.linears.items()}
     norms = {name: norm.cpu() for name, norm in block.norms.items()}
     return replace(block, norms=norms, linears=linears)
 
 
-def _on_cpu(linear: Quantized) -> Quantized:
+def on_cpu(linear: Quantized) -> Quantized:
+    """A matrix as writers and records take it; the same one if it is on the CPU already."""
     if isinstance(linear, BlocksOnDevice):
         return linear.stored()
-    if isinstance(linear, QuantizedTensor):
-        zeros = None if linear.zero_points is None else linear.zero_points.cpu()
-        return QuantizedTensor(linear.scheme, linear.codes.cpu(), linear.scales.cpu(), zeros)
-    return linear
+    return linear.to(CPU) if isinstance(linear, QuantizedTensor) else linear
