@@ -44,6 +44,7 @@ OPTIONS: Mapping[str, str] = {
     "--reference": "reference",
     "--requantize": "requantize=True",
     "--resume": "Conduct(resume=True)",
+    "--samples": "Calibration(samples=...)",
     "--sym": "symmetric=True",
     "--tensor-type": "tensor_types",
     "--text": "text",
