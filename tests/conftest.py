@@ -54,3 +54,10 @@ def prose(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("text") / "prose.txt"
     path.write_text(PROSE, encoding="utf-8")
     return path
+
+
+def pytest_report_header() -> str:
+    """Name the GPU in pytest's header, or say that there is none."""
+    if not torch.cuda.is_available():
+        return "tests/gpu: no CUDA GPU here, so its tests are skipped"
+    return f"tests/gpu: {torch.cuda.get_device_name()}"
