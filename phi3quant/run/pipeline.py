@@ -16,8 +16,8 @@ from phi3quant.disk.ordered_writer import completed
 from phi3quant.disk.output import check_not_inside
 from phi3quant.disk.workspace import Workspace, check_output
 from phi3quant.errors import CheckpointError, OutputError, SchemeError, require
-from phi3quant.model.device import computing_on, device_name, find_device
-from phi3quant.model.weights import ModelWeights, OnDevice
+from phi3quant.model.device import CPU, computing_on, device_name, find_device
+from phi3quant.model.weights import OnDevice
 from phi3quant.progress import Progress, bars
 from phi3quant.provenance import manifest
 from phi3quant.quant.methods import METHODS, Method
@@ -264,10 +264,8 @@ def _with_types(plan: _Plan, text: CalibrationWindows | None) -> _Plan:
     if plan.recipe.target_bpw is None:
         return plan
     assert text is not None
-    model: ModelWeights = plan.source.model
     # MPS lacks FP64.
-    if plan.device.type == "cuda":
-        model = OnDevice(model, plan.device)
+    model = OnDevice(plan.source.model, CPU if plan.device.type == "mps" else plan.device)
     with computing_on(plan.device, plan.conduct.max_memory):
         recipe = with_types(plan.recipe, plan.formats, model, text.ids, plan.progress)
     return replace(plan, recipe=recipe, formats=recipe.open_formats())
@@ -285,10 +283,7 @@ def _seal(
     # The CPU's results don't depend on its model, so that manifests don't mention it.
     device = {} if plan.device.type == "cpu" else {"device": device_name(plan.device)}
     described = {
-        name: {
-            **manifest.describe(name, source, stated, calibration, outcome.blocks),
-            **device,
-        }
+        name: manifest.describe(name, source, stated, calibration, outcome.blocks) | device
         for name in outcome.draft.folders
     }
     manifest.check_unchanged(plan.stamps)
