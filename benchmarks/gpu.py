@@ -4,7 +4,7 @@ Runs on a machine without network: it draws the weights of synthetic models on t
 run is a process of its own and is timed from its start to its end, loading libraries and writing
 included. The model's files are in the page cache, since they have just been written.
 
-    python -m benchmarks.gpu -o build/gpu                       all, about 7 minutes on an H200
+    python -m benchmarks.gpu -o build/gpu                       all, about 7 minutes by its parts
     python -m benchmarks.gpu -o build/gpu --only tiny --only awq-64
     python -m benchmarks.gpu -o build/gpu --profile             where the time of a block goes
     python -m benchmarks.gpu -o build/gpu --only peer --peer-site site    next to llm-compressor

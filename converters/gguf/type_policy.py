@@ -15,6 +15,7 @@ from phi3quant.errors import SchemeError
 from phi3quant.model.architecture import EMBEDDING, HEAD
 from phi3quant.model.config import Phi3Config
 from phi3quant.quant.ggml_types import BLOCK_SIZES, BlockSize
+from phi3quant.quant.scheme_overrides import pattern_and_type
 
 _FALLBACK: Mapping[str, str] = {
     "Q3_K": "Q4_0",
@@ -189,21 +190,11 @@ def file_type(name: str, overrides: Sequence[str] = (), *, calibrated: bool = Fa
         known = ", ".join(FILE_TYPES)
         raise SchemeError(f"there is no GGUF type {name!r}; choose from {known}")
     exceptions = recipe.exceptions if calibrated else {**recipe.exceptions, **recipe.uncalibrated}
-    patterns = tuple(_override(text) for text in overrides)
+    listed = ", ".join(BLOCK_SIZES)
+    patterns = tuple(
+        pattern_and_type(text, BLOCK_SIZES, "ffn_down=q8_0", listed) for text in overrides
+    )
     return replace(recipe, exceptions=exceptions, overrides=patterns)
-
-
-def _override(text: str) -> tuple[re.Pattern[str], str]:
-    pattern, _, kind = text.rpartition("=")
-    if not pattern or kind.upper() not in BLOCK_SIZES:
-        raise SchemeError(
-            f"{text!r} is not PATTERN=TYPE, such as ffn_down=q8_0; types are "
-            f"{', '.join(BLOCK_SIZES)}"
-        )
-    try:
-        return re.compile(pattern), kind.upper()
-    except re.error as error:
-        raise SchemeError(f"{pattern!r} is not a regular expression: {error}") from None
 
 
 def check_overrides(kind: FileType, names: Iterable[str]) -> None:

@@ -1,7 +1,7 @@
 """Bits of single matrices: entries such as ``down_proj=int8``."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from phi3quant.errors import SchemeError
@@ -53,7 +53,9 @@ def parse_overrides(overrides: Sequence[str]) -> list[tuple[re.Pattern[str], int
     Raises:
         SchemeError: an override can't be parsed.
     """
-    return [_parsed(text) for text in overrides]
+    listed = f"{' and '.join(WIDTHS)}, and GGUF's types if a GGUF type is chosen for the file"
+    parsed = (pattern_and_type(text, WIDTHS, "down_proj=int8", listed) for text in overrides)
+    return [(pattern, WIDTHS[kind]) for pattern, kind in parsed]
 
 
 def exact_override(name: str, bits: int) -> str:
@@ -61,15 +63,26 @@ def exact_override(name: str, bits: int) -> str:
     return f"^{re.escape(name.removesuffix(_WEIGHT))}$=int{bits}"
 
 
-def _parsed(text: str) -> tuple[re.Pattern[str], int]:
-    pattern, _, kind = text.rpartition("=")
-    if not pattern or kind.lower() not in WIDTHS:
-        raise SchemeError(
-            f"{text!r} is not PATTERN=TYPE, such as down_proj=int8; types are "
-            f"{' and '.join(WIDTHS)}, and GGUF's types if a GGUF type is chosen for the file"
-        )
+def pattern_and_type(
+    text: str, types: Collection[str], example: str, listed: str
+) -> tuple[re.Pattern[str], str]:
+    """Pattern and type of an override ``PATTERN=TYPE``.
+
+    Args:
+        text: the override, with its type in any case.
+        types: names of types.
+        example: an override, for messages.
+        listed: the types as text, for messages.
+
+    Raises:
+        SchemeError: the type is unknown, or the pattern is not a regular expression.
+    """
+    pattern, _, entered = text.rpartition("=")
+    kind = next((name for name in types if name.lower() == entered.lower()), None)
+    if not pattern or kind is None:
+        raise SchemeError(f"{text!r} is not PATTERN=TYPE, such as {example}; types are {listed}")
     try:
-        return re.compile(pattern), WIDTHS[kind.lower()]
+        return re.compile(pattern), kind
     except re.error as error:
         raise SchemeError(f"{pattern!r} is not a regular expression: {error}") from None
 
