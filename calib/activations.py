@@ -24,6 +24,9 @@ class Elsewhere(Protocol):
     def parts(self, windows: int, *, changed: bool) -> Iterator[torch.Tensor]:
         """See ``parts``."""
 
+    def part(self, windows: slice) -> torch.Tensor:
+        """See ``part``."""
+
 
 Hidden: TypeAlias = torch.Tensor | Elsewhere
 """Activations [windows, length, width]."""
@@ -41,6 +44,11 @@ def parts(hidden: Hidden, windows: int, *, changed: bool = False) -> Iterable[to
     if isinstance(hidden, torch.Tensor):
         return torch.split(hidden, windows)
     return hidden.parts(windows, changed=changed)
+
+
+def part(hidden: Hidden, windows: slice) -> torch.Tensor:
+    """Some windows of the activations on the device, only for reading."""
+    return hidden[windows] if isinstance(hidden, torch.Tensor) else hidden.part(windows)
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,10 @@ class HostHidden:
         for stored in torch.split(self.values, windows):
             yield from _borrowed(stored, self.device, changed=changed)
 
+    def part(self, windows: slice) -> torch.Tensor:
+        """See ``part``."""
+        return self.values[windows].to(self.device)
+
 
 @dataclass(frozen=True)
 class StoredHidden:
@@ -84,14 +96,22 @@ class StoredHidden:
 
     def parts(self, windows: int, *, changed: bool) -> Iterator[torch.Tensor]:
         """See ``parts``. They are memory-mapped, so that the system can reclaim their memory."""
-        count, length, width = self.shape
-        size = self.dtype.itemsize
-        for start in range(0, count, windows):
-            part = min(windows, count - start)
-            offset = start * length * width * size
-            mapped = np.memmap(self.file, np.uint8, "r+", offset, (part, length, width * size))
-            stored = torch.from_numpy(mapped).view(self.dtype)
+        for start in range(0, self.shape[0], windows):
+            stored = self._mapped(start, min(windows, self.shape[0] - start))
             yield from _borrowed(stored, self.device, changed=changed)
+
+    def part(self, windows: slice) -> torch.Tensor:
+        """See ``part``."""
+        start, end, _ = windows.indices(self.shape[0])
+        return self._mapped(start, end - start).to(self.device)
+
+    def _mapped(self, start: int, windows: int) -> torch.Tensor:
+        _, length, width = self.shape
+        stored = (windows, length, width * self.dtype.itemsize)
+        offset = start * length * width * self.dtype.itemsize
+        return torch.from_numpy(np.memmap(self.file, np.uint8, "r+", offset, stored)).view(
+            self.dtype
+        )
 
 
 def _borrowed(

@@ -8,11 +8,20 @@ from collections.abc import Iterable
 
 import torch
 
-from calib.activations import Hidden, parts
+from calib.activations import Hidden, Shelf, parts
 from calib.batches import BATCH_TOKENS
 from phi3quant.model.architecture import LINEARS, Block
-from phi3quant.model.decoder_block import SequenceContext, decoder_block, linear
+from phi3quant.model.decoder_block import (
+    SequenceContext,
+    decoder_block,
+    embed,
+    linear,
+    sequence_context,
+)
 from phi3quant.model.device import CPU
+from phi3quant.model.precision import for_products
+from phi3quant.model.weights import ModelWeights, OnDevice
+from phi3quant.progress import Step
 from phi3quant.quant.gram import Gram
 
 # Rows of a Gram matrix that are computed at once.
@@ -85,6 +94,40 @@ def advance(block: Block, context: SequenceContext, hidden: Hidden) -> None:
     """Replace a block's inputs FP32 [windows, length, hidden] by its outputs, in place."""
     for batch in batches(hidden, changed=True):
         batch.copy_(decoder_block(block, context, batch))
+
+
+def last_states(
+    model: ModelWeights,
+    table: torch.Tensor,
+    ids: torch.Tensor,
+    shelf: Shelf,
+    name: str,
+    step: Step,
+    products: torch.dtype | None = None,
+) -> Hidden:
+    """Run windows through all blocks of a model, of which one is in memory at a time.
+
+    Args:
+        model: its weights, which are moved to the shelf's device.
+        table: embeddings of any float type, [vocab, hidden].
+        ids: token ids, int64 [windows, length].
+        shelf: storage of the states; its device computes.
+        name: name of the states on the shelf.
+        step: counts the blocks.
+        products: type of the matrices; see for_products.
+
+    Returns:
+        Outputs of the last block, FP32 [windows, length, hidden].
+    """
+    context = sequence_context(model.config, ids.shape[1], device=shelf.device)
+    # Converted after the lookup: in FP32 the whole embedding is larger than a block.
+    pieces = (embed(table, window).float() for window in torch.split(ids, 1))
+    hidden = shelf.put(name, pieces, (*ids.shape, table.shape[1]))
+    weights = OnDevice(model, shelf.device)
+    for index in range(model.config.num_hidden_layers):
+        advance(for_products(weights.block(index), products), context, hidden)
+        step()
+    return hidden
 
 
 def outputs(block: Block, context: SequenceContext, hidden: Hidden) -> torch.Tensor:

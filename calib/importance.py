@@ -20,7 +20,7 @@ from phi3quant.model.decoder_block import (
     rms_norm,
     sequence_context,
 )
-from phi3quant.model.precision import product_dtype
+from phi3quant.model.precision import for_products
 from phi3quant.model.weights import ModelWeights
 from phi3quant.progress import Step
 
@@ -59,7 +59,7 @@ def input_squares(
     hidden = _embedded(model, ids, shelf)
     sums: dict[str, torch.Tensor] = {}
     for index in range(config.num_hidden_layers):
-        for name, values in _through(_for_products(model.block(index)), context, hidden).items():
+        for name, values in _through(for_products(model.block(index)), context, hidden).items():
             sums[block_tensor_name(index, name)] = values
         step()
     if head:
@@ -97,8 +97,3 @@ def _through(block: Block, context: SequenceContext, hidden: Hidden) -> dict[str
 def _squares(x: torch.Tensor) -> torch.Tensor:
     """Sum of squares over tokens, FP64 [width], of FP32 [..., width]."""
     return x.flatten(0, -2).square().sum(dim=0, dtype=torch.float64)
-
-
-def _for_products(block: Block) -> Block:
-    dtype = product_dtype()
-    return {key: value.to(dtype) if key in LINEARS else value for key, value in block.items()}

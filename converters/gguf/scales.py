@@ -5,22 +5,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from phi3quant.errors import CheckpointError
-from phi3quant.quant.ggml_types import BlockSize
+from phi3quant.quant.ggml_types import SCALE_PLACES, BlockSize
 
-_SCALES: Mapping[str, tuple[int, ...]] = {
-    "F16": (0,),
-    "Q4_0": (0,),
-    "Q4_1": (0, 2),
-    "Q5_0": (0,),
-    "Q5_1": (0, 2),
-    "Q8_0": (0,),
-    "IQ4_NL": (0,),
-    "IQ4_XS": (0,),
-    "Q3_K": (108,),
-    "Q4_K": (0, 2),
-    "Q5_K": (0, 2),
-    "Q6_K": (208,),
-}
+_PLACES: Mapping[str, tuple[int, ...]] = {"F16": (0,), **SCALE_PLACES}
 """Byte offsets of the FP16 numbers in a block by its type; in F16 the number is a weight."""
 
 _EXPONENT = 0x7C
@@ -38,7 +25,7 @@ def check_scales(size: BlockSize, data: np.ndarray) -> None:
     Raises:
         CheckpointError: there is such a block.
     """
-    places = _SCALES.get(size.name, ())
+    places = _PLACES.get(size.name, ())
     width = size.row_bytes(size.block)
     blocks = data.reshape(-1, width)
     step = max(1, _CHUNK_BYTES // width)

@@ -1,9 +1,10 @@
-"""Number type of calibration's matrix products on a device."""
+"""Number type of matrix products on a device, in calibration and tuning."""
 
 from functools import cache
 
 import torch
 
+from phi3quant.model.architecture import LINEARS, Block
 from phi3quant.model.device import CPU
 
 
@@ -22,3 +23,16 @@ def product_dtype(device: torch.device = CPU) -> torch.dtype:
         abilities = torch.cpu.get_capabilities()
         fast = bool(abilities.get("amx_bf16") or abilities.get("avx512_bf16"))
     return torch.bfloat16 if fast else torch.float32
+
+
+def for_products(block: Block, dtype: torch.dtype | None = None) -> Block:
+    """Convert a block's matrices to the type that their device multiplies fastest, or another.
+
+    Args:
+        block: tensors of a block.
+        dtype: type of the matrices; None for product_dtype.
+    """
+    return {
+        key: value.to(dtype or product_dtype(value.device)) if key in LINEARS else value
+        for key, value in block.items()
+    }

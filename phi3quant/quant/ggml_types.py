@@ -40,3 +40,18 @@ BLOCK_SIZES: Mapping[str, BlockSize] = {
     )
 }
 """Sizes of the block types that can be written, by name."""
+
+SCALE_PLACES: Mapping[str, tuple[int, ...]] = {
+    "Q4_0": (0,),
+    "Q4_1": (0, 2),
+    "Q5_0": (0,),
+    "Q5_1": (0, 2),
+    "Q8_0": (0,),
+    "IQ4_NL": (0,),
+    "IQ4_XS": (0,),
+    "Q3_K": (108,),
+    "Q4_K": (0, 2),
+    "Q5_K": (0, 2),
+    "Q6_K": (208,),
+}
+"""Byte offsets of the FP16 scale, and of the FP16 minimum or its scale, in a block by its type."""

@@ -9,17 +9,15 @@ from dataclasses import replace
 import torch
 
 from calib.activations import Shelf
-from calib.capture import Moments, advance, batches
+from calib.capture import Moments, batches, last_states
 from phi3quant.model.architecture import EMBEDDING, HEAD
-from phi3quant.model.decoder_block import embed, rms_norm, sequence_context
+from phi3quant.model.decoder_block import rms_norm
 from phi3quant.model.device import CPU
-from phi3quant.model.weights import OnDevice
 from phi3quant.progress import Progress
 from phi3quant.quant.codecs.affine import AffineCodec
 from phi3quant.quant.codecs.on_device.affine import AffineDeviceCodec
 from phi3quant.quant.gram import Gram
 from phi3quant.quant.tensor import QuantizedTensor
-from phi3quant.run.one_block import for_products
 from phi3quant.source.checkpoint import Checkpoint
 
 # Rows that are quantized at once.
@@ -40,20 +38,12 @@ def head_inputs(
         shelf: storage of the hidden states, whose device computes; a run reuses their file.
         progress: display of the blocks.
     """
-    config = checkpoint.config
-    device = shelf.device
-    context = sequence_context(config, ids.shape[1], device=device)
-    embedding = checkpoint.store.load(EMBEDDING)
-    # Converted after the lookup: in FP32 the whole embedding is larger than a block.
-    pieces = (embed(embedding, window).float() for window in torch.split(ids, 1))
-    hidden = shelf.put("clean", pieces, (*ids.shape, config.hidden_size))
-    del embedding, pieces
-    model = OnDevice(checkpoint, device)
+    config, device = checkpoint.config, shelf.device
     with progress("measuring the output matrix' inputs", config.num_hidden_layers) as step:
-        for index in range(config.num_hidden_layers):
-            advance(for_products(model.block(index)), context, hidden)
-            step()
-    moments, norm = Moments(config.hidden_size, device), model.final_norm()
+        hidden = last_states(
+            checkpoint, checkpoint.store.load(EMBEDDING), ids, shelf, "clean", step
+        )
+    moments, norm = Moments(config.hidden_size, device), checkpoint.final_norm().to(device)
     for batch in batches(hidden):
         moments.add(rms_norm(batch, norm, config.rms_norm_eps))
     return moments.finish()

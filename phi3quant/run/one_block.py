@@ -5,7 +5,6 @@ block's output decides whether a compensated linear is kept, and whether the blo
 plain rounding. A single window is used for both.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,10 +14,10 @@ from calib.activations import Hidden, Shelf
 from calib.capture import advance, collect, output_distance, outputs
 from calib.streams import Streams, put, walk
 from phi3quant.evaluation.metrics import plain
-from phi3quant.model.architecture import LINEARS, Block
+from phi3quant.model.architecture import Block
 from phi3quant.model.config import Phi3Config
 from phi3quant.model.decoder_block import SequenceContext, embed, sequence_context
-from phi3quant.model.precision import product_dtype
+from phi3quant.model.precision import for_products, product_dtype
 from phi3quant.quant.block import QuantizedBlock
 from phi3quant.quant.codecs import Codecs
 from phi3quant.quant.folds import folded
@@ -231,11 +230,3 @@ class _Ready:
             **candidate.norms,
             **{name: weights for name, (_, weights) in self._matrices.items()},
         }
-
-
-def for_products(block: Mapping[str, torch.Tensor]) -> Block:
-    """Convert a block's matrices to the type that their device multiplies fastest."""
-    return {
-        key: value.to(product_dtype(value.device)) if key in LINEARS else value
-        for key, value in block.items()
-    }

@@ -1,0 +1,1 @@
+"""Tuning of a quantized model's scales and norms against the original model's predictions."""

@@ -1,0 +1,48 @@
+"""Settings of tuning."""
+
+from dataclasses import dataclass
+
+from phi3quant.errors import SchemeError, require
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of tuning.
+
+    Attributes:
+        passes: how often every window is seen.
+        batch: windows per step.
+        rate: highest learning rate, of the logarithms of scales and norms. It rises over the first
+            steps and falls to zero along a cosine.
+        seed: seed of the windows' order.
+
+    Raises:
+        SchemeError: a value has a wrong type or is out of range.
+    """
+
+    passes: int = 2
+    batch: int = 8
+    rate: float = 1e-3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("passes", "batch", "seed"):
+            require(SchemeError, name, getattr(self, name), int)
+        require(SchemeError, "rate", self.rate, int, float)
+        if self.passes < 1 or self.batch < 1:
+            raise SchemeError("tuning needs at least one pass and one window per step")
+        if not 0 < self.rate <= 0.1:
+            raise SchemeError(f"a learning rate of {self.rate:g} is not between 0 and 0.1")
+
+    def steps(self, windows: int) -> int:
+        """Number of steps for a number of windows."""
+        return self.passes * -(-windows // self.batch)
+
+    def as_json(self) -> dict[str, int | float]:
+        """Settings as JSON values for manifests."""
+        return {
+            "passes": self.passes,
+            "batch": self.batch,
+            "learning_rate": self.rate,
+            "seed": self.seed,
+        }

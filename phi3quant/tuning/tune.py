@@ -1,0 +1,332 @@
+"""Tuning: scales and norms trained until the predictions are closest to the original model's.
+
+Codes stay. Every scale of a group and every norm's weight is multiplied by a factor, and Adam
+changes the logarithms of the factors (Kingma and Ba, 2015) to lower KL(original || quantized) of
+the next token. Held-back windows decide how much of the change is kept.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+
+from calib.activations import Hidden, Shelf, part
+from calib.capture import last_states
+from converters.parts import Parts, StoredBlock
+from phi3quant.model.config import Phi3Config
+from phi3quant.model.device import free_memory
+from phi3quant.model.precision import product_dtype
+from phi3quant.model.weights import ModelWeights
+from phi3quant.progress import Progress, Step
+from phi3quant.quant.block import rounded_norm
+from phi3quant.quant.tensor import floats
+from phi3quant.tuning.divergence import Head, divergence, mean_divergence
+from phi3quant.tuning.factors import settled
+from phi3quant.tuning.resume_point import ResumePoint
+from phi3quant.tuning.settings import Settings
+from phi3quant.tuning.student import Student, named, neutral_blocks
+
+_WARM_UP = 5
+_BETAS = (0.9, 0.95)
+# Powers of the trained factors among which the held-back windows choose; 0 is the model as it was.
+_STRENGTHS = (1.0, 0.5, 0.0)
+# How often held-back windows are scored in between, and bytes of blocks kept ready on a CPU.
+_LOOKS, _KEPT_BYTES = 4, 2_000_000_000
+# Share of a GPU's free memory for blocks kept ready.
+_KEPT_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Windows of token ids to tune on.
+
+    Attributes:
+        train: int64 [windows, length].
+        held_back: windows of each text that only judge, int64 [windows, length].
+    """
+
+    train: torch.Tensor
+    held_back: Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """Result of tuning.
+
+    Attributes:
+        blocks: logarithms of each block's factors, on the CPU.
+        norm: logarithms of the last norm's factors, on the CPU.
+        strength: power of the factors that the held-back windows chose; 0 if none is an
+            improvement.
+        before: mean KL of each held-back text before, in nats per token.
+        after: the same at that strength, with scales as they are stored.
+    """
+
+    blocks: Sequence[Mapping[str, torch.Tensor]]
+    norm: torch.Tensor
+    strength: float
+    before: Mapping[str, float]
+    after: Mapping[str, float]
+
+    def block(self, index: int, block: StoredBlock) -> StoredBlock:
+        """A stored block with tuned scales and norms."""
+        return settled(block, self.blocks[index], self.strength)
+
+    def final_norm(self, norm: torch.Tensor) -> torch.Tensor:
+        """The tuned last norm, FP32 [hidden]."""
+        return rounded_norm(norm * (self.norm * self.strength).exp()) if self.strength else norm
+
+    def parts(self, parts: Parts) -> Parts:
+        """The parts of the quantized model with tuned scales and norms."""
+        return replace(
+            parts,
+            block=lambda index: self.block(index, parts.block(index)),
+            final_norm=lambda: self.final_norm(parts.final_norm()),
+        )
+
+    def as_json(self) -> dict[str, object]:
+        """Strength and divergences as JSON values."""
+        return {
+            "strength": self.strength,
+            "kl_before": dict(self.before),
+            "kl_after": dict(self.after),
+        }
+
+
+def tune(
+    original: ModelWeights,
+    quantized: Parts,
+    config: Phi3Config,
+    windows: Windows,
+    settings: Settings,
+    shelf: Shelf,
+    progress: Progress,
+    point: ResumePoint | None = None,
+) -> Tuned:
+    """Tune a quantized model.
+
+    Args:
+        original: the original model; read once, block by block.
+        quantized: parts of the quantized model; blocks are read for every pass, unless there is
+            memory to keep them.
+        config: configuration of both.
+        windows: windows to tune on.
+        settings: passes, batch and rate.
+        shelf: storage of the original's states; its device computes.
+        progress: display of the stages.
+        point: keeps the state of training, from which an interrupted run resumes.
+    """
+    device = shelf.device
+    products = product_dtype(device)
+    table = original.embedding()
+    head = original.head().to(device)
+    eps = config.rms_norm_eps
+    with progress("original model's predictions", 2 * config.num_hidden_layers) as step:
+        targets = last_states(original, table, windows.train, shelf, "original", step, products)
+        judges = _judges(original, table, windows.held_back, step, device)
+    norm = original.final_norm().to(device)
+    teacher = Head(norm, head.to(products), eps)
+    judging_head = Head(norm, head, eps)
+    student = Student(
+        config,
+        quantized,
+        floats(quantized.embedding()).to(device).float(),
+        neutral_blocks(config, quantized, device),
+        products,
+        _kept_bytes(device),
+    )
+    stored_norm = quantized.final_norm().to(device)
+    stored_head = floats(quantized.head()).to(device).float()
+    log_norm = torch.zeros_like(stored_norm)
+
+    def judge(tuned: Tuned) -> dict[str, float]:
+        return {
+            name: _score(student, tuned, judging_head, judged, stored_norm, stored_head)
+            for name, judged in judges.items()
+        }
+
+    def tuned(strength: float) -> Tuned:
+        logs = [{name: log.cpu() for name, log in block.items()} for block in student.blocks]
+        return Tuned(logs, log_norm.cpu(), strength, {}, {})
+
+    before = judge(tuned(0.0))
+    batches = torch.split(torch.arange(len(windows.train)), settings.batch)
+    run = _Training(
+        student,
+        log_norm,
+        stored_norm,
+        stored_head.to(products),
+        teacher,
+        windows.train,
+        targets,
+        [slice(int(batch[0]), int(batch[-1]) + 1) for batch in batches],
+        settings,
+        point,
+    )
+    run.all_steps(progress, lambda: _mean(judge(tuned(1.0))), _mean(before))
+    return _chosen(tuned, judge, before)
+
+
+@dataclass(frozen=True)
+class _Judged:
+    ids: torch.Tensor
+    states: torch.Tensor
+
+
+def _judges(
+    original: ModelWeights,
+    table: torch.Tensor,
+    held_back: Mapping[str, torch.Tensor],
+    step: Step,
+    device: torch.device,
+) -> dict[str, _Judged]:
+    """States of the original for the held-back windows, with products in FP32."""
+    ids = torch.cat(list(held_back.values()))
+    states = last_states(original, table, ids, Shelf(None, device), "judged", step, torch.float32)
+    assert isinstance(states, torch.Tensor)
+    pieces = torch.split(states, [len(windows) for windows in held_back.values()])
+    return {
+        name: _Judged(windows, piece)
+        for (name, windows), piece in zip(held_back.items(), pieces, strict=True)
+    }
+
+
+def _score(
+    student: Student,
+    tuned: Tuned,
+    teacher: Head,
+    judged: _Judged,
+    norm: torch.Tensor,
+    head: torch.Tensor,
+) -> float:
+    """Mean KL of the model as it would be stored, with products in FP32."""
+    parts = tuned.parts(student.parts)
+    stored = replace(
+        student,
+        parts=parts,
+        products=torch.float32,
+        kept_bytes=0,
+        blocks=[
+            {name: torch.zeros_like(log) for name, log in logs.items()} for logs in student.blocks
+        ],
+        _kept={},
+    )
+    states = stored.last(judged.ids)
+    tuned_norm = tuned.final_norm(norm.cpu()).to(norm.device)
+    return mean_divergence(
+        teacher,
+        judged.states.flatten(0, 1),
+        Head(tuned_norm, head, teacher.eps),
+        states.flatten(0, 1),
+    )
+
+
+@dataclass(frozen=True)
+class _Training:
+    """Training of the factors.
+
+    Attributes:
+        student: the quantized model, whose factors are trained.
+        log_norm: logarithms of the last norm's factors, FP32 [hidden].
+        norm, head: last norm, and output matrix for products.
+        teacher: head of the original model.
+        ids: windows, int64 [windows, length].
+        targets: last states of the original model for these windows.
+        batches: windows of each step of a pass.
+        settings: passes and rate.
+        point: see ``tune``.
+    """
+
+    student: Student
+    log_norm: torch.Tensor
+    norm: torch.Tensor
+    head: torch.Tensor
+    teacher: Head
+    ids: torch.Tensor
+    targets: Hidden
+    batches: Sequence[slice]
+    settings: Settings
+    point: ResumePoint | None
+
+    def all_steps(self, progress: Progress, look: Callable[[], float], before: float) -> None:
+        """Train, or continue after the last point.
+
+        Args:
+            progress: display of the steps.
+            look: mean KL of the held-back windows now.
+            before: the same at the start.
+        """
+        factors = named(self.student.blocks, self.log_norm)
+        optimizer = torch.optim.Adam(factors.values(), lr=self.settings.rate, betas=_BETAS)
+        order = self._order()
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(_warmth, steps=len(order)))
+        done = self.point.restore(factors, optimizer, schedule) if self.point else 0
+        judged = before
+        with progress("tuning scales and norms", len(order)) as step:
+            step(done)
+            for number in range(done, len(order)):
+                loss = self._step(self.batches[order[number]])
+                optimizer.step()
+                schedule.step()
+                if (number + 1) % max(1, len(order) // _LOOKS) == 0:
+                    judged = look()
+                step(1, f"KL {loss:.4f}, held back {judged:.4f} (was {before:.4f})")
+                if self.point:
+                    self.point.keep(number + 1, factors, optimizer, schedule)
+
+    def _order(self) -> list[int]:
+        generator = torch.Generator().manual_seed(self.settings.seed)
+        return [
+            int(number)
+            for _ in range(self.settings.passes)
+            for number in torch.randperm(len(self.batches), generator=generator)
+        ]
+
+    def _step(self, batch: slice) -> float:
+        """Set all gradients for a batch; returns its mean KL before the step."""
+        states = self.student.forward(self.ids[batch])
+        last = states[-1]
+        norm = self.norm * self.log_norm.exp()
+        result = divergence(
+            self.teacher,
+            part(self.targets, batch).flatten(0, 1),
+            Head(norm, self.head, self.teacher.eps),
+            last.flatten(0, 1),
+        )
+        self.log_norm.grad = result.norm * norm
+        self.student.backward(states, result.states.view_as(last))
+        return result.mean
+
+
+def _warmth(step: int, *, steps: int) -> float:
+    """Learning rate of a step, relative to the highest."""
+    warm = min(1.0, (step + 1) / _WARM_UP)
+    return warm * (1 + math.cos(math.pi * min(1.0, step / steps))) / 2
+
+
+def _chosen(
+    tuned: Callable[[float], Tuned],
+    judge: Callable[[Tuned], Mapping[str, float]],
+    before: Mapping[str, float],
+) -> Tuned:
+    """The strength with the least mean KL, among those that lose on no text."""
+    best, least = (0.0, before), _mean(before)
+    for strength in _STRENGTHS:
+        after = before if strength == 0 else judge(tuned(strength))
+        gains = all(after[name] <= before[name] for name in before)
+        if gains and _mean(after) < least:
+            best, least = (strength, after), _mean(after)
+    strength, after = best
+    return replace(tuned(strength), before=before, after=after)
+
+
+def _mean(scores: Mapping[str, float]) -> float:
+    """Geometric mean, in which a text of small divergences counts as much as any other."""
+    return math.exp(sum(math.log(max(score, 1e-12)) for score in scores.values()) / len(scores))
+
+
+def _kept_bytes(device: torch.device) -> int:
+    free = free_memory(device)
+    return _KEPT_BYTES if free is None else int(free * _KEPT_SHARE)
