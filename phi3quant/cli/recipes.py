@@ -1,14 +1,12 @@
 """Options that decide the weights, and the recipe that they make together with a preset."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import click
 from click.core import ParameterSource
 
 from converters import FORMATS
-from converters.gguf import writer as gguf_writer
 from converters.gguf.type_policy import FILE_TYPES
 from converters.onnx import writer as onnx_writer
 from converters.packed import mlx
@@ -16,8 +14,14 @@ from phi3quant.cli import options, values
 from phi3quant.cli.calibration_options import CALIBRATION_FIELDS, CALIBRATION_OPTIONS
 from phi3quant.cli.options import OnnxLayout
 from phi3quant.quant.scheme import GROUP_SIZES, WHOLE_ROW
-from phi3quant.run.presets import PRESETS, profiled
-from phi3quant.run.profiles import PROFILES
+from phi3quant.run.choices import (
+    PRESET,
+    PROFILE,
+    RECIPE_FIELDS,
+    SCHEME_FIELDS,
+    recipe_of_choices,
+)
+from phi3quant.run.presets import PRESETS
 from phi3quant.run.recipe import Recipe
 
 
@@ -101,8 +105,11 @@ RECIPE = options.group(
     ),
 )
 
-_SCHEME = ("bits", "group_size", "symmetric")
-_FIELDS = ("gguf_type", "tensor_types", "target_bpw")
+_OPTIONS: Mapping[str, str] = {
+    **{name: name for name in (PRESET, PROFILE, *SCHEME_FIELDS, *RECIPE_FIELDS)},
+    **CALIBRATION_FIELDS,
+}
+"""Options by the choice that each makes."""
 
 
 def recipe_of(method: str, wanted: RecipeOptions, layout: OnnxLayout) -> Recipe:
@@ -117,31 +124,13 @@ def recipe_of(method: str, wanted: RecipeOptions, layout: OnnxLayout) -> Recipe:
         click.UsageError: options of ONNX or MLX without that format, or a preset with a profile.
         SchemeError: MLX can't have a type of ONNX.
     """
-    base = _base(wanted)
+    if wanted.preset is not None and wanted.profile is not None:
+        raise click.UsageError("--preset and --profile both choose types; pass one of them.")
     # Defaults override neither a preset nor a profile.
-    counts = _always if base is None else _was_entered
-    base = base or Recipe()
-    changes = _chosen(wanted, {name: name for name in _FIELDS}, counts)
-    if base.profile is not None:
-        # Types of single tensors precede those of the profile.
-        changes["tensor_types"] = (
-            *wanted.tensor_types,
-            *PROFILES[base.profile].overrides(wanted.gguf_type),
-        )
-    if wanted.target_bpw is not None and not _was_entered("formats"):
-        # GGUF has the most types to choose from.
-        changes["formats"] = (gguf_writer.FORMAT.name,)
-    elif counts("formats"):
-        changes["formats"] = wanted.formats
-    scheme = _chosen(wanted, {name: name for name in _SCHEME}, counts)
-    recipe = replace(
-        base,
-        method=method,
-        scheme=replace(base.scheme, **scheme),
-        calibration=replace(base.calibration, **_chosen(wanted, CALIBRATION_FIELDS, counts)),
-        compensate=wanted.compensate,
-        **changes,
-    )
+    entered = {
+        field: getattr(wanted, option) for field, option in _OPTIONS.items() if _was_entered(option)
+    }
+    recipe = recipe_of_choices(method, entered)
     if onnx_writer.FORMAT.name in recipe.formats:
         recipe = replace(recipe, onnx=replace(recipe.onnx, **layout.chosen))
     elif layout.chosen and (layout.chosen != layout.outer or mlx.LAYOUT.name not in recipe.formats):
@@ -154,25 +143,6 @@ def recipe_of(method: str, wanted: RecipeOptions, layout: OnnxLayout) -> Recipe:
     return recipe
 
 
-def _base(wanted: RecipeOptions) -> Recipe | None:
-    if wanted.preset is not None and wanted.profile is not None:
-        raise click.UsageError("--preset and --profile both choose types; pass one of them.")
-    if wanted.profile is not None:
-        return profiled(wanted.profile)
-    return None if wanted.preset is None else PRESETS[wanted.preset]
-
-
-def _chosen(
-    wanted: RecipeOptions, names: Mapping[str, str], counts: Callable[[str], bool]
-) -> dict[str, Any]:
-    """Values of the options that count, by the fields that they set."""
-    return {field: getattr(wanted, name) for field, name in names.items() if counts(name)}
-
-
 def _was_entered(name: str) -> bool:
     source = click.get_current_context().get_parameter_source(name)
     return source is not ParameterSource.DEFAULT
-
-
-def _always(_name: str) -> bool:
-    return True

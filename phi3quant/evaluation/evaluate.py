@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 
@@ -12,11 +12,15 @@ from calib.corpus import load_corpus, render, suitable
 from converters import as_run, open_located
 from converters.onnx.reader import OnnxModel
 from phi3quant.errors import CorpusError, InputError, require
+from phi3quant.evaluation.full_precision import FullPrecision
 from phi3quant.evaluation.metrics import figures
 from phi3quant.evaluation.perplexity import Comparison, score, scoring, steps
 from phi3quant.model.config import Phi3Config
 from phi3quant.model.device import AUTO, CPU, find_device
+from phi3quant.model.predictor import Predictor, final_states
+from phi3quant.model.weights import ModelWeights
 from phi3quant.progress import Progress, bars
+from phi3quant.source.checkpoint import Checkpoint
 from phi3quant.source.locate import Located, Model, locate
 from phi3quant.source.opened_model import OpenedModel
 from phi3quant.source.stored_model import StoredWeights
@@ -153,8 +157,16 @@ def evaluate_opened(
     text: EvaluationText,
     progress: Progress,
     device: torch.device = CPU,
+    kept: FullPrecision | None = None,
 ) -> Evaluation:
     """Score opened models as ``evaluate`` does; tables show their names.
+
+    Args:
+        opened: models, the reference first.
+        text: text to score on.
+        progress: display of the blocks.
+        device: device to compute on.
+        kept: predictions of the reference on this text, if they are known.
 
     Raises:
         Phi3QuantError: as evaluate.
@@ -169,9 +181,15 @@ def evaluate_opened(
                 f"{each.name} has another tokenizer than {reference.name}, so their perplexities "
                 "can't be compared; score them one at a time"
             )
-    cut, description = text_windows(text, reference.tokenizer, reference.config)
-    with scoring(device, progress, steps(models)) as step:
-        comparisons = score(models, cut, step, device)
+    scored: list[ModelWeights | Predictor] = list(models)
+    if kept is None:
+        cut, description = text_windows(text, reference.tokenizer, reference.config)
+    else:
+        cut, description = kept.windows, dict(kept.description)
+        # A reference whose predictions are known has readable weights and one way of running.
+        scored[0] = kept.predictor(cast("ModelWeights", models[0]), device)
+    with scoring(device, progress, steps(scored)) as step:
+        comparisons = score(scored, cut, step, device)
     return Evaluation(
         [name for name, _ in named],
         [model.weight_bytes for model in models],
@@ -179,6 +197,26 @@ def evaluate_opened(
         description,
         [index for index, several in enumerate(ways) for _ in several],
     )
+
+
+def full_precision(
+    opened: OpenedModel[Checkpoint],
+    text: EvaluationText,
+    progress: Progress,
+    device: torch.device = CPU,
+) -> FullPrecision:
+    """Run the original on a text, for the scoring of several artifacts made from it.
+
+    In memory at once are a block and the states of all windows.
+
+    Raises:
+        Phi3QuantError: the text or the model can't be used.
+    """
+    cut, description = text_windows(text, opened.tokenizer, opened.config)
+    model = opened.model
+    with scoring(device, progress, opened.config.num_hidden_layers, "scoring the original") as step:
+        states = final_states(model, cut, step, device)[:, :-1].flatten(0, 1)
+    return FullPrecision(cut, description, states.cpu())
 
 
 def text_windows(

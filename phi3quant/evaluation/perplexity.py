@@ -103,13 +103,15 @@ def steps(models: Sequence[ModelWeights | Predictor]) -> int:
 
 
 @contextmanager
-def scoring(device: torch.device, progress: Progress, total: int) -> Iterator[Step]:
+def scoring(
+    device: torch.device, progress: Progress, total: int, stage: str = "scoring"
+) -> Iterator[Step]:
     """Score on a device in the body, with progress in ``total`` steps.
 
     Raises:
         MemoryLimitError: the device has no memory left.
     """
-    title = "scoring" if device.type == "cpu" else f"scoring on {device}"
+    title = stage if device.type == "cpu" else f"{stage} on {device}"
     with torch.inference_mode(), computing_on(device), progress(title, total) as step:
         yield step
 

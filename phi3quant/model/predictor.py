@@ -89,6 +89,14 @@ class BlockwisePredictor:
     def prepare(self, windows: torch.Tensor, tell: CountSteps) -> Predictions:
         """See Predictor; keeps the hidden states, FP32 [windows, length, hidden], in memory."""
         states = final_states(self.model, windows, tell, self.device)[:, :-1].flatten(0, 1)
+        return self.from_states(states)
+
+    def from_states(self, states: torch.Tensor) -> Predictions:
+        """Predictions of tokens from the states before them.
+
+        Args:
+            states: output of the last block, FP32 [tokens, hidden].
+        """
         return lambda: self._log_probabilities(states)
 
     def _log_probabilities(self, states: torch.Tensor) -> Iterator[torch.Tensor]:

@@ -1,10 +1,11 @@
 """Conduct of a run: device, resuming, memory, verification."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from phi3quant.model.device import AUTO
 from phi3quant.run.draft import Judge
+from phi3quant.run.shared_work import SharedWork
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class Conduct:
         say: receives lines for the user.
         judge: verification of the result before it is published; None to skip it.
         device: device to compute on; see phi3quant.model.device.find_device.
+        shared: work that several runs of one model share.
     """
 
     resume: bool = False
@@ -27,3 +29,4 @@ class Conduct:
     say: Callable[[str], None] = lambda _line: None
     judge: Judge | None = None
     device: str = AUTO
+    shared: SharedWork = field(default_factory=SharedWork, compare=False, repr=False)

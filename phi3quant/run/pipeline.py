@@ -9,32 +9,31 @@ from typing import Any
 
 import torch
 
-from converters import open_weights
 from converters.companions import check_companions
 from converters.format import Format
 from phi3quant.disk.ordered_writer import completed
 from phi3quant.disk.output import check_not_inside
 from phi3quant.disk.workspace import Workspace, check_output
-from phi3quant.errors import CheckpointError, OutputError, SchemeError, require
+from phi3quant.errors import OutputError, SchemeError, require
 from phi3quant.model.device import CPU, computing_on, device_name, find_device
 from phi3quant.model.weights import OnDevice
 from phi3quant.progress import Progress, bars
 from phi3quant.provenance import manifest
 from phi3quant.quant.methods import METHODS, Method
 from phi3quant.run import preflight
+from phi3quant.run.admission import calibrated_sizes, checked_formats
 from phi3quant.run.artifacts import Artifacts
 from phi3quant.run.blocks import Work, quantize_blocks
-from phi3quant.run.calibration_windows import CalibrationWindows, calibration_windows
+from phi3quant.run.calibration_windows import CalibrationWindows
 from phi3quant.run.conduct import Conduct
 from phi3quant.run.draft import Draft, draft_of, publish
 from phi3quant.run.journal import Journal, open_journal, prepare
-from phi3quant.run.memory_budget import Calibrated, Place
+from phi3quant.run.memory_budget import Place
 from phi3quant.run.recipe import Recipe
-from phi3quant.run.target_size import check_target, output_bytes, with_types
+from phi3quant.run.target_size import output_bytes, with_types
 from phi3quant.source.checkpoint import Checkpoint
 from phi3quant.source.locate import Located, Model, locate
 from phi3quant.source.opened_model import OpenedModel
-from phi3quant.source.tokenizer import load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -148,7 +147,7 @@ def quantize(
             journal.refuse_to_forget()
         text = _calibration(plan)
         # Hashing reads the same files as the quantization, and uses only one thread.
-        source = aside.submit(manifest.describe_source, plan.source.located, plan.files)
+        source = aside.submit(plan.conduct.shared.described, plan.source.located, plan.files)
         outcome = _run(plan, text, source, workspace, journal)
         calibration = text.description if text else None
         _seal(plan, outcome, calibration, source.result(), workspace)
@@ -166,29 +165,19 @@ def _plan(
 ) -> _Plan:
     """Check everything that can be checked before work starts."""
     device = find_device(conduct.device)
-    opened = _open_plain(located)
+    opened = conduct.shared.opened(located)
     config = opened.config
-    formats = recipe.open_formats()
-    check_target(recipe, formats, config)
-    schemes = recipe.schemes(config)
-    for entry in formats:
-        entry.check(schemes, config)
+    formats = checked_formats(recipe, config)
     check_output(output, overwrite=overwrite)
     check_not_inside(output, located.folder)
     check_companions(located.folder)
     if conduct.judge is not None:
         conduct.judge.prepare(opened)
     size = output_bytes(recipe, formats, config)
-    text = recipe.calibration
-    calibrated = (
-        Calibrated(text.samples, text.length, recipe.compensate)
-        if METHODS[recipe.method].calibrated
-        else None
-    )
     if device.type != "cpu":
         conduct.say(f"computing on {device_name(device)}")
     place = preflight.check(
-        config, calibrated, (output, size), conduct.max_memory, conduct.say, device
+        config, calibrated_sizes(recipe), (output, size), conduct.max_memory, conduct.say, device
     )
     files = manifest.source_files(located, opened.model.store.files)
     return _Plan(
@@ -208,8 +197,7 @@ def _plan(
 def _calibration(plan: _Plan) -> CalibrationWindows | None:
     if not plan.method.calibrated:
         return None
-    source = plan.source
-    return calibration_windows(source.tokenizer, source.config.vocab_size, plan.recipe.calibration)
+    return plan.conduct.shared.windows(plan.source, plan.recipe.calibration)
 
 
 def _run(
@@ -288,12 +276,3 @@ def _seal(
     }
     manifest.check_unchanged(plan.stamps)
     publish(workspace, outcome.draft, described, outcome.hashed, plan.conduct.judge)
-
-
-def _open_plain(located: Located) -> OpenedModel[Checkpoint]:
-    model = open_weights(located.path, located.adapters)
-    if not isinstance(model, Checkpoint):
-        raise CheckpointError(
-            f"{located.path} is quantized already ({model.format}); use the original checkpoint"
-        )
-    return OpenedModel(located, model, {}, lambda: load_tokenizer(located.folder))

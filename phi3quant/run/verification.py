@@ -13,6 +13,7 @@ from phi3quant.evaluation.evaluate import (
     evaluate_opened,
     text_windows,
 )
+from phi3quant.evaluation.full_precision import FullPrecision
 from phi3quant.evaluation.metrics import figures
 from phi3quant.model.device import AUTO, find_device
 from phi3quant.progress import Progress, bars
@@ -90,15 +91,18 @@ class Verification:
         text: EvaluationText | None = None,
         progress: Progress = bars,
         device: str = AUTO,
+        kept: FullPrecision | None = None,
     ) -> None:
         self.evaluation: Evaluation | None = None
+        self._kept = kept
         self._text = text or EvaluationText()
         self._progress = progress
         self._device = find_device(device)
 
     def prepare(self, source: Source) -> None:
         """See Judge."""
-        text_windows(self._text, source.tokenizer, source.config)
+        if self._kept is None:
+            text_windows(self._text, source.tokenizer, source.config)
 
     def __call__(self, draft: Draft) -> dict[str, dict[str, Any]]:
         """See Judge."""
@@ -107,7 +111,7 @@ class Verification:
             for name, folder in draft.folders.items()
         ]
         self.evaluation = evaluate_opened(
-            [draft.source, *artifacts], self._text, self._progress, self._device
+            [draft.source, *artifacts], self._text, self._progress, self._device, self._kept
         )
         records = _records(self.evaluation, len(draft.folders))
         return dict(zip(draft.folders, records, strict=True))
