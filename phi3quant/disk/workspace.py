@@ -8,6 +8,7 @@
     old/           the previous OUT, until the new one has replaced it
     block-*        finished blocks (phi3quant.run.journal)
     states.*       hidden states that don't fit in memory
+    tuning.*       state of an interrupted tuning (phi3quant.tuning.resume_point)
 
 A killed process leaves the folder behind. The next command for the same output moves ``old`` back
 if OUT is missing, deletes ``whole`` and keeps finished blocks. Any other file in the folder belongs
@@ -34,10 +35,11 @@ from phi3quant.disk.shield import uninterrupted
 from phi3quant.errors import OutputError, ResumeError
 
 BEGUN, _DONE, _WHOLE, _OLD = "begun.json", "done.json", "whole", "old"
+TUNING = "tuning.safetensors"
 _BLOCK = re.compile(r"block-\d{5}\.safetensors")
 _PARTIAL = re.compile(r"\..+\.phi3quant-partial")
 _OURS = re.compile(
-    rf"{BEGUN}|{_DONE}|{_WHOLE}|{_OLD}|{_BLOCK.pattern}|states\.[\w.]+|{_PARTIAL.pattern}"
+    rf"{BEGUN}|{_DONE}|{_WHOLE}|{_OLD}|{TUNING}|{_BLOCK.pattern}|states\.[\w.]+|{_PARTIAL.pattern}"
 )
 
 
@@ -62,8 +64,8 @@ class Workspace:
 
     @property
     def has_blocks(self) -> bool:
-        """Whether finished blocks are kept here."""
-        return any(_BLOCK.fullmatch(path.name) for path in self.folder.iterdir())
+        """Whether finished blocks, or the state of a tuning, are kept here."""
+        return any(_is_kept(path) for path in self.folder.iterdir())
 
     def begin_draft(self) -> Path:
         """Make the draft an empty folder and return its path.
@@ -128,14 +130,14 @@ class Workspace:
             path.unlink()
 
     def drop_blocks(self) -> None:
-        """Delete finished blocks of an unfinished run.
+        """Delete what is kept of an unfinished run.
 
         Raises:
             OutputError: the system refuses.
         """
         with clear_os_errors(self.output):
             for path in sorted(self.folder.iterdir()):
-                if _BLOCK.fullmatch(path.name):
+                if _is_kept(path):
                     path.unlink()
 
     def clear(self) -> None:
@@ -280,6 +282,10 @@ def _end_early(workspace: Workspace, new_parents: list[Path]) -> None:
         workspace.remove()
         for parent in new_parents:
             parent.rmdir()
+
+
+def _is_kept(path: Path) -> bool:
+    return path.name == TUNING or _BLOCK.fullmatch(path.name) is not None
 
 
 def _discard(path: Path) -> None:

@@ -15,6 +15,7 @@ def checked_formats(recipe: Recipe, config: Phi3Config) -> list[Format]:
         SchemeError: options exclude each other, or a format can't hold the schemes.
     """
     formats = recipe.open_formats()
+    recipe.check_tuning()
     check_target(recipe, formats, config)
     schemes = recipe.schemes(config)
     for entry in formats:

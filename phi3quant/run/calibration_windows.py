@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from calib import windows
-from calib.corpus import load_corpus, render, suitable
+from calib.corpus import Corpus, load_corpus, render, suitable
 from phi3quant.errors import CorpusError
 from phi3quant.run.recipe import Calibration
 from phi3quant.source.tokenizer import Tokenizer, require_rows
@@ -43,9 +44,7 @@ def calibration_windows(
     if calibration.samples < 1:
         raise CorpusError(f"{calibration.samples} calibration windows are too few; use 1 or more")
     source = suitable(tokenizer) if calibration.source is None else calibration.source
-    corpus = load_corpus(source, "calibration", calibration.field)
-    stream = tokenizer.encode_long(render(corpus, tokenizer))
-    cut = windows.cut_windows(stream, calibration.length, f"the calibration text {source}")
+    corpus, cut = _cut(source, tokenizer, calibration)
     sample = windows.sample_windows(cut, calibration.samples, calibration.seed)
     ids = windows.shuffled_by_content(sample)
     require_rows(tokenizer, ids.numpy(), vocab_size)
@@ -58,4 +57,36 @@ def calibration_windows(
             "seed": calibration.seed,
             "tokens_sha256": windows.digest(ids),
         },
+    )
+
+
+def sources_of(tokenizer: Tokenizer, calibration: Calibration) -> dict[str | Path, bool]:
+    """Texts to tune on: the calibration's, and the bundled one, which only judges (True)."""
+    bundled = suitable(tokenizer)
+    source = bundled if calibration.source is None else calibration.source
+    return {source: False, bundled: bundled != source}
+
+
+def every_window(
+    source: str | Path, tokenizer: Tokenizer, vocab_size: int, calibration: Calibration
+) -> tuple[str, torch.Tensor]:
+    """Name of a text, and all its windows, int64 [windows, length], in the order of their hashes.
+
+    Raises:
+        CorpusError: the text can't be used.
+        TokenizerError: the text has tokens without a row in the embedding.
+    """
+    corpus, cut = _cut(source, tokenizer, calibration)
+    ids = windows.shuffled_by_content(cut)
+    require_rows(tokenizer, ids.numpy(), vocab_size)
+    return corpus.name, ids
+
+
+def _cut(
+    source: str | Path, tokenizer: Tokenizer, calibration: Calibration
+) -> tuple[Corpus, torch.Tensor]:
+    corpus = load_corpus(source, "calibration", calibration.field)
+    stream = tokenizer.encode_long(render(corpus, tokenizer))
+    return corpus, windows.cut_windows(
+        stream, calibration.length, f"the calibration text {source}"
     )

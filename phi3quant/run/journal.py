@@ -15,7 +15,7 @@ import torch
 
 from phi3quant.disk.output import clear_os_errors, sync, write_json
 from phi3quant.disk.untrusted_json import read_json
-from phi3quant.disk.workspace import BEGUN, Workspace, open_workspace
+from phi3quant.disk.workspace import BEGUN, TUNING, Workspace, open_workspace
 from phi3quant.errors import DamagedError, InputError, ResumeError
 from phi3quant.model.config import Phi3Config
 from phi3quant.model.device import CPU, device_name
@@ -78,6 +78,7 @@ class Journal:
         with clear_os_errors(self.output):
             for path in sorted(self.folder.glob("block-*.safetensors")):
                 path.unlink()
+            (self.folder / TUNING).unlink(missing_ok=True)
 
     def check(self, identity: Mapping[str, Any]) -> None:
         """Refuse to resume a run that was started with different settings.

@@ -26,6 +26,7 @@ from phi3quant.quant.methods import METHODS
 from phi3quant.quant.scheme import BITS, QuantScheme
 from phi3quant.quant.scheme_overrides import parse_overrides, schemes_with_overrides
 from phi3quant.run.profiles import PROFILES
+from phi3quant.tuning.settings import Settings
 
 # Type of the output matrix whose rounding loses enough to choose its codes by its inputs.
 _COARSE = "Q4_0"
@@ -82,6 +83,7 @@ class Recipe:
             Excludes gguf_type and tensor_types.
         onnx: layout of ``onnx``, if it is one of the formats.
         mlx: embedding and head of ``mlx``, if it is one of the formats.
+        tuning: how scales and norms are tuned after calibration; None: they aren't.
         profile: a key of phi3quant.run.profiles.PROFILES whose limits the types must keep; see
             presets.profiled.
 
@@ -99,6 +101,7 @@ class Recipe:
     target_bpw: float | None = None
     onnx: OnnxOptions = field(default_factory=OnnxOptions)
     mlx: MlxOptions = field(default_factory=MlxOptions)
+    tuning: Settings | None = None
     profile: str | None = None
 
     def __post_init__(self) -> None:
@@ -107,6 +110,7 @@ class Recipe:
         require(SchemeError, "calibration", self.calibration, Calibration)
         require(SchemeError, "gguf_type", self.gguf_type, str, None)
         require(SchemeError, "profile", self.profile, str, None)
+        require(SchemeError, "tuning", self.tuning, Settings, None)
         if self.profile is not None and self.profile not in PROFILES:
             raise SchemeError(
                 f"there is no profile {self.profile!r}; choose from {', '.join(PROFILES)}"
@@ -189,6 +193,18 @@ class Recipe:
             )
         return [gguf_writer.typed_format(self._file_type())]
 
+    def check_tuning(self) -> None:
+        """Refuse tuning without calibration.
+
+        Raises:
+            SchemeError: the method doesn't calibrate.
+        """
+        if self.tuning is not None and not METHODS[self.method].calibrated:
+            raise SchemeError(
+                f"{self.method} doesn't calibrate; choose awq or gptq to tune (--tune), or tune "
+                "its result with phi3quant tune"
+            )
+
     def check_target(self) -> None:
         """Refuse choices that exclude ``target_bpw``.
 
@@ -243,6 +259,8 @@ class Recipe:
             }
         if self.target_bpw is not None:
             described["target_bpw"] = self.target_bpw
+        if self.tuning is not None:
+            described["tuning"] = self.tuning.as_json()
         if self.profile is not None:
             described["profile"] = self.profile
         described["formats"] = list(self.formats)

@@ -1,5 +1,6 @@
 """Divergence of a quantized model's predictions from the original's, and its gradient."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -92,7 +93,7 @@ def _log_probabilities(head: Head, states: torch.Tensor) -> torch.Tensor:
 
 def _sum(chances: torch.Tensor, expected: torch.Tensor, predicted: torch.Tensor) -> float:
     """Sum of KL over rows; FP32 sums of a row are exact enough, those over rows aren't."""
-    return sum(((expected - predicted) * chances).sum(dim=1).tolist())
+    return math.fsum(((expected - predicted) * chances).sum(dim=1).tolist())
 
 
 def _parts(rows: int) -> Iterator[slice]:
