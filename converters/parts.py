@@ -25,7 +25,7 @@ class Parts:
     Attributes:
         schemes: schemes of the codes of all matrices; None if the matrices are plain, or if no
             schemes describe them.
-        embedding: reads the token embeddings, floats of any type [vocab, hidden].
+        embedding: reads the token embeddings, floats of any type or codes [vocab, hidden].
         block: reads a block by its index.
         final_norm: reads the last norm, FP32 [hidden].
         head: reads the head, which a tied model shares with the embedding.
@@ -34,10 +34,10 @@ class Parts:
     """
 
     schemes: MatrixSchemes | None
-    embedding: Callable[[], torch.Tensor]
+    embedding: Callable[[], torch.Tensor | Quantized]
     block: Callable[[int], StoredBlock]
     final_norm: Callable[[], torch.Tensor]
-    head: Callable[[], torch.Tensor]
+    head: Callable[[], torch.Tensor | Quantized]
     unfit: str = ""
     offsets: str = ""
 

@@ -1,16 +1,19 @@
 """Stored parts of GGUF models: codes of the types that hold affine schemes, other blocks as is."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
 
+from converters.gguf.names import outer_name
 from converters.gguf.reader import GgufCheckpoint
 from converters.gguf.repack import AFFINE, unpack
 from converters.gguf.sizes import FLOATS
 from converters.parts import Parts, StoredBlock
 from phi3quant.errors import CheckpointError, SchemeError
-from phi3quant.model.architecture import BLOCK_TENSORS, LINEARS, block_tensor_name
+from phi3quant.model.architecture import BLOCK_TENSORS, EMBEDDING, HEAD, LINEARS, block_tensor_name
 from phi3quant.quant.codecs.ggml_blocks import TYPES, BlockTensor
 from phi3quant.quant.matrix_schemes import MatrixSchemes, matrix_schemes
 from phi3quant.quant.scheme import QuantScheme
@@ -42,6 +45,16 @@ def gguf_parts(model: GgufCheckpoint) -> Parts:
         }
 
     return Parts(schemes, model.embedding, block, model.final_norm, model.head, unfit)
+
+
+def with_stored_ends(model: GgufCheckpoint, parts: Parts) -> Parts:
+    """Parts whose embedding and head are blocks as they are stored, for another GGUF file."""
+    head = EMBEDDING if model.config.tie_word_embeddings else HEAD
+    return replace(
+        parts,
+        embedding=partial(_stored, model, (outer_name(EMBEDDING),), None),
+        head=partial(_stored, model, (outer_name(head),), None),
+    )
 
 
 def _schemes(model: GgufCheckpoint) -> tuple[MatrixSchemes | None, str]:

@@ -10,16 +10,13 @@ from phi3quant.run.recipe import Calibration
 
 _DEFAULT = Calibration()
 
-CALIBRATION_OPTIONS = (
+TEXT_OPTIONS = (
     click.option("--calib", help=f"Text for calibration: {options.TEXT_SOURCES}"),
     click.option("--calib-field", help="Field of each record with the text or the chat."),
-    click.option(
-        "--samples",
-        type=click.IntRange(1),
-        default=_DEFAULT.samples,
-        show_default=True,
-        help="Number of calibration windows; presets use 128.",
-    ),
+)
+"""Options that choose the text."""
+
+CUT_OPTIONS = (
     click.option(
         "--seq-len",
         type=click.IntRange(2),
@@ -34,6 +31,19 @@ CALIBRATION_OPTIONS = (
         show_default=True,
         help="Seed for the choice of calibration windows.",
     ),
+)
+"""Options that cut it into windows."""
+
+CALIBRATION_OPTIONS = (
+    *TEXT_OPTIONS,
+    click.option(
+        "--samples",
+        type=click.IntRange(1),
+        default=_DEFAULT.samples,
+        show_default=True,
+        help="Number of calibration windows; presets use 128.",
+    ),
+    *CUT_OPTIONS,
 )
 
 CALIBRATION_FIELDS: Mapping[str, str] = {

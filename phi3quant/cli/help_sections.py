@@ -10,6 +10,7 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
         *("target_bpw", "compensate"),
     ),
     "Calibration": ("calib", "calib_field", "samples", "seq_len", "seed", "process_output"),
+    "Tuning": ("reference", "tune", "tune_windows", "tune_passes"),
     "Format": ("formats", "kind", "dtype", "requantize"),
     "GGUF": ("gguf_type", "part_size", "imatrix", "context"),
     "ONNX and MLX": ("embedding", "head"),

@@ -44,6 +44,7 @@ _COMMANDS: Mapping[str, _Entry] = {
     "inspect": _Entry("inspect", "inspect", "Show architecture, size, hashes and provenance."),
     "report": _Entry("report", "report", "Show quality and size, as tables and an HTML page."),
     "rtn": _Entry("quantize", "rtn", "Quantize a model by rounding to nearest."),
+    "tune": _Entry("tune", "tune", "Tune a quantized model's scales by its original."),
     "verify": _Entry("verify", "verify", "Check every file against the hash in its manifest."),
 }
 """Commands by name. Their own help texts would load them, and torch."""

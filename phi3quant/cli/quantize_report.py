@@ -9,6 +9,7 @@ from phi3quant.cli.layout import print_text
 from phi3quant.cli.options import Running
 from phi3quant.cli.run_cost import peak_memory_bytes, run_cost
 from phi3quant.cli.terminal import echo, print_json
+from phi3quant.cli.tuning_display import print_tuning
 from phi3quant.cli.written_files import note_next_steps, note_slow_type, print_files
 from phi3quant.evaluation.evaluate import Evaluation
 from phi3quant.quant.methods import METHODS
@@ -43,6 +44,7 @@ def print_run(
                 "seconds": round(seconds, 2),
                 "peak_memory_bytes": peak_memory_bytes(),
                 "blocks": list(artifacts.blocks),
+                **({"tuning": dict(artifacts.tuning)} if artifacts.tuning else {}),
                 "evaluation": evaluation.as_json() if evaluation else None,
             }
         )
@@ -54,6 +56,8 @@ def print_run(
         print_files(f"{METHODS[recipe.method].title} {recipe}, {name}", folder)
     if artifacts.calibration is not None:
         print_text(_calibrated_on(artifacts.calibration, recipe.calibration.samples))
+    if artifacts.tuning is not None:
+        print_tuning(artifacts.tuning)
     for line in _notes_on(artifacts.blocks):
         print_text(line)
     echo(f"quantized {run_cost(seconds, verified=evaluation is not None)}")

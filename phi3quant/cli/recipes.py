@@ -13,12 +13,15 @@ from converters.packed import mlx
 from phi3quant.cli import options, values
 from phi3quant.cli.calibration_options import CALIBRATION_FIELDS, CALIBRATION_OPTIONS
 from phi3quant.cli.options import OnnxLayout
+from phi3quant.cli.tuning_options import TUNING_OPTIONS
 from phi3quant.quant.scheme import GROUP_SIZES, WHOLE_ROW
 from phi3quant.run.choices import (
     PRESET,
     PROFILE,
     RECIPE_FIELDS,
     SCHEME_FIELDS,
+    TUNE,
+    TUNING_FIELDS,
     recipe_of_choices,
 )
 from phi3quant.run.presets import PRESETS
@@ -41,6 +44,9 @@ class RecipeOptions:
     seq_len: int
     seed: int
     compensate: bool
+    tune: bool
+    tune_windows: int
+    tune_passes: int
     gguf_type: str | None
     tensor_types: tuple[str, ...]
     formats: tuple[str, ...]
@@ -87,6 +93,7 @@ RECIPE = options.group(
         help="Let later weights make up for the rounding errors of earlier ones, in a row (GPTQ) "
         "and across blocks, where that lowers the error on held-back windows.",
     ),
+    *TUNING_OPTIONS,
     click.option(
         "--gguf-type",
         type=values.Name("GGUF type", FILE_TYPES),
@@ -106,7 +113,10 @@ RECIPE = options.group(
 )
 
 _OPTIONS: Mapping[str, str] = {
-    **{name: name for name in (PRESET, PROFILE, *SCHEME_FIELDS, *RECIPE_FIELDS)},
+    **{
+        name: name
+        for name in (PRESET, PROFILE, *SCHEME_FIELDS, *RECIPE_FIELDS, TUNE, *TUNING_FIELDS)
+    },
     **CALIBRATION_FIELDS,
 }
 """Options by the choice that each makes."""

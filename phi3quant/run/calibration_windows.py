@@ -87,6 +87,4 @@ def _cut(
 ) -> tuple[Corpus, torch.Tensor]:
     corpus = load_corpus(source, "calibration", calibration.field)
     stream = tokenizer.encode_long(render(corpus, tokenizer))
-    return corpus, windows.cut_windows(
-        stream, calibration.length, f"the calibration text {source}"
-    )
+    return corpus, windows.cut_windows(stream, calibration.length, f"the calibration text {source}")

@@ -9,6 +9,7 @@ from phi3quant.errors import SchemeError
 from phi3quant.run.presets import PRESETS, profiled
 from phi3quant.run.profiles import PROFILES
 from phi3quant.run.recipe import Recipe
+from phi3quant.tuning.settings import Settings
 
 PRESET, PROFILE = "preset", "profile"
 SCHEME_FIELDS = ("bits", "group_size", "symmetric")
@@ -17,6 +18,8 @@ CALIBRATION_FIELDS = ("source", "field", "samples", "length", "seed")
 """Choices that are fields of a calibration."""
 RECIPE_FIELDS = ("compensate", "gguf_type", "tensor_types", "target_bpw", "formats")
 """Choices that are fields of a recipe."""
+TUNE, TUNING_FIELDS = "tune", {"tune_windows": "windows", "tune_passes": "passes"}
+"""Choice of whether to tune, and choices that are fields of its settings."""
 
 
 def recipe_of_choices(method: str, choices: Mapping[str, Any]) -> Recipe:
@@ -24,10 +27,11 @@ def recipe_of_choices(method: str, choices: Mapping[str, Any]) -> Recipe:
 
     Args:
         method: a key of phi3quant.quant.methods.METHODS.
-        choices: values by name: ``preset``, ``profile`` and the fields above.
+        choices: values by name: ``preset``, ``profile``, ``tune`` and the fields above.
 
     Raises:
-        SchemeError: both a preset and a profile are chosen, or a value is not supported.
+        SchemeError: both a preset and a profile are chosen, settings of tuning without tuning, or a
+            value is not supported.
     """
     base = _base(choices)
     changes = {name: choices[name] for name in RECIPE_FIELDS if name in choices}
@@ -45,6 +49,7 @@ def recipe_of_choices(method: str, choices: Mapping[str, Any]) -> Recipe:
         method=method,
         scheme=replace(base.scheme, **_chosen(choices, SCHEME_FIELDS)),
         calibration=replace(base.calibration, **_chosen(choices, CALIBRATION_FIELDS)),
+        tuning=_tuning(base.tuning, choices),
         **changes,
     )
 
@@ -55,6 +60,16 @@ def _base(choices: Mapping[str, Any]) -> Recipe:
     if PROFILE in choices:
         return profiled(choices[PROFILE])
     return PRESETS[choices[PRESET]] if PRESET in choices else Recipe()
+
+
+def _tuning(settings: Settings | None, choices: Mapping[str, Any]) -> Settings | None:
+    """Settings of tuning: those of the preset, changed by the choices."""
+    if TUNE in choices:
+        settings = (settings or Settings()) if choices[TUNE] else None
+    changes = {field: choices[name] for name, field in TUNING_FIELDS.items() if name in choices}
+    if changes and settings is None:
+        raise SchemeError("--tune-windows and --tune-passes require --tune")
+    return settings and replace(settings, **changes)
 
 
 def _chosen(choices: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:

@@ -7,15 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from converters.format import Source, TensorWriter
+from converters.onnx.reader import OnnxModel
 from phi3quant.disk.ordered_writer import completed
 from phi3quant.disk.output import check_space
-from phi3quant.disk.workspace import check_output, open_workspace
+from phi3quant.disk.workspace import Workspace, check_output, open_workspace
 from phi3quant.errors import ResumeError
 from phi3quant.progress import Progress
 from phi3quant.provenance import manifest
 from phi3quant.run.artifacts import Artifacts
 from phi3quant.run.draft import Judge, draft_of, publish
 from phi3quant.run.export_source import ExportSource
+from phi3quant.source.opened_model import OpenedModel
+from phi3quant.source.stored_model import StoredWeights
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,7 @@ class Target:
         nbytes: size of the weights.
         open: creates a writer into a folder.
         recipe: choices for the manifest.
+        method: name of the command, for the manifest.
     """
 
     format: str
@@ -35,6 +39,7 @@ class Target:
     nbytes: int
     open: Callable[[Path, Source], TensorWriter]
     recipe: Mapping[str, Any]
+    method: str = "export"
 
 
 def write_export(
@@ -50,19 +55,8 @@ def write_export(
     Raises:
         Phi3QuantError: see phi3quant.errors; ``output`` is as it was before the call.
     """
-    opened, parts = source.opened, source.parts
-    config = opened.config
-    check_output(output, overwrite=overwrite)
-    source.check_output(output)
-    check_space(output, target.nbytes)
-    if judge is not None:
-        judge.prepare(opened)
-    files = source.files
-    stamps = manifest.stamps([*files, *manifest.adapter_files(opened.located)])
-    with (
-        open_workspace(output, overwrite=overwrite) as workspace,
-        ThreadPoolExecutor(1) as aside,
-    ):
+    stamps = check_export(source, target, output, judge, overwrite=overwrite)
+    with open_workspace(output, overwrite=overwrite) as workspace:
         if workspace.has_blocks:
             if not overwrite:
                 raise ResumeError(
@@ -70,9 +64,54 @@ def write_export(
                     "--overwrite"
                 )
             workspace.drop_blocks()
-        draft = draft_of(workspace, opened, [target.format])
+        return publish_export(source, target, workspace, progress, judge, stamps)
+
+
+def check_export(
+    source: ExportSource, target: Target, output: Path, judge: Judge | None, *, overwrite: bool
+) -> Mapping[Path, tuple[int, int]]:
+    """Check what can be checked before an export; returns stamps of the source's files.
+
+    Raises:
+        Phi3QuantError: see phi3quant.errors.
+    """
+    check_output(output, overwrite=overwrite)
+    source.check_output(output)
+    check_space(output, target.nbytes)
+    if judge is not None:
+        judge.prepare(source.opened)
+    return manifest.stamps([*source.files, *manifest.adapter_files(source.opened.located)])
+
+
+def publish_export(
+    source: ExportSource,
+    target: Target,
+    workspace: Workspace,
+    progress: Progress,
+    judge: Judge | None,
+    stamps: Mapping[Path, tuple[int, int]],
+    original: OpenedModel[StoredWeights | OnnxModel] | None = None,
+) -> Artifacts:
+    """Write a model into a workspace block by block, and publish the result.
+
+    Args:
+        source: model to write.
+        target: its format.
+        workspace: workspace of the output.
+        progress: display of the blocks.
+        judge: verification of the result; None to skip it.
+        stamps: result of ``check_export``.
+        original: model that the result is scored against; None for the source.
+
+    Raises:
+        Phi3QuantError: see phi3quant.errors; the output is as it was before the call.
+    """
+    opened, parts = source.opened, source.parts
+    config = opened.config
+    with ThreadPoolExecutor(1) as aside:
+        draft = draft_of(workspace, original or opened, [target.format])
         # Hashing reads the same files as the writer, and uses only one thread.
-        described = aside.submit(manifest.describe_source, opened.located, files)
+        described = aside.submit(manifest.describe_source, opened.located, source.files)
         with (
             source.with_files() as complete,
             completed(target.open(draft.folders[target.format], complete)) as writer,
@@ -94,7 +133,7 @@ def _describe(
     target: Target, source: Mapping[str, Any], before: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Manifest of an export; ``before`` is the manifest of its source, or empty."""
-    recipe = {"method": "export", "format": target.format, **target.recipe}
+    recipe = {"method": target.method, "format": target.format, **target.recipe}
     # A quantized model keeps its history: recipe, calibration, errors, first source.
     if isinstance(before.get("recipe"), Mapping):
         recipe |= {"quantized_by": before["recipe"], "quantized_from": before.get("source")}

@@ -53,7 +53,14 @@ class Journal:
     @property
     def counted(self) -> str:
         """Text such as ``3 finished blocks``."""
-        return _blocks(self.finished, "finished ")
+        tuning = (self.folder / TUNING).exists()
+        blocks = [_blocks(self.finished, "finished ")] if self.finished or not tuning else []
+        return " and ".join([*blocks, *(["a part of the tuning"] if tuning else [])])
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether something is kept: finished blocks, or the state of a tuning."""
+        return self.finished > 0 or (self.folder / TUNING).exists()
 
     def begin(self, identity: Mapping[str, Any]) -> None:
         """Drop all finished blocks, and record the settings of those to come.
@@ -104,14 +111,14 @@ class Journal:
             )
 
     def refuse_to_forget(self) -> None:
-        """Refuse to start over if blocks are finished.
+        """Refuse to start over if something is kept.
 
         Raises:
-            ResumeError: there are finished blocks.
+            ResumeError: there are finished blocks, or a part of a tuning.
         """
-        if self.finished:
+        if self.is_begun:
             raise ResumeError(
-                f"{self.output} has an unfinished run with {_blocks(self.finished)} done; "
+                f"{self.output} has an unfinished run with {self.counted}; "
                 f"pass --resume to continue, or {self._start_over()}"
             )
 
@@ -134,8 +141,8 @@ class Journal:
     def how_to_resume(self) -> str:
         """Note for an error that ends a run early."""
         return (
-            f"{self.counted} {_are(self.finished)} kept in {self.folder}: "
-            f"pass --resume to continue. To drop them, {self._start_over()}"
+            f"kept in {self.folder}: {self.counted}. "
+            f"Pass --resume to continue. To drop it, {self._start_over()}"
         )
 
     def _path(self, index: int) -> Path:
@@ -158,7 +165,7 @@ def open_journal(output: Path, *, overwrite: bool = False) -> Iterator[tuple[Wor
     """
     with open_workspace(output, overwrite=overwrite) as workspace:
         journal = Journal(output, workspace.folder)
-        before = journal.finished
+        before = journal.is_begun
         try:
             with clear_os_errors(output):
                 yield workspace, journal
@@ -167,7 +174,7 @@ def open_journal(output: Path, *, overwrite: bool = False) -> Iterator[tuple[Wor
                 journal.forget()
             if (
                 workspace.folder.exists()
-                and journal.finished
+                and journal.is_begun
                 and not isinstance(error, ResumeError)
             ):
                 error.add_note(journal.how_to_resume())
@@ -186,7 +193,7 @@ def prepare(
         "cpu": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
         "device": device_name(device),
     }
-    if conduct.resume and journal.finished:
+    if conduct.resume and journal.is_begun:
         journal.check(identity)
         conduct.say(f"resuming after {journal.counted}")
         return
@@ -197,10 +204,6 @@ def prepare(
 
 def _blocks(count: int, kind: str = "") -> str:
     return f"{count} {kind}block{'' if count == 1 else 's'}"
-
-
-def _are(count: int) -> str:
-    return "is" if count == 1 else "are"
 
 
 def _flat(value: Any, name: str = "") -> dict[str, str]:

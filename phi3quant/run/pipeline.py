@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from converters.companions import check_companions
-from converters.format import Format
+from converters.format import Format, ModelWriter
 from phi3quant.disk.ordered_writer import completed
 from phi3quant.disk.output import check_not_inside
 from phi3quant.disk.workspace import Workspace, check_output
@@ -31,6 +31,9 @@ from phi3quant.run.journal import Journal, open_journal, prepare
 from phi3quant.run.memory_budget import Place
 from phi3quant.run.recipe import Recipe
 from phi3quant.run.target_size import output_bytes, with_types
+from phi3quant.run.tuned_blocks import Ends, tuned_blocks
+from phi3quant.run.tuning_cost import shelf_for
+from phi3quant.run.tuning_windows import TuningWindows, tuning_windows
 from phi3quant.source.checkpoint import Checkpoint
 from phi3quant.source.locate import Located, Model, locate
 from phi3quant.source.opened_model import OpenedModel
@@ -81,12 +84,14 @@ class _Outcome:
         draft: draft that is complete except for its manifests.
         recipe: recipe with all types chosen.
         blocks: report of errors for each block.
+        tuning: result of tuning as JSON values; None without it.
         hashed: entries of files that were hashed while they were written, by format.
     """
 
     draft: Draft
     recipe: Recipe
     blocks: Sequence[Mapping[str, Any]]
+    tuning: Mapping[str, Any] | None
     hashed: Mapping[str, Mapping[str, Mapping[str, Any]]]
 
 
@@ -151,7 +156,9 @@ def quantize(
         outcome = _run(plan, text, source, workspace, journal)
         calibration = text.description if text else None
         _seal(plan, outcome, calibration, source.result(), workspace)
-    return Artifacts(plan.source.located, outcome.draft.places, calibration, outcome.blocks)
+    return Artifacts(
+        plan.source.located, outcome.draft.places, calibration, outcome.blocks, outcome.tuning
+    )
 
 
 def _plan(
@@ -210,11 +217,14 @@ def _run(
     """Quantize all blocks and write them."""
     plan = _with_types(plan, text)
     config, recipe = plan.source.config, plan.recipe
+    tuned_on = _tuned_on(plan, text)
     if text is not None:
         with plan.progress("hashing the source", 1) as step:
             described = source.result()
             step()
         calibration = {"recipe": recipe.as_json(config), "calibration": text.description}
+        if tuned_on is not None:
+            calibration["tuning"] = tuned_on.description
         prepare(journal, plan.conduct, {**calibration, **described}, plan.device)
     elif plan.conduct.resume:
         plan.conduct.say(f"{plan.method.title} is too quick to keep blocks; starting at the first")
@@ -237,14 +247,47 @@ def _run(
             for entry in plan.formats
         }
         with computing_on(plan.device, plan.conduct.max_memory):
-            blocks = quantize_blocks(
-                plan.source.model,
-                work,
-                list(writers.values()),
-                plan.progress,
-                journal if text else None,
-            )
-    return _Outcome(draft, recipe, blocks, {name: w.hashed for name, w in writers.items()})
+            blocks, tuning = _blocks(plan, work, list(writers.values()), tuned_on, journal)
+    hashed = {name: writer.hashed for name, writer in writers.items()}
+    return _Outcome(draft, recipe, blocks, tuning, hashed)
+
+
+def _tuned_on(plan: _Plan, text: CalibrationWindows | None) -> TuningWindows | None:
+    """Windows to tune on, if the recipe tunes."""
+    settings, source = plan.recipe.tuning, plan.source
+    if settings is None or text is None:
+        return None
+    return tuning_windows(
+        source.tokenizer, source.config.vocab_size, plan.recipe.calibration, text, settings.windows
+    )
+
+
+def _blocks(
+    plan: _Plan,
+    work: Work,
+    writers: Sequence[ModelWriter],
+    tuned_on: TuningWindows | None,
+    journal: Journal,
+) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
+    """Quantize all blocks, tune them if the recipe does, and write them.
+
+    Returns:
+        Report of each block, and the result of tuning as JSON values.
+    """
+    checkpoint, settings, progress = plan.source.model, plan.recipe.tuning, plan.progress
+    config = checkpoint.config
+    kept = journal if plan.method.calibrated else None
+    if settings is None or tuned_on is None:
+        return quantize_blocks(checkpoint, work, writers, progress, kept), None
+    # Refuses too little memory before the blocks are quantized.
+    shelf = shelf_for(config, tuned_on.windows, settings, plan.device, plan.conduct)
+    ends = Ends()
+    blocks = quantize_blocks(checkpoint, work, [ends], progress, kept)
+    parts = ends.parts(journal, config, work.codecs)
+    states = shelf(journal.folder)
+    tuned = tuned_blocks(checkpoint, parts, tuned_on, settings, states, journal, progress)
+    ends.write(config, tuned.parts(parts), writers, progress)
+    return blocks, {**tuned_on.description, **tuned.as_json()}
 
 
 def _with_types(plan: _Plan, text: CalibrationWindows | None) -> _Plan:
@@ -268,10 +311,11 @@ def _seal(
 ) -> None:
     """Describe a finished draft, have it verified, and publish it."""
     stated = outcome.recipe.as_json(plan.source.config)
+    tuning = {} if outcome.tuning is None else {"tuning": outcome.tuning}
     # The CPU's results don't depend on its model, so that manifests don't mention it.
     device = {} if plan.device.type == "cpu" else {"device": device_name(plan.device)}
     described = {
-        name: manifest.describe(name, source, stated, calibration, outcome.blocks) | device
+        name: manifest.describe(name, source, stated, calibration, outcome.blocks) | tuning | device
         for name in outcome.draft.folders
     }
     manifest.check_unchanged(plan.stamps)

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from calib.activations import Shelf
 from converters.format import ModelWriter
 from converters.parts import Parts, StoredBlock
 from phi3quant.disk.workspace import TUNING
@@ -17,7 +18,6 @@ from phi3quant.progress import Progress
 from phi3quant.quant.block import QuantizedBlock
 from phi3quant.quant.codecs import Codecs
 from phi3quant.quant.tensor import Quantized
-from phi3quant.run.blocks import Work
 from phi3quant.run.journal import Journal
 from phi3quant.run.tuning_windows import TuningWindows
 from phi3quant.tuning.resume_point import ResumePoint
@@ -99,7 +99,7 @@ def tuned_blocks(
     parts: Parts,
     text: TuningWindows,
     settings: Settings,
-    work: Work,
+    shelf: Shelf,
     journal: Journal,
     progress: Progress,
 ) -> Tuned:
@@ -110,7 +110,7 @@ def tuned_blocks(
         parts: parts of the quantized model; see Ends.
         text: windows to tune on.
         settings: passes, batch and rate.
-        work: device and place of the hidden states.
+        shelf: storage of the original's states; its device computes.
         journal: finished blocks of the run.
         progress: display of the stages.
     """
@@ -120,7 +120,7 @@ def tuned_blocks(
         original.config,
         text.windows,
         settings,
-        work.shelf(journal),
+        shelf,
         progress,
         ResumePoint(journal.folder / TUNING),
     )

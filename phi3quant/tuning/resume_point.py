@@ -30,18 +30,13 @@ class ResumePoint:
     _kept_at: float = field(default_factory=time.monotonic)
 
     def keep(
-        self,
-        done: int,
-        factors: Mapping[str, torch.Tensor],
-        optimizer: torch.optim.Optimizer,
-        schedule: torch.optim.lr_scheduler.LRScheduler,
+        self, done: int, factors: Mapping[str, torch.Tensor], optimizer: torch.optim.Optimizer
     ) -> None:
         """Record the state after ``done`` steps, at most once a minute.
 
         Raises:
             OutputError: the file can't be written.
         """
-        del schedule
         if time.monotonic() - self._kept_at < _EVERY_SECONDS:
             return
         tensors = {"done": torch.tensor(done)}
@@ -52,12 +47,7 @@ class ResumePoint:
         write_bytes(self.path, save({name: each.contiguous() for name, each in tensors.items()}))
         self._kept_at = time.monotonic()
 
-    def restore(
-        self,
-        factors: Mapping[str, torch.Tensor],
-        optimizer: torch.optim.Optimizer,
-        schedule: torch.optim.lr_scheduler.LRScheduler,
-    ) -> int:
+    def restore(self, factors: Mapping[str, torch.Tensor], optimizer: torch.optim.Optimizer) -> int:
         """Put the recorded state in place; returns the number of steps done, 0 without a file.
 
         Raises:
@@ -76,6 +66,4 @@ class ResumePoint:
                 optimizer.state[log] = {"step": torch.tensor(float(done)), **state}
         except (OSError, SafetensorError, KeyError, RuntimeError, ValueError) as error:
             raise ResumeError(f"{self.path} is damaged ({error}); pass --overwrite") from None
-        for _ in range(done):
-            schedule.step()
         return done

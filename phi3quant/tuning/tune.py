@@ -8,7 +8,6 @@ the next token. Held-back windows decide how much of the change is kept.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 
@@ -261,20 +260,19 @@ class _Training:
         factors = named(self.student.blocks, self.log_norm)
         optimizer = torch.optim.Adam(factors.values(), lr=self.settings.rate, betas=_BETAS)
         order = self._order()
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(_warmth, steps=len(order)))
-        done = self.point.restore(factors, optimizer, schedule) if self.point else 0
+        done = self.point.restore(factors, optimizer) if self.point else 0
         judged = before
         with progress("tuning scales and norms", len(order)) as step:
             step(done)
             for number in range(done, len(order)):
                 loss = self._step(self.batches[order[number]])
+                optimizer.param_groups[0]["lr"] = self.settings.rate * _warmth(number, len(order))
                 optimizer.step()
-                schedule.step()
                 if (number + 1) % max(1, len(order) // _LOOKS) == 0:
                     judged = look()
                 step(1, f"KL {loss:.4f}, held back {judged:.4f} (was {before:.4f})")
                 if self.point:
-                    self.point.keep(number + 1, factors, optimizer, schedule)
+                    self.point.keep(number + 1, factors, optimizer)
 
     def _order(self) -> list[int]:
         generator = torch.Generator().manual_seed(self.settings.seed)
@@ -300,7 +298,7 @@ class _Training:
         return result.mean
 
 
-def _warmth(step: int, *, steps: int) -> float:
+def _warmth(step: int, steps: int) -> float:
     """Learning rate of a step, relative to the highest."""
     warm = min(1.0, (step + 1) / _WARM_UP)
     return warm * (1 + math.cos(math.pi * min(1.0, step / steps))) / 2

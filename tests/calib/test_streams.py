@@ -9,9 +9,9 @@ from calib.capture import advance, batches
 from calib.streams import Streams, walk
 from phi3quant.model.architecture import LINEARS, Block
 from phi3quant.model.decoder_block import SequenceContext, decoder_block, linear, sequence_context
+from phi3quant.model.precision import for_products
 from phi3quant.quant.folds import FOLDS, folded
 from phi3quant.quant.gram import Gram
-from phi3quant.model.precision import for_products
 from phi3quant.source.checkpoint import open_checkpoint
 from tests.models import VARIANTS
 

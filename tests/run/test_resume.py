@@ -157,7 +157,7 @@ def test_finished_blocks_are_not_lost_by_starting_again(
     interrupted_after(2, monkeypatch, *words, error=KeyboardInterrupt)
     refused = invoke(*words)
     assert refused.exit_code == 2
-    assert re.search("unfinished .* 2 blocks done; pass --resume", refused.stderr)
+    assert re.search("unfinished .* 2 finished blocks; pass --resume", refused.stderr)
     assert len(list(tmp_path.glob(".out.unfinished/block-*"))) == 2
     anew = invoke(*words, "--overwrite")
     assert anew.exit_code == 0
@@ -267,7 +267,7 @@ def test_blocks_of_another_method_are_not_lost_by_rtn(
     interrupted_after(2, monkeypatch, *line, *target, error=KeyboardInterrupt)
     refused = invoke("rtn", *line[1:], *target, "--resume")
     assert refused.exit_code == 2
-    assert "2 blocks done; pass --resume to continue" in refused.stderr
+    assert "2 finished blocks; pass --resume to continue" in refused.stderr
     assert len(list(tmp_path.glob(".out.unfinished/block-*"))) == 2
 
 

@@ -1,0 +1,36 @@
+"""Options of tuning."""
+
+import click
+
+from phi3quant.tuning.settings import Settings
+
+_DEFAULT = Settings()
+
+AMOUNT = (
+    click.option(
+        "--tune-windows",
+        type=click.IntRange(1),
+        default=_DEFAULT.windows,
+        show_default=True,
+        help="Largest number of windows to tune on.",
+    ),
+    click.option(
+        "--tune-passes",
+        type=click.IntRange(1),
+        default=_DEFAULT.passes,
+        show_default=True,
+        help="Number of times that tuning sees each window.",
+    ),
+)
+
+TUNING_OPTIONS = (
+    click.option(
+        "--tune/--no-tune",
+        default=False,
+        show_default=True,
+        help="Train scales and norms after calibration, so that predictions get closer to "
+        "MODEL's. Codes and sizes stay the same. Takes minutes on a GPU; on a CPU, an hour or "
+        "more for each billion of weights.",
+    ),
+    *AMOUNT,
+)

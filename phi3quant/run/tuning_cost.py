@@ -1,0 +1,116 @@
+"""Memory and time that tuning takes, computed before it starts."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from calib.activations import Shelf
+from phi3quant import units
+from phi3quant.errors import MemoryLimitError
+from phi3quant.model.architecture import BLOCK_TENSORS, LINEARS
+from phi3quant.model.config import Phi3Config
+from phi3quant.model.device import free_memory
+from phi3quant.model.precision import product_dtype
+from phi3quant.run import time_estimate
+from phi3quant.run.conduct import Conduct
+from phi3quant.run.memory_budget import available_memory
+from phi3quant.tuning.settings import Settings
+from phi3quant.tuning.tune import Windows
+
+# Weights that share a scale, and bytes for its logarithm, gradient and two running means.
+_GROUP, _FACTOR_BYTES = 32, 16
+# FP32 copies of a block: its weights, their gradient, the product before its type is changed, and
+# integers of 16 bits that are multiplied.
+_BLOCK_COPIES = 4
+# Operations for a weight and token: of the original's pass, and of a step: forward, forward again,
+# and two products backward.
+_ONCE, _STEP = 2, 8
+_LIBRARIES = 500_000_000
+# Seconds above which a CPU is not the place for it.
+_LONG = 2 * 3600
+
+
+def memory_bytes(config: Phi3Config, length: int, settings: Settings) -> int:
+    """Resident bytes at the peak, without the states of the original.
+
+    Args:
+        config: configuration of the model.
+        length: tokens in a window.
+        settings: windows per step.
+    """
+    tokens = settings.batch * length
+    block = _block_weights(config)
+    table = config.vocab_size * config.hidden_size
+    states = 4 * tokens * config.hidden_size * (config.num_hidden_layers + 2)
+    widest = max(config.intermediate_size * 2, config.query_rows + 2 * config.key_value_rows)
+    activations = 4 * tokens * (3 * widest + 6 * config.hidden_size)
+    factors = _FACTOR_BYTES * config.num_hidden_layers * block // _GROUP
+    # Embedding and head of both models.
+    ends = 4 * table * (2 if config.tie_word_embeddings else 4)
+    return _LIBRARIES + 4 * _BLOCK_COPIES * block + states + activations + factors + ends
+
+
+def operations(config: Phi3Config, windows: Windows, settings: Settings) -> float:
+    """Multiplications and additions of all passes."""
+    weights = config.num_hidden_layers * _block_weights(config)
+    weights += config.vocab_size * config.hidden_size
+    trained = windows.train.numel()
+    judged = sum(each.numel() for each in windows.held_back.values())
+    # The state before, at each look and at each strength.
+    looks = 8
+    return float(weights) * (
+        _ONCE * (trained + judged * (1 + looks)) + _STEP * settings.passes * trained
+    )
+
+
+def shelf_for(
+    config: Phi3Config,
+    windows: Windows,
+    settings: Settings,
+    device: torch.device,
+    conduct: Conduct,
+) -> Callable[[Path], Shelf]:
+    """Check memory, report time and memory of a large run, and choose the place of the states.
+
+    Returns:
+        Function from a folder to the storage of the original's states.
+
+    Raises:
+        MemoryLimitError: there is not enough memory.
+    """
+    need = memory_bytes(config, windows.train.shape[1], settings)
+    free = free_memory(device)
+    room = available_memory() if free is None else free
+    room = room if conduct.max_memory is None else min(room, conduct.max_memory)
+    if need > room:
+        raise MemoryLimitError(
+            f"tuning needs about {units.size(need)} of memory, and there are {units.size(room)}; "
+            "allow more, or use shorter windows (--seq-len)"
+        )
+    states = 4 * windows.train.numel() * config.hidden_size
+    in_memory = need + states <= room
+    if device.type == "cpu":
+        pace = time_estimate.measured()
+        rate = pace.full if product_dtype() == torch.float32 else pace.fast
+        seconds = operations(config, windows, settings) / rate
+        if seconds > _LONG:
+            conduct.say(
+                f"tuning will take about {math.ceil(seconds / 3600)} h on this CPU; pass --device "
+                "cuda if there is a GPU, or a smaller --tune-windows"
+            )
+        elif seconds > 60:
+            conduct.say(f"tuning will take about {math.ceil(seconds / 60)} min")
+
+    def shelf(folder: Path) -> Shelf:
+        if in_memory:
+            return Shelf(None, device)
+        on_host = device.type != "cpu" and states + _LIBRARIES <= available_memory()
+        return Shelf(None if on_host else folder, device, on_host=on_host)
+
+    return shelf
+
+
+def _block_weights(config: Phi3Config) -> int:
+    return sum(math.prod(BLOCK_TENSORS[name].shape(config)) for name in LINEARS)
