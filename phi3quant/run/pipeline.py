@@ -31,6 +31,7 @@ from phi3quant.run.journal import Journal, open_journal, prepare
 from phi3quant.run.memory_budget import Place
 from phi3quant.run.recipe import Recipe
 from phi3quant.run.target_size import output_bytes, with_types
+from phi3quant.run.written_windows import Writing
 from phi3quant.source.checkpoint import Checkpoint
 from phi3quant.source.locate import Located, Model, locate
 from phi3quant.source.opened_model import OpenedModel
@@ -197,7 +198,11 @@ def _plan(
 def _calibration(plan: _Plan) -> CalibrationWindows | None:
     if not plan.method.calibrated:
         return None
-    return plan.conduct.shared.windows(plan.source, plan.recipe.calibration)
+    return plan.conduct.shared.windows(
+        *(plan.source, plan.recipe.calibration),
+        Writing(plan.device, plan.conduct.max_memory, plan.progress),
+        tunes=plan.recipe.tuning is not None,
+    )
 
 
 def _run(
