@@ -29,11 +29,11 @@ import torch
 from benchmarks.machine import described
 from benchmarks.synthetic import write_checkpoint
 from phi3quant import evaluate
-from phi3quant.model.config_file import read_config
 from phi3quant.progress import silent
 from phi3quant.run.calibration_windows import calibration_windows
 from phi3quant.run.recipe import Calibration
-from phi3quant.source.tokenizer import load_tokenizer
+from phi3quant.run.shared_work import SharedWork
+from phi3quant.source.locate import locate
 
 CALIBRATED = ("--calib", "general", "--no-verify", "--overwrite")
 """The synthetic model has the bundled model's tokenizer, so it gets the longer text."""
@@ -196,8 +196,8 @@ def _peer(output: Path, site: Path | None) -> dict[str, Any]:
     """Seconds of awq and of llm-compressor's GPTQ on the same blocks and windows."""
     blocks = ("mini-4k", 4)
     model, windows = _model(output, blocks), output / "windows.npy"
-    tokenizer = load_tokenizer(model)
-    text = calibration_windows(tokenizer, read_config(model).vocab_size, Calibration("general"))
+    opened = SharedWork().opened(locate(model))
+    text = calibration_windows(opened, Calibration("general"))
     np.save(windows, text.ids.numpy())
     own = _measured(output, Run("awq", blocks, _AWQ))
     settings = {"group_size": 32, "symmetric": True, "method": "gptq", "dtype": "bfloat16"}

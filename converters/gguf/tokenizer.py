@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from gguf import TokenType
@@ -41,7 +42,12 @@ def build_tokenizer(
         number = fields.get(f"tokenizer.ggml.{key}_token_id")
         if isinstance(number, int) and 0 <= number < len(tokens):
             named[f"{role}_token"] = str(tokens[number])
-    return from_fast(fast, template if isinstance(template, str) else None, named)
+    tokenizer = from_fast(fast, template if isinstance(template, str) else None, named)
+    # As llama.cpp has it for files without the key.
+    stated = fields.get(
+        "tokenizer.ggml.add_bos_token", fields.get("tokenizer.ggml.model") == "llama"
+    )
+    return replace(tokenizer, adds_bos=stated is True)
 
 
 def build_fast(

@@ -11,7 +11,15 @@ from phi3quant.run.recipe import Calibration
 _DEFAULT = Calibration()
 
 TEXT_OPTIONS = (
-    click.option("--calib", help=f"Text for calibration: {options.TEXT_SOURCES}"),
+    click.option(
+        "--calib",
+        multiple=True,
+        metavar="TEXT[=SHARE]",
+        help="Text for calibration: a .txt, .md, .jsonl, .json or .parquet file, a folder, "
+        "hf:DATASET, a bundled text (general or tiny), or self for text that MODEL writes "
+        "(self:512 for 512 windows of it). Repeat it to mix texts, each with a share (1 without "
+        "one).  [default: the bundled text that suits the model]",
+    ),
     click.option("--calib-field", help="Field of each record with the text or the chat."),
 )
 """Options that choose the text."""
@@ -60,7 +68,7 @@ CALIBRATION_FIELDS: Mapping[str, str] = {
 class CalibrationOptions:
     """Values of CALIBRATION_OPTIONS."""
 
-    calib: str | None
+    calib: tuple[str, ...]
     calib_field: str | None
     samples: int
     seq_len: int

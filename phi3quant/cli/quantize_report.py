@@ -14,6 +14,7 @@ from phi3quant.cli.written_files import note_next_steps, note_slow_type, print_f
 from phi3quant.evaluation.evaluate import Evaluation
 from phi3quant.quant.methods import METHODS
 from phi3quant.run.artifacts import Artifacts
+from phi3quant.run.calibration_windows import names_of
 from phi3quant.run.recipe import Recipe
 from phi3quant.units import count
 
@@ -68,12 +69,13 @@ def print_run(
 
 
 def _calibrated_on(calibration: Mapping[str, Any], samples: int) -> str:
-    windows = int(calibration["windows"])
+    windows, names = int(calibration["windows"]), names_of(calibration)
     line = (
         f"calibrated on {count(windows, 'window')} of {calibration['window_tokens']} tokens "
-        f"from {calibration['text']}"
+        f"from {', '.join(names)}"
     )
-    return f"{line}, which has no more (--samples {samples})" if windows < samples else line
+    have = "has" if len(names) == 1 else "have"
+    return f"{line}, which {have} no more (--samples {samples})" if windows < samples else line
 
 
 def _notes_on(blocks: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -38,7 +38,7 @@ class RecipeOptions:
     bits: int
     group_size: int | None
     symmetric: bool
-    calib: str | None
+    calib: tuple[str, ...]
     calib_field: str | None
     samples: int
     seq_len: int

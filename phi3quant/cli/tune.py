@@ -42,7 +42,7 @@ class _Run:
     device: str
     tune_windows: int
     tune_passes: int
-    calib: str | None
+    calib: tuple[str, ...]
     calib_field: str | None
     seq_len: int
     seed: int

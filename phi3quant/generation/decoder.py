@@ -1,23 +1,16 @@
 """Incremental next-token models."""
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
 
-from phi3quant.model.architecture import Block, tensor_shapes
 from phi3quant.model.config import Phi3Config
 from phi3quant.model.decoder_block import decoder_block, embed, logits, sequence_context
-from phi3quant.model.device import CPU, free_memory
+from phi3quant.model.device import CPU
+from phi3quant.model.kept_weights import KeptWeights, kept_if_small
 from phi3quant.model.kv_cache import LayerCache
-from phi3quant.model.weights import ModelWeights, OnDevice
-
-KEPT_BYTES = 2_000_000_000
-"""Limit on FP32 weights kept in the CPU's memory; those of larger models are read every time."""
-# Share of a GPU's free memory that weights may take; the rest is for the cache.
-_KEPT_SHARE = 0.75
+from phi3quant.model.weights import ModelWeights
 
 # Tokens of a prompt in one pass through the blocks.
 _PIECE = 512
@@ -50,12 +43,8 @@ class BlockwiseDecoder:
     def __init__(
         self, model: ModelWeights, kept_bytes: int | None = None, device: torch.device = CPU
     ) -> None:
-        if kept_bytes is None:
-            free = free_memory(device)
-            kept_bytes = KEPT_BYTES if free is None else int(free * _KEPT_SHARE)
         self._model, self._device = model, device
-        kept = _full_bytes(model.config) <= kept_bytes
-        self._weights = _keep(model, device) if kept else OnDevice(model, device)
+        self._weights = kept_if_small(model, device, kept_bytes)
         self._seen: list[int] = []
         self._caches = self._empty()
 
@@ -67,7 +56,7 @@ class BlockwiseDecoder:
     @property
     def runtime(self) -> str:
         """See Decoder."""
-        kept = "in memory" if isinstance(self._weights, _Kept) else "read for every token"
+        kept = "in memory" if isinstance(self._weights, KeptWeights) else "read for every token"
         where = "" if self._device.type == "cpu" else f" on {self._device}"
         return f"phi3quant{where}, weights {kept}"
 
@@ -101,39 +90,3 @@ class BlockwiseDecoder:
 
     def _empty(self) -> list[LayerCache]:
         return [LayerCache() for _ in range(self._model.config.num_hidden_layers)]
-
-
-@dataclass(frozen=True)
-class _Kept:
-    """Model with all weights in memory; implements ModelWeights."""
-
-    config: Phi3Config
-    blocks: Sequence[Block]
-    table: torch.Tensor
-    norm: torch.Tensor
-    output: torch.Tensor
-
-    def embedding(self) -> torch.Tensor:
-        return self.table
-
-    def block(self, index: int) -> Block:
-        return self.blocks[index]
-
-    def final_norm(self) -> torch.Tensor:
-        return self.norm
-
-    def head(self) -> torch.Tensor:
-        return self.output
-
-
-def _keep(model: ModelWeights, device: torch.device) -> _Kept:
-    moved = OnDevice(model, device)
-    config, table = model.config, moved.embedding()
-    blocks = [moved.block(index) for index in range(config.num_hidden_layers)]
-    head = table if config.tie_word_embeddings else moved.head()
-    return _Kept(config, blocks, table, moved.final_norm(), head)
-
-
-def _full_bytes(config: Phi3Config) -> int:
-    """Bytes of all weights as FP32."""
-    return 4 * sum(math.prod(shape) for shape in tensor_shapes(config).values())

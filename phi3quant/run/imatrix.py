@@ -1,7 +1,7 @@
 """Importance matrices for llama.cpp, made from a model's calibration text."""
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +21,12 @@ from phi3quant.notices import notify
 from phi3quant.progress import Progress, bars
 from phi3quant.provenance import manifest
 from phi3quant.run import preflight
-from phi3quant.run.calibration_windows import calibration_windows
+from phi3quant.run.calibration_windows import calibration_windows, names_of
 from phi3quant.run.memory_budget import Calibrated, Place
 from phi3quant.run.recipe import Calibration
+from phi3quant.run.written_windows import Writing
 from phi3quant.source.locate import Model, locate
+from phi3quant.source.opened_model import OpenedModel
 
 _FULL = 4
 """Bytes of an FP32 number."""
@@ -92,9 +94,10 @@ def write_imatrix(
         notify([f"{located.name} has no output matrix of its own, so there are no sums for it"])
     size = Calibrated(calibration.samples, calibration.length, compensate=False)
     place = preflight.check(config, size, (output, _nbytes(config)), max_memory, say)
-    tokenizer = tokenizer_of(weights, located.path)
-    text = calibration_windows(tokenizer, config.vocab_size, calibration)
+    opened = OpenedModel(located, weights, {}, lambda: tokenizer_of(weights, located.path))
+    writing = Writing(max_memory=max_memory, progress=progress)
     stamps = manifest.stamps([*weights.files, *manifest.adapter_files(located)])
+    text = calibration_windows(opened, calibration, writing)
     with (
         _shelf(output, in_memory=place is not Place.DISK) as shelf,
         progress("measuring importance", config.num_hidden_layers) as step,
@@ -102,7 +105,7 @@ def write_imatrix(
         head = process_output and not config.tie_word_embeddings
         squares = input_squares(weights, text.ids, shelf, step, head=head)
     manifest.check_unchanged(stamps)
-    imatrix = _imatrix(squares, str(text.description["text"]), text.ids.shape)
+    imatrix = _imatrix(squares, names_of(text.description), text.ids.shape)
     source = {"name": located.name, "revision": located.revision}
     origin = {
         "source": source,
@@ -126,7 +129,7 @@ def _shelf(output: Path, *, in_memory: bool) -> Iterator[Shelf]:
         yield Shelf(Path(folder))
 
 
-def _imatrix(squares: InputSquares, dataset: str, shape: tuple[int, ...]) -> Imatrix:
+def _imatrix(squares: InputSquares, datasets: Sequence[str], shape: tuple[int, ...]) -> Imatrix:
     sums = {}
     for name, values in squares.sums.items():
         sums[gguf_name(name)] = full = values.numpy().astype(np.float32)
@@ -135,7 +138,7 @@ def _imatrix(squares: InputSquares, dataset: str, shape: tuple[int, ...]) -> Ima
                 f"the inputs of {name} are too large for sums of their squares in FP32, or not "
                 "finite; the model is damaged"
             )
-    return Imatrix(sums, dict.fromkeys(sums, squares.tokens), (dataset,), *shape)
+    return Imatrix(sums, dict.fromkeys(sums, squares.tokens), tuple(datasets), *shape)
 
 
 def _nbytes(config: Phi3Config) -> int:

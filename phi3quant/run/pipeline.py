@@ -34,6 +34,7 @@ from phi3quant.run.target_size import output_bytes, with_types
 from phi3quant.run.tuned_blocks import Ends, tuned_blocks
 from phi3quant.run.tuning_cost import shelf_for
 from phi3quant.run.tuning_windows import TuningWindows, tuning_windows
+from phi3quant.run.written_windows import Writing
 from phi3quant.source.checkpoint import Checkpoint
 from phi3quant.source.locate import Located, Model, locate
 from phi3quant.source.opened_model import OpenedModel
@@ -70,6 +71,10 @@ class _Plan:
     @property
     def method(self) -> Method:
         return METHODS[self.recipe.method]
+
+    @property
+    def writing(self) -> Writing:
+        return Writing(self.device, self.conduct.max_memory, self.progress)
 
     @property
     def resumes(self) -> bool:
@@ -204,7 +209,11 @@ def _plan(
 def _calibration(plan: _Plan) -> CalibrationWindows | None:
     if not plan.method.calibrated:
         return None
-    return plan.conduct.shared.windows(plan.source, plan.recipe.calibration)
+    return plan.conduct.shared.windows(
+        *(plan.source, plan.recipe.calibration),
+        plan.writing,
+        tunes=plan.recipe.tuning is not None,
+    )
 
 
 def _run(
@@ -257,9 +266,7 @@ def _tuned_on(plan: _Plan, text: CalibrationWindows | None) -> TuningWindows | N
     settings, source = plan.recipe.tuning, plan.source
     if settings is None or text is None:
         return None
-    return tuning_windows(
-        source.tokenizer, source.config.vocab_size, plan.recipe.calibration, text, settings.windows
-    )
+    return tuning_windows(source, plan.recipe.calibration, text, settings.windows, plan.writing)
 
 
 def _blocks(

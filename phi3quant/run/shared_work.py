@@ -9,6 +9,7 @@ from phi3quant.errors import CheckpointError
 from phi3quant.provenance import manifest
 from phi3quant.run.calibration_windows import CalibrationWindows, calibration_windows
 from phi3quant.run.recipe import Calibration
+from phi3quant.run.written_windows import Writing
 from phi3quant.source.checkpoint import Checkpoint
 from phi3quant.source.locate import Located
 from phi3quant.source.opened_model import OpenedModel
@@ -27,7 +28,7 @@ class SharedWork:
     def __init__(self) -> None:
         self._opened: tuple[OpenedModel[Checkpoint], _Stamps] | None = None
         self._described: dict[tuple[Located, _Stamps], dict[str, Any]] = {}
-        self._windows: dict[Calibration, CalibrationWindows] = {}
+        self._windows: dict[tuple[Calibration, str, bool], CalibrationWindows] = {}
 
     def opened(self, located: Located) -> OpenedModel[Checkpoint]:
         """Open a checkpoint in full precision.
@@ -52,20 +53,24 @@ class SharedWork:
         return self._described[key]
 
     def windows(
-        self, source: OpenedModel[Checkpoint], calibration: Calibration
+        self,
+        source: OpenedModel[Checkpoint],
+        calibration: Calibration,
+        writing: Writing,
+        *,
+        tunes: bool = False,
     ) -> CalibrationWindows:
-        """Calibration windows in the tokens of a model.
+        """Calibration windows in the tokens of a model; see calibration_windows.
 
         Raises:
             Phi3QuantError: as calibration_windows.
         """
         if self._opened is None or self._opened[0] is not source:
-            return calibration_windows(source.tokenizer, source.config.vocab_size, calibration)
-        if calibration not in self._windows:
-            self._windows[calibration] = calibration_windows(
-                source.tokenizer, source.config.vocab_size, calibration
-            )
-        return self._windows[calibration]
+            return calibration_windows(source, calibration, writing, tunes=tunes)
+        key = calibration, str(writing.device), tunes
+        if key not in self._windows:
+            self._windows[key] = calibration_windows(source, calibration, writing, tunes=tunes)
+        return self._windows[key]
 
 
 def files_of(opened: OpenedModel[Checkpoint]) -> list[Path]:

@@ -19,6 +19,7 @@ from phi3quant.run.recipe import Calibration
 from phi3quant.run.same_format import as_stored, same_format
 from phi3quant.run.shared_work import files_of
 from phi3quant.run.tuning_windows import TuningWindows, tuning_windows
+from phi3quant.run.written_windows import Writing
 from phi3quant.source.checkpoint import Checkpoint
 from phi3quant.source.locate import Model, locate
 from phi3quant.source.opened_model import OpenedModel
@@ -68,9 +69,8 @@ def tune_artifact(
     recipe = {"tuning": settings.as_json()}
     target = same_format(source, recipe, "tune")
     stamps = check_export(source, target, output, conduct.judge, overwrite=overwrite)
-    text = tuning_windows(
-        original.tokenizer, original.config.vocab_size, calibration, None, settings.windows
-    )
+    writing = Writing(device, conduct.max_memory, progress)
+    text = tuning_windows(original, calibration, None, settings.windows, writing)
     shelf = tuning_cost.shelf_for(original.config, text.windows, settings, device, conduct)
     with open_journal(output, overwrite=overwrite) as (workspace, journal):
         if not (conduct.resume or overwrite):

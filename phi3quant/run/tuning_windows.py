@@ -1,16 +1,28 @@
 """Windows of text to tune on, and held-back windows that judge the result."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from calib import windows
+from calib.corpus import suitable
+from calib.mixture import TextShare, portions
 from phi3quant.errors import CorpusError
-from phi3quant.run.calibration_windows import CalibrationWindows, every_window, sources_of
+from phi3quant.run.calibration_windows import (
+    CalibrationWindows,
+    TextWindows,
+    all_windows,
+    described,
+    mixed,
+    shares_of,
+)
 from phi3quant.run.recipe import Calibration
-from phi3quant.source.tokenizer import Tokenizer
+from phi3quant.run.written_windows import Writing
+from phi3quant.source.opened_model import OpenedModel
+from phi3quant.source.stored_model import StoredWeights
+from phi3quant.source.tokenizer import require_rows
 from phi3quant.tuning.tune import Windows
 
 # Held-back windows of a text: one of so many, and the largest number.
@@ -31,48 +43,76 @@ class TuningWindows:
 
 
 def tuning_windows(
-    tokenizer: Tokenizer,
-    vocab_size: int,
+    source: OpenedModel[StoredWeights],
     calibration: Calibration,
     calibrated: CalibrationWindows | None,
     limit: int,
+    writing: Writing,
 ) -> TuningWindows:
     """Windows of the calibration's texts, and held-back ones of these and of the bundled text.
 
     Held-back windows are not those that codes were calibrated on, as far as there are others.
 
     Args:
-        tokenizer: tokenizer of the model.
-        vocab_size: rows of the model's embedding.
-        calibration: texts, length of the windows and seed.
+        source: model that is tuned.
+        calibration: texts with their shares, length of the windows and seed.
         calibrated: windows that codes were calibrated on; None if they are unknown.
         limit: largest number of windows to train on.
+        writing: device and memory for text that the model writes itself.
 
     Raises:
-        CorpusError: the text can't be used, or has fewer than two windows.
-        TokenizerError: the text has tokens without a row in the embedding.
+        CorpusError: a text can't be used, or there is only one window.
+        TokenizerError: a text has tokens without a row in the embedding.
+        CheckpointError: the model can't write text.
     """
     known = set() if calibrated is None else {windows.digest(each) for each in calibrated.ids}
-    train: list[torch.Tensor] = []
+    texts = all_windows(source, shares_of(source, calibration), calibration, writing)
+    train: list[TextWindows] = []
     held_back: dict[str, torch.Tensor] = {}
-    for source, judged_only in sources_of(tokenizer, calibration).items():
-        name, every = every_window(source, tokenizer, vocab_size, calibration)
+    for text in [*texts, *_judges(source, texts, calibration, writing)]:
+        require_rows(source.tokenizer, text.ids.numpy(), source.config.vocab_size)
         # Fresh windows come first, both kinds in the order of their hashes.
-        ordered = sorted(every, key=lambda each: windows.digest(each) in known)
-        count = max(1, min(len(ordered) // _HELD_BACK, _MOST_HELD_BACK))
-        held_back[name] = torch.stack(ordered[:count])
-        if not judged_only:
-            train += ordered[count:]
-    if not train:
+        fresh_first = torch.stack(
+            sorted(
+                windows.shuffled_by_content(text.ids),
+                key=lambda each: windows.digest(each) in known,
+            )
+        )
+        count = max(1, min(len(fresh_first) // _HELD_BACK, _MOST_HELD_BACK))
+        held_back[text.name] = fresh_first[:count]
+        train.append(replace(text, ids=fresh_first[count:]))
+    del train[len(texts) :]
+    counts = portions([len(each.ids) for each in train], [each.share for each in train], limit)
+    if not sum(counts):
         raise CorpusError("the text for tuning has only one window; give more text")
-    ids = windows.sample_windows(torch.stack(train), limit, calibration.seed)
-    ids = windows.shuffled_by_content(ids)
+    ids = mixed(train, counts, calibration.seed)
     return TuningWindows(
         Windows(ids, held_back),
         {
+            **(described(train, counts) if len(train) > 1 else {}),
             "windows": len(ids),
             "window_tokens": calibration.length,
             "tokens_sha256": windows.digest(ids),
             "held_back": {name: windows.digest(each) for name, each in held_back.items()},
         },
     )
+
+
+def _judges(
+    source: OpenedModel[StoredWeights],
+    texts: Sequence[TextWindows],
+    calibration: Calibration,
+    writing: Writing,
+) -> list[TextWindows]:
+    """The bundled text, which judges in any case, unless it is one of the texts."""
+    bundled = TextShare(suitable(source.tokenizer))
+    judges = all_windows(source, [bundled], replace(calibration, field=None), writing)
+    listed = {text.description["text_sha256"] for text in texts}
+    return [
+        replace(
+            each,
+            ids=windows.sample_windows(each.ids, _HELD_BACK * _MOST_HELD_BACK, calibration.seed),
+        )
+        for each in judges
+        if each.description["text_sha256"] not in listed
+    ]

@@ -49,6 +49,10 @@ class FastEncoder:
         with library_errors("token ids can't be decoded"):
             return str(self.inner.decode(list(ids), skip_special_tokens=False))
 
+    def vocabulary(self) -> Mapping[str, int]:
+        """See Encoder."""
+        return self.inner.get_vocab(with_added_tokens=True)
+
 
 def read_fast(file: Path) -> FastTokenizer:
     """Read tokenizer.json.
@@ -80,6 +84,15 @@ def whole_texts(fast: FastTokenizer) -> FastEncoder:
     if getattr(fast.model, "dropout", None) is not None:
         fast.model.dropout = None
     return FastEncoder(fast)
+
+
+def adds_first(fast: FastTokenizer, token: str | None) -> bool:
+    """Whether a tokenizer's post-processor puts a token before every text."""
+    number = None if token is None else fast.token_to_id(token)
+    if number is None:
+        return False
+    with library_errors("an empty text can't be encoded"):
+        return bool(fast.encode("").ids[:1] == [number])
 
 
 def _growth(part: Any) -> float:

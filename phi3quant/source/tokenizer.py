@@ -17,7 +17,7 @@ from phi3quant.disk.untrusted_json import read_json_if_there
 from phi3quant.errors import TokenizerError
 from phi3quant.source.chat_template import render_template
 from phi3quant.source.content_parts import has_parts, joined, reads_parts
-from phi3quant.source.fast_tokenizer import read_fast, whole_texts
+from phi3quant.source.fast_tokenizer import adds_first, read_fast, whole_texts
 from phi3quant.source.pieces_of_text import CHARACTERS, Spans, encode_in_pieces
 from phi3quant.source.sentencepiece_encoder import read_pieces
 from phi3quant.source.special_tokens import special_tokens
@@ -67,6 +67,9 @@ class Encoder(Protocol):
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ``ids``, special tokens included."""
 
+    def vocabulary(self) -> Mapping[str, int]:
+        """Id of every token, added ones included."""
+
 
 @dataclass(frozen=True)
 class Tokenizer:
@@ -80,6 +83,8 @@ class Tokenizer:
     """SHA-256 of the vocabulary, that is, of all pairs of id and token."""
     tool_template: str | None = None
     """Chat template for chats with tools, if the model has one for them alone."""
+    adds_bos: bool = False
+    """Whether the model expects ``bos_token`` at the start of every text."""
 
     def encode(self, text: str) -> list[int]:
         """Token ids of ``text``; no BOS or EOS is added."""
@@ -193,11 +198,16 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     settings = read_json_if_there(folder / "tokenizer_config.json", raises=TokenizerError)
     templates, names = chat_templates(folder, settings), special_tokens(folder, settings)
     if file.suffix == ".json":
-        tokenizer = from_fast(read_fast(file), templates.default, names)
-        return replace(tokenizer, tool_template=templates.tool_use)
+        fast = read_fast(file)
+        tokenizer = from_fast(fast, templates.default, names)
+        first = adds_first(fast, names.get("bos_token"))
+        adds_bos = _stated(settings, "add_bos_token", otherwise=first)
+        return replace(tokenizer, tool_template=templates.tool_use, adds_bos=adds_bos)
     encoder = read_pieces(file)
     digest = _digest(encoder.vocabulary())
-    return Tokenizer(encoder, templates.default, names, digest, templates.tool_use)
+    # Slow tokenizers of this kind add it unless they are told not to.
+    adds_bos = _stated(settings, "add_bos_token", otherwise=True)
+    return Tokenizer(encoder, templates.default, names, digest, templates.tool_use, adds_bos)
 
 
 def require_rows(tokenizer: Tokenizer, ids: Sequence[int] | NDArray[Any], rows: int) -> None:
@@ -245,6 +255,11 @@ def from_fast(
     """Tokenizer from one of the tokenizers library, a chat template and special tokens."""
     digest = _digest(fast.get_vocab(with_added_tokens=True))
     return Tokenizer(whole_texts(fast), chat_template, special_tokens, digest)
+
+
+def _stated(settings: Mapping[str, Any], key: str, *, otherwise: bool) -> bool:
+    value = settings.get(key)
+    return value if isinstance(value, bool) else otherwise
 
 
 def _digest(vocabulary: Mapping[str, int]) -> str:

@@ -13,6 +13,7 @@ from converters.onnx.options import OnnxOptions
 from converters.onnx.reader import OnnxModel
 from phi3quant.generation import decoder as decoders
 from phi3quant.generation.decoder import BlockwiseDecoder, Decoder
+from phi3quant.model.kept_weights import KEPT_BYTES
 from phi3quant.run.export import export_onnx
 from phi3quant.source.checkpoint import open_checkpoint
 from tests.models import VARIANTS, VOCABULARY, own_logits
@@ -54,7 +55,7 @@ def test_greedy_text_equals_transformers(
     assert found == expected[0, len(PROMPT) :].tolist()
 
 
-@pytest.mark.parametrize("kept", [0, decoders.KEPT_BYTES])
+@pytest.mark.parametrize("kept", [0, KEPT_BYTES])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_cache_says_what_the_whole_text_says(
     variant: str, kept: int, checkpoint_folder: Callable[[str], Path]

@@ -23,7 +23,8 @@ from phi3quant.run.export import export_gguf
 from phi3quant.run.imatrix import write_imatrix
 from phi3quant.run.pipeline import quantize
 from phi3quant.run.recipe import Calibration, Recipe
-from phi3quant.source.tokenizer import load_tokenizer
+from phi3quant.run.shared_work import SharedWork
+from phi3quant.source.locate import locate
 from tests.models import PROSE, VARIANTS, make_model
 
 NAMES = {
@@ -59,8 +60,7 @@ def test_sums_are_those_of_the_inputs_in_transformers(
         for part in NAMES:
             hooked(f"model.layers.{index}.{part}")
     hooked("lm_head")
-    tokenizer = load_tokenizer(tmp_path / "model")
-    ids = calibration_windows(tokenizer, reference.config.vocab_size, text).ids
+    ids = calibration_windows(SharedWork().opened(locate(tmp_path / "model")), text).ids
     with torch.inference_mode():
         reference(ids)
     output = tmp_path / "imatrix.gguf"
@@ -85,12 +85,11 @@ def test_sums_are_those_of_the_inputs_in_transformers(
 
 def test_states_on_disk_give_the_same_sums(text: Calibration, tmp_path: Path) -> None:
     make_model(tmp_path / "model")
-    model = open_weights(tmp_path / "model")
-    tokenizer = load_tokenizer(tmp_path / "model")
-    ids = calibration_windows(tokenizer, model.config.vocab_size, text).ids
+    opened = SharedWork().opened(locate(tmp_path / "model"))
+    ids = calibration_windows(opened, text).ids
     with silent("", 0) as step:
         sums = [
-            input_squares(model, ids, shelf, step, head=True).sums
+            input_squares(opened.model, ids, shelf, step, head=True).sums
             for shelf in (Shelf(), Shelf(tmp_path))
         ]
     for name, values in sums[0].items():

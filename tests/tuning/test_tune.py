@@ -100,8 +100,7 @@ def test_tuning_brings_held_back_windows_closer(
     parts = _quantized(model, CODECS[codec])
     tuned = _tune(model, parts, Settings(passes=3, batch=8, rate=2e-3), train=160)
     assert tuned.strength > 0
-    for name, before in tuned.before.items():
-        assert tuned.after[name] < before
+    assert all(tuned.after[name] < before for name, before in tuned.before.items())
     stored = tuned.parts(parts)
     for index in range(model.config.num_hidden_layers):
         before, after = parts.block(index), stored.block(index)

@@ -1,11 +1,11 @@
 """Dataset disclosure: training data of the model, and calibration text of an artifact."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from calib.corpus import load_corpus
 from phi3quant.auditing.finding import Point, contradicted, judged, not_shown, quoted, shown
-from phi3quant.auditing.subject import Subject
+from phi3quant.auditing.subject import Subject, mapping
 from phi3quant.errors import Phi3QuantError
 from phi3quant.quant.methods import METHODS
 from phi3quant.version import tool_version
@@ -56,16 +56,20 @@ def _calibration(subject: Subject) -> Iterator[Point]:
         has = "has a calibration text" if recorded else "has no calibration text"
         yield contradicted(place, f"the recipe's method is {method.title}, but the manifest {has}")
     elif recorded:
-        name, digest = recorded.get("text"), str(recorded.get("text_sha256"))
-        text = f"text {quoted(name)}, SHA-256 {quoted(digest[:_SHORT])}"
-        actual = _bundled_digest(name, subject)
-        if actual is None:
-            yield shown(place, text)
-        else:
-            end = (
-                ", as bundled" if actual == digest else f"; the bundled text has {actual[:_SHORT]}"
-            )
-            yield judged(place, text + end, holds=actual == digest)
+        several = recorded.get("texts")
+        for text in several if isinstance(several, list) else [recorded]:
+            yield _text(mapping(text), place, subject)
+
+
+def _text(recorded: Mapping[str, Any], place: str, subject: Subject) -> Point:
+    """A calibration text, whose hash is compared with that of the bundled text."""
+    name, digest = recorded.get("text"), str(recorded.get("text_sha256"))
+    text = f"text {quoted(name)}, SHA-256 {quoted(digest[:_SHORT])}"
+    actual = _bundled_digest(name, subject)
+    if actual is None:
+        return shown(place, text)
+    end = ", as bundled" if actual == digest else f"; the bundled text has {actual[:_SHORT]}"
+    return judged(place, text + end, holds=actual == digest)
 
 
 def _bundled_digest(name: Any, subject: Subject) -> str | None:

@@ -21,6 +21,7 @@ import llvmlite
 import numba
 import numpy as np
 
+from phi3quant.disk.user_cache import user_cache
 from phi3quant.notices import announce
 
 _ROOT = Path(__file__).resolve().parents[3]
@@ -114,14 +115,7 @@ class Forgiving:
 def _place() -> Path | None:
     """Parent of the cache folders: NUMBA_CACHE_DIR, or the user's folder for caches."""
     configured = os.environ.get("NUMBA_CACHE_DIR")
-    if configured:
-        return Path(configured)
-    try:
-        system = "Library/Caches" if sys.platform == "darwin" else ".cache"
-        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / system)
-    except RuntimeError:  # the user has no home directory
-        return None
-    return caches / "phi3quant" if caches.is_absolute() else None
+    return Path(configured) if configured else user_cache()
 
 
 def _remove_unused(place: Path) -> None:
