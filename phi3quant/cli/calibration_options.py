@@ -17,10 +17,14 @@ CALIBRATION_OPTIONS = (
         metavar="TEXT[=SHARE]",
         help="Text for calibration: a .txt, .md, .jsonl, .json or .parquet file, a folder, "
         "hf:DATASET, a bundled text (general or tiny), or self for text that MODEL writes "
-        "(self:512 for 512 windows of it). Repeat it to mix texts, each with a share (1 without "
-        "one).  [default: the bundled text that suits the model]",
+        "(self:512 for 512 windows of it; for tuning). Repeat it to mix texts, each with a share "
+        "(1 without one).  [default: the bundled text that suits the model]",
     ),
-    click.option("--calib-field", help="Field of each record with the text or the chat."),
+    click.option(
+        "--calib-field",
+        help="Field of each record with the text or the chat, except in bundled texts of a "
+        "mixture.",
+    ),
     click.option(
         "--samples",
         type=click.IntRange(1),
@@ -40,7 +44,7 @@ CALIBRATION_OPTIONS = (
         type=int,
         default=_DEFAULT.seed,
         show_default=True,
-        help="Seed for the choice of calibration windows.",
+        help="Seed for the choice of calibration windows, and for text that MODEL writes.",
     ),
 )
 

@@ -128,7 +128,6 @@ def awq(request: Request) -> None:
     phi3quant awq ./my-finetune -o out --export compressed-tensors,gguf,onnx
     phi3quant awq ./my-finetune -o out --asym --group-size 64 --calib train.jsonl
     phi3quant awq ./my-finetune -o out --calib general --calib chats.jsonl=2
-    phi3quant awq ./my-finetune -o out --calib general --calib self:256
     phi3quant awq ./my-finetune -o out --export gguf --target-bpw 5.2
     phi3quant awq ./my-finetune -o out --export mlx --target-bpw 5.5
     phi3quant awq ./my-finetune -o out --tensor-type down_proj=int8

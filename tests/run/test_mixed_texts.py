@@ -255,7 +255,7 @@ def test_tuning_uses_all_texts_and_holds_back_windows_of_each(
     assert len(everything.windows.train) == total - len(held_back[first]) - 2
 
 
-def test_the_bundled_text_judges_once(source: OpenedModel[Checkpoint], tmp_path: Path) -> None:
+def test_the_bundled_text_judges_once(source: OpenedModel[Checkpoint]) -> None:
     calibration = Calibration(("general", "self:8"), length=64)
     result = tuning_windows(source, calibration, None, 20, CPU)
     assert list(result.windows.held_back) == ["general/calibration", "self"]
