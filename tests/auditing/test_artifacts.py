@@ -147,7 +147,7 @@ def test_every_text_of_a_mixture_is_compared_with_the_bundled_one(out: Path) -> 
     ]
     change_json(out / "phi3quant.json", calibration={**calibration, "texts": texts})
     result = audit(out)
-    assert "'chats.jsonl'" in points(result, "dataset disclosure", Standing.SHOWN).replace('"', "'")
+    assert "text chats.jsonl" in points(result, "dataset disclosure", Standing.SHOWN)
     contradiction = points(result, "dataset disclosure", Standing.CONTRADICTED)
     assert "the bundled text has" in contradiction
 
