@@ -20,11 +20,7 @@ CALIBRATION_OPTIONS = (
         "(self:512 for 512 windows of it; for tuning). Repeat it to mix texts, each with a share "
         "(1 without one).  [default: the bundled text that suits the model]",
     ),
-    click.option(
-        "--calib-field",
-        help="Field of each record with the text or the chat, except in bundled texts of a "
-        "mixture.",
-    ),
+    click.option("--calib-field", help="Field of each record with the text or the chat."),
     click.option(
         "--samples",
         type=click.IntRange(1),
