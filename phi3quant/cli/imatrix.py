@@ -64,7 +64,7 @@ def imatrix(model: str | None, text: CalibrationOptions, file: _File, running: R
     \b
     phi3quant imatrix ./my-finetune -o imatrix.gguf
     phi3quant imatrix ./my-finetune --calib my-chats.jsonl -o imatrix.gguf
-    phi3quant imatrix ./my-finetune --calib general --calib my-chats.jsonl=2 -o imatrix.gguf
+    phi3quant imatrix ./model --calib general --calib chat.jsonl=2 -o imatrix.gguf
     phi3quant imatrix ./Phi-3-mini-4k-instruct --adapter ./my-lora -o imatrix.gguf
 
     The file has the sums of squares of the inputs of every matrix, as llama-imatrix writes them.

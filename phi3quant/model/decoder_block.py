@@ -167,6 +167,11 @@ def attention(
     query, key = rotate(query, context.rope), rotate(key, context.rope)
     if cache is not None:
         key, value = cache.extend(key, value)
+    if cache is not None and query.shape[2] == 1 and not context.causal:
+        # Heads that share a key are rows of one product, so that the cache isn't copied.
+        rows = query.reshape(len(query), -1, config.queries_per_key_value, config.head_dim)
+        mixed = functional.scaled_dot_product_attention(rows, key, value, attn_mask=context.mask)
+        return mixed.flatten(1)[:, None]
     if config.queries_per_key_value > 1:
         key = key.repeat_interleave(config.queries_per_key_value, dim=1)
         value = value.repeat_interleave(config.queries_per_key_value, dim=1)

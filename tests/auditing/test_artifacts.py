@@ -140,6 +140,18 @@ def test_a_bundled_text_with_another_hash_is_a_contradiction(out: Path) -> None:
     assert "the bundled text has 759b" in contradiction
 
 
+def test_every_text_of_a_mixture_is_compared_with_the_bundled_one(out: Path) -> None:
+    calibration = phi3quant.inspect(out).manifest["calibration"]
+    texts = [
+        {"text": name, "text_sha256": "0" * 64} for name in ("chats.jsonl", "tiny/calibration")
+    ]
+    change_json(out / "phi3quant.json", calibration={**calibration, "texts": texts})
+    result = audit(out)
+    assert "text chats.jsonl" in points(result, "dataset disclosure", Standing.SHOWN)
+    contradiction = points(result, "dataset disclosure", Standing.CONTRADICTED)
+    assert "the bundled text has" in contradiction
+
+
 def test_stale_sizes_in_an_index_are_contradictions(
     tmp_path: Path, checkpoint_folder: Callable[[str], Path]
 ) -> None:
