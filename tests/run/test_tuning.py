@@ -21,7 +21,7 @@ from tests.killing import hashes
 from tests.models import make_model
 
 SMALL = ("--samples", "6", "--seq-len", "32", "--threads", "1", "--no-verify", "-q")
-LITTLE = ("--tune-windows", "8", "--tune-passes", "1")
+LITTLE = ("--tune-windows", "16", "--tune-passes", "4")
 
 
 def _invoke(*words: str | Path) -> Result:
@@ -73,7 +73,7 @@ def test_all_formats_of_a_tuned_run_hold_the_same_weights(
             for key, tensor in after.block(index).items():
                 assert torch.equal(same.block(index)[key], tensor), (name, key)
     manifest = _manifest(out)
-    assert manifest["recipe"]["tuning"]["windows"] == 8
+    assert manifest["recipe"]["tuning"]["windows"] == 16
     assert manifest["tuning"]["strength"] == 1
     assert set(manifest["tuning"]["kl_before"]) == {str(prose), "tiny/calibration"}
 
