@@ -45,10 +45,14 @@ OPTIONS: Mapping[str, str] = {
     "--requantize": "requantize=True",
     "--resume": "Conduct(resume=True)",
     "--samples": "Calibration(samples=...)",
+    "--seq-len": "Calibration(length=...)",
     "--sym": "symmetric=True",
     "--tensor-type": "tensor_types",
     "--text": "text",
     "--text-field": "EvaluationText(field=...)",
+    "--tune": "Recipe(tuning=...)",
+    "--tune-passes": "Settings(passes=...)",
+    "--tune-windows": "Settings(windows=...)",
     "--type": "kind",
 }
 """Python arguments by the command-line option that messages mention."""

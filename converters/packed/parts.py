@@ -1,8 +1,22 @@
 """Stored parts of packed checkpoints."""
 
+from dataclasses import replace
+from functools import partial
+
 from converters.packed.reader import PackedCheckpoint
 from converters.parts import Parts, safetensors_parts
 from phi3quant.errors import SchemeError
+from phi3quant.model.architecture import EMBEDDING, HEAD
+
+
+def with_packed_ends(model: PackedCheckpoint, parts: Parts) -> Parts:
+    """Parts whose embedding and head are codes where they are packed, for the same layout."""
+    head = EMBEDDING if model.config.tie_word_embeddings else HEAD
+    return replace(
+        parts,
+        embedding=partial(model.outer_codes, EMBEDDING),
+        head=partial(model.outer_codes, head),
+    )
 
 
 def packed_parts(model: PackedCheckpoint) -> Parts:

@@ -194,6 +194,19 @@ class PackedCheckpoint(SafetensorsModel):
             return self._with_offsets(name).dequantize()
         return self.store.load_finite(name)
 
+    def outer_codes(self, name: str) -> torch.Tensor | Quantized:
+        """Embedding or head by name, as codes if it is packed.
+
+        Raises:
+            CheckpointError: a scale or offset is not finite, or offsets are not zero points.
+        """
+        if name not in self.outer:
+            return self.store.load(name)
+        try:
+            return self._with_offsets(name).with_zero_points()
+        except CheckpointError as error:
+            raise CheckpointError(f"{name} in {self.folder}: {error}") from None
+
     def stored(self, name: str) -> torch.Tensor:
         """See SafetensorsModel."""
         return self._outer(name) if name in self.outer else self.store.load(name)

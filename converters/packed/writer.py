@@ -106,7 +106,7 @@ class PackedWriter:
 
     def embedding(self, weight: torch.Tensor | Quantized) -> None:
         """Write the token embeddings [vocab, hidden]; called first."""
-        self._write_outer(EMBEDDING, floats(weight))
+        self._write_outer(EMBEDDING, weight)
 
     def block(self, index: int, block: QuantizedBlock) -> None:
         """Write the next block."""
@@ -127,9 +127,13 @@ class PackedWriter:
         """Write the last norm [hidden] and an untied head [vocab, hidden]."""
         self._stream.write(FINAL_NORM, to_half(FINAL_NORM, norm))
         if head is not None:
-            self._write_outer(HEAD, floats(head))
+            self._write_outer(HEAD, head)
 
-    def _write_outer(self, name: str, weight: torch.Tensor) -> None:
+    def _write_outer(self, name: str, tensor: torch.Tensor | Quantized) -> None:
+        if isinstance(tensor, QuantizedTensor) and tensor.scheme == self._outer.get(name):
+            self._pack(name, tensor)
+            return
+        weight = floats(tensor)
         if name not in self._outer:
             self._stream.write(name, to_half(name, weight))
             return

@@ -10,6 +10,7 @@ from converters.gguf.parts import with_stored_ends
 from converters.gguf.reader import GgufCheckpoint
 from converters.gguf.type_policy import FILE_TYPES, MIXED, FileType, file_type
 from converters.gguf.writer import FORMAT, GgufWriter
+from converters.packed.parts import with_packed_ends
 from converters.packed.reader import PackedCheckpoint
 from converters.packed.writer import PackedWriter, packed_bytes
 from phi3quant.errors import SchemeError
@@ -21,9 +22,11 @@ from phi3quant.run.export_source import ExportSource
 def as_stored(source: ExportSource) -> ExportSource:
     """The model with all parts as they are stored, so that its own format keeps them."""
     model = source.opened.model
-    if not isinstance(model, GgufCheckpoint):
-        return source
-    return replace(source, parts=with_stored_ends(model, source.parts))
+    if isinstance(model, GgufCheckpoint):
+        return replace(source, parts=with_stored_ends(model, source.parts))
+    if isinstance(model, PackedCheckpoint):
+        return replace(source, parts=with_packed_ends(model, source.parts))
+    return source
 
 
 def same_format(source: ExportSource, recipe: Mapping[str, object], method: str) -> Target:

@@ -41,7 +41,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
 
 @pytest.fixture
 def kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Held-back windows that always agree to the whole change."""
+    """Held-back windows on which every change is a gain."""
     monkeypatch.setattr("phi3quant.tuning.tune.mean_divergence", _falling())
 
 
@@ -74,7 +74,7 @@ def test_all_formats_of_a_tuned_run_hold_the_same_weights(
                 assert torch.equal(same.block(index)[key], tensor), (name, key)
     manifest = _manifest(out)
     assert manifest["recipe"]["tuning"]["windows"] == 16
-    assert manifest["tuning"]["strength"] == 1
+    assert manifest["tuning"]["strength"] > 0
     assert set(manifest["tuning"]["kl_before"]) == {str(prose), "tiny/calibration"}
 
 
