@@ -1,0 +1,58 @@
+"""Log of a job in a file of its own."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from phi3quant.notices import LOGGER
+from phi3quant.progress import Progress, Step
+from phi3quant.visible import in_log
+
+
+@dataclass(frozen=True)
+class JobLog:
+    """Open log of a job.
+
+    Attributes:
+        say: writes a line.
+    """
+
+    say: Callable[[str], None]
+
+    def progress(self, shown: Progress) -> Progress:
+        """Progress that is shown, and whose stages are logged."""
+
+        @contextmanager
+        def stage(title: str, total: int) -> Iterator[Step]:
+            started = time.monotonic()
+            with shown(title, total) as step:
+                yield step
+            self.say(f"{title}: {total} steps in {time.monotonic() - started:.1f} s")
+
+        return stage
+
+
+@contextmanager
+def job_log(path: Path) -> Iterator[JobLog]:
+    """Append to a log; notices of the library go there too.
+
+    Raises:
+        OSError: the file can't be written.
+    """
+    with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+
+        def say(line: str) -> None:
+            now = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
+            file.write(f"{now} {in_log(line)}\n")
+            file.flush()
+
+        handler = logging.Handler()
+        handler.emit = lambda record: say(record.getMessage())  # type: ignore[method-assign]
+        LOGGER.addHandler(handler)
+        try:
+            yield JobLog(say)
+        finally:
+            LOGGER.removeHandler(handler)
