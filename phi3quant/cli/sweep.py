@@ -16,12 +16,14 @@ from phi3quant.disk.output import write_bytes
 from phi3quant.errors import MissingExtraError
 from phi3quant.evaluation.evaluate import EvaluationText
 from phi3quant.run.presets import PRESETS
-from phi3quant.sweep.conduct import Demands, sweep
+from phi3quant.sweep.conduct import Demands, Runner, sweep
 from phi3quant.sweep.display import Display, Silent
 from phi3quant.sweep.grid import Grid, grid_of, read_grid
 from phi3quant.sweep.junit_report import as_junit
+from phi3quant.sweep.local import run_locally
 from phi3quant.sweep.page import write_page
 from phi3quant.sweep.plan import Limits
+from phi3quant.sweep.ray_jobs import RayRunner
 from phi3quant.sweep.require import parse_requirement
 from phi3quant.sweep.results import Results
 
@@ -35,6 +37,7 @@ class _Jobs:
     output: Path
     resume: bool
     max_memory: int | None
+    ray: str | None
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,13 @@ _JOBS = options.group(
         help="Limit on the memory of a job, such as 4GB, or on the GPU's memory if one computes.  "
         "[default: the available memory]",
     ),
+    click.option(
+        "--ray",
+        metavar="ADDRESS",
+        help="Run the jobs on a Ray cluster (extra: cluster): its address, auto for the one of "
+        "this machine, or local to start one here. --threads are the threads and CPUs of a job.  "
+        "[default: jobs run one after the other]",
+    ),
 )
 _JUDGING = options.group(
     "judging",
@@ -134,6 +144,7 @@ def sweep_command(
     phi3quant sweep grid.toml -o out --require 'ppl_increase<5%'
     phi3quant sweep --models ./a,./b --presets phone-fast,small -o out
     phi3quant sweep grid.toml -o out --resume        after an interruption
+    phi3quant sweep grid.toml -o /shared/out --ray auto --threads 8
 
     GRID is a TOML file with models and tables of choices; every combination is a job. A job whose
     result is in the folder already doesn't run again. The original is scored once a model.
@@ -154,6 +165,7 @@ def sweep_command(
     demands = judging.demands()
     combined = _grid(grid, jobs, text)
     use_threads(running.threads)
+    runner: Runner = run_locally if jobs.ray is None else RayRunner(jobs.ray, running.threads)
     display: Display = Silent() if running.quiet else SweepDisplay()
     results = sweep(
         combined,
@@ -161,6 +173,7 @@ def sweep_command(
         Limits(device, jobs.max_memory),
         demands=demands,
         resume=jobs.resume,
+        runner=runner,
         display=display,
     )
     _write(results, judging, quiet=running.quiet)

@@ -1,7 +1,7 @@
 """Progress and results of a sweep in the terminal."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
 from phi3quant.cli.layout import print_table, print_text
@@ -17,6 +17,8 @@ from phi3quant.units import count, size
 
 # Columns of tables in files and pipes; the table of a sweep is wide.
 _WIDTH = 160
+# Between looks at jobs that run elsewhere.
+_SECONDS = 30
 
 
 class SweepDisplay:
@@ -26,6 +28,7 @@ class SweepDisplay:
         self._jobs = 0
         self._ended = 0
         self._begun = 0
+        self._watched = time.monotonic()
         self._started = time.monotonic()
 
     def planned(self, jobs: Sequence[Job], reused: int) -> None:
@@ -46,6 +49,15 @@ class SweepDisplay:
             return bars(f"{place} {title}", total)
 
         yield placed
+
+    def watch(self, running: Mapping[str, str]) -> None:
+        """See Display; a line from time to time."""
+        now = time.monotonic()
+        if now - self._watched < _SECONDS:
+            return
+        self._watched = now
+        for name, line in running.items():
+            note(f"  {name}: {line}")
 
     def done(self, job: Job, outcome: Outcome) -> None:
         """See Display."""

@@ -1,6 +1,6 @@
 """Display of a sweep's progress, as the command line and Python users implement it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
@@ -18,6 +18,9 @@ class Display(Protocol):
     def job(self, job: Job) -> AbstractContextManager[Progress]:
         """A job runs in the body; returns the display of its stages."""
 
+    def watch(self, running: Mapping[str, str]) -> None:
+        """Jobs run elsewhere; ``running`` has the last line of the log of each."""
+
     def done(self, job: Job, outcome: Outcome) -> None:
         """A job has ended."""
 
@@ -32,6 +35,9 @@ class Silent:
         """See Display."""
         del job
         return nullcontext(silent)
+
+    def watch(self, running: Mapping[str, str]) -> None:
+        """See Display."""
 
     def done(self, job: Job, outcome: Outcome) -> None:
         """See Display."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from phi3quant.disk.output import clear_os_errors, lock_folder, write_json
-from phi3quant.errors import OutputError, ResumeError
+from phi3quant.errors import BusyError, OutputError
 from phi3quant.run.journal import Journal
 
 RESULTS = "sweep.json"
@@ -33,6 +33,10 @@ class SweepFolder:
     """
 
     path: Path
+
+    def absolute(self) -> "SweepFolder":
+        """The same folder by its absolute path."""
+        return SweepFolder(self.path.absolute())
 
     @property
     def results(self) -> Path:
@@ -71,7 +75,7 @@ class SweepFolder:
 
         Raises:
             OutputError: it has other content, or can't be created.
-            ResumeError: another sweep is using it.
+            BusyError: another sweep is using it.
         """
         with clear_os_errors(self.path):
             self.check()
@@ -79,7 +83,7 @@ class SweepFolder:
                 (self.path / name).mkdir(parents=True, exist_ok=True)
             lock = lock_folder(self.path)
         if lock is None:
-            raise ResumeError(f"another sweep is using {self.path}; wait until it is finished")
+            raise BusyError(f"another sweep is using {self.path}; wait until it is finished")
         try:
             if not self.results.exists():
                 write_json(self.results, {})

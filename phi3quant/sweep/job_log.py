@@ -11,6 +11,12 @@ from phi3quant.notices import LOGGER
 from phi3quant.progress import Progress, Step
 from phi3quant.visible import in_log
 
+# Between lines of a stage: often enough to follow a job that runs elsewhere.
+_SECONDS = 5
+# Bytes in which the last line is looked for.
+_TAIL = 4096
+_TIME = "2026-01-01 00:00:00 "
+
 
 @dataclass(frozen=True)
 class JobLog:
@@ -27,12 +33,34 @@ class JobLog:
 
         @contextmanager
         def stage(title: str, total: int) -> Iterator[Step]:
-            started = time.monotonic()
+            started = written = time.monotonic()
+            finished = 0
+
+            def logged(done: int = 1, note: str = "") -> None:
+                nonlocal written, finished
+                finished += done
+                step(done, note)
+                now = time.monotonic()
+                if now - written >= _SECONDS:
+                    written = now
+                    self.say(f"{title}: {finished} of {total}")
+
             with shown(title, total) as step:
-                yield step
+                yield logged
             self.say(f"{title}: {total} steps in {time.monotonic() - started:.1f} s")
 
         return stage
+
+
+def last_line(path: Path) -> str:
+    """Last line of a log without its time; empty if there is none yet."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - _TAIL))
+            lines = file.read(_TAIL).decode(errors="replace").splitlines()
+    except OSError:
+        return ""
+    return lines[-1][len(_TIME) :].strip() if lines else ""
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from phi3quant.sweep.results import ModelResults, Results, Row
 from phi3quant.units import count, size
 
 _HEADINGS = (
-    *("no.", "recipe", "size", "bits per weight", "increase of perplexity", "95 % interval"),
+    *("no.", "recipe", "size", "bits/weight", "perplexity", "95 % interval"),
     *("mean KL", "same top", "time", "memory"),
 )
 _FRONT = "*"
@@ -21,7 +21,7 @@ def artifact_table(model: ModelResults) -> Table:
         title += f", perplexity {wording.perplexity(model.reference)}"
     note = (
         f"{_FRONT} no other artifact is smaller and loses less, by mean KL or by perplexity. "
-        "Time and memory are those of the whole job."
+        "Perplexity is its change from the original; time and memory are those of the whole job."
     )
     rows = [_cells(row, model) for row in model.rows]
     return Table(f"{title})", _HEADINGS, rows, 2, note)

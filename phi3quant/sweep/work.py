@@ -1,12 +1,14 @@
 """Work of one job, the same in every process and on every machine."""
 
+import os
+import platform
 import time
 import traceback
 from dataclasses import dataclass, replace
 
 from phi3quant.disk.output import MANIFEST
 from phi3quant.disk.untrusted_json import read_json_if_there
-from phi3quant.errors import MemoryLimitError, Phi3QuantError, ResumeError
+from phi3quant.errors import BusyError, MemoryLimitError, Phi3QuantError, ResumeError
 from phi3quant.evaluation.evaluate import EvaluationText
 from phi3quant.progress import Progress
 from phi3quant.run.conduct import Conduct
@@ -22,6 +24,9 @@ from phi3quant.sweep.originals import original
 from phi3quant.sweep.outcome import Outcome, outcome_of, write_outcome
 from phi3quant.sweep.plan import Limits
 
+# Seconds between tries to lock an output.
+_RETRY = 2
+
 
 @dataclass(frozen=True)
 class Task:
@@ -32,12 +37,14 @@ class Task:
         folder: folder of the sweep.
         text: text to score on.
         limits: device and memory.
+        patience: seconds to wait for another process that is writing the same artifact.
     """
 
     job: Job
     folder: SweepFolder
     text: EvaluationText
     limits: Limits
+    patience: float = 0
 
 
 def run_job(task: Task, shared: SharedWork, progress: Progress) -> Outcome:
@@ -55,7 +62,7 @@ def run_job(task: Task, shared: SharedWork, progress: Progress) -> Outcome:
     """
     key = task.job.key
     with job_log(task.folder.log(key)) as log:
-        log.say(f"started: {task.job}")
+        log.say(f"started on {platform.node()}, process {os.getpid()}: {task.job}")
         try:
             outcome = _finished(task, shared, log, progress)
         except MemoryLimitError as error:
@@ -85,30 +92,7 @@ def _finished(task: Task, shared: SharedWork, log: JobLog, progress: Progress) -
         device=device,
         shared=shared,
     )
-    # An artifact that is there was refused by the cache.
-    damaged = (artifact / MANIFEST).is_file()
-    try:
-        quantize(
-            job.subject.located,
-            artifact,
-            job.recipe,
-            overwrite=damaged,
-            progress=logged,
-            conduct=conduct,
-        )
-    except ResumeError as error:
-        if not conduct.resume:
-            raise
-        log.say(f"starting over: {error}")
-        conduct = replace(conduct, resume=False)
-        quantize(
-            job.subject.located,
-            artifact,
-            job.recipe,
-            overwrite=True,
-            progress=logged,
-            conduct=conduct,
-        )
+    _quantize(task, conduct, log, logged)
     changed = mismatch(job, read_json_if_there(artifact / MANIFEST))
     if changed:
         return Outcome(job.key, "failed", f"{changed}, which changed meanwhile; run it again")
@@ -119,3 +103,29 @@ def _finished(task: Task, shared: SharedWork, log: JobLog, progress: Progress) -
     )
     write_outcome(folder.outcome(job.key), outcome)
     return outcome
+
+
+def _quantize(task: Task, conduct: Conduct, log: JobLog, progress: Progress) -> None:
+    """Write the artifact; blocks that another configuration has finished are dropped."""
+    artifact = task.folder.artifact(task.job.key)
+    located, recipe = task.job.subject.located, task.job.recipe
+    # An artifact that is there was refused by the cache.
+    overwrite = (artifact / MANIFEST).is_file()
+    deadline = time.monotonic() + task.patience
+    while True:
+        try:
+            quantize(
+                located, artifact, recipe, overwrite=overwrite, progress=progress, conduct=conduct
+            )
+        except BusyError:
+            # A dead machine's lock on a network file system takes a while to expire.
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_RETRY)
+        except ResumeError as error:
+            if not conduct.resume:
+                raise
+            log.say(f"starting over: {error}")
+            conduct, overwrite = replace(conduct, resume=False), True
+        else:
+            return
