@@ -5,8 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
 from phi3quant.cli.layout import print_table, print_text
+from phi3quant.cli.live_table import LiveTable
 from phi3quant.cli.progress import progress_bars
-from phi3quant.cli.terminal import echo, note, width
+from phi3quant.cli.terminal import echo, note, progress_width, width
 from phi3quant.progress import Progress, Step
 from phi3quant.reporting import wording
 from phi3quant.sweep.job import Job
@@ -29,6 +30,7 @@ class SweepDisplay:
         self._ended = 0
         self._begun = 0
         self._watched = time.monotonic()
+        self._table = LiveTable("job", "stage")
         self._started = time.monotonic()
 
     def planned(self, jobs: Sequence[Job], reused: int) -> None:
@@ -51,13 +53,15 @@ class SweepDisplay:
         yield placed
 
     def watch(self, running: Mapping[str, str]) -> None:
-        """See Display; a line from time to time."""
-        now = time.monotonic()
-        if now - self._watched < _SECONDS:
+        """See Display; a table that is updated or, in a log, lines from time to time."""
+        if progress_width():
+            self._table.show(running)
             return
-        self._watched = now
-        for name, line in running.items():
-            note(f"  {name}: {line}")
+        now = time.monotonic()
+        if running and now - self._watched >= _SECONDS:
+            self._watched = now
+            for name, line in running.items():
+                note(f"  {name}: {line}")
 
     def done(self, job: Job, outcome: Outcome) -> None:
         """See Display."""

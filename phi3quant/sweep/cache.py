@@ -61,6 +61,13 @@ def mismatch(job: Job, manifest: Mapping[str, Any]) -> str:
         ),
         ("calibration text", _text(job.identity["calibration"]), manifest.get("calibration"), None),
         ("evaluation text", _text(job.identity["evaluation"]), text, None),
+        # The manifest of a result from a CPU doesn't name it.
+        (
+            "device",
+            {"device": job.identity["device"]},
+            {"device": manifest.get("device", "cpu")},
+            None,
+        ),
     )
     for name, expected, recorded, without in pairs:
         if not _agree(expected, recorded, without):

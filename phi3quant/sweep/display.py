@@ -19,7 +19,10 @@ class Display(Protocol):
         """A job runs in the body; returns the display of its stages."""
 
     def watch(self, running: Mapping[str, str]) -> None:
-        """Jobs run elsewhere; ``running`` has the last line of the log of each."""
+        """Jobs run elsewhere; ``running`` has the last line of the log of each.
+
+        The last call has none.
+        """
 
     def done(self, job: Job, outcome: Outcome) -> None:
         """A job has ended."""

@@ -200,6 +200,8 @@ def _run(
     except BaseException:
         _cancel(ray, [*kept.values(), *pending])
         raise
+    finally:
+        display.watch({})
 
 
 def _outcome(ray: Any, reference: Any, task: Task) -> Outcome:

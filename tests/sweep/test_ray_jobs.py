@@ -144,8 +144,12 @@ def test_a_killed_node_loses_nothing(
     folder, killed = tmp_path / "out", []
 
     def kill(key: str) -> None:
-        process = process_of(folder, key)
-        node = next(node for node in nodes.worker_nodes if process in _descendants(node))
+        above = set(_parents(process_of(folder, key)))
+        node = next(
+            node
+            for node in nodes.worker_nodes
+            if node.all_processes["raylet"][0].process.pid in above
+        )
         killed.append(key)
         nodes.remove_node(node, allow_graceful=False)
 
@@ -156,12 +160,12 @@ def test_a_killed_node_loses_nothing(
     assert len(_STARTED.findall(SweepFolder(folder).log(killed[0]).read_text())) == 2
 
 
-def _descendants(node: Any) -> set[int]:
-    """Processes that a node has started."""
-    import psutil
-
-    process = psutil.Process(node.all_processes["raylet"][0].process.pid)
-    return {child.pid for child in process.children(recursive=True)}
+def _parents(process: int) -> Iterator[int]:
+    """A process and those above it."""
+    while process > 1:
+        yield process
+        status = Path(f"/proc/{process}/stat").read_text(encoding="ascii", errors="replace")
+        process = int(status.rpartition(")")[2].split()[1])
 
 
 def test_an_interruption_stops_all_workers_and_the_sweep_continues(
