@@ -13,6 +13,8 @@
     ├── NotComparableError     two results can't be compared
     ├── OutputError            the output can't be written
     ├── ResumeError            an unfinished run can't be resumed, or would be lost
+    │   └── BusyError              another process is writing the same output
+    ├── ClusterError           a cluster can't be reached, or its nodes differ
     ├── MemoryLimitError       a run needs more memory than is available or allowed
     ├── DeviceError            there is no such device, or it can't be used
     ├── MissingExtraError      an optional dependency is not installed
@@ -38,8 +40,10 @@ OPTIONS: Mapping[str, str] = {
     "--max-memory": "Conduct(max_memory=...)",
     "--max-new-tokens": "max_new_tokens",
     "--memory": "memory",
+    "--models": "models",
     "--no-score": "scored=False",
     "--overwrite": "overwrite=True",
+    "--presets": "presets",
     "--reason": "reason",
     "--reference": "reference",
     "--requantize": "requantize=True",
@@ -136,6 +140,14 @@ class OutputError(Phi3QuantError):
 
 class ResumeError(Phi3QuantError):
     """An unfinished run can't be resumed, or would be lost without permission."""
+
+
+class BusyError(ResumeError):
+    """Another process is writing the same output."""
+
+
+class ClusterError(Phi3QuantError):
+    """A cluster can't be reached, its nodes differ, or a job fits none of them."""
 
 
 class MemoryLimitError(Phi3QuantError):

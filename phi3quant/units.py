@@ -1,6 +1,19 @@
 """Sizes, counts and choices in words, with one unit of size and one plural rule for all output."""
 
-from collections.abc import Iterable
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+
+_UNITS: Mapping[str, int] = {
+    "": 1,
+    "K": 10**3,
+    "M": 10**6,
+    "G": 10**9,
+    "KI": 2**10,
+    "MI": 2**20,
+    "GI": 2**30,
+}
+_SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)\s*([KMG]?|[KMG]I)B?")
 
 
 def size(nbytes: float) -> str:
@@ -14,6 +27,17 @@ def size(nbytes: float) -> str:
         if nbytes >= unit:
             return f"{nbytes / unit:.2f} {name}"
     return count(round(nbytes), "byte")
+
+
+def parsed_size(text: str) -> int | None:
+    """Bytes of a size as ``size`` and people write it; None if it isn't one.
+
+    Examples:
+        >>> parsed_size("2.2GB"), parsed_size("4 gib"), parsed_size("many")
+        (2200000000, 4294967296, None)
+    """
+    match = _SIZE.fullmatch(text.strip().upper())
+    return round(float(match[1]) * _UNITS[match[2]]) if match else None
 
 
 def count(number: int, noun: str, plural: str | None = None) -> str:
@@ -35,3 +59,17 @@ def alternatives(choices: Iterable[object]) -> str:
     """
     *others, last = map(str, choices)
     return f"{', '.join(others)} or {last}" if others else last
+
+
+def unknown(kind: str, name: str, names: Iterable[str]) -> str:
+    """Message about a name that isn't among the known ones; it suggests the closest.
+
+    Examples:
+        >>> unknown("method", "agw", ["rtn", "awq"])
+        "there is no method 'agw'. Did you mean awq? Choose from rtn, awq."
+    """
+    known = list(names)
+    spelled = {each.lower(): each for each in known}
+    near = difflib.get_close_matches(name.lower(), spelled, n=1, cutoff=0.5)
+    hint = f" Did you mean {spelled[near[0]]}?" if near else ""
+    return f"there is no {kind} {name!r}.{hint} Choose from {', '.join(known)}."

@@ -1,7 +1,9 @@
 """Fixtures that all tests share."""
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
@@ -56,8 +58,12 @@ def prose(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def pytest_report_header() -> str:
-    """Name the GPU in pytest's header, or say that there is none."""
-    if not torch.cuda.is_available():
-        return "tests/gpu: no CUDA GPU here, so its tests are skipped"
-    return f"tests/gpu: {torch.cuda.get_device_name()}"
+def pytest_report_header() -> list[str]:
+    """Name the GPU and Ray in pytest's header, or say that there is none."""
+    gpu = "no CUDA GPU here, so its tests are skipped"
+    if torch.cuda.is_available():
+        gpu = torch.cuda.get_device_name()
+    ray = "Ray isn't installed, so its tests are skipped"
+    with contextlib.suppress(PackageNotFoundError):
+        ray = f"Ray {version('ray')}"
+    return [f"tests/gpu: {gpu}", f"tests/sweep: {ray}"]

@@ -44,6 +44,7 @@ _COMMANDS: Mapping[str, _Entry] = {
     "inspect": _Entry("inspect", "inspect", "Show architecture, size, hashes and provenance."),
     "report": _Entry("report", "report", "Show quality and size, as tables and an HTML page."),
     "rtn": _Entry("quantize", "rtn", "Quantize a model by rounding to nearest."),
+    "sweep": _Entry("sweep", "sweep_command", "Compare many recipes on several models."),
     "tune": _Entry("tune", "tune", "Tune a quantized model's scales by its original."),
     "verify": _Entry("verify", "verify", "Check every file against the hash in its manifest."),
 }
@@ -166,6 +167,7 @@ def main() -> None:
     phi3quant export gguf OUT                  write a file for llama.cpp apps
     phi3quant estimate phi-3-mini-4k           will it fit a phone, and how fast?
     phi3quant report OUT -o report.html        quality and size as an HTML page
+    phi3quant sweep GRID.toml -o DIR           many recipes, and the best of them
     phi3quant inspect OUT                      architecture, size, provenance
     phi3quant audit MODEL                      integrity, graded by its evidence
     phi3quant compare MODEL OUT                differences between two models

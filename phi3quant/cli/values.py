@@ -1,26 +1,16 @@
 """Types of the values that options take, each with messages that show how to write one."""
 
-import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 import click
 
 from phi3quant.quant.scheme import WHOLE_ROW
+from phi3quant.units import parsed_size, unknown
 
 _Parameter = click.Parameter | None
 _Context = click.Context | None
-
-_UNITS: Mapping[str, int] = {
-    "": 1,
-    "K": 10**3,
-    "M": 10**6,
-    "G": 10**9,
-    "KI": 2**10,
-    "MI": 2**20,
-    "GI": 2**30,
-}
 
 OUTPUT = click.Path(path_type=Path)
 """A folder to create; the library checks it."""
@@ -78,13 +68,10 @@ class Size(click.ParamType[int]):
         """Read the number."""
         if isinstance(value, int):
             return value
-        match = re.fullmatch(
-            r"(\d{1,15}(?:\.\d{1,15})?)\s*([KMG]?|[KMG]I)B?", str(value).strip().upper()
-        )
-        size = int(float(match[1]) * _UNITS[match[2]]) if match else 0
-        if not size:
+        nbytes = parsed_size(str(value))
+        if not nbytes:
             self.fail(f"{value!r} is not a size; write 2GB, 500MB or 4GiB", param, ctx)
-        return size
+        return nbytes
 
 
 class Contexts(click.ParamType[tuple[int, ...]]):
@@ -144,6 +131,24 @@ class Name(click.ParamType[str]):
         return f"[{'|'.join(self._names)}]" if few else self.name.split()[-1].upper()
 
 
+class Words(click.ParamType[tuple[str, ...]]):
+    """Words separated by commas.
+
+    Args:
+        kind: of the things that the words name, such as "model".
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.name = f"{kind}s"
+
+    def convert(self, value: object, param: _Parameter, ctx: _Context) -> tuple[str, ...]:
+        """Each of the words."""
+        del param, ctx
+        if isinstance(value, tuple):
+            return value
+        return tuple(word.strip() for word in str(value).split(",") if word.strip())
+
+
 class Names(click.ParamType[tuple[str, ...]]):
     """Names as ``Name`` takes them, separated by commas."""
 
@@ -159,12 +164,3 @@ class Names(click.ParamType[tuple[str, ...]]):
         if not words:
             self.fail(f"no {self.name} is given", param, ctx)
         return tuple(self._one.convert(word, param, ctx) for word in words)
-
-
-def unknown(kind: str, name: str, names: Iterable[str]) -> str:
-    """The message about a name that isn't among the known ones."""
-    known = list(names)
-    spelled = {each.lower(): each for each in known}
-    near = difflib.get_close_matches(name.lower(), spelled, n=1, cutoff=0.5)
-    hint = f" Did you mean {spelled[near[0]]}?" if near else ""
-    return f"there is no {kind} {name!r}.{hint} Choose from {', '.join(known)}."

@@ -32,7 +32,7 @@ from phi3quant.disk.output import (
     write_json,
 )
 from phi3quant.disk.shield import uninterrupted
-from phi3quant.errors import OutputError, ResumeError
+from phi3quant.errors import BusyError, OutputError
 
 BEGUN, _DONE, _WHOLE, _OLD = "begun.json", "done.json", "whole", "old"
 TUNING = "tuning.safetensors"
@@ -187,7 +187,7 @@ def open_workspace(output: Path, *, overwrite: bool) -> Iterator[Workspace]:
     Raises:
         OutputError: see check_output_folder; or the workspace can't be made, or it contains a
             file that phi3quant did not make.
-        ResumeError: another process is making ``output``.
+        BusyError: another process is making ``output``.
     """
     check_output(output, overwrite=overwrite)
     workspace = _workspace(output, overwrite=overwrite)
@@ -248,9 +248,7 @@ def _locked(workspace: Workspace) -> int:
                 lock = lock_folder(folder)
                 break
     if lock is None:
-        raise ResumeError(
-            f"another process is making {workspace.output}; wait until it is finished"
-        )
+        raise BusyError(f"another process is making {workspace.output}; wait until it is finished")
     return lock
 
 

@@ -88,13 +88,18 @@ def inspection_of(opened: OpenedModel[StoredModel]) -> Inspection:
         path=opened.path,
         format=model.format,
         config=config,
-        parameters=sum(prod(shape) for shape in tensor_shapes(config).values()),
+        parameters=parameters(config),
         weight_bytes=model.weight_bytes,
         linear_bits_per_weight=linear_bits(model),
         sha256=hashes(model),
         manifest=dict(opened.manifest),
         notes=tuple(model.notes),
     )
+
+
+def parameters(config: Phi3Config) -> int:
+    """Number of weights of a model, a tied head counted once."""
+    return sum(prod(shape) for shape in tensor_shapes(config).values())
 
 
 def hashes(model: StoredModel, tell: CountSteps = lambda _steps: None) -> dict[str, str]:

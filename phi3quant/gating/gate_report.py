@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from typing import Any
-from xml.etree import ElementTree as ET
 
 from phi3quant.evaluation.metrics import plain
 from phi3quant.gating.check_report import SCHEMA_VERSION, CheckReport
 from phi3quant.gating.gate import Gate, Verdict
+from phi3quant.gating.junit import Case, Problem, junit
 from phi3quant.version import tool_version
-from phi3quant.visible import code_span, in_annotation, in_markdown, in_xml
+from phi3quant.visible import code_span, in_annotation, in_markdown
 
 METRICS: Mapping[str, str] = {
     "perplexity": "perplexity",
@@ -62,26 +62,20 @@ def as_junit(report: CheckReport) -> str:
 
     Figures have no limits and always pass; their values are in system-out.
     """
-    suite = ET.Element("testsuite", name="phi3quant check")
+    cases = []
     for finding in report.findings:
-        case = _case(suite, f"{finding.name}", finding.message)
         kind = _JUNIT_KINDS.get(finding.verdict)
-        if kind is not None:
-            tag = "skipped" if report.exit_code == 0 else kind
-            ET.SubElement(case, tag, message=in_xml(finding.message))
-    for key, title in METRICS.items():
-        if report.metrics is not None:
-            _case(suite, f"metric: {title}", f"{key} = {report.metrics.get(key)}")
-    counts = {"tests": "testcase", "failures": ".//failure", "errors": ".//error"}
-    for name, tag in {**counts, "skipped": ".//skipped"}.items():
-        suite.set(name, str(len(suite.findall(tag))))
-    root = ET.Element("testsuites")
-    root.append(suite)
-    ET.indent(root)
-    return ET.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+        tolerated = kind is not None and report.exit_code == 0
+        cases.append(Case(finding.name, finding.message, "skipped" if tolerated else kind))
+    if report.metrics is not None:
+        cases += [
+            Case(f"metric: {title}", f"{key} = {report.metrics.get(key)}")
+            for key, title in METRICS.items()
+        ]
+    return junit("phi3quant check", "phi3quant.gating.check", cases)
 
 
-_JUNIT_KINDS = {
+_JUNIT_KINDS: Mapping[Verdict, Problem] = {
     Verdict.FAIL: "failure",
     Verdict.UNDERPOWERED: "error",
     Verdict.NOT_COMPARABLE: "error",
@@ -146,12 +140,6 @@ def _gate(gate: Gate) -> dict[str, Any]:
         "detectable": plain(measured.detectable),
         "windows": measured.windows,
     }
-
-
-def _case(suite: ET.Element, name: str, output: str) -> ET.Element:
-    case = ET.SubElement(suite, "testcase", classname="phi3quant.gating.check", name=name, time="0")
-    ET.SubElement(case, "system-out").text = in_xml(output)
-    return case
 
 
 def _number(value: Any) -> str:

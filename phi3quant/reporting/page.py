@@ -1,10 +1,6 @@
 """A report as one self-contained HTML page."""
 
 from pathlib import Path
-from typing import Any
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from phi3quant.disk.output import clear_os_errors, write_bytes
 from phi3quant.errors import OutputError
@@ -12,6 +8,7 @@ from phi3quant.evaluation.paired_statistics import FEW_WINDOWS
 from phi3quant.reporting import tables, wording
 from phi3quant.reporting.audit_table import audit_table
 from phi3quant.reporting.error_plot import draw_errors
+from phi3quant.reporting.frame import markup, rendered
 from phi3quant.reporting.memory_tables import device_table, memory_table
 from phi3quant.reporting.model_table import model_table
 from phi3quant.reporting.plots import draw_divergence, draw_quality, has_intervals
@@ -19,9 +16,8 @@ from phi3quant.reporting.provenance_table import provenance_table
 from phi3quant.reporting.report import Report
 from phi3quant.reporting.series import legend
 from phi3quant.reporting.summary import verdicts
-from phi3quant.version import tool_version
-from phi3quant.visible import visible
 
+_GENERATOR = "phi3quant report"
 _MARK = b'<meta name="generator" content="phi3quant report'
 """Start of the element that marks a page as a report of phi3quant."""
 _MARK_WITHIN = 2048
@@ -38,19 +34,12 @@ def render(report: Report, output: str | Path = "report.html") -> str:
         MissingExtraError: matplotlib isn't installed.
     """
     maps = [
-        (tables.error_table(each), _markup(draw_errors(f"errors-{number}", each)))
+        (tables.error_table(each), markup(draw_errors(f"errors-{number}", each)))
         for number, each in enumerate(report.error_maps)
     ]
-    environment = Environment(
-        loader=PackageLoader("phi3quant.reporting", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=_seen,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("page.html.j2").render(
-        version=tool_version(),
+    return rendered(
+        "page.html.j2",
+        generator=_GENERATOR,
         report=report,
         measurement=report.measurement,
         command=report.invocation.command(output) if report.invocation else "",
@@ -60,9 +49,9 @@ def render(report: Report, output: str | Path = "report.html") -> str:
         artifacts=report.artifacts,
         variants=tables.variant_table(report, report.artifacts),
         ways=tables.ways_table(report),
-        quality=_markup(draw_quality(report)),
+        quality=markup(draw_quality(report)),
         divergences=tables.divergence_table(report, report.artifacts),
-        divergence=_markup(draw_divergence(report)),
+        divergence=markup(draw_divergence(report)),
         maps=maps,
         wording=wording,
         intervals=has_intervals(report),
@@ -102,13 +91,3 @@ def write_page(path: str | Path, report: Report) -> int:
     content = render(report, path).encode()
     write_bytes(Path(path), content)
     return len(content)
-
-
-def _markup(drawn: str | None) -> Markup | None:
-    """A drawing as markup; it has no text from outside."""
-    return None if drawn is None else Markup(drawn)  # noqa: S704 - see above
-
-
-def _seen(value: Any) -> Any:
-    """Visible form of a template's output; markup is left unchanged."""
-    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value

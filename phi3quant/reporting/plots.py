@@ -47,7 +47,7 @@ def draw_quality(report: Report) -> str | None:
             points.append(_Point(series, size, ratio, _ends(row) or (ratio, ratio)))
     if not points:
         return None
-    unit, title = _unit(point.size for point in points)
+    unit, title = unit_of(point.size for point in points)
     places = spread([point.size / unit for point in points])
 
     def fill(figure: Figure) -> None:
@@ -130,6 +130,6 @@ def draw_divergence(report: Report) -> str | None:
     return draw("divergence", "Share of tokens above each divergence", 3.4, fill)
 
 
-def _unit(sizes: Iterable[int]) -> tuple[float, str]:
+def unit_of(sizes: Iterable[int]) -> tuple[float, str]:
     """Bytes per unit, and the unit's name, for the largest of the sizes."""
     return (1e9, "GB") if max(sizes) >= 1e9 else (1e6, "MB")

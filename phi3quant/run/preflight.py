@@ -45,7 +45,7 @@ def check(
     """
     folder, size = output
     need = memory_budget.needs(config, run, product_dtype(device).itemsize)
-    place = _place(need, limit, device)
+    place = place_of_states(need, limit, device)
     disk = size + need.disk + (need.states if place is Place.DISK else 0)
     check_space(folder, disk)
     if disk + need.memory >= _LARGE:
@@ -64,7 +64,17 @@ def check(
     return place
 
 
-def _place(need: Needs, limit: int | None, device: torch.device) -> Place:
+def place_of_states(need: Needs, limit: int | None, device: torch.device = CPU) -> Place:
+    """Place of the hidden states.
+
+    Args:
+        need: memory that a run needs.
+        limit: limit on bytes of the memory that the device uses; None for the available memory.
+        device: device that computes.
+
+    Raises:
+        MemoryLimitError: there is not enough memory.
+    """
     if device.type == "cpu":
         return Place.DEVICE if memory_budget.in_memory(need, limit) else Place.DISK
     return memory_budget.place_for_gpu(need, limit, free_memory(device))

@@ -36,6 +36,9 @@ class Settings:
         if not 0 < self.rate <= 0.1:
             raise SchemeError(f"a learning rate of {self.rate:g} is not between 0 and 0.1")
 
+    def __str__(self) -> str:
+        return f"{self.passes} passes of {self.windows} windows"
+
     def as_json(self) -> dict[str, int | float]:
         """Settings as JSON values for manifests."""
         return {

@@ -37,6 +37,10 @@ _CARD = (
     "---\nlicense: mit\ndatasets: [a, b]\nbase_model:\n- microsoft/Phi-3-mini-4k-instruct\n---\n"
     "# Phi-3\n\n| layers, heads | 2, 4 |\n|---|---|\n| parameters | 0.1M |\n\nA file of 0.41 MB.\n"
 )
+_GRID = (
+    'models = ["a", {name = "b", adapters = ["c"]}]\n[text]\nwindow = 16\n[[recipes]]\n'
+    'method = "rtn"\ngroup-size = [32, "row"]\nsym = [true]\nexport = ["gguf"]\n'
+)
 _SCORE = ("perplexity", "{m}", "--text", "{base}/text.txt", "--window", "16", "--max-tokens", "64")
 _INSPECT: Words = ("inspect", "{m}", "--json")
 _RTN: Words = (
@@ -72,6 +76,10 @@ _READ_TEXT: Words = ("perplexity", "{base}/plain", "--text", "{m}", *_SCORE[4:])
 _RESUME: Words = (
     *("awq", "{base}/plain", "-o", "{m}/out", "--samples", "4", "--seq-len", "32", "--no-verify"),
     *("--calib", "{base}/text.txt", "--threads", "1", "--resume"),
+)
+_SWEEP: Words = (
+    *("sweep", "{m}", "--models", "{base}/plain", "-o", "{work}/o", "--text", "{base}/text.txt"),
+    *("--window", "16", "--max-tokens", "64"),
 )
 
 
@@ -128,6 +136,7 @@ READERS: Mapping[str, Reader] = {
     "json": Reader("text.json", "text.json", spoil_json, (_READ_TEXT,)),
     "chats": Reader("chats.jsonl", "chats.jsonl", spoil_lines, (_READ_TEXT,)),
     "text": Reader("text.txt", "text.txt", spoil_bytes, (_READ_TEXT,)),
+    "grid": Reader("grid.toml", "grid.toml", spoil_bytes, (_SWEEP,)),
     "parquet": Reader("text.parquet", "text.parquet", spoil_bytes, (_READ_TEXT,)),
 }
 """Readers by the name that ``--reader`` takes."""
@@ -156,6 +165,7 @@ def make_base(base: Path) -> None:
     (base / "text.json").write_text(json.dumps(_chats(paragraphs)), encoding="utf-8")
     lines = "\n".join(map(json.dumps, _chats(paragraphs)))
     (base / "chats.jsonl").write_text(lines, encoding="utf-8")
+    (base / "grid.toml").write_text(_GRID, encoding="utf-8")
     parquet.write_table(table({"text": paragraphs}), base / "text.parquet")
     short = ("--threads", "1", "--no-verify", "-q")
     calibration = ("--samples", "4", "--seq-len", "32", "--calib", str(text), *short)

@@ -1,0 +1,1 @@
+"""Sweeps: many recipes on several models, with a cache by content."""
