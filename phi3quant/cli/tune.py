@@ -99,7 +99,7 @@ def tune(
     phi3quant tune phi3-4bit --reference ./Phi-3-mini-4k-instruct
     phi3quant tune their-awq --reference ./my-finetune --calib chats.jsonl -o out
     phi3quant tune model-Q4_K_M.gguf --reference ./my-finetune --device cuda
-    phi3quant tune phi3-4bit --reference ./my-finetune --resume    after an interruption
+    phi3quant tune phi3-4bit --reference ./my-finetune --resume
 
     QUANTIZED is a packed folder, a .gguf file or a hub id.
     """
