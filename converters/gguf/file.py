@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from phi3quant.disk.first_bytes import GGUF_MAGIC, lfs_hint
 from phi3quant.errors import CheckpointError
+from phi3quant.quant.codecs.ggml_decoding import decode
 
 _VERSIONS = (2, 3)
 STRING, _ARRAY = 8, 9
@@ -98,13 +99,12 @@ class GgufModel:
         """
         raw, stored = self.load_bytes(name), self.tensors[name]
         try:
-            with np.errstate(all="ignore"):  # see below for scales that are not finite
-                weights = quants.dequantize(raw, stored.type)
+            weights = decode(raw.reshape(-1, raw.shape[-1]), stored.type)
         except NotImplementedError:
             raise CheckpointError(
                 f"tensor {name} in {stored.file} is of type {stored.type.name}, which can't be read"
             ) from None
-        tensor = torch.from_numpy(np.ascontiguousarray(weights, np.float32)).view(stored.shape)
+        tensor = torch.from_numpy(weights).view(stored.shape)
         if not torch.isfinite(tensor).all():
             raise CheckpointError(f"tensor {name} in {stored.file} holds NaN or infinity")
         return tensor

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from gguf import quants
 
 from phi3quant.quant.codecs.ggml_blocks import BlockTensor
+from phi3quant.quant.codecs.ggml_decoding import decode
 from phi3quant.quant.ggml_types import SCALE_PLACES
 from phi3quant.quant.offset_tensor import OffsetTensor
 from phi3quant.quant.tensor import Quantized, QuantizedTensor
@@ -100,7 +100,7 @@ def _block_term(matrix: BlockTensor, place: int, places: Sequence[int]) -> Term:
     unit = blocks.copy()
     for each in places:
         unit[..., each : each + 2] = _ONE if each == place else 0
-    values = quants.dequantize(unit.reshape(matrix.data.shape), kind.type)
+    values = decode(unit.reshape(matrix.data.shape), kind.type)
     return Term(
         torch.from_numpy(values.astype(np.int16)).view(len(blocks), blocks.shape[1], kind.block),
         torch.from_numpy(scales.astype(np.float32)),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from phi3quant.errors import CheckpointError, SchemeError
 from phi3quant.parallel import over_rows
@@ -21,6 +21,7 @@ from phi3quant.quant.codecs import (
 )
 from phi3quant.quant.codecs.compensation import Strip, Walk, compensated_codes, corrected
 from phi3quant.quant.codecs.fixed_grid_compensation import compensate_on
+from phi3quant.quant.codecs.ggml_decoding import decode
 from phi3quant.quant.codecs.ggml_grids import GRIDS
 from phi3quant.quant.ggml_types import BlockSize
 from phi3quant.quant.gram import Gram
@@ -86,7 +87,7 @@ class BlockTensor:
 
     def dequantize(self) -> torch.Tensor:
         """Weights that the blocks represent, FP32 [rows, columns]."""
-        return torch.from_numpy(quants.dequantize(self.data, self.kind.type)).view(self.shape)
+        return torch.from_numpy(decode(self.data, self.kind.type)).view(self.shape)
 
 
 @dataclass(frozen=True)
