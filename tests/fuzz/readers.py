@@ -172,7 +172,7 @@ def make_base(base: Path) -> None:
     lines = "\n".join(map(json.dumps, _chats(paragraphs)))
     (base / "chats.jsonl").write_text(lines, encoding="utf-8")
     (base / "grid.toml").write_text(_GRID, encoding="utf-8")
-    (base / "more.toml").write_text(_GRID.replace("[32,", "[64, 32,"), encoding="utf-8")
+    (base / "more.toml").write_text(_GRID.replace("[true]", "[true, false]"), encoding="utf-8")
     parquet.write_table(table({"text": paragraphs}), base / "text.parquet")
     short = ("--threads", "1", "--no-verify", "-q")
     calibration = ("--samples", "4", "--seq-len", "32", "--calib", str(text), *short)
