@@ -1,7 +1,7 @@
 """Predictions in full precision, kept on disk for all jobs of a model.
 
-A safetensors file has the states, the windows and the description of the text; a JSON file next to it
-has its hash.
+A safetensors file has the states, the windows and the description of the text. A JSON file next to
+it has its hash.
 """
 
 import json
