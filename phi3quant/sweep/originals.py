@@ -1,8 +1,10 @@
 """Predictions in full precision, kept on disk for all jobs of a model.
 
-A safetensors file holds the states and windows, a JSON file next to it the text and the hash.
+A safetensors file has the states, the windows and the description of the text. A JSON file next to
+it has its hash.
 """
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from safetensors.torch import save_file
 
 from phi3quant.disk.hashed_file import describe_file
 from phi3quant.disk.output import check_space, clear_os_errors, sync, write_json
-from phi3quant.disk.untrusted_json import read_json
+from phi3quant.disk.untrusted_json import parse_json, read_json
 from phi3quant.errors import InputError
 from phi3quant.evaluation.evaluate import EvaluationText, full_precision
 from phi3quant.evaluation.full_precision import FullPrecision
@@ -23,15 +25,15 @@ from phi3quant.source.checkpoint import Checkpoint
 from phi3quant.source.opened_model import OpenedModel
 
 _WEIGHTS, _RECORD = ".safetensors", ".json"
+_DESCRIPTION = "description"
 
 
 @dataclass(frozen=True)
 class _Record:
-    """Text and hash of kept predictions."""
+    """Size and hash of a file."""
 
     sha256: str
     bytes: int
-    description: dict[str, Any]
 
 
 def original(
@@ -66,12 +68,14 @@ def _write(place: Path, computed: FullPrecision) -> None:
     weights = place.with_suffix(_WEIGHTS)
     partial = place.with_name(f".{weights.name}.phi3quant-partial")
     check_space(weights, computed.states.nbytes)
+    tensors = {"states": computed.states, "windows": computed.windows}
+    description = json.dumps(dict(computed.description), allow_nan=False)
     with clear_os_errors(weights):
-        save_file({"states": computed.states, "windows": computed.windows}, partial)
+        save_file(tensors, partial, {_DESCRIPTION: description})
         sync(partial)
         described = describe_file(partial)
         partial.replace(weights)
-    write_json(place.with_suffix(_RECORD), {**described, "description": dict(computed.description)})
+    write_json(place.with_suffix(_RECORD), described)
 
 
 def _read(place: Path, hidden: int) -> FullPrecision | None:
@@ -86,10 +90,12 @@ def _read(place: Path, hidden: int) -> FullPrecision | None:
             return None
         with safe_open(weights, framework="pt") as file:
             states, windows = file.get_tensor("states"), file.get_tensor("windows")
+            stated = (file.metadata() or {}).get(_DESCRIPTION, "")
+        description = parse_json(stated, dict[str, Any], where=str(weights))
     except (InputError, OSError, SafetensorError):
         return None
     tokens = windows.shape[0] * (windows.shape[1] - 1) if windows.dim() == 2 else -1
     fits = windows.dtype == torch.int64 and states.dtype == torch.float32
     if not fits or states.shape != (tokens, hidden):
         return None
-    return FullPrecision(windows, record.description, states)
+    return FullPrecision(windows, description, states)

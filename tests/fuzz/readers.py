@@ -77,10 +77,13 @@ _RESUME: Words = (
     *("awq", "{base}/plain", "-o", "{m}/out", "--samples", "4", "--seq-len", "32", "--no-verify"),
     *("--calib", "{base}/text.txt", "--threads", "1", "--resume"),
 )
-_SWEEP: Words = (
-    *("sweep", "{m}", "--models", "{base}/plain", "-o", "{work}/o", "--text", "{base}/text.txt"),
-    *("--window", "16", "--max-tokens", "64"),
+_SWEPT: Words = (
+    *("--models", "{base}/plain", "--text", "{base}/text.txt", "--window", "16"),
+    *("--max-tokens", "64", "--threads", "1"),
 )
+_SWEEP: Words = ("sweep", "{m}", "-o", "{work}/o", *_SWEPT)
+# With one recipe more than there are results, so that the original's predictions are read too.
+_SWEEP_AGAIN: Words = ("sweep", "{base}/more.toml", "-o", "{m}", *_SWEPT)
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,9 @@ READERS: Mapping[str, Reader] = {
     "json": Reader("text.json", "text.json", spoil_json, (_READ_TEXT,)),
     "chats": Reader("chats.jsonl", "chats.jsonl", spoil_lines, (_READ_TEXT,)),
     "text": Reader("text.txt", "text.txt", spoil_bytes, (_READ_TEXT,)),
+    "outcome": Reader("sweep", "outcomes/*.json", spoil_json, (_SWEEP_AGAIN,)),
+    "original": Reader("sweep", "originals/*.json", spoil_json, (_SWEEP_AGAIN,)),
+    "states": Reader("sweep", "originals/*.safetensors", spoil_safetensors, (_SWEEP_AGAIN,)),
     "grid": Reader("grid.toml", "grid.toml", spoil_bytes, (_SWEEP,)),
     "parquet": Reader("text.parquet", "text.parquet", spoil_bytes, (_READ_TEXT,)),
 }
@@ -166,6 +172,7 @@ def make_base(base: Path) -> None:
     lines = "\n".join(map(json.dumps, _chats(paragraphs)))
     (base / "chats.jsonl").write_text(lines, encoding="utf-8")
     (base / "grid.toml").write_text(_GRID, encoding="utf-8")
+    (base / "more.toml").write_text(_GRID.replace("[true]", "[true, false]"), encoding="utf-8")
     parquet.write_table(table({"text": paragraphs}), base / "text.parquet")
     short = ("--threads", "1", "--no-verify", "-q")
     calibration = ("--samples", "4", "--seq-len", "32", "--calib", str(text), *short)
@@ -179,6 +186,8 @@ def make_base(base: Path) -> None:
     _run("rtn", str(plain), "-o", str(base / "mixed"), *mixed, *short)
     _run("rtn", str(plain), "-o", str(base / "onnx"), "--export", "onnx", *short)
     words = ("--window", "16", "--max-tokens", "128", "--reference", str(plain), "-q")
+    there = [word.format(base=base) for word in _SWEPT]
+    _run("sweep", str(base / "grid.toml"), "-o", str(base / "sweep"), *there, "-q")
     _run("baseline", "create", str(base / "awq"), "-o", str(base / "b.baseline"), *words)
 
 
