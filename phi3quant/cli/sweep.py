@@ -201,7 +201,7 @@ def _grid(path: Path | None, jobs: _Jobs, text: EvaluationText) -> Grid:
 def _write(results: Results, judging: _Judging, *, quiet: bool) -> None:
     if judging.junit:
         write_bytes(judging.junit, as_junit(results).encode())
-    if results.unchanged and results.folder.page.exists():
+    if not results.news and results.folder.page.exists():
         return
     try:
         page = write_page(results)

@@ -1,7 +1,7 @@
 """Conduct of a sweep: plan, reuse, run the rest, keep every result."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from phi3quant.disk.output import write_json
@@ -70,7 +70,7 @@ def sweep(
     with folder.locked():
         if not resume:
             _refuse_to_forget(plan, folder)
-        outcomes = _reused(plan, folder)
+        outcomes, before = _reused(plan, folder), folder.results.read_bytes()
         tasks = [
             Task(job, folder, plan.text, limits) for job in plan.jobs if job.key not in outcomes
         ]
@@ -83,7 +83,7 @@ def sweep(
             for task, outcome in runner(tasks, shared, shown):
                 outcomes[task.job.key] = outcome
                 shown.done(task.job, outcome)
-                write_json(folder.results, results().as_json())
+                write_json(folder.results, results().lasting_json())
         except BaseException as error:
             error.add_note(
                 f"{len(outcomes)} of {count(len(plan.jobs), 'result')} are kept in {output}; "
@@ -91,8 +91,8 @@ def sweep(
             )
             raise
         if not tasks:
-            write_json(folder.results, results().as_json())
-        return results()
+            write_json(folder.results, results().lasting_json())
+        return replace(results(), news=folder.results.read_bytes() != before)
 
 
 def _reused(plan: Plan, folder: SweepFolder) -> dict[str, Outcome]:

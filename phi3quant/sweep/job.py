@@ -4,13 +4,14 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from phi3quant.quant.methods import METHODS
 from phi3quant.run.recipe import Recipe
 from phi3quant.source.locate import Located
 from phi3quant.sweep.grid import GridRecipe
-from phi3quant.version import tool_version
+from phi3quant.version import __version__
 
 _DIGITS = 16
 """Hexadecimal digits of a key in file names."""
@@ -53,7 +54,7 @@ class Job:
     identity: Mapping[str, Any]
     memory: int
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Key of the result, for file names."""
         return key_of(self.identity)
@@ -64,7 +65,7 @@ class Job:
 
 def key_of(identity: Mapping[str, Any]) -> str:
     """Hash of JSON values, for file names."""
-    text = json.dumps({"phi3quant": tool_version(), **identity}, sort_keys=True, allow_nan=False)
+    text = json.dumps({"phi3quant": __version__, **identity}, sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:_DIGITS]
 
 

@@ -105,6 +105,7 @@ class Results:
         folder: folder of the sweep.
         limits: sizes in bytes to find the best artifact for.
         requirements: requirements of the winners, or of all artifacts without limits.
+        news: whether the figures differ from those of the last sweep in the folder.
     """
 
     plan: Plan
@@ -112,6 +113,7 @@ class Results:
     folder: SweepFolder
     limits: Sequence[int] = ()
     requirements: Sequence[Requirement] = ()
+    news: bool = True
 
     @cached_property
     def rows(self) -> list[Row]:
@@ -189,11 +191,6 @@ class Results:
         ]
 
     @property
-    def unchanged(self) -> bool:
-        """Whether every result was there before the sweep."""
-        return all(outcome.reused for outcome in self.outcomes.values())
-
-    @property
     def passed(self) -> bool:
         """Whether every job has a result, a limit a winner, and every requirement is met."""
         return not (
@@ -202,11 +199,16 @@ class Results:
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
+        reused = [key for key, outcome in self.outcomes.items() if outcome.reused]
+        return {**self.lasting_json(), "output": str(self.folder.path), "reused": reused}
+
+    def lasting_json(self) -> dict[str, Any]:
+        """Plain values that the same sweep has again."""
         return {
             "schema": SCHEMA_VERSION,
             "phi3quant": tool_version(),
             "passed": self.passed,
-            "models": [_model_json(model) for model in self.models],
+            "models": [_model_json(model, self.folder.path) for model in self.models],
             "missing": [asdict(each) for each in self.missing],
             "best_under": [
                 {
@@ -223,7 +225,7 @@ class Results:
         }
 
 
-def _model_json(model: ModelResults) -> dict[str, Any]:
+def _model_json(model: ModelResults, output: Path) -> dict[str, Any]:
     return {
         "name": model.subject.title,
         "bytes": model.subject.nbytes,
@@ -231,7 +233,10 @@ def _model_json(model: ModelResults) -> dict[str, Any]:
         "windows": model.windows,
         "front_kl": list(model.by_kl),
         "front_ppl_increase": list(model.by_increase),
-        "artifacts": [_row_json(row) for row in model.rows],
+        "artifacts": [
+            {**_row_json(row), "folder": row.folder.relative_to(output).as_posix()}
+            for row in model.rows
+        ],
     }
 
 
@@ -243,7 +248,6 @@ def _row_json(row: Row) -> dict[str, Any]:
         "recipe": dict(row.job.identity["recipe"]),
         "key": row.job.key,
         "format": row.artifact.format,
-        "folder": str(row.folder),
         "bytes": row.artifact.nbytes,
         "bits_per_weight": row.artifact.bits_per_weight,
         "perplexity": figures.perplexity,
@@ -253,5 +257,4 @@ def _row_json(row: Row) -> dict[str, Any]:
         "same_top": figures.same_top,
         "seconds": row.outcome.seconds,
         "peak_memory_bytes": row.outcome.peak_bytes,
-        "reused": row.outcome.reused,
     }

@@ -42,7 +42,7 @@ def test_a_sweep_prints_a_table_and_writes_a_page(run: Callable[..., Result], gr
     again = run("sweep", grid, "-o", "out", "--json", "-q")
     assert again.exit_code == 0, again.output
     assert again.stderr == ""
-    assert all(each["reused"] for each in json.loads(again.stdout)["models"][0]["artifacts"])
+    assert len(json.loads(again.stdout)["reused"]) == 2
 
 
 def test_a_missed_requirement_exits_with_1_and_keeps_the_results(
@@ -51,7 +51,9 @@ def test_a_missed_requirement_exits_with_1_and_keeps_the_results(
     result = run("sweep", grid, "-o", "out", "--require", "kl<0.0000001", "-q")
     assert result.exit_code == 1
     assert "Missed: 1, " in result.stdout
+    assert "Missed" in Path("out/report.html").read_text()
     assert run("sweep", grid, "-o", "out", "--require", "kl<10", "-q").exit_code == 0
+    assert "Missed" not in Path("out/report.html").read_text()
 
 
 def test_bad_input_exits_with_2_and_leaves_nothing(run: Callable[..., Result], grid: Path) -> None:
