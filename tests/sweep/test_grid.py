@@ -8,6 +8,7 @@ from phi3quant.errors import InputError, SchemeError
 from phi3quant.quant.scheme import QuantScheme
 from phi3quant.sweep.grid import MOST_JOBS, ModelEntry, grid_of, read_grid
 from phi3quant.sweep.job import labels
+from phi3quant.tuning.settings import Settings
 
 MODELS = 'models = ["phi3-tiny"]\n'
 RTN = '[[recipes]]\nmethod = "rtn"\n'
@@ -146,3 +147,27 @@ def test_labels_show_only_what_differs(tmp_path: Path) -> None:
         "AWQ int4 sym g32, compressed-tensors, seed 2",
         "AWQ int8 sym g32, compressed-tensors",
     ]
+
+
+def test_mixtures_of_texts_and_tuning_are_choices(tmp_path: Path) -> None:
+    grid = read_grid(
+        write(
+            tmp_path,
+            MODELS + '[[recipes]]\ncalib = ["general", ["general", "self:8"]]\n'
+            "tune = [false, true]\n[[recipes]]\ntune = true\ntune-windows = 5\ntune-passes = 3\n",
+        )
+    )
+    recipes = [entry.recipe for entry in grid.recipes]
+    assert [recipe.calibration.source for recipe in recipes] == [
+        *["general"] * 2,
+        *[("general", "self:8")] * 2,
+        None,
+    ]
+    assert [recipe.tuning is not None for recipe in recipes] == [False, True, False, True, True]
+    assert recipes[-1].tuning == Settings(windows=5, passes=3)
+    assert len(set(labels(grid.recipes))) == 5
+
+
+def test_an_amount_of_tuning_requires_tuning(tmp_path: Path) -> None:
+    with pytest.raises(SchemeError, match="require --tune"):
+        read_grid(write(tmp_path, MODELS + "[[recipes]]\ntune-windows = 5\n"))

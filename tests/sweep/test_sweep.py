@@ -13,12 +13,14 @@ import torch
 
 from phi3quant.errors import OutputError, ResumeError
 from phi3quant.evaluation import evaluate
+from phi3quant.evaluation.evaluate import EvaluationText
 from phi3quant.progress import silent
 from phi3quant.provenance import manifest
 from phi3quant.quant.scheme import QuantScheme
 from phi3quant.run import one_block, shared_work
 from phi3quant.run.conduct import Conduct
 from phi3quant.run.pipeline import quantize
+from phi3quant.run.recipe import Calibration, Recipe
 from phi3quant.run.shared_work import SharedWork
 from phi3quant.run.verification import Verification
 from phi3quant.sweep import originals, work
@@ -31,6 +33,7 @@ from phi3quant.sweep.plan import Limits
 from phi3quant.sweep.require import parse_requirement
 from phi3quant.sweep.results import Results
 from phi3quant.sweep.work import Task
+from phi3quant.tuning.settings import Settings
 from tests.run.recipes import recipe
 from tests.sweep.conftest import CPU
 
@@ -299,3 +302,22 @@ def test_winners_and_requirements_decide(grid: Grid, results: Results, tmp_path:
     none = judged((smallest - 1,))
     assert none.winners[0].row is None
     assert not none.passed
+
+
+def test_tuned_results_on_mixed_texts_are_used_again(
+    model: Path, prose: Path, text: EvaluationText, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.txt"
+    other.write_text("Nine herons stood in the reeds and none of them moved. " * 40, "utf-8")
+    tuned = Recipe(
+        calibration=Calibration((prose, other), samples=6, length=32),
+        tuning=Settings(windows=8, passes=1),
+    )
+    written = dataclasses.replace(
+        tuned, calibration=dataclasses.replace(tuned.calibration, source=(prose, "self:4"))
+    )
+    grid = Grid((ModelEntry(str(model)),), tuple(map(GridRecipe, (tuned, written))), text)
+    first = sweep(grid, tmp_path / "out", CPU)
+    assert all(outcome.done for outcome in first.outcomes.values())
+    again = sweep(grid, tmp_path / "out", CPU, runner=no_work)
+    assert again.outcomes == first.outcomes
