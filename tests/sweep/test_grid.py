@@ -169,5 +169,5 @@ def test_mixtures_of_texts_and_tuning_are_choices(tmp_path: Path) -> None:
 
 
 def test_an_amount_of_tuning_requires_tuning(tmp_path: Path) -> None:
-    with pytest.raises(SchemeError, match="require --tune"):
+    with pytest.raises(SchemeError, match="require Recipe"):
         read_grid(write(tmp_path, MODELS + "[[recipes]]\ntune-windows = 5\n"))
