@@ -131,6 +131,7 @@ def awq(request: Request) -> None:
     phi3quant awq ./my-finetune -o out --export gguf --target-bpw 5.2
     phi3quant awq ./my-finetune -o out --export mlx --target-bpw 5.5
     phi3quant awq ./my-finetune -o out --tensor-type down_proj=int8
+    phi3quant awq ./my-finetune -o out --tune --calib general --calib self:128
     phi3quant awq ./my-finetune -o out --max-memory 4GB
     phi3quant awq ./Phi-3-mini-4k-instruct -o out --adapter ./my-lora
     phi3quant awq ./my-finetune -o out --resume              after an interruption
