@@ -226,9 +226,10 @@ def interrupt(grid: Grid, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Keyb
             raise KeyboardInterrupt
         return whole(*arguments)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt) as caught:
+    with monkeypatch.context() as patch:
         patch.setattr(one_block, "quantize_block", interrupted)
-        sweep(grid, folder, CPU)
+        with pytest.raises(KeyboardInterrupt) as caught:
+            sweep(grid, folder, CPU)
     return caught.value
 
 
