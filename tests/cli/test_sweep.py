@@ -63,7 +63,7 @@ def test_bad_input_exits_with_2_and_leaves_nothing(run: Callable[..., Result], g
         (("-o", "out", "--models", "a"), "Pass a GRID, or both --models and --presets."),
         ((grid, "-o", "out", "--models", "./none"), "there is no folder ./none"),
         ((grid, "-o", "out", "--text", "./none"), "there is no text"),
-        ((grid, "-o", "out", "--presets", "smal"), "Did you mean small?"),
+        ((grid, "-o", "out", "--presets", "smalll"), "Did you mean small?"),
     ):
         result = run("sweep", *words)
         assert result.exit_code == 2, result.output

@@ -75,10 +75,10 @@ def test_repetitions_count_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("modles = []", "no key 'modles'. Did you mean models?"),
+        ("modelz = []", "no key 'modelz'. Did you mean models?"),
         (MODELS + "[[recipes]]\ngroupsize = 32", "no key 'groupsize'. Did you mean group-size?"),
         (MODELS + '[[recipes]]\nmethod = "agw"', "no method 'agw'. Did you mean awq?"),
-        (MODELS + '[[recipes]]\npreset = "smal"', "Did you mean small?"),
+        (MODELS + '[[recipes]]\npreset = "smalll"', "Did you mean small?"),
         (MODELS + "[[recipes]]\nmethod = []", "the list is empty"),
         (MODELS + "[[recipes]]\nbits = true", "True is not a whole number"),
         (MODELS + "[[recipes]]\nseed = 1e3", "1000.0 is not a whole number"),

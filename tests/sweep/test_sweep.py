@@ -218,11 +218,9 @@ def test_a_model_that_cannot_be_opened_does_not_stop_the_others(
     }
 
 
-def test_an_interrupted_sweep_continues_after_the_finished_blocks(
-    grid: Grid, results: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder, calls = tmp_path / "out", 0
-    whole = one_block.quantize_block
+def interrupt(grid: Grid, folder: Path, monkeypatch: pytest.MonkeyPatch) -> KeyboardInterrupt:
+    """Interrupt a sweep in the second block of its second job."""
+    whole, calls = one_block.quantize_block, 0
 
     def interrupted(*arguments: Any) -> Any:
         nonlocal calls
@@ -235,38 +233,32 @@ def test_an_interrupted_sweep_continues_after_the_finished_blocks(
         patch.setattr(one_block, "quantize_block", interrupted)
         with pytest.raises(KeyboardInterrupt) as caught:
             sweep(grid, folder, CPU)
-    assert "1 of 3 results are kept" in "".join(caught.value.__notes__)
+    return caught.value
+
+
+def test_an_interrupted_sweep_continues_after_the_finished_blocks(
+    grid: Grid, results: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "out"
+    error = interrupt(grid, folder, monkeypatch)
+    assert "1 of 3 results are kept" in "".join(error.__notes__)
     assert len(json.loads((folder / "sweep.json").read_text())["missing"]) == 2
     with pytest.raises(ResumeError, match="1 block done"):
         sweep(grid, folder, CPU)
     again = sweep(grid, folder, CPU, resume=True)
     assert [outcome.reused for outcome in again.outcomes.values()] == [True, False, False]
     for job in again.plan.jobs:
-        assert hashes(SweepFolder(folder).artifact(job.key)) == hashes(
-            results.folder.artifact(job.key)
-        )
-    assert (
-        "resuming after 1 finished block"
-        in SweepFolder(folder).log(again.plan.jobs[1].key).read_text()
-    )
+        made = SweepFolder(folder).artifact(job.key)
+        assert hashes(made) == hashes(results.folder.artifact(job.key))
+    log = SweepFolder(folder).log(again.plan.jobs[1].key).read_text()
+    assert "resuming after 1 finished block" in log
 
 
 def test_blocks_of_other_settings_are_dropped_and_the_job_starts_over(
     grid: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, whole, calls = tmp_path / "out", one_block.quantize_block, 0
-
-    def interrupted(*arguments: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == 2:
-            raise KeyboardInterrupt
-        return whole(*arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(one_block, "quantize_block", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            sweep(grid, folder, CPU)
+    folder = tmp_path / "out"
+    interrupt(grid, folder, monkeypatch)
     torch.set_num_threads(torch.get_num_threads() + 1)
     again = sweep(grid, folder, CPU, resume=True)
     assert again.passed
