@@ -1,9 +1,7 @@
 """Table at the bottom of the terminal, which is updated in place."""
 
-import sys
 from collections.abc import Mapping
 
-from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -30,8 +28,7 @@ class LiveTable:
                 self._live = None
             return
         if self._live is None:
-            console = Console(file=sys.stderr)
-            self._live = Live(console=console, transient=True, auto_refresh=False)
+            self._live = Live(console=terminal.live_console(), transient=True, auto_refresh=False)
             self._live.start()
         table = Table(*self._headings, box=None, pad_edge=False)
         for name, text in rows.items():

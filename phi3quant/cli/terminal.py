@@ -12,9 +12,12 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from phi3quant.visible import in_json, in_log, in_table
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _ENCODING_ERRORS = "phi3quant.readable"
 # For terminals that aren't UTF-8: the characters that tables and messages use.
@@ -45,6 +48,13 @@ def note(text: str) -> None:
 def echo_command(line: str) -> None:
     """Print a workflow command for GitHub Actions, unchanged, on stderr, which it reads too."""
     _write(f"{line}\n", err=True)
+
+
+def live_console() -> "Console":
+    """Console for a table on stderr that is updated in place."""
+    from rich.console import Console  # noqa: PLC0415 - slow to load, and rarely needed
+
+    return Console(file=sys.stderr)
 
 
 def stream_text() -> Callable[[str], None]:

@@ -141,9 +141,14 @@ class Journal:
     def how_to_resume(self) -> str:
         """Note for an error that ends a run early."""
         return (
-            f"kept in {self.folder}: {self.counted}. "
-            f"Pass --resume to continue. To drop it, {self._start_over()}"
+            f"{self.counted} {self._are} kept in {self.folder}: "
+            f"pass --resume to continue. To drop them, {self._start_over()}"
         )
+
+    @property
+    def _are(self) -> str:
+        single = self.finished + (self.folder / TUNING).exists() == 1
+        return "is" if single else "are"
 
     def _path(self, index: int) -> Path:
         return self.folder / f"block-{index:05}.safetensors"

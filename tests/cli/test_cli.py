@@ -19,7 +19,7 @@ from phi3quant.quant.gram import Gram
 
 COMMANDS = (
     *("awq", "gptq", "rtn", "evaluate", "inspect", "export", "estimate", "generate"),
-    *("baseline", "check", "compare", "verify", "audit", "report", "imatrix"),
+    *("baseline", "check", "compare", "verify", "audit", "report", "imatrix", "sweep", "tune"),
 )
 
 

@@ -50,7 +50,7 @@ def test_a_missed_requirement_exits_with_1_and_keeps_the_results(
 ) -> None:
     result = run("sweep", grid, "-o", "out", "--require", "kl<0.0000001", "-q")
     assert result.exit_code == 1
-    assert "Missed: 1, " in result.stdout
+    assert "Missed: 1," in result.stdout
     assert "Missed" in Path("out/report.html").read_text()
     assert run("sweep", grid, "-o", "out", "--require", "kl<10", "-q").exit_code == 0
     assert "Missed" not in Path("out/report.html").read_text()
