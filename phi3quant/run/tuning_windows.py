@@ -25,7 +25,7 @@ from phi3quant.source.stored_model import StoredWeights
 from phi3quant.source.tokenizer import require_rows
 from phi3quant.tuning.tune import Windows
 
-# Held-back windows of a text: one of so many, and the largest number.
+# A text holds back one of N windows, up to a number.
 _HELD_BACK, _MOST_HELD_BACK = 8, 8
 
 

@@ -205,7 +205,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         return replace(tokenizer, tool_template=templates.tool_use, adds_bos=adds_bos)
     encoder = read_pieces(file)
     digest = _digest(encoder.vocabulary())
-    # Slow tokenizers of this kind add it unless they are told not to.
+    # Slow tokenizers of this kind add it unless their settings exclude it.
     adds_bos = _stated(settings, "add_bos_token", otherwise=True)
     return Tokenizer(encoder, templates.default, names, digest, templates.tool_use, adds_bos)
 

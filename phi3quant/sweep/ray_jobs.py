@@ -37,7 +37,7 @@ _LOOK, _CLEANING = 1.0, 20.0
 # Locks of a dead machine expire within 90 seconds on NFS.
 _PATIENCE = 180.0
 _ENVIRONMENT = {
-    # Ray reports its usage over the internet unless it is told not to.
+    # Ray reports its usage over the internet unless this is set.
     "RAY_USAGE_STATS_ENABLED": "0",
     # Jobs without GPUs keep CUDA_VISIBLE_DEVICES as it is.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",

@@ -100,7 +100,7 @@ def test_portions_use_all_they_can_and_no_text_beyond_its_end(
     assert sum(counts) == min(total, sum(available))
     for index, (count, most) in enumerate(zip(counts, available, strict=True)):
         assert 0 <= count <= most
-        # Windows of texts that have more are as many as the shares give, but for rounding.
+        # Windows of texts that have more are as many as the shares give, except for rounding.
         for other, further in enumerate(counts):
             if count < most and further < available[other]:
                 assert (count + 1) / shares[index] > (further - 1) / shares[other]
