@@ -16,14 +16,17 @@ from phi3quant.model.precision import product_dtype
 from phi3quant.run import time_estimate
 from phi3quant.run.conduct import Conduct
 from phi3quant.run.memory_budget import available_memory
+from phi3quant.tuning.divergence import PIECE_ROWS
 from phi3quant.tuning.settings import Settings
-from phi3quant.tuning.tune import Windows
+from phi3quant.tuning.tune import KEPT_BYTES, Windows
 
 # Weights that share a scale, and bytes for its logarithm, gradient and two running means.
 _GROUP, _FACTOR_BYTES = 32, 16
 # FP32 copies of a block: its weights, their gradient, the product before its type is changed, and
 # integers of 16 bits that are multiplied.
 _BLOCK_COPIES = 4
+# Copies of an embedding or head, and of a piece of logits; bytes of a weight in a block kept ready.
+_TABLES, _LOGITS, _TERM_BYTES = 5, 6, 2
 # Operations for a weight and token: of the original's pass, and of a step: forward, forward again,
 # and two products backward.
 _ONCE, _STEP = 2, 8
@@ -45,11 +48,14 @@ def memory_bytes(config: Phi3Config, length: int, settings: Settings) -> int:
     table = config.vocab_size * config.hidden_size
     states = 4 * tokens * config.hidden_size * (config.num_hidden_layers + 2)
     widest = max(config.intermediate_size * 2, config.query_rows + 2 * config.key_value_rows)
-    activations = 4 * tokens * (3 * widest + 6 * config.hidden_size)
+    activations = 4 * tokens * (4 * widest + 8 * config.hidden_size)
     factors = _FACTOR_BYTES * config.num_hidden_layers * block // _GROUP
-    # Embedding and head of both models.
-    ends = 4 * table * (2 if config.tie_word_embeddings else 4)
-    return _LIBRARIES + 4 * _BLOCK_COPIES * block + states + activations + factors + ends
+    # Embeddings and heads of both models, and a piece of both models' logits with its gradient.
+    ends = 4 * _TABLES * table + 4 * _LOGITS * PIECE_ROWS * config.vocab_size
+    # Blocks kept ready for every pass.
+    kept = min(KEPT_BYTES, _TERM_BYTES * config.num_hidden_layers * block)
+    held = 4 * _BLOCK_COPIES * block + kept
+    return _LIBRARIES + held + states + activations + factors + ends
 
 
 def operations(config: Phi3Config, windows: Windows, settings: Settings) -> float:

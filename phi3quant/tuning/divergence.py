@@ -8,8 +8,8 @@ import torch
 
 from phi3quant.model.decoder_block import linear, rms_norm
 
-# Rows of logits in memory at once.
-_PIECE = 512
+PIECE_ROWS = 512
+"""Rows of logits in memory at once."""
 
 
 @dataclass(frozen=True)
@@ -97,4 +97,4 @@ def _sum(chances: torch.Tensor, expected: torch.Tensor, predicted: torch.Tensor)
 
 
 def _parts(rows: int) -> Iterator[slice]:
-    return (slice(start, start + _PIECE) for start in range(0, rows, _PIECE))
+    return (slice(start, start + PIECE_ROWS) for start in range(0, rows, PIECE_ROWS))

@@ -31,8 +31,10 @@ _WARM_UP = 5
 _BETAS = (0.9, 0.95)
 # Powers of the trained factors among which the held-back windows choose; 0 is the model as it was.
 _STRENGTHS = (1.0, 0.5, 0.0)
-# How often held-back windows are scored in between, and bytes of blocks kept ready on a CPU.
-_LOOKS, _KEPT_BYTES = 4, 2_000_000_000
+# How often held-back windows are scored in between.
+_LOOKS = 4
+KEPT_BYTES = 2_000_000_000
+"""Limit on the bytes of blocks that are kept ready in a CPU's memory."""
 # Share of a GPU's free memory for blocks kept ready.
 _KEPT_SHARE = 0.5
 
@@ -327,4 +329,4 @@ def _mean(scores: Mapping[str, float]) -> float:
 
 def _kept_bytes(device: torch.device) -> int:
     free = free_memory(device)
-    return _KEPT_BYTES if free is None else int(free * _KEPT_SHARE)
+    return KEPT_BYTES if free is None else int(free * _KEPT_SHARE)

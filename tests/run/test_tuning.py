@@ -178,7 +178,8 @@ def test_a_damaged_state_of_tuning_is_named(
 
 def test_refusals(checkpoint_folder: Callable[[str], Path], prose: Path, tmp_path: Path) -> None:
     model, out = checkpoint_folder("gqa"), tmp_path / "out"
-    onnx = tmp_path / "onnx"
+    onnx, plain = tmp_path / "onnx", tmp_path / "plain"
+    _run("rtn", model, *SMALL, "-o", plain)
     _run("rtn", model, "--export", "onnx", *SMALL, "-o", onnx)
     for words, message in (
         (("rtn", model, "--tune", *SMALL), "choose awq or gptq to tune"),
@@ -186,6 +187,7 @@ def test_refusals(checkpoint_folder: Callable[[str], Path], prose: Path, tmp_pat
         (_tune(model, model, prose), "is not quantized"),
         (_tune(onnx, model, prose), "export it again"),
         (_tune(onnx, tmp_path / "nowhere", prose), "nowhere"),
+        ((*_tune(plain, model, prose), "--max-memory", "9MB"), "tuning needs about"),
     ):
         result = _invoke(*words, "-o", out)
         assert result.exit_code == 2, words
