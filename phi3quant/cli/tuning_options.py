@@ -29,8 +29,8 @@ TUNING_OPTIONS = (
         default=False,
         show_default=True,
         help="Train scales and norms after calibration, so that predictions get closer to "
-        "MODEL's. Codes and sizes stay the same. Takes minutes on a GPU; on a CPU, an hour or "
-        "more for each billion of weights.",
+        "MODEL's. Codes and sizes stay the same. On a CPU it takes many times as long as "
+        "calibration; a run prints its forecast.",
     ),
     *AMOUNT,
 )

@@ -27,6 +27,12 @@ from phi3quant.tuning.resume_point import ResumePoint
 from phi3quant.tuning.settings import Settings
 from phi3quant.tuning.tune import tune
 
+# Sizes in the configuration that decide the shapes of a model's tensors and heads.
+_SIZES = (
+    *("hidden_size", "num_hidden_layers", "intermediate_size", "vocab_size"),
+    *("num_attention_heads", "num_key_value_heads"),
+)
+
 
 def tune_artifact(
     quantized: Model,
@@ -109,7 +115,7 @@ def _check_same_model(source: ExportSource, original: OpenedModel[Checkpoint]) -
         NotComparableError: they differ.
     """
     one, other = source.opened.config, original.config
-    for name in ("hidden_size", "num_hidden_layers", "intermediate_size", "vocab_size"):
+    for name in _SIZES:
         if getattr(one, name) != getattr(other, name):
             raise NotComparableError(
                 f"{source.opened.name} has a {name} of {getattr(one, name)}, and --reference "

@@ -64,15 +64,6 @@ class Student:
             states.append(decoder_block(self._block(index), context, states[-1]))
         return states
 
-    @torch.no_grad()
-    def last(self, ids: torch.Tensor) -> torch.Tensor:
-        """Outputs of the last block, FP32 [windows, length, hidden]; see ``forward``."""
-        context = sequence_context(self.config, ids.shape[1], device=self.device)
-        hidden = embed(self.table, ids.to(self.device))
-        for index in range(self.config.num_hidden_layers):
-            hidden = decoder_block(self._block(index), context, hidden)
-        return hidden
-
     def backward(self, states: list[torch.Tensor], gradient: torch.Tensor) -> None:
         """Set the gradients of all factors of the blocks.
 

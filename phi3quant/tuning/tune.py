@@ -15,6 +15,7 @@ from calib.activations import Hidden, Shelf, part
 from calib.capture import last_states
 from converters.parts import Parts, StoredBlock
 from phi3quant.model.config import Phi3Config
+from phi3quant.model.decoder_block import decoder_block, embed, sequence_context
 from phi3quant.model.device import free_memory
 from phi3quant.model.precision import product_dtype
 from phi3quant.model.weights import ModelWeights
@@ -143,9 +144,14 @@ def tune(
     log_norm = torch.zeros_like(stored_norm)
 
     def judge(tuned: Tuned) -> dict[str, float]:
+        states = _last_states(config, tuned.parts(quantized), student.table, windows.held_back)
+        tuned_norm = tuned.final_norm(stored_norm.cpu()).to(device)
+        tuned_head = Head(tuned_norm, stored_head, eps)
         return {
-            name: _score(student, tuned, judging_head, judged, stored_norm, stored_head)
-            for name, judged in judges.items()
+            name: mean_divergence(
+                judging_head, judges[name].flatten(0, 1), tuned_head, states[name].flatten(0, 1)
+            )
+            for name in judges
         }
 
     def tuned(strength: float) -> Tuned:
@@ -170,58 +176,35 @@ def tune(
     return _chosen(tuned, judge, before)
 
 
-@dataclass(frozen=True)
-class _Judged:
-    ids: torch.Tensor
-    states: torch.Tensor
-
-
 def _judges(
     original: ModelWeights,
     table: torch.Tensor,
     held_back: Mapping[str, torch.Tensor],
     step: Step,
     device: torch.device,
-) -> dict[str, _Judged]:
-    """States of the original for the held-back windows, with products in FP32."""
+) -> dict[str, torch.Tensor]:
+    """Last states of the original for the held-back windows, with products in FP32."""
     ids = torch.cat(list(held_back.values()))
     states = last_states(original, table, ids, Shelf(None, device), "judged", step, torch.float32)
     assert isinstance(states, torch.Tensor)
     pieces = torch.split(states, [len(windows) for windows in held_back.values()])
-    return {
-        name: _Judged(windows, piece)
-        for (name, windows), piece in zip(held_back.items(), pieces, strict=True)
-    }
+    return dict(zip(held_back, pieces, strict=True))
 
 
-def _score(
-    student: Student,
-    tuned: Tuned,
-    teacher: Head,
-    judged: _Judged,
-    norm: torch.Tensor,
-    head: torch.Tensor,
-) -> float:
-    """Mean KL of the model as it would be stored, with products in FP32."""
-    parts = tuned.parts(student.parts)
-    stored = replace(
-        student,
-        parts=parts,
-        products=torch.float32,
-        kept_bytes=0,
-        blocks=[
-            {name: torch.zeros_like(log) for name, log in logs.items()} for logs in student.blocks
-        ],
-        _kept={},
-    )
-    states = stored.last(judged.ids)
-    tuned_norm = tuned.final_norm(norm.cpu()).to(norm.device)
-    return mean_divergence(
-        teacher,
-        judged.states.flatten(0, 1),
-        Head(tuned_norm, head, teacher.eps),
-        states.flatten(0, 1),
-    )
+@torch.no_grad()
+def _last_states(
+    config: Phi3Config, parts: Parts, table: torch.Tensor, texts: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Last states of a model as it would be stored, with products in FP32; blocks are read once."""
+    device = table.device
+    states = {name: embed(table, ids.to(device)) for name, ids in texts.items()}
+    length = next(iter(texts.values())).shape[1]
+    context = sequence_context(config, length, device=device)
+    for index in range(config.num_hidden_layers):
+        stored = parts.block(index)
+        block = {key: floats(tensor).to(device).float() for key, tensor in stored.items()}
+        states = {name: decoder_block(block, context, hidden) for name, hidden in states.items()}
+    return states
 
 
 @dataclass(frozen=True)
