@@ -30,8 +30,8 @@ from benchmarks.machine import described
 from benchmarks.synthetic import write_checkpoint
 from phi3quant import evaluate
 from phi3quant.progress import silent
+from phi3quant.run.calibration import Calibration
 from phi3quant.run.calibration_windows import calibration_windows
-from phi3quant.run.recipe import Calibration
 from phi3quant.run.shared_work import SharedWork
 from phi3quant.source.locate import locate
 

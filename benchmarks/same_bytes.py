@@ -25,8 +25,9 @@ from converters.gguf.embedded_manifest import tensors_sha256
 from converters.gguf.file import read_gguf
 from converters.onnx.file import read_graph
 from phi3quant.quant.scheme import QuantScheme
+from phi3quant.run.calibration import Calibration
 from phi3quant.run.pipeline import quantize
-from phi3quant.run.recipe import Calibration, Recipe
+from phi3quant.run.recipe import Recipe
 from phi3quant.source.bundled import BUNDLED
 
 _ALL = ("compressed-tensors", "gguf", "onnx")

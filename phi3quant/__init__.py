@@ -21,15 +21,16 @@ if TYPE_CHECKING:
     from phi3quant.evaluation.evaluate import EvaluationText, evaluate
     from phi3quant.evaluation.inspection import inspect
     from phi3quant.quant.scheme import QuantScheme
+    from phi3quant.run.calibration import Calibration
     from phi3quant.run.conduct import Conduct
     from phi3quant.run.pipeline import quantize
-    from phi3quant.run.recipe import Calibration, Recipe
+    from phi3quant.run.recipe import Recipe
     from phi3quant.run.verification import verify
     from phi3quant.source.locate import locate
     from phi3quant.version import __version__
 
 _HOMES = {
-    "Calibration": "run.recipe",
+    "Calibration": "run.calibration",
     "Conduct": "run.conduct",
     "EvaluationText": "evaluation.evaluate",
     "Phi3QuantError": "errors",

@@ -18,8 +18,9 @@ from junitparser import JUnitXml
 from phi3quant.cli.main import main
 from phi3quant.disk.output import MANIFEST
 from phi3quant.gating.check import Limits, check
+from phi3quant.run.calibration import Calibration
 from phi3quant.run.pipeline import quantize
-from phi3quant.run.recipe import Calibration, Recipe
+from phi3quant.run.recipe import Recipe
 from tests.faults import flip_bit, scale_name
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import click
 
 from phi3quant.cli import options
-from phi3quant.run.recipe import Calibration
+from phi3quant.run.calibration import Calibration
 
 _DEFAULT = Calibration()
 

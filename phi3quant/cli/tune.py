@@ -20,8 +20,8 @@ from phi3quant.cli.tuning_display import print_tuning
 from phi3quant.cli.tuning_options import AMOUNT
 from phi3quant.cli.written_files import note_next_steps, print_files
 from phi3quant.evaluation.evaluate import EvaluationText
+from phi3quant.run.calibration import Calibration
 from phi3quant.run.conduct import Conduct
-from phi3quant.run.recipe import Calibration
 from phi3quant.run.tune_artifact import tune_artifact
 from phi3quant.run.verification import Verification
 from phi3quant.source.locate import locate

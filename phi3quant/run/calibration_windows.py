@@ -12,7 +12,7 @@ from calib.mixture import TextShare, portions, text_shares
 from phi3quant.errors import CorpusError
 from phi3quant.notices import notify
 from phi3quant.run import written_windows
-from phi3quant.run.recipe import Calibration
+from phi3quant.run.calibration import Calibration
 from phi3quant.run.written_windows import Writing, kept_or_written
 from phi3quant.source.opened_model import OpenedModel
 from phi3quant.source.stored_model import StoredWeights

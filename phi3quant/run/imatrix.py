@@ -21,9 +21,9 @@ from phi3quant.notices import notify
 from phi3quant.progress import Progress, bars
 from phi3quant.provenance import manifest
 from phi3quant.run import preflight
+from phi3quant.run.calibration import Calibration
 from phi3quant.run.calibration_windows import calibration_windows, names_of
 from phi3quant.run.memory_budget import Calibrated, Place
-from phi3quant.run.recipe import Calibration
 from phi3quant.run.written_windows import Writing
 from phi3quant.source.locate import Model, locate
 from phi3quant.source.opened_model import OpenedModel

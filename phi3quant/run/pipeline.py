@@ -7,78 +7,27 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from converters.companions import check_companions
-from converters.format import Format, ModelWriter
+from converters.format import ModelWriter
 from phi3quant.disk.ordered_writer import completed
-from phi3quant.disk.output import check_not_inside
-from phi3quant.disk.workspace import Workspace, check_output
+from phi3quant.disk.workspace import Workspace
 from phi3quant.errors import OutputError, SchemeError, require
-from phi3quant.model.device import CPU, computing_on, device_name, find_device
+from phi3quant.model.device import CPU, computing_on, device_name
 from phi3quant.model.weights import OnDevice
 from phi3quant.progress import Progress, bars
 from phi3quant.provenance import manifest
-from phi3quant.quant.methods import METHODS, Method
-from phi3quant.run import preflight
-from phi3quant.run.admission import calibrated_sizes, checked_formats
 from phi3quant.run.artifacts import Artifacts
 from phi3quant.run.blocks import Work, quantize_blocks
 from phi3quant.run.calibration_windows import CalibrationWindows
 from phi3quant.run.conduct import Conduct
 from phi3quant.run.draft import Draft, draft_of, publish
 from phi3quant.run.journal import Journal, open_journal, prepare
-from phi3quant.run.memory_budget import Place
+from phi3quant.run.quantize_plan import Plan, planned
 from phi3quant.run.recipe import Recipe
-from phi3quant.run.target_size import output_bytes, with_types
+from phi3quant.run.target_size import with_types
 from phi3quant.run.tuned_blocks import Ends, tuned_blocks
 from phi3quant.run.tuning_cost import shelf_for
 from phi3quant.run.tuning_windows import TuningWindows, tuning_windows
-from phi3quant.run.written_windows import Writing
-from phi3quant.source.checkpoint import Checkpoint
-from phi3quant.source.locate import Located, Model, locate
-from phi3quant.source.opened_model import OpenedModel
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """Plan of a run that has passed all checks.
-
-    Attributes:
-        source: model to quantize.
-        recipe: recipe; with a target size, its types are not chosen yet.
-        formats: formats to write; the first is the output folder itself.
-        output: folder to create.
-        conduct: resuming, memory limit and verification.
-        progress: display of the stages.
-        device: device that computes.
-        place: place of the hidden states.
-        files: files of the source to hash.
-        stamps: sizes and times of these files.
-    """
-
-    source: OpenedModel[Checkpoint]
-    recipe: Recipe
-    formats: Sequence[Format]
-    output: Path
-    conduct: Conduct
-    progress: Progress
-    device: torch.device
-    place: Place
-    files: Sequence[Path]
-    stamps: Mapping[Path, tuple[int, int]]
-
-    @property
-    def method(self) -> Method:
-        return METHODS[self.recipe.method]
-
-    @property
-    def writing(self) -> Writing:
-        return Writing(self.device, self.conduct.max_memory, self.progress)
-
-    @property
-    def resumes(self) -> bool:
-        return self.conduct.resume and self.method.calibrated
+from phi3quant.source.locate import Model, locate
 
 
 @dataclass(frozen=True)
@@ -141,7 +90,7 @@ def quantize(
     """
     require(OutputError, "output", output, str, Path)
     require(SchemeError, "recipe", recipe, Recipe, None)
-    plan = _plan(
+    plan = planned(
         locate(model, revision),
         Path(output),
         recipe or Recipe(),
@@ -166,47 +115,7 @@ def quantize(
     )
 
 
-def _plan(
-    located: Located,
-    output: Path,
-    recipe: Recipe,
-    conduct: Conduct,
-    progress: Progress,
-    *,
-    overwrite: bool,
-) -> _Plan:
-    """Check everything that can be checked before work starts."""
-    device = find_device(conduct.device)
-    opened = conduct.shared.opened(located)
-    config = opened.config
-    formats = checked_formats(recipe, config)
-    check_output(output, overwrite=overwrite)
-    check_not_inside(output, located.folder)
-    check_companions(located.folder)
-    if conduct.judge is not None:
-        conduct.judge.prepare(opened)
-    size = output_bytes(recipe, formats, config)
-    if device.type != "cpu":
-        conduct.say(f"computing on {device_name(device)}")
-    place = preflight.check(
-        config, calibrated_sizes(recipe), (output, size), conduct.max_memory, conduct.say, device
-    )
-    files = manifest.source_files(located, opened.model.store.files)
-    return _Plan(
-        opened,
-        recipe,
-        formats,
-        output,
-        conduct,
-        progress,
-        device,
-        place,
-        files,
-        manifest.stamps([*files, *manifest.adapter_files(located)]),
-    )
-
-
-def _calibration(plan: _Plan) -> CalibrationWindows | None:
+def _calibration(plan: Plan) -> CalibrationWindows | None:
     if not plan.method.calibrated:
         return None
     return plan.conduct.shared.windows(
@@ -217,7 +126,7 @@ def _calibration(plan: _Plan) -> CalibrationWindows | None:
 
 
 def _run(
-    plan: _Plan,
+    plan: Plan,
     text: CalibrationWindows | None,
     source: Future[dict[str, Any]],
     workspace: Workspace,
@@ -261,7 +170,7 @@ def _run(
     return _Outcome(draft, recipe, blocks, tuning, hashed)
 
 
-def _tuned_on(plan: _Plan, text: CalibrationWindows | None) -> TuningWindows | None:
+def _tuned_on(plan: Plan, text: CalibrationWindows | None) -> TuningWindows | None:
     """Windows to tune on, if the recipe tunes."""
     settings, source = plan.recipe.tuning, plan.source
     if settings is None or text is None:
@@ -270,7 +179,7 @@ def _tuned_on(plan: _Plan, text: CalibrationWindows | None) -> TuningWindows | N
 
 
 def _blocks(
-    plan: _Plan,
+    plan: Plan,
     work: Work,
     writers: Sequence[ModelWriter],
     tuned_on: TuningWindows | None,
@@ -297,7 +206,7 @@ def _blocks(
     return blocks, {**tuned_on.description, **tuned.as_json()}
 
 
-def _with_types(plan: _Plan, text: CalibrationWindows | None) -> _Plan:
+def _with_types(plan: Plan, text: CalibrationWindows | None) -> Plan:
     """Choose every matrix' type by measured loss, if the recipe has a target size."""
     if plan.recipe.target_bpw is None:
         return plan
@@ -310,7 +219,7 @@ def _with_types(plan: _Plan, text: CalibrationWindows | None) -> _Plan:
 
 
 def _seal(
-    plan: _Plan,
+    plan: Plan,
     outcome: _Outcome,
     calibration: Mapping[str, Any] | None,
     source: Mapping[str, Any],

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 
 from converters.onnx.options import OnnxOptions
 from phi3quant.quant.scheme import QuantScheme
+from phi3quant.run.calibration import Calibration
 from phi3quant.run.profiles import PROFILES
-from phi3quant.run.recipe import Calibration, Recipe
+from phi3quant.run.recipe import Recipe
 
 # Twice the default windows: a model that is prepared once for many phones may take longer.
 _THOROUGH = Calibration(samples=128)

@@ -3,10 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from calib.mixture import text_shares
 from converters import FORMATS
 from converters.format import Format
 from converters.gguf import writer as gguf_writer
@@ -17,7 +15,7 @@ from converters.onnx.options import OnnxOptions
 from converters.packed import mlx
 from converters.packed.mlx_options import MlxOptions
 from converters.packed.writer import packed_format
-from phi3quant.errors import CorpusError, SchemeError, require
+from phi3quant.errors import SchemeError, require
 from phi3quant.model.architecture import EMBEDDING, HEAD, LINEARS, block_tensor_name
 from phi3quant.model.config import Phi3Config
 from phi3quant.quant.codecs import Codecs
@@ -26,56 +24,12 @@ from phi3quant.quant.matrix_schemes import MatrixSchemes
 from phi3quant.quant.methods import METHODS
 from phi3quant.quant.scheme import BITS, QuantScheme
 from phi3quant.quant.scheme_overrides import parse_overrides, schemes_with_overrides
+from phi3quant.run.calibration import Calibration
 from phi3quant.run.profiles import PROFILES
 from phi3quant.tuning.settings import Settings
 
 # Type of the output matrix whose rounding loses enough to choose its codes by its inputs.
 _COARSE = "Q4_0"
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """Text that a method calibrates on.
-
-    Attributes:
-        source: file, folder or bundled corpus (see calib.corpus.load_corpus), or ``self`` for text
-            that the model writes; None for the bundled corpus that suits the model. A tuple is a
-            mixture; a string in it may end with a share, such as ``"chats.jsonl=2"``.
-        field: name of the field that holds the text of a record.
-        samples: limit on the number of windows.
-        length: tokens in a window.
-        seed: sampling seed of the windows.
-
-    Raises:
-        CorpusError: a value has a wrong type, a share isn't a positive number, or a text is listed
-            twice.
-    """
-
-    source: str | Path | tuple[str | Path, ...] | None = None
-    field: str | None = None
-    samples: int = 64
-    length: int = 512
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        require(CorpusError, "source", self.source, str, Path, tuple, list, None)
-        require(CorpusError, "field", self.field, str, None)
-        for name in ("samples", "length", "seed"):
-            require(CorpusError, name, getattr(self, name), int)
-        for entry in self.sources:
-            require(CorpusError, "source", entry, str, Path)
-        text_shares(self.sources)
-        if isinstance(self.source, tuple | list):
-            # One text is the same calibration, as an element or alone.
-            entries = self.sources if len(self.sources) > 1 else next(iter(self.sources), None)
-            object.__setattr__(self, "source", entries)
-
-    @property
-    def sources(self) -> tuple[str | Path, ...]:
-        """Texts with their shares; empty for the bundled corpus that suits the model."""
-        if self.source is None:
-            return ()
-        return (self.source,) if isinstance(self.source, str | Path) else tuple(self.source)
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from typing import Any
 from converters import open_weights
 from phi3quant.errors import CheckpointError
 from phi3quant.provenance import manifest
+from phi3quant.run.calibration import Calibration
 from phi3quant.run.calibration_windows import CalibrationWindows, calibration_windows
-from phi3quant.run.recipe import Calibration
 from phi3quant.run.written_windows import Writing
 from phi3quant.source.checkpoint import Checkpoint
 from phi3quant.source.locate import Located

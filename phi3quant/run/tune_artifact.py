@@ -11,11 +11,11 @@ from phi3quant.progress import Progress, bars
 from phi3quant.provenance import manifest
 from phi3quant.run import tuning_cost
 from phi3quant.run.artifacts import Artifacts
+from phi3quant.run.calibration import Calibration
 from phi3quant.run.conduct import Conduct
 from phi3quant.run.export_run import check_export, publish_export
 from phi3quant.run.export_source import ExportSource, open_source
 from phi3quant.run.journal import open_journal, prepare
-from phi3quant.run.recipe import Calibration
 from phi3quant.run.same_format import as_stored, same_format
 from phi3quant.run.shared_work import files_of
 from phi3quant.run.tuning_windows import TuningWindows, tuning_windows

@@ -10,6 +10,7 @@ from calib import windows
 from calib.corpus import suitable
 from calib.mixture import TextShare, portions
 from phi3quant.errors import CorpusError
+from phi3quant.run.calibration import Calibration
 from phi3quant.run.calibration_windows import (
     CalibrationWindows,
     TextWindows,
@@ -18,7 +19,6 @@ from phi3quant.run.calibration_windows import (
     mixed,
     shares_of,
 )
-from phi3quant.run.recipe import Calibration
 from phi3quant.run.written_windows import Writing
 from phi3quant.source.opened_model import OpenedModel
 from phi3quant.source.stored_model import StoredWeights

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from calib.activations import Hidden, Shelf, part
+from calib.activations import Shelf
 from calib.capture import last_states
 from converters.parts import Parts, StoredBlock
 from phi3quant.model.config import Phi3Config
@@ -22,18 +22,15 @@ from phi3quant.model.weights import ModelWeights
 from phi3quant.progress import Progress, Step
 from phi3quant.quant.block import rounded_norm
 from phi3quant.quant.tensor import floats
-from phi3quant.tuning.divergence import Head, divergence, mean_divergence
+from phi3quant.tuning.divergence import Head, mean_divergence
 from phi3quant.tuning.factors import settled
 from phi3quant.tuning.resume_point import ResumePoint
 from phi3quant.tuning.settings import Settings
-from phi3quant.tuning.student import Student, named, neutral_blocks
+from phi3quant.tuning.student import Student, neutral_blocks
+from phi3quant.tuning.training import Training
 
-_WARM_UP = 5
-_BETAS = (0.9, 0.95)
 # Powers of the trained factors among which the held-back windows choose; 0 is the model as it was.
 _STRENGTHS = (1.0, 0.5, 0.0)
-# How often held-back windows are scored in between.
-_LOOKS = 4
 KEPT_BYTES = 2_000_000_000
 """Limit on the bytes of blocks that are kept ready in a CPU's memory."""
 # Share of a GPU's free memory for blocks kept ready.
@@ -160,7 +157,7 @@ def tune(
 
     before = judge(tuned(0.0))
     batches = torch.split(torch.arange(len(windows.train)), settings.batch)
-    run = _Training(
+    run = Training(
         student,
         log_norm,
         stored_norm,
@@ -205,88 +202,6 @@ def _last_states(
         block = {key: floats(tensor).to(device).float() for key, tensor in stored.items()}
         states = {name: decoder_block(block, context, hidden) for name, hidden in states.items()}
     return states
-
-
-@dataclass(frozen=True)
-class _Training:
-    """Training of the factors.
-
-    Attributes:
-        student: the quantized model, whose factors are trained.
-        log_norm: logarithms of the last norm's factors, FP32 [hidden].
-        norm, head: last norm, and output matrix for products.
-        teacher: head of the original model.
-        ids: windows, int64 [windows, length].
-        targets: last states of the original model for these windows.
-        batches: windows of each step of a pass.
-        settings: passes and rate.
-        point: see ``tune``.
-    """
-
-    student: Student
-    log_norm: torch.Tensor
-    norm: torch.Tensor
-    head: torch.Tensor
-    teacher: Head
-    ids: torch.Tensor
-    targets: Hidden
-    batches: Sequence[slice]
-    settings: Settings
-    point: ResumePoint | None
-
-    def all_steps(self, progress: Progress, look: Callable[[], float], before: float) -> None:
-        """Train, or continue after the last point.
-
-        Args:
-            progress: display of the steps.
-            look: mean KL of the held-back windows now.
-            before: the same at the start.
-        """
-        factors = named(self.student.blocks, self.log_norm)
-        optimizer = torch.optim.Adam(factors.values(), lr=self.settings.rate, betas=_BETAS)
-        order = self._order()
-        done = self.point.restore(factors, optimizer) if self.point else 0
-        judged = before
-        with progress("tuning scales and norms", len(order)) as step:
-            step(done)
-            for number in range(done, len(order)):
-                loss = self._step(self.batches[order[number]])
-                optimizer.param_groups[0]["lr"] = self.settings.rate * _warmth(number, len(order))
-                optimizer.step()
-                if (number + 1) % max(1, len(order) // _LOOKS) == 0:
-                    judged = look()
-                step(1, f"KL {loss:.4f}, held back {judged:.4f} (was {before:.4f})")
-                if self.point:
-                    self.point.keep(number + 1, factors, optimizer)
-
-    def _order(self) -> list[int]:
-        generator = torch.Generator().manual_seed(self.settings.seed)
-        return [
-            int(number)
-            for _ in range(self.settings.passes)
-            for number in torch.randperm(len(self.batches), generator=generator)
-        ]
-
-    def _step(self, batch: slice) -> float:
-        """Set all gradients for a batch; returns its mean KL before the step."""
-        states = self.student.forward(self.ids[batch])
-        last = states[-1]
-        norm = self.norm * self.log_norm.exp()
-        result = divergence(
-            self.teacher,
-            part(self.targets, batch).flatten(0, 1),
-            Head(norm, self.head, self.teacher.eps),
-            last.flatten(0, 1),
-        )
-        self.log_norm.grad = result.norm * norm
-        self.student.backward(states, result.states.view_as(last))
-        return result.mean
-
-
-def _warmth(step: int, steps: int) -> float:
-    """Learning rate of a step, relative to the highest."""
-    warm = min(1.0, (step + 1) / _WARM_UP)
-    return warm * (1 + math.cos(math.pi * min(1.0, step / steps))) / 2
 
 
 def _chosen(

@@ -21,9 +21,10 @@ from phi3quant.provenance import sealing
 from phi3quant.provenance.integrity import check_hashes, check_source, has_hashes
 from phi3quant.provenance.manifest import flat, unflat
 from phi3quant.provenance.sealing import read_provenance
+from phi3quant.run.calibration import Calibration
 from phi3quant.run.export import export_gguf
 from phi3quant.run.pipeline import quantize
-from phi3quant.run.recipe import Calibration, Recipe
+from phi3quant.run.recipe import Recipe
 from phi3quant.run.verification import verify
 from phi3quant.source.locate import bundled_folder
 from tests.faults import flip_bit, scale_name

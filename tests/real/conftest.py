@@ -8,8 +8,9 @@ import torch
 
 from calib.corpus import load_corpus
 from converters import LAYOUTS
+from phi3quant.run.calibration import Calibration
 from phi3quant.run.pipeline import quantize
-from phi3quant.run.recipe import Calibration, Recipe
+from phi3quant.run.recipe import Recipe
 from phi3quant.source.tokenizer import load_tokenizer
 
 _REAL = Path(__file__).resolve().parents[2] / "models" / "real"

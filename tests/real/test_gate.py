@@ -12,8 +12,9 @@ from phi3quant.gating.baselines import create_baseline
 from phi3quant.gating.check import check
 from phi3quant.gating.gate import Verdict
 from phi3quant.quant.scheme import QuantScheme
+from phi3quant.run.calibration import Calibration
 from phi3quant.run.pipeline import quantize
-from phi3quant.run.recipe import Calibration, Recipe
+from phi3quant.run.recipe import Recipe
 from tests.faults import FAULTS, Plant, with_config
 
 REAL_FAULTS: Mapping[str, Plant] = {

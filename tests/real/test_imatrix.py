@@ -10,9 +10,9 @@ import pytest
 from gguf import GGUFReader
 
 from converters.gguf.type_policy import file_type
+from phi3quant.run.calibration import Calibration
 from phi3quant.run.export import export_gguf
 from phi3quant.run.imatrix import write_imatrix
-from phi3quant.run.recipe import Calibration
 from tests.models import PROSE, make_model
 
 BLOCK_TYPES = {

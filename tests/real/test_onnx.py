@@ -99,15 +99,17 @@ def test_its_tokenizer_and_chats_are_ours(shipped: Path) -> None:
     assert found == expected
 
 
-def test_texts_that_are_written_together_equal_those_alone(shipped: Path) -> None:
-    tokenizer = load_tokenizer(shipped)
+def test_texts_that_are_written_together_equal_those_alone(exact: Path) -> None:
+    # Not the shipped folder: onnxruntime rounds its activations otherwise for one row than for
+    # two, which moves logits by 0.1 and decides between tokens that are nearly equally likely.
+    tokenizer = load_tokenizer(exact)
     prompts = [
         tokenizer.encode(
             tokenizer.render_chat([{"role": "user", "content": text}], add_generation_prompt=True)
         )
         for text in QUESTIONS
     ]
-    model = genai.Model(str(shipped))
+    model = genai.Model(str(exact))
     options = genai.GeneratorParams(model)
     longest = max(map(len, prompts))
     options.set_search_options(do_sample=False, max_length=longest + 8, batch_size=2)
@@ -117,7 +119,7 @@ def test_texts_that_are_written_together_equal_those_alone(shipped: Path) -> Non
     while not generator.is_done():
         generator.generate_next_token()
     for number, prompt in enumerate(prompts):
-        alone = write(shipped, prompt, 8)
+        alone = write(exact, prompt, 8)
         sequence = [int(token) for token in generator.get_sequence(number)]
         assert str(alone[:8])[1:-1] in str(sequence)
 

@@ -11,8 +11,9 @@ import pytest
 from phi3quant.evaluation.evaluate import EvaluationText
 from phi3quant.reporting.page import write_page
 from phi3quant.reporting.report import make_report
+from phi3quant.run.calibration import Calibration
 from phi3quant.run.pipeline import quantize
-from phi3quant.run.recipe import Calibration, Recipe
+from phi3quant.run.recipe import Recipe
 
 REQUIRED = "PHI3QUANT_REQUIRE_BROWSER"
 """Set where a missing browser is a failure: not every machine can have one."""

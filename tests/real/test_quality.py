@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from phi3quant.evaluation.evaluate import EvaluationText, evaluate
+from phi3quant.run.calibration import Calibration
 from phi3quant.run.pipeline import quantize
-from phi3quant.run.recipe import Calibration, Recipe
+from phi3quant.run.recipe import Recipe
 
 _DEFAULT = "compressed-tensors"
 

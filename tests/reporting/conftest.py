@@ -8,8 +8,9 @@ import pytest
 from phi3quant.evaluation.evaluate import EvaluationText
 from phi3quant.reporting.page import render
 from phi3quant.reporting.report import Report, make_report
+from phi3quant.run.calibration import Calibration
 from phi3quant.run.pipeline import quantize
-from phi3quant.run.recipe import Calibration, Recipe
+from phi3quant.run.recipe import Recipe
 
 
 @pytest.fixture(scope="session")

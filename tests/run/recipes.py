@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from phi3quant.run.recipe import Calibration, Recipe
+from phi3quant.run.calibration import Calibration
+from phi3quant.run.recipe import Recipe
 
 
 def recipe(method: str, text: Path, **changes: object) -> Recipe:

@@ -21,7 +21,8 @@ from phi3quant.errors import NotComparableError
 from phi3quant.gating.baselines import create_baseline
 from phi3quant.generation.generate import generate
 from phi3quant.provenance.integrity import check_adapters
-from phi3quant.run.recipe import Calibration, Recipe
+from phi3quant.run.calibration import Calibration
+from phi3quant.run.recipe import Recipe
 from tests.models import PROSE
 from tests.source.test_adapter import make_adapter
 

@@ -18,11 +18,12 @@ from phi3quant.quant.gram import Gram
 from phi3quant.quant.scheme import QuantScheme
 from phi3quant.quant.tensor import QuantizedTensor
 from phi3quant.run import coarse_head
+from phi3quant.run.calibration import Calibration
 from phi3quant.run.coarse_head import head_codes, head_inputs
 from phi3quant.run.one_block import start
 from phi3quant.run.pipeline import quantize
 from phi3quant.run.presets import profiled
-from phi3quant.run.recipe import Calibration, Recipe
+from phi3quant.run.recipe import Recipe
 from phi3quant.source.checkpoint import Checkpoint, open_checkpoint
 from tests.models import VARIANTS, VOCABULARY, make_model
 

@@ -15,9 +15,10 @@ from phi3quant.evaluation.evaluate import EvaluationText, evaluate_opened
 from phi3quant.provenance import manifest
 from phi3quant.provenance.integrity import check_hashes
 from phi3quant.run.block_record import write_record
+from phi3quant.run.calibration import Calibration
 from phi3quant.run.draft import Draft
 from phi3quant.run.pipeline import quantize
-from phi3quant.run.recipe import Calibration, Recipe
+from phi3quant.run.recipe import Recipe
 from phi3quant.run.verification import Verification, verify
 from phi3quant.source.bundled import bundled_folder
 

@@ -18,11 +18,12 @@ from phi3quant.cli.main import main
 from phi3quant.errors import OutputError, SchemeError
 from phi3quant.progress import silent
 from phi3quant.quant.codecs.ggml_blocks import TYPES
+from phi3quant.run.calibration import Calibration
 from phi3quant.run.calibration_windows import calibration_windows
 from phi3quant.run.export import export_gguf
 from phi3quant.run.imatrix import write_imatrix
 from phi3quant.run.pipeline import quantize
-from phi3quant.run.recipe import Calibration, Recipe
+from phi3quant.run.recipe import Recipe
 from phi3quant.run.shared_work import SharedWork
 from phi3quant.source.locate import locate
 from tests.models import PROSE, VARIANTS, make_model

@@ -13,10 +13,11 @@ from calib.corpus import load_corpus, render
 from phi3quant.cli.main import main
 from phi3quant.errors import CorpusError
 from phi3quant.run import written_windows
+from phi3quant.run.calibration import Calibration
 from phi3quant.run.calibration_windows import calibration_windows
 from phi3quant.run.imatrix import write_imatrix
 from phi3quant.run.pipeline import quantize
-from phi3quant.run.recipe import Calibration, Recipe
+from phi3quant.run.recipe import Recipe
 from phi3quant.run.shared_work import SharedWork
 from phi3quant.run.tuning_windows import tuning_windows
 from phi3quant.run.written_windows import Writing, kept_or_written

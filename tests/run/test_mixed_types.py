@@ -20,10 +20,11 @@ from phi3quant.evaluation.inspection import inspect
 from phi3quant.model.architecture import EMBEDDING, HEAD, LINEARS, block_tensor_name, tensor_shapes
 from phi3quant.progress import silent
 from phi3quant.quant.scheme import QuantScheme
+from phi3quant.run.calibration import Calibration
 from phi3quant.run.mixed_types import TRIED, mixed_types
 from phi3quant.run.pipeline import quantize
 from phi3quant.run.presets import PRESETS
-from phi3quant.run.recipe import Calibration, Recipe
+from phi3quant.run.recipe import Recipe
 from phi3quant.source.checkpoint import open_checkpoint
 from phi3quant.source.locate import bundled_folder
 from tests.models import VOCABULARY, own_logits

@@ -15,7 +15,8 @@ import torch
 
 from phi3quant.errors import ClusterError
 from phi3quant.evaluation.evaluate import EvaluationText
-from phi3quant.run.recipe import Calibration, Recipe
+from phi3quant.run.calibration import Calibration
+from phi3quant.run.recipe import Recipe
 from phi3quant.sweep.conduct import sweep
 from phi3quant.sweep.display import Silent
 from phi3quant.sweep.folder import SweepFolder

@@ -18,9 +18,10 @@ from phi3quant.progress import silent
 from phi3quant.provenance import manifest
 from phi3quant.quant.scheme import QuantScheme
 from phi3quant.run import one_block, shared_work
+from phi3quant.run.calibration import Calibration
 from phi3quant.run.conduct import Conduct
 from phi3quant.run.pipeline import quantize
-from phi3quant.run.recipe import Calibration, Recipe
+from phi3quant.run.recipe import Recipe
 from phi3quant.run.shared_work import SharedWork
 from phi3quant.run.verification import Verification
 from phi3quant.sweep import originals, work

@@ -18,9 +18,10 @@ from phi3quant.errors import CheckpointError, SchemeError
 from phi3quant.model.architecture import LINEARS
 from phi3quant.model.config import parse_config
 from phi3quant.quant.scheme import QuantScheme
+from phi3quant.run.calibration import Calibration
 from phi3quant.run.export import export_gguf
 from phi3quant.run.pipeline import quantize
-from phi3quant.run.recipe import Calibration, Recipe
+from phi3quant.run.recipe import Recipe
 from phi3quant.source.locate import bundled_folder
 from phi3quant.source.tokenizer import load_tokenizer
 from tests.converters.gguf.exported import export

@@ -19,9 +19,10 @@ from phi3quant.errors import CheckpointError, InputError, Phi3QuantError, Scheme
 from phi3quant.evaluation.evaluate import EvaluationText
 from phi3quant.evaluation.perplexity import score
 from phi3quant.quant.scheme import QuantScheme
+from phi3quant.run.calibration import Calibration
 from phi3quant.run.export import export_onnx
 from phi3quant.run.pipeline import quantize
-from phi3quant.run.recipe import Calibration, Recipe
+from phi3quant.run.recipe import Recipe
 from tests.models import VOCABULARY
 
 IDS = torch.randint(0, VOCABULARY, (1, 60), generator=torch.Generator().manual_seed(5))
