@@ -19,7 +19,7 @@ import numpy as np
 import onnxruntime_genai as genai
 
 from phi3quant.cli.evaluation_table import print_evaluation
-from phi3quant.cli.progress import use_threads
+from phi3quant.cli.threads import use_threads
 from phi3quant.evaluation.evaluate import EvaluationText, evaluate
 from phi3quant.source.tokenizer import load_tokenizer
 

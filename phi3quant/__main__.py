@@ -1,10 +1,15 @@
 """The program: ``python -m phi3quant`` and the ``phi3quant`` script."""
 
+import os
 import sys
 import traceback
 import warnings
 
 from phi3quant.supported import UNSUPPORTED
+
+# Rounds that a thread of libgomp, torch's OpenMP on Linux, waits for work before it sleeps. With its
+# default of 300,000, waiting threads of two runs on one machine keep each other from working.
+_WAITING = ("GOMP_SPINCOUNT", "1000")
 
 
 def run() -> None:
@@ -14,6 +19,9 @@ def run() -> None:
     # The module requires POSIX signals.
     from phi3quant.cli import interruption  # noqa: PLC0415
 
+    if "OMP_WAIT_POLICY" not in os.environ:
+        # Read when torch is loaded.
+        os.environ.setdefault(*_WAITING)
     interruption.take_signals()
     interruption.strike_again()
     if not sys.warnoptions:

@@ -17,7 +17,7 @@ from benchmarks.quality.measure import measure
 from benchmarks.quality.report import write_report
 from benchmarks.quality.result import key_of, load_result, save_result
 from benchmarks.quality.subject import Subject
-from phi3quant.cli.progress import use_threads
+from phi3quant.cli.threads import use_threads
 from phi3quant.evaluation.evaluate import EvaluationText
 from phi3quant.source.locate import BUNDLED, bundled_folder
 

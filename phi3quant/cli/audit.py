@@ -10,8 +10,9 @@ from phi3quant.auditing.grade import Grade
 from phi3quant.cli import options, values
 from phi3quant.cli.audit_display import headline, print_audit
 from phi3quant.cli.options import Running
-from phi3quant.cli.progress import progress_bars, use_threads
+from phi3quant.cli.progress import progress_bars
 from phi3quant.cli.terminal import note, print_json
+from phi3quant.cli.threads import use_threads
 
 EXIT_BELOW = 1
 

@@ -9,9 +9,10 @@ from phi3quant.cli import options, values
 from phi3quant.cli.baseline_display import described, print_described, print_recorded
 from phi3quant.cli.check import TEXT
 from phi3quant.cli.options import Running
-from phi3quant.cli.progress import progress_bars, use_threads
+from phi3quant.cli.progress import progress_bars
 from phi3quant.cli.scored_text import SCORED_TEXT
 from phi3quant.cli.terminal import print_json
+from phi3quant.cli.threads import use_threads
 from phi3quant.errors import OutputError
 from phi3quant.evaluation.evaluate import EvaluationText
 from phi3quant.gating.baseline import read_baseline

@@ -9,8 +9,9 @@ import click
 from phi3quant.cli import options, values
 from phi3quant.cli.check_display import print_check
 from phi3quant.cli.options import Running
-from phi3quant.cli.progress import progress_bars, use_threads
+from phi3quant.cli.progress import progress_bars
 from phi3quant.cli.terminal import echo_command, finite, print_json
+from phi3quant.cli.threads import use_threads
 from phi3quant.disk.output import clear_os_errors, write_bytes, write_json
 from phi3quant.errors import NotComparableError
 from phi3quant.gating import gate_report

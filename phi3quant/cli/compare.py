@@ -6,9 +6,10 @@ from phi3quant.cli import options
 from phi3quant.cli.check_display import print_comparison
 from phi3quant.cli.ending import EXIT_NOT_COMPARABLE
 from phi3quant.cli.options import Running
-from phi3quant.cli.progress import progress_bars, use_threads
+from phi3quant.cli.progress import progress_bars
 from phi3quant.cli.scored_text import SCORED_TEXT
 from phi3quant.cli.terminal import print_json
+from phi3quant.cli.threads import use_threads
 from phi3quant.evaluation.evaluate import EvaluationText
 from phi3quant.gating.comparison import compare as compare_models
 from phi3quant.source.locate import locate

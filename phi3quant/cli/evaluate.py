@@ -7,9 +7,10 @@ import click
 from phi3quant.cli import options
 from phi3quant.cli.evaluation_table import print_evaluation
 from phi3quant.cli.options import Running
-from phi3quant.cli.progress import progress_bars, use_threads
+from phi3quant.cli.progress import progress_bars
 from phi3quant.cli.scored_text import SCORED_TEXT
 from phi3quant.cli.terminal import print_json
+from phi3quant.cli.threads import use_threads
 from phi3quant.evaluation.evaluate import EvaluationText
 from phi3quant.evaluation.evaluate import evaluate as evaluate_models
 from phi3quant.source.locate import locate

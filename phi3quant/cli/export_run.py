@@ -10,9 +10,10 @@ import click
 from phi3quant.cli import options, values
 from phi3quant.cli.evaluation_table import print_evaluation
 from phi3quant.cli.options import Running
-from phi3quant.cli.progress import progress_bars, use_threads
+from phi3quant.cli.progress import progress_bars
 from phi3quant.cli.run_cost import peak_memory_bytes, run_cost
 from phi3quant.cli.terminal import echo, print_json
+from phi3quant.cli.threads import use_threads
 from phi3quant.cli.written_files import note_next_steps, print_files, weight_files
 from phi3quant.evaluation.evaluate import EvaluationText
 from phi3quant.progress import Progress

@@ -9,8 +9,8 @@ import click
 from phi3quant.cli import options
 from phi3quant.cli.layout import print_side_by_side
 from phi3quant.cli.options import Running
-from phi3quant.cli.progress import use_threads
 from phi3quant.cli.terminal import echo, note, print_json, stream_text
+from phi3quant.cli.threads import use_threads
 from phi3quant.errors import InputError
 from phi3quant.generation.generate import DEFAULT_NEW_TOKENS, Generated, TellText
 from phi3quant.generation.generate import generate as generate_text

@@ -10,9 +10,10 @@ from phi3quant.cli import options, values
 from phi3quant.cli.calibration_options import CALIBRATION, CalibrationOptions
 from phi3quant.cli.help_sections import SectionedCommand
 from phi3quant.cli.options import Running
-from phi3quant.cli.progress import progress_bars, use_threads
+from phi3quant.cli.progress import progress_bars
 from phi3quant.cli.run_cost import peak_memory_bytes, run_cost
 from phi3quant.cli.terminal import echo, note, print_json
+from phi3quant.cli.threads import use_threads
 from phi3quant.run.imatrix import Written, write_imatrix
 from phi3quant.source.locate import locate
 from phi3quant.units import size

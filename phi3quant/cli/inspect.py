@@ -8,8 +8,8 @@ import click
 from phi3quant.cli import options
 from phi3quant.cli.layout import print_values
 from phi3quant.cli.options import Running
-from phi3quant.cli.progress import use_threads
 from phi3quant.cli.terminal import print_json
+from phi3quant.cli.threads import use_threads
 from phi3quant.evaluation import inspection
 from phi3quant.model.config import Phi3Config
 from phi3quant.reporting import wording

@@ -22,16 +22,24 @@ from phi3quant.version import tool_version
 
 @dataclass(frozen=True)
 class _Entry:
-    """A command: its module next to this one, its name there, and its line in the list."""
+    """A command.
+
+    Attributes:
+        module: its module next to this one.
+        attribute: its name there.
+        summary: its line in the list.
+        calibrates: whether it needs compiled kernels soon.
+    """
 
     module: str
     attribute: str
     summary: str
+    calibrates: bool = False
 
 
 _COMMANDS: Mapping[str, _Entry] = {
     "audit": _Entry("audit", "audit", "Grade a model's integrity by ten criteria."),
-    "awq": _Entry("quantize", "awq", "Quantize a model by AWQ and verify the result."),
+    "awq": _Entry("quantize", "awq", "Quantize a model by AWQ and verify the result.", True),
     "baseline": _Entry("baseline", "baseline", "Record an artifact's predictions for the gate."),
     "check": _Entry("check", "check_command", "Check an artifact against a baseline, as in CI."),
     "compare": _Entry("compare", "compare", "List the differences between two models."),
@@ -39,7 +47,7 @@ _COMMANDS: Mapping[str, _Entry] = {
     "evaluate": _Entry("evaluate", "evaluate", "Score models on a text (alias: perplexity)."),
     "export": _Entry("export", "export", "Write a model in another format."),
     "generate": _Entry("generate", "generate", "Let a model of any format answer a prompt."),
-    "gptq": _Entry("quantize", "gptq", "Quantize a model by error compensation alone."),
+    "gptq": _Entry("quantize", "gptq", "Quantize a model by error compensation alone.", True),
     "imatrix": _Entry("imatrix", "imatrix", "Write an importance matrix for llama.cpp."),
     "inspect": _Entry("inspect", "inspect", "Show architecture, size, hashes and provenance."),
     "report": _Entry("report", "report", "Show quality and size, as tables and an HTML page."),
@@ -95,6 +103,8 @@ class _Group(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
+        if (entry := _COMMANDS.get(args[0])) and entry.calibrates:
+            _prepare_kernels(args)
         try:
             return super().resolve_command(ctx, args)
         except NoSuchCommand as error:
@@ -134,6 +144,13 @@ def _check_words(words: Sequence[str]) -> None:
             raise InputError(
                 f"{word} on the command line is not UTF-8; rename the file or folder"
             ) from None
+
+
+def _prepare_kernels(args: Sequence[str]) -> None:
+    """Start compiling kernels that a first run lacks, while torch and the command are loaded."""
+    if not {"-h", "--help"}.intersection(args):
+        compile_ahead = importlib.import_module("phi3quant.quant.codecs.compile_ahead")
+        compile_ahead.start()
 
 
 @cache

@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
 from tqdm import tqdm
 
 from phi3quant.cli import terminal
@@ -14,12 +13,6 @@ from phi3quant.visible import one_line
 
 # Between the lines of a log: often enough to show that a job in CI is alive.
 _SECONDS = 60
-
-
-def use_threads(threads: int | None) -> None:
-    """Limit the threads of all matrix products."""
-    if threads is not None:
-        torch.set_num_threads(threads)
 
 
 def progress_bars(*, quiet: bool) -> Progress:

@@ -11,12 +11,13 @@ import click
 from phi3quant.cli import options, values
 from phi3quant.cli.help_sections import SectionedCommand
 from phi3quant.cli.options import OnnxLayout, Running
-from phi3quant.cli.progress import progress_bars, use_threads
+from phi3quant.cli.progress import progress_bars
 from phi3quant.cli.quality_gate import MAX_INCREASE, end_if_missed
 from phi3quant.cli.quantize_report import print_run
 from phi3quant.cli.recipes import RECIPE, RecipeOptions, recipe_of
 from phi3quant.cli.scored_text import SCORED_TEXT
 from phi3quant.cli.terminal import note
+from phi3quant.cli.threads import use_threads
 from phi3quant.evaluation.evaluate import EvaluationText
 from phi3quant.run.conduct import Conduct
 from phi3quant.run.pipeline import quantize

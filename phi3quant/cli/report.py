@@ -8,9 +8,10 @@ import click
 from phi3quant.cli import options, values
 from phi3quant.cli.layout import print_table, print_text
 from phi3quant.cli.options import Running
-from phi3quant.cli.progress import progress_bars, use_threads
+from phi3quant.cli.progress import progress_bars
 from phi3quant.cli.scored_text import SCORED_TEXT
 from phi3quant.cli.terminal import echo, note, print_json, width
+from phi3quant.cli.threads import use_threads
 from phi3quant.evaluation.evaluate import EvaluationText
 from phi3quant.reporting import tables, wording
 from phi3quant.reporting.audit_table import audit_table

@@ -7,11 +7,11 @@ import click
 
 from phi3quant.cli import options, values
 from phi3quant.cli.options import Running
-from phi3quant.cli.progress import use_threads
 from phi3quant.cli.quality_gate import EXIT_MISSED
 from phi3quant.cli.scored_text import SCORED_TEXT
 from phi3quant.cli.sweep_display import SweepDisplay, print_results
 from phi3quant.cli.terminal import note, print_json
+from phi3quant.cli.threads import use_threads
 from phi3quant.disk.output import write_bytes
 from phi3quant.errors import MissingExtraError
 from phi3quant.evaluation.evaluate import EvaluationText

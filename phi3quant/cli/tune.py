@@ -11,11 +11,12 @@ from phi3quant.cli.calibration_options import CUT_OPTIONS, TEXT_OPTIONS
 from phi3quant.cli.evaluation_table import print_evaluation
 from phi3quant.cli.help_sections import SectionedCommand
 from phi3quant.cli.options import Running
-from phi3quant.cli.progress import progress_bars, use_threads
+from phi3quant.cli.progress import progress_bars
 from phi3quant.cli.quality_gate import MAX_INCREASE, end_if_missed
 from phi3quant.cli.run_cost import peak_memory_bytes, run_cost
 from phi3quant.cli.scored_text import SCORED_TEXT
 from phi3quant.cli.terminal import echo, note, print_json
+from phi3quant.cli.threads import use_threads
 from phi3quant.cli.tuning_display import print_tuning
 from phi3quant.cli.tuning_options import AMOUNT
 from phi3quant.cli.written_files import note_next_steps, print_files

@@ -1,4 +1,4 @@
-"""Limits on memory that containers and services set are honoured."""
+"""Limits that containers and services set are honoured."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,17 +11,23 @@ GIB = 1 << 30
 Layout = Mapping[str, str | int]
 
 
+def written(folder: Path, membership: str, files: Layout) -> Path:
+    """The folder of groups, after it and the file ``membership`` are written."""
+    for name, content in files.items():
+        path = folder / "groups" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{content}\n")
+    (folder / "membership").write_text(membership)
+    return folder / "groups"
+
+
 @pytest.fixture
 def rooms(tmp_path: Path) -> Callable[[str, Layout], list[int]]:
     """The rooms for a membership and the files of groups."""
 
     def found(membership: str, files: Layout) -> list[int]:
-        for name, content in files.items():
-            path = tmp_path / "groups" / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(f"{content}\n")
-        (tmp_path / "membership").write_text(membership)
-        return control_groups.rooms(tmp_path / "groups", tmp_path / "membership")
+        groups = written(tmp_path, membership, files)
+        return control_groups.rooms(groups, tmp_path / "membership")
 
     return found
 
@@ -103,3 +109,28 @@ def test_the_smallest_limit_is_what_a_run_has(monkeypatch: pytest.MonkeyPatch) -
     assert memory_budget.available_memory() == 5 << 20
     monkeypatch.setattr(control_groups, "rooms", list)
     assert memory_budget.available_memory() > 5 << 20
+
+
+@pytest.mark.parametrize(
+    ("membership", "files", "expected"),
+    [
+        ("0::/\n", {"cpu.max": "200000 100000"}, 2),
+        # Half a processor more is worth a thread.
+        ("0::/\n", {"cpu.max": "150000 100000"}, 2),
+        ("0::/\n", {"cpu.max": "max 100000"}, None),
+        ("0::/a/b\n", {"a/b/cpu.max": "max 100000", "a/cpu.max": "50000 100000"}, 1),
+        (
+            "4:cpu,cpuacct:/x\n",
+            {"cpu/x/cpu.cfs_quota_us": 300000, "cpu/x/cpu.cfs_period_us": 100000},
+            3,
+        ),
+        ("4:cpu:/\n", {"cpu/cpu.cfs_quota_us": -1, "cpu/cpu.cfs_period_us": 100000}, None),
+        ("0::/\n", {"cpu.max": "many"}, None),
+        ("5:memory:/\n", {"memory/cpu.max": "100000 100000"}, None),
+    ],
+)
+def test_computing_time_is_limited_to_processors(
+    membership: str, files: Layout, expected: int | None, tmp_path: Path
+) -> None:
+    groups = written(tmp_path, membership, files)
+    assert control_groups.processors(groups, tmp_path / "membership") == expected

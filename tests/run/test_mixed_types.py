@@ -15,7 +15,7 @@ from converters.gguf.reader import open_gguf
 from converters.gguf.type_policy import fitting_type
 from phi3quant.cli.main import main
 from phi3quant.errors import SchemeError
-from phi3quant.evaluation.evaluate import evaluate
+from phi3quant.evaluation.evaluate import EvaluationText, evaluate
 from phi3quant.evaluation.inspection import inspect
 from phi3quant.model.architecture import EMBEDDING, HEAD, LINEARS, block_tensor_name, tensor_shapes
 from phi3quant.progress import silent
@@ -30,6 +30,7 @@ from phi3quant.source.locate import bundled_folder
 from tests.models import VOCABULARY, own_logits
 
 FEW = Calibration(samples=8, length=128)
+SHORT = EvaluationText(max_tokens=4096)
 
 
 def noise(weight: torch.Tensor, _inputs: torch.Tensor | None) -> list[tuple[str, torch.Tensor]]:
@@ -104,7 +105,7 @@ def test_a_target_is_met_and_loses_less_than_a_type_of_that_size(tmp_path: Path)
     again = make("again", gguf_type="mixed", tensor_types=tuple(told["tensor_types"]))
     ours, same, other = (
         float(each.kl.mean())
-        for each in evaluate(["phi3-tiny", mixed, again, plain]).comparisons[1:]
+        for each in evaluate(["phi3-tiny", mixed, again, plain], SHORT).comparisons[1:]
     )
     assert ours == same
     assert ours < other
@@ -263,6 +264,6 @@ def test_widths_meet_a_target_in_every_format(formats: tuple[str, ...], tmp_path
     first = next(iter(mixed.values()))
     ours, other = (
         float(each.kl.mean())
-        for each in evaluate(["phi3-tiny", first, tmp_path / "narrow"]).comparisons[1:]
+        for each in evaluate(["phi3-tiny", first, tmp_path / "narrow"], SHORT).comparisons[1:]
     )
     assert ours < other

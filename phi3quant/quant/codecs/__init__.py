@@ -1,12 +1,16 @@
 """Weight codecs: conversion of matrices into codes, for the methods."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import torch
+if TYPE_CHECKING:
+    # Processes that only compile kernels (compile_ahead.py) start without torch.
+    import torch
 
-from phi3quant.quant.gram import Gram
-from phi3quant.quant.tensor import Quantized
+    from phi3quant.quant.gram import Gram
+    from phi3quant.quant.tensor import Quantized
 
 
 class Codec(Protocol):

@@ -9,6 +9,7 @@ import hashlib
 import os
 import re
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -24,17 +25,23 @@ import numpy as np
 from phi3quant.disk.user_cache import user_cache
 from phi3quant.notices import announce
 
-_ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[3]
+"""Folder of the packages."""
 # Folders of other sources are removed after this many days without use.
 _KEPT_DAYS = 30
 COMPILING = "compiling kernels for this machine (once, about 20 s)"
 _NAME = re.compile(r"kernels-[0-9a-f]{16}")
+# Longer than any compilation; then a process is stuck.
+_PATIENCE = 120
+
+compilers: dict[str, "subprocess.Popen[bytes]"] = {}
+"""Processes that are compiling kernels now, by the kernels' names; see compile_ahead.py."""
 
 
 def sources() -> list[Path]:
     """Source files of all kernels."""
-    converters = _ROOT / "converters"
-    codecs = sorted((_ROOT / "phi3quant" / "quant" / "codecs").glob("*.py"))
+    converters = ROOT / "converters"
+    codecs = sorted((ROOT / "phi3quant" / "quant" / "codecs").glob("*.py"))
     return [*codecs, converters / "packed" / "bits.py", converters / "half.py"]
 
 
@@ -87,23 +94,33 @@ class Forgiving:
 
     Attributes:
         inner: numba's cache.
+        name: name of the function.
     """
 
-    def __init__(self, inner: Any) -> None:
+    def __init__(self, inner: Any, name: str) -> None:
         self.inner = inner
+        self.name = name
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
 
     def load_overload(self, *arguments: Any) -> Any:
         """Machine code; None if it is missing or damaged."""
-        try:
-            compiled = self.inner.load_overload(*arguments)
-        except Exception:  # noqa: BLE001 - unpickling damaged bytes raises any exception
-            compiled = None
+        compiled = self._load(arguments)
         if compiled is None:
             announce(COMPILING)
+            process = compilers.pop(self.name, None)
+            if process is not None:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(_PATIENCE)
+                compiled = self._load(arguments)
         return compiled
+
+    def _load(self, arguments: tuple[Any, ...]) -> Any:
+        try:
+            return self.inner.load_overload(*arguments)
+        except Exception:  # noqa: BLE001 - unpickling damaged bytes raises any exception
+            return None
 
     def save_overload(self, *arguments: Any) -> None:
         """Save machine code if possible."""

@@ -37,7 +37,7 @@ def kernel(function: Callable[P, R]) -> Callable[P, R]:
         return uncached
     with kernel_cache.in_folder(folder):
         compiled: Any = numba.njit(cache=True, **options)(function)
-    compiled._cache = kernel_cache.Forgiving(compiled._cache)  # noqa: SLF001
+    compiled._cache = kernel_cache.Forgiving(compiled._cache, function.__name__)  # noqa: SLF001
     cached: Callable[P, R] = compiled
     return cached
 

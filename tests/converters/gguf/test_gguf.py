@@ -88,7 +88,8 @@ def test_awq_chooses_codes_for_the_files_own_types(kind: str, tmp_path: Path) ->
     assert not any(block["fell_back_to_rtn"] for block in made.blocks)
     assert all(block["error_ratio"] < 1 for block in made.blocks)
     plain = export("phi3-tiny", tmp_path / "plain", kind)
-    _, first, second = evaluate(["phi3-tiny", tmp_path / "awq", plain]).comparisons
+    text = EvaluationText(max_tokens=4096)
+    _, first, second = evaluate(["phi3-tiny", tmp_path / "awq", plain], text).comparisons
     assert float(first.kl.mean()) < float(second.kl.mean())
     sizes = [open_gguf(path).weight_bytes for path in (tmp_path / "awq", plain)]
     assert sizes[0] == sizes[1]

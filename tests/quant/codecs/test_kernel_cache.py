@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from phi3quant.quant.codecs import kernel_cache
+from phi3quant.quant.codecs import compile_ahead, kernel_cache
 
 PACKAGES = Path(kernel_cache.__file__).parents[3]
 TRY = (
@@ -96,3 +96,74 @@ def test_folders_without_use_for_a_month_are_removed(
     current = kernel_cache.folder.__wrapped__()
     assert current is not None
     assert {path.name for path in tmp_path.iterdir()} == {recent, foreign, current.name}
+
+
+AHEAD = (
+    "import torch\n"
+    "from phi3quant.quant.codecs import affine_compensation, affine_search, compile_ahead\n"
+    "from phi3quant.quant.codecs.affine import AffineCodec\n"
+    "from phi3quant.quant.gram import Gram\n"
+    "from phi3quant.quant.scheme import QuantScheme\n"
+    "compile_ahead.compile_all()\n"
+    "weight, gram = torch.ones(64, 256), Gram.of(torch.ones(8, 256))\n"
+    "for symmetric in (True, False):\n"
+    "    codec = AffineCodec(QuantScheme(4, 32, symmetric))\n"
+    "    codec.quantize_fitted(weight, gram)\n"
+    "    codec.quantize_compensated(weight, gram, weight)\n"
+    "for kernel in (affine_search.fit, affine_compensation.compensate):\n"
+    "    print(len(kernel.signatures))\n"
+)
+
+
+def test_kernels_are_compiled_ahead_for_the_types_of_a_run() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", AHEAD], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["1", "1"]
+
+
+def test_a_kernel_that_another_process_compiles_is_awaited(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Compiler:
+        waits = 0
+
+        def wait(self, timeout: float) -> None:
+            assert timeout > 60
+            self.waits += 1
+
+    class Cache:
+        def load_overload(self, signature: str) -> str | None:
+            return signature if compiler.waits else None
+
+    compiler = Compiler()
+    monkeypatch.setattr(kernel_cache, "compilers", {"fit": compiler})
+    assert kernel_cache.Forgiving(Cache(), "round_rows").load_overload("other") is None
+    assert kernel_cache.Forgiving(Cache(), "fit").load_overload("code") == "code"
+    assert compiler.waits == 1
+
+
+@pytest.mark.parametrize(("cores", "started"), [(2, 1), (1, 0)])
+def test_compiling_ahead_starts_once_on_two_cores(
+    cores: int, started: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[list[str]] = []
+
+    class Process:
+        def __init__(self, command: list[str], **_given: object) -> None:
+            calls.append(command)
+
+        def terminate(self) -> None:
+            pass
+
+    monkeypatch.setattr(kernel_cache, "folder", lambda: tmp_path)
+    monkeypatch.setattr(kernel_cache, "compilers", {})
+    monkeypatch.setattr(compile_ahead, "_cores", lambda: cores)
+    monkeypatch.setattr(subprocess, "Popen", Process)
+    compile_ahead.start()
+    assert len(calls) == started
+    assert set(kernel_cache.compilers) == ({"fit", "compensate"} if started else set())
+    (tmp_path / "codecs").mkdir()
+    for name in ("affine_search.fit-1.nbi", "affine_compensation.compensate-1.nbi"):
+        (tmp_path / "codecs" / name).touch()
+    compile_ahead.start()
+    assert len(calls) == started
