@@ -7,7 +7,7 @@ import warnings
 
 from phi3quant.supported import UNSUPPORTED
 
-# Rounds that a thread of libgomp, torch's OpenMP on Linux, waits for work before it sleeps. With its
+# Rounds that a thread of libgomp, torch's OpenMP on Linux, waits for work before it sleeps. By its
 # default of 300,000, waiting threads of two runs on one machine keep each other from working.
 _WAITING = ("GOMP_SPINCOUNT", "1000")
 
