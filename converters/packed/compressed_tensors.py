@@ -13,10 +13,10 @@ import torch
 
 from converters.packed import bits
 from converters.packed.layout import Keys, ModuleRule, PackedLayout, Stated
-from converters.packed.sizes import compressed_tensors
+from converters.packed.sizes import check_compressed_tensors, compressed_tensors
 from phi3quant.errors import CheckpointError, SchemeError
 from phi3quant.model.config import shown
-from phi3quant.quant.matrix_schemes import MatrixSchemes, check_groups
+from phi3quant.quant.matrix_schemes import MatrixSchemes
 from phi3quant.quant.scheme import QuantScheme
 from phi3quant.quant.tensor import QuantizedTensor
 
@@ -274,7 +274,7 @@ def _check_sparsity(described: Any) -> None:
 LAYOUT = PackedLayout(
     name=_METHOD,
     title=_METHOD,
-    check=check_groups,
+    check=check_compressed_tensors,
     specify=compressed_tensors,
     pack=_pack,
     unpack=_unpack,

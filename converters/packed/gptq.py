@@ -10,6 +10,10 @@ point of 0 borrows from its neighbour. Other readers of version 1 add one to eac
 GPTQModel refuses asymmetric folders of version 1 that other tools have written. Symmetric codes are
 therefore written as version 1, which every reader accepts, and asymmetric ones as version 2.
 
+With 3 bits, tools disagree on version 1: most subtract one from each zero point, and GPTQModel
+used to subtract other constants. Codes of 3 bits are written as version 2, and read from
+version 1 only if they are symmetric.
+
 ``dynamic`` in config.json has other settings of single modules: a regular expression for the start
 of their names, after ``+:`` or nothing, or after ``-:`` for plain modules. The first that matches
 counts.
@@ -27,10 +31,11 @@ from converters.packed import bits
 from converters.packed.layout import Keys, ModuleRule, PackedLayout, Stated
 from converters.packed.sizes import check_gptq, gptq
 from converters.packed.tool_keys import AUTOROUND, PLAIN_WEIGHTS, QUANTIZER_KEYS
+from converters.widths import HELD_BITS
 from phi3quant.errors import CheckpointError, SchemeError
 from phi3quant.model.config import shown
 from phi3quant.quant.matrix_schemes import MatrixSchemes
-from phi3quant.quant.scheme import BITS, GROUP_SIZES, QuantScheme
+from phi3quant.quant.scheme import GROUP_SIZES, QuantScheme
 from phi3quant.quant.tensor import QuantizedTensor
 from phi3quant.units import alternatives
 
@@ -47,6 +52,11 @@ _PACKING_FORMATS: Mapping[str, str] = {
 
 _ONES: Mapping[int, int] = {4: 0x11111111, 8: 0x01010101}
 """Word with a one in each of its values, by bits."""
+
+_ODD = 3
+"""Bits whose values cross words, so that version 1 isn't written."""
+_FORMERLY_SUBTRACTED = (0x24924924, 0x92492492, 0x49249249)
+"""Constants for three words of 3-bit zero points, by which GPTQModel used to get version 1."""
 
 _KEYS = Keys(
     section="the quantization_config for GPTQ",
@@ -94,7 +104,8 @@ _MODULE_KEYS = Keys(
 
 
 def _version_for(schemes: MatrixSchemes) -> str:
-    return _V1 if all(scheme.symmetric for scheme in schemes.distinct) else _V2
+    first = all(scheme.symmetric and scheme.bits != _ODD for scheme in schemes.distinct)
+    return _V1 if first else _V2
 
 
 def _pack(tensor: QuantizedTensor, schemes: MatrixSchemes) -> Mapping[str, torch.Tensor]:
@@ -123,13 +134,12 @@ def _unpack(
     """Restore a matrix; by default of the version that ``_pack`` writes.
 
     Raises:
-        CheckpointError: zero points of symmetric codes are not the middle.
+        CheckpointError: zero points of symmetric codes are not the middle, or those of 3-bit codes
+            are ambiguous.
     """
     rows, columns = shape
-    qzeros = stored["qzeros"]
-    if version == _V1 or (version is None and scheme.symmetric):
-        qzeros = qzeros + _ONES[scheme.bits]
-    zeros = bits.unpack(qzeros, scheme.bits, rows).T.contiguous()
+    version = version or _version_for(MatrixSchemes(scheme))
+    zeros = _zero_points(stored["qzeros"], scheme, rows, version)
     if scheme.symmetric and not torch.all(zeros == scheme.middle):
         raise CheckpointError(
             f"not all zero points are {scheme.middle}, although config.json has sym true; "
@@ -138,6 +148,29 @@ def _unpack(
     codes = bits.unpack(stored["qweight"].T, scheme.bits, columns)
     scales = stored["scales"].T.contiguous()
     return QuantizedTensor(scheme, codes, scales, None if scheme.symmetric else zeros)
+
+
+def _zero_points(
+    qzeros: torch.Tensor, scheme: QuantScheme, rows: int, version: str
+) -> torch.Tensor:
+    """Zero points uint8 [rows, groups].
+
+    Raises:
+        CheckpointError: they are ambiguous.
+    """
+    if version == _V1 and scheme.bits != _ODD:
+        qzeros = qzeros + _ONES[scheme.bits]
+    zeros = bits.unpack(qzeros, scheme.bits, rows).T.contiguous()
+    if version == _V2 or scheme.bits != _ODD:
+        return zeros
+    if not scheme.symmetric:
+        raise CheckpointError(
+            "version 1 of GPTQ stores 3-bit zero points in several ways; save the model as "
+            "gptq_v2 with the tool that quantized it"
+        )
+    formerly = torch.tensor(_FORMERLY_SUBTRACTED).to(torch.int32).repeat(qzeros.shape[1] // 3)
+    former = bits.unpack(qzeros + formerly, scheme.bits, rows).T.contiguous()
+    return former if bool((former == scheme.middle).all()) else (zeros + 1) & scheme.max_code
 
 
 def _describe(schemes: MatrixSchemes) -> dict[str, Any]:
@@ -215,10 +248,10 @@ def _scheme(described: Mapping[str, Any], place: str = "") -> QuantScheme:
         SchemeError: it isn't supported.
     """
     width, size = described.get("bits"), described.get("group_size")
-    if type(width) is not int or width not in BITS:
+    if type(width) is not int or width not in HELD_BITS["gptq"]:
         raise SchemeError(
             f"GPTQ with {shown(width)} bits{place} isn't supported; it must have "
-            f"{alternatives(BITS)}"
+            f"{alternatives(HELD_BITS['gptq'])}"
         )
     if type(size) is not int or (size != -1 and size not in GROUP_SIZES):
         raise SchemeError(

@@ -68,9 +68,9 @@ RECIPE = options.group(
         type=click.FloatRange(1, 16),
         help="Largest average bits per weight of the files, embedding and head included. The type "
         "of each matrix is chosen by measured loss: among GGUF's types by default and with "
-        "--export gguf, otherwise int4 or int8.",
+        "--export gguf, otherwise int4 or int8, or int3 or int4 for the smallest files.",
     ),
-    click.option("--bits", type=int, default=4, show_default=True, help="Bits per code: 4 or 8."),
+    options.BITS,
     click.option(
         "--group-size",
         type=values.GroupSize(),
