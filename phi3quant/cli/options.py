@@ -135,9 +135,9 @@ MATRIX_TYPES = click.option(
     "tensor_types",
     multiple=True,
     metavar="PATTERN=TYPE",
-    help="Another type for the matrices whose name matches, int with the number of --bits, such as "
-    "down_proj=int8 or 'layers.0.*=int8'. With --gguf-type a GGUF type for llama.cpp's names, such as "
-    "ffn_down=q8_0. Can be repeated.",
+    help="Another type for the matrices whose name matches, int with a number of --bits, such as "
+    "down_proj=int8 or 'layers.0.*=int8'. With --gguf-type a GGUF type for llama.cpp's names, such "
+    "as ffn_down=q8_0. Can be repeated.",
 )
 TENSOR_TYPES = click.option(
     "--tensor-type",

@@ -71,10 +71,10 @@ class Widths:
             entry.check(probe, self.config)
             least = entry.nbytes(self.config, self._schemes([]))
             if least > self._limit:
-                smallest = 8 * least / _parameters(self.config)
+                smallest = math.ceil(100 * 8 * least / _parameters(self.config)) / 100
                 raise SchemeError(
                     f"{self.bits_per_weight:g} bits per weight are too few; with "
-                    f"int{self.narrow.bits} in all matrices {entry.title} takes {math.ceil(smallest * 100) / 100:g}"
+                    f"int{self.narrow.bits} in all matrices {entry.title} takes {smallest:g}"
                 )
 
     def choose(self, model: ModelWeights, ids: torch.Tensor, progress: Progress) -> tuple[str, ...]:

@@ -54,7 +54,8 @@ class Recipe:
             quant.scheme_overrides).
         target_bpw: limit on the bits per weight of each whole artifact. Every matrix gets a type by
             measured loss: a GGUF type if ``gguf`` is the only format, otherwise 4 or 8 bits, or
-            3 or 4 where 4 don't reach the target and all formats hold 3. Excludes gguf_type and tensor_types.
+            3 or 4 where 4 don't reach the target and all formats hold 3. Excludes gguf_type and
+            tensor_types.
         onnx: layout of ``onnx``, if it is one of the formats.
         mlx: embedding and head of ``mlx``, if it is one of the formats.
         tuning: how scales and norms are tuned after calibration; None: they aren't.

@@ -113,7 +113,7 @@ def test_a_target_is_met_and_loses_less_than_a_type_of_that_size(tmp_path: Path)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"formats": ("gptq",)}, r"too few; with int4 in all matrices GPTQ takes 8\.\d+"),
+        ({"formats": ("gptq",)}, r"too few; with int3 in all matrices GPTQ takes 7\.\d+"),
         ({"formats": ("awq-gemm",)}, r"AWQ-GEMM has one scheme .* is int8"),
         ({"gguf_type": "q4_k_m"}, "not both"),
         ({"method": "rtn"}, "rtn doesn't use; choose awq or gptq"),
@@ -266,3 +266,23 @@ def test_widths_meet_a_target_in_every_format(formats: tuple[str, ...], tmp_path
         for each in evaluate(["phi3-tiny", first, tmp_path / "narrow"]).comparisons[1:]
     )
     assert ours < other
+
+
+def test_targets_below_4_bits_mix_3_and_4_where_the_format_holds_3(tmp_path: Path) -> None:
+    def make(name: str, method: str = "rtn", **fields: Any) -> float:
+        recipe = Recipe(method, formats=("mlx",), calibration=FEW, **fields)
+        (folder,) = quantize("phi3-tiny", tmp_path / name, recipe).folders.values()
+        return inspect(folder).bits_per_weight
+
+    least = make("narrow", scheme=QuantScheme(3, 32))
+    target = (least + make("usual")) / 2
+    assert target - 0.2 < make("mixed", "gptq", target_bpw=target) <= target
+    recorded = json.loads((tmp_path / "mixed" / "phi3quant.json").read_text())["recipe"]
+    assert recorded["bits"] == 3
+    assert {entry.rpartition("=")[2] for entry in recorded["tensor_types"]} == {"int4"}
+    small = Recipe("gptq", formats=("mlx",), calibration=FEW, target_bpw=least - 0.1)
+    with pytest.raises(SchemeError, match="with int3 in all matrices MLX takes"):
+        quantize("phi3-tiny", tmp_path / "out", small)
+    other = Recipe("gptq", formats=("mlx", "onnx"), calibration=FEW, target_bpw=target)
+    with pytest.raises(SchemeError, match="with int4 in all matrices"):
+        quantize("phi3-tiny", tmp_path / "out", other)

@@ -119,7 +119,9 @@ def test_bits_survive_packing(
 
 def as_one_number(values: torch.Tensor, width: int) -> torch.Tensor:
     """Words of rows of values, each row a number of as many bits; int32 [rows, words]."""
-    numbers = (sum(int(each) << (width * place) for place, each in enumerate(row)) for row in values)
+    numbers = (
+        sum(int(each) << (width * place) for place, each in enumerate(row)) for row in values
+    )
     nbytes = 4 * words_for(values.shape[1], width)
     rows = [np.frombuffer(number.to_bytes(nbytes, "little"), np.int32) for number in numbers]
     return torch.from_numpy(np.array(rows))
