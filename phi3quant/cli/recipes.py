@@ -58,7 +58,9 @@ RECIPE = options.group(
     click.option(
         "--preset",
         type=values.Name("preset", PRESETS),
-        help="Tested set of options: phone-fast (GGUF Q4_0 and ONNX, fastest on phones), "
+        help="Tested set of options: phone-fast (GGUF Q4_0 and ONNX, fastest on phones), best (the "
+        "same files with --tune, closest to MODEL; takes hours on a CPU for 3.8 billion weights: "
+        "use a GPU, or fewer --tune-windows), "
         "phone-quality (GGUF Q4_K_M), iphone (MLX, groups of 64) or small (ONNX, groups of 128, "
         "4-bit embedding). Other options on the command line override it.",
     ),

@@ -27,7 +27,7 @@ from phi3quant.quant.scheme import QuantScheme
 from phi3quant.quant.scheme_overrides import parse_overrides, schemes_with_overrides
 from phi3quant.run.calibration import Calibration
 from phi3quant.run.profiles import PROFILES
-from phi3quant.tuning.settings import Settings
+from phi3quant.tuning.settings import TuningSettings
 
 # Type of the output matrix whose rounding loses enough to choose its codes by its inputs.
 _COARSE = "Q4_0"
@@ -76,7 +76,7 @@ class Recipe:
     target_bpw: float | None = None
     onnx: OnnxOptions = field(default_factory=OnnxOptions)
     mlx: MlxOptions = field(default_factory=MlxOptions)
-    tuning: Settings | None = None
+    tuning: TuningSettings | None = None
     profile: str | None = None
 
     def __post_init__(self) -> None:
@@ -85,7 +85,7 @@ class Recipe:
         require(SchemeError, "calibration", self.calibration, Calibration)
         require(SchemeError, "gguf_type", self.gguf_type, str, None)
         require(SchemeError, "profile", self.profile, str, None)
-        require(SchemeError, "tuning", self.tuning, Settings, None)
+        require(SchemeError, "tuning", self.tuning, TuningSettings, None)
         if self.profile is not None and self.profile not in PROFILES:
             raise SchemeError(
                 f"there is no profile {self.profile!r}; choose from {', '.join(PROFILES)}"

@@ -137,6 +137,7 @@ def run(*arguments: str) -> Result:
 
 EXPECTED: Mapping[str, tuple[str, Mapping[str, object]]] = {
     "phone-fast": ("phi3-tiny-Q4_0.gguf", {"bits": 4, "group_size": 32, "symmetric": True}),
+    "best": ("phi3-tiny-Q4_0.gguf", {"bits": 4, "group_size": 32, "symmetric": True}),
     "phone-quality": ("phi3-tiny-Q4_K_M.gguf", {"gguf_type": "Q4_K_M"}),
     "iphone": ("model.safetensors", {"bits": 4, "group_size": 64, "symmetric": False}),
     "small": ("model.onnx", {"bits": 4, "group_size": 128, "symmetric": True}),
@@ -146,7 +147,8 @@ EXPECTED: Mapping[str, tuple[str, Mapping[str, object]]] = {
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_make_what_they_say(name: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    result = run("awq", "--preset", name, "-o", str(out))
+    little = ("--tune-windows", "8") if PRESETS[name].tuning else ()
+    result = run("awq", "--preset", name, *little, "-o", str(out))
     assert result.exit_code == 0, result.output
     manifest = json.loads((out / "phi3quant.json").read_text())
     assert manifest["calibration"]["windows"] == 4
@@ -157,6 +159,11 @@ def test_presets_make_what_they_say(name: str, tmp_path: Path) -> None:
     assert stated.items() <= recipe.items()
     if name == "small":
         assert recipe["onnx"]["embedding"] == "int4"
+    if name == "best":
+        assert manifest["calibration"]["text"] == "general/calibration"
+        texts = [(text["text"], text["windows"]) for text in manifest["tuning"]["texts"]]
+        assert texts == [("general/calibration", 4), ("self", 4)]
+        assert recipe["tuning"].items() >= {"windows": 8, "passes": 1}.items()
 
 
 @pytest.mark.parametrize(
@@ -167,6 +174,8 @@ def test_presets_make_what_they_say(name: str, tmp_path: Path) -> None:
         (("--preset", "small", "--seed", "1"), Calibration(samples=128, seed=1)),
         (("--preset", "small", "--samples", "64"), Calibration(samples=64)),
         (("--calib", "tiny", "--seq-len", "9"), Calibration("tiny", length=9)),
+        (("--preset", "best"), Calibration(("general", "self:64"), samples=128)),
+        (("--preset", "best", "--calib", "tiny"), Calibration("tiny", samples=128)),
     ],
 )
 def test_presets_calibrate_on_more_unless_told_otherwise(

@@ -8,7 +8,7 @@ from phi3quant.errors import InputError, SchemeError
 from phi3quant.quant.scheme import QuantScheme
 from phi3quant.sweep.grid import MOST_JOBS, ModelEntry, grid_of, read_grid
 from phi3quant.sweep.job import labels
-from phi3quant.tuning.settings import Settings
+from phi3quant.tuning.settings import TuningSettings
 
 MODELS = 'models = ["phi3-tiny"]\n'
 RTN = '[[recipes]]\nmethod = "rtn"\n'
@@ -164,7 +164,7 @@ def test_mixtures_of_texts_and_tuning_are_choices(tmp_path: Path) -> None:
         None,
     ]
     assert [recipe.tuning is not None for recipe in recipes] == [False, True, False, True, True]
-    assert recipes[-1].tuning == Settings(windows=5, passes=3)
+    assert recipes[-1].tuning == TuningSettings(windows=5, passes=3)
     assert len(set(labels(grid.recipes))) == 5
 
 

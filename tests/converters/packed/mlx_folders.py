@@ -19,7 +19,8 @@ def codes_of(weight: torch.Tensor, bits: int, columns: int) -> np.ndarray:
     """Codes [rows, columns] of words whose lowest bits come first."""
     stored = weight.view(torch.int32).numpy().view(np.uint8)
     stream = np.unpackbits(stored, axis=1, bitorder="little").reshape(-1, columns, bits)
-    return (stream << np.arange(bits, dtype=np.uint8)).sum(axis=-1, dtype=np.uint8)
+    codes: np.ndarray = (stream << np.arange(bits, dtype=np.uint8)).sum(axis=-1, dtype=np.uint8)
+    return codes
 
 
 def weights_of(stored: Mapping[str, torch.Tensor], bits: int, group: int = GROUP) -> torch.Tensor:
