@@ -59,8 +59,8 @@ def type_name_for(scheme: QuantScheme) -> str:
     kind = kinds.get((scheme.bits, scheme.symmetric))
     if scheme.bits not in HELD_BITS["gguf"]:
         raise SchemeError(
-            f"GGUF has no type for {scheme}; choose one of its own, such as Q3_K_M or Q6_K "
-            f"(--gguf-type), or export {alternatives(holders(scheme.bits))}"
+            f"GGUF has no type for {scheme}; choose one of its own, such as Q3_K_M or Q6_K, "
+            f"or export {alternatives(holders(scheme.bits))}"
         )
     if kind is None:
         raise SchemeError(
