@@ -124,8 +124,8 @@ def test_choices_that_exclude_each_other_are_refused_with_their_table(tmp_path: 
     both = '[[recipes]]\npreset = "small"\nprofile = "arm-cpu"\n'
     with pytest.raises(SchemeError, match="recipes table 1: a preset and a profile"):
         read_grid(write(tmp_path, MODELS + both))
-    with pytest.raises(SchemeError, match="recipes table 1: 5 bits are not supported"):
-        read_grid(write(tmp_path, MODELS + "[[recipes]]\nbits = [4, 5]\n"))
+    with pytest.raises(SchemeError, match="recipes table 1: 7 bits are not supported"):
+        read_grid(write(tmp_path, MODELS + "[[recipes]]\nbits = [4, 7]\n"))
 
 
 def test_a_grid_that_grows_too_large_is_refused_before_it_is_built(tmp_path: Path) -> None:
