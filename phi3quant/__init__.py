@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from phi3quant.run.recipe import Recipe
     from phi3quant.run.verification import verify
     from phi3quant.source.locate import locate
+    from phi3quant.tuning.settings import TuningSettings
     from phi3quant.version import __version__
 
 _HOMES = {
@@ -36,6 +37,7 @@ _HOMES = {
     "Phi3QuantError": "errors",
     "QuantScheme": "quant.scheme",
     "Recipe": "run.recipe",
+    "TuningSettings": "tuning.settings",
     "__version__": "version",
     "audit": "auditing.audit",
     "evaluate": "evaluation.evaluate",
@@ -52,6 +54,7 @@ __all__ = [
     "Phi3QuantError",
     "QuantScheme",
     "Recipe",
+    "TuningSettings",
     "__version__",
     "audit",
     "evaluate",

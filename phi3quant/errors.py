@@ -55,8 +55,8 @@ OPTIONS: Mapping[str, str] = {
     "--text": "text",
     "--text-field": "EvaluationText(field=...)",
     "--tune": "Recipe(tuning=...)",
-    "--tune-passes": "Settings(passes=...)",
-    "--tune-windows": "Settings(windows=...)",
+    "--tune-passes": "TuningSettings(passes=...)",
+    "--tune-windows": "TuningSettings(windows=...)",
     "--type": "kind",
 }
 """Python arguments by the command-line option that messages mention."""

@@ -17,6 +17,7 @@ from converters.gguf.type_policy import (
     linear_type,
     matrix_type,
 )
+from converters.widths import HELD_BITS, holders
 from phi3quant.errors import SchemeError
 from phi3quant.model.architecture import (
     BLOCK_TENSORS,
@@ -31,6 +32,7 @@ from phi3quant.model.config import Phi3Config
 from phi3quant.quant.ggml_types import BLOCK_SIZES, BlockSize
 from phi3quant.quant.matrix_schemes import MatrixSchemes
 from phi3quant.quant.scheme import QuantScheme
+from phi3quant.units import alternatives
 
 BLOCK = 32
 """Weights in a block of the legacy quantized types."""
@@ -55,6 +57,11 @@ def type_name_for(scheme: QuantScheme) -> str:
     """
     kinds = {(4, True): "Q4_0", (4, False): "Q4_1", (8, True): "Q8_0"}
     kind = kinds.get((scheme.bits, scheme.symmetric))
+    if scheme.bits not in HELD_BITS["gguf"]:
+        raise SchemeError(
+            f"GGUF has no type for {scheme}; choose one of its own, such as Q3_K_M or Q6_K, "
+            f"or export {alternatives(holders(scheme.bits))}"
+        )
     if kind is None:
         raise SchemeError(
             f"GGUF has no type for {scheme}; choose --sym for 8 bits, or compressed-tensors"

@@ -12,12 +12,14 @@ from converters.onnx.reader import OnnxModel
 from converters.onnx.repack import NBits, from_nbits
 from converters.onnx.roles import Roles, attributes, find_roles, input_of, window_notes
 from converters.parts import Parts, StoredBlock
+from converters.widths import HELD_BITS
 from phi3quant.errors import CheckpointError, SchemeError
 from phi3quant.model.architecture import LINEARS, block_tensor_name, linear_shapes
 from phi3quant.notices import notify
 from phi3quant.quant.matrix_schemes import MatrixSchemes, matrix_schemes
 from phi3quant.quant.scheme import GROUP_SIZES, QuantScheme
 from phi3quant.quant.tensor import Quantized, QuantizedTensor
+from phi3quant.units import alternatives
 
 _ADVICE = "export it to safetensors"
 _NBITS = "MatMulNBits"
@@ -208,10 +210,15 @@ class _Reader:
         zeros: bool,  # noqa: FBT001 - private
     ) -> QuantScheme:
         settings = attributes(node)
-        width = settings.get("block_size", 0)
+        bits, width = settings.get("bits", 4), settings.get("block_size", 0)
+        if bits not in HELD_BITS["onnx"]:
+            raise CheckpointError(
+                f"{self.stored.file}: node {node.name!r} has {bits} bits; it must have "
+                f"{alternatives(HELD_BITS['onnx'])}"
+            )
         try:
             return QuantScheme(
-                settings.get("bits", 4),
+                bits,
                 None if width == columns and width not in GROUP_SIZES else width,
                 symmetric=not zeros,
             )

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from converters.onnx.options import FLOATS, OnnxOptions, storage
+from converters.widths import check_bits
 from phi3quant.disk.tensor_plan import PlannedTensor
 from phi3quant.errors import SchemeError
 from phi3quant.model.architecture import (
@@ -232,8 +233,9 @@ def check_scheme(scheme: QuantScheme) -> None:
     """Refuse schemes that MatMulNBits can't hold.
 
     Raises:
-        SchemeError: the scheme has one scale for a whole row.
+        SchemeError: the scheme has other bits than 4 and 8, or one scale for a whole row.
     """
+    check_bits("onnx", "ONNX's MatMulNBits", MatrixSchemes(scheme))
     if scheme.group_size is None:
         raise SchemeError(
             "ONNX's MatMulNBits has no scale for whole rows; it holds 4 and 8 bits, symmetric or "

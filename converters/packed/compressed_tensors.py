@@ -13,12 +13,14 @@ import torch
 
 from converters.packed import bits
 from converters.packed.layout import Keys, ModuleRule, PackedLayout, Stated
-from converters.packed.sizes import compressed_tensors
+from converters.packed.sizes import check_compressed_tensors, compressed_tensors
+from converters.widths import HELD_BITS
 from phi3quant.errors import CheckpointError, SchemeError
 from phi3quant.model.config import shown
-from phi3quant.quant.matrix_schemes import MatrixSchemes, check_groups
+from phi3quant.quant.matrix_schemes import MatrixSchemes
 from phi3quant.quant.scheme import QuantScheme
 from phi3quant.quant.tensor import QuantizedTensor
+from phi3quant.units import alternatives
 
 _METHOD = "compressed-tensors"
 _FORMAT = "pack-quantized"
@@ -244,6 +246,11 @@ def _scheme(group: Mapping[str, Any]) -> QuantScheme:
     grouped = weights["strategy"] == "group"
     if type(weights.get("num_bits")) is not int or type(symmetric) is not bool:
         raise SchemeError("compressed-tensors weights need an integer num_bits and symmetric")
+    if weights["num_bits"] not in HELD_BITS[_METHOD]:
+        raise SchemeError(
+            f"compressed-tensors with {weights['num_bits']} bits isn't supported; it must have "
+            f"{alternatives(HELD_BITS[_METHOD])}{_ADVICE}"
+        )
     fits = type(size) is int if grouped else size in (None, -1)
     if not fits:
         raise SchemeError(
@@ -274,7 +281,7 @@ def _check_sparsity(described: Any) -> None:
 LAYOUT = PackedLayout(
     name=_METHOD,
     title=_METHOD,
-    check=check_groups,
+    check=check_compressed_tensors,
     specify=compressed_tensors,
     pack=_pack,
     unpack=_unpack,

@@ -4,11 +4,8 @@
 [in/group, out*bits/32], packed along each row; ``scales`` float16 [in/group, out]; ``g_idx`` int32
 [in] has the group of each input column.
 
-``checkpoint_format`` gptq (version 1) stores zero points less one, gptq_v2 stores them as they are.
-The subtraction is one of whole words, as in GPTQModel (convert_gptq_v2_to_v1_format), so a zero
-point of 0 borrows from its neighbour. Other readers of version 1 add one to each zero point, and
-GPTQModel refuses asymmetric folders of version 1 that other tools have written. Symmetric codes are
-therefore written as version 1, which every reader accepts, and asymmetric ones as version 2.
+``checkpoint_format`` gptq (version 1) stores zero points less one, gptq_v2 stores them as they are;
+see gptq_zero_points.py.
 
 ``dynamic`` in config.json has other settings of single modules: a regular expression for the start
 of their names, after ``+:`` or nothing, or after ``-:`` for plain modules. The first that matches
@@ -24,29 +21,33 @@ from typing import Any
 import torch
 
 from converters.packed import bits
+from converters.packed.gptq_zero_points import (
+    V1,
+    V2,
+    pack_zero_points,
+    unpack_zero_points,
+    version_for,
+)
 from converters.packed.layout import Keys, ModuleRule, PackedLayout, Stated
 from converters.packed.sizes import check_gptq, gptq
 from converters.packed.tool_keys import AUTOROUND, PLAIN_WEIGHTS, QUANTIZER_KEYS
-from phi3quant.errors import CheckpointError, SchemeError
+from converters.widths import HELD_BITS
+from phi3quant.errors import SchemeError
 from phi3quant.model.config import shown
 from phi3quant.quant.matrix_schemes import MatrixSchemes
-from phi3quant.quant.scheme import BITS, GROUP_SIZES, QuantScheme
+from phi3quant.quant.scheme import GROUP_SIZES, QuantScheme
 from phi3quant.quant.tensor import QuantizedTensor
 from phi3quant.units import alternatives
 
-_V1, _V2 = "gptq", "gptq_v2"
 _OTHER, _PLAIN = "+:", "-:"
 """Starts of the expressions for modules with other settings, and for plain modules."""
 _PACKING_FORMATS: Mapping[str, str] = {
-    "auto_round:auto_gptq": _V1,
-    "auto_round:gptq": _V1,
-    "auto_round:gptqmodel": _V2,
-    "auto_round": _V2,
+    "auto_round:auto_gptq": V1,
+    "auto_round:gptq": V1,
+    "auto_round:gptqmodel": V2,
+    "auto_round": V2,
 }
 """Version of each ``packing_format`` of AutoRound that has this layout."""
-
-_ONES: Mapping[int, int] = {4: 0x11111111, 8: 0x01010101}
-"""Word with a one in each of its values, by bits."""
 
 _KEYS = Keys(
     section="the quantization_config for GPTQ",
@@ -76,8 +77,8 @@ _KEYS = Keys(
     ),
     fixed={
         **PLAIN_WEIGHTS,
-        "format": (_V1, _V2, None),
-        "checkpoint_format": (_V1, _V2, None),
+        "format": (V1, V2, None),
+        "checkpoint_format": (V1, V2, None),
         "is_marlin_format": (False, None),
         "rotation": (None,),
         "packing_format": (None, *_PACKING_FORMATS),
@@ -93,22 +94,12 @@ _MODULE_KEYS = Keys(
 """Keys of an entry of ``dynamic``."""
 
 
-def _version_for(schemes: MatrixSchemes) -> str:
-    return _V1 if all(scheme.symmetric for scheme in schemes.distinct) else _V2
-
-
 def _pack(tensor: QuantizedTensor, schemes: MatrixSchemes) -> Mapping[str, torch.Tensor]:
     width, (_, columns) = tensor.scheme.bits, tensor.shape
-    zeros = tensor.zero_points
-    if zeros is None:
-        zeros = torch.full(tensor.scales.shape, tensor.scheme.middle, dtype=torch.uint8)
-    qzeros = bits.pack(zeros.T, width)
-    if _version_for(schemes) == _V1:
-        qzeros -= _ONES[width]
     groups = torch.arange(columns) // tensor.scheme.group_width(columns)
     return {
         "qweight": bits.pack(tensor.codes, width).T.contiguous(),
-        "qzeros": qzeros,
+        "qzeros": pack_zero_points(tensor, version_for(schemes)),
         "scales": tensor.scales.T.contiguous(),
         "g_idx": groups.to(torch.int32),
     }
@@ -123,18 +114,11 @@ def _unpack(
     """Restore a matrix; by default of the version that ``_pack`` writes.
 
     Raises:
-        CheckpointError: zero points of symmetric codes are not the middle.
+        CheckpointError: as unpack_zero_points.
     """
     rows, columns = shape
-    qzeros = stored["qzeros"]
-    if version == _V1 or (version is None and scheme.symmetric):
-        qzeros = qzeros + _ONES[scheme.bits]
-    zeros = bits.unpack(qzeros, scheme.bits, rows).T.contiguous()
-    if scheme.symmetric and not torch.all(zeros == scheme.middle):
-        raise CheckpointError(
-            f"not all zero points are {scheme.middle}, although config.json has sym true; "
-            "correct sym or checkpoint_format there"
-        )
+    version = version or version_for(MatrixSchemes(scheme))
+    zeros = unpack_zero_points(stored["qzeros"], scheme, rows, version)
     codes = bits.unpack(stored["qweight"].T, scheme.bits, columns)
     scales = stored["scales"].T.contiguous()
     return QuantizedTensor(scheme, codes, scales, None if scheme.symmetric else zeros)
@@ -143,7 +127,7 @@ def _unpack(
 def _describe(schemes: MatrixSchemes) -> dict[str, Any]:
     described = {
         "quant_method": "gptq",
-        "checkpoint_format": _version_for(schemes),
+        "checkpoint_format": version_for(schemes),
         **_settings(schemes.base),
         "desc_act": False,
         "lm_head": False,
@@ -215,10 +199,10 @@ def _scheme(described: Mapping[str, Any], place: str = "") -> QuantScheme:
         SchemeError: it isn't supported.
     """
     width, size = described.get("bits"), described.get("group_size")
-    if type(width) is not int or width not in BITS:
+    if type(width) is not int or width not in HELD_BITS["gptq"]:
         raise SchemeError(
             f"GPTQ with {shown(width)} bits{place} isn't supported; it must have "
-            f"{alternatives(BITS)}"
+            f"{alternatives(HELD_BITS['gptq'])}"
         )
     if type(size) is not int or (size != -1 and size not in GROUP_SIZES):
         raise SchemeError(
@@ -252,7 +236,7 @@ def _version(described: Mapping[str, Any]) -> str:
             f"{' and '.join(f'{key} {shown(described[key])}' for key in versions)}, which "
             "contradict each other"
         )
-    return next(iter(versions.values()), _V1)
+    return next(iter(versions.values()), V1)
 
 
 LAYOUT = PackedLayout(

@@ -1,18 +1,19 @@
 """Contents of packed checkpoints as names, types and shapes, without loading torch."""
 
+import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from converters.packed.mlx_options import default_outer
+from converters.widths import check_bits
 from phi3quant.disk.tensor_plan import PlannedTensor
 from phi3quant.errors import SchemeError
 from phi3quant.model.architecture import block_tensor_name, linear_shapes, tensor_shapes
 from phi3quant.model.config import Phi3Config
 from phi3quant.quant.matrix_schemes import MatrixSchemes, check_groups
 from phi3quant.quant.scheme import WHOLE_ROW, QuantScheme
-from phi3quant.units import alternatives
+from phi3quant.units import alternatives, count
 
-_AWQ_BITS = 4
 _AWQ_PER_WORD = 8
 _WORD_BITS = 32
 MLX_GROUP_SIZES = (32, 64, 128)
@@ -48,6 +49,16 @@ def compressed_tensors(rows: int, columns: int, scheme: QuantScheme) -> list[Pla
     return planned
 
 
+def check_compressed_tensors(schemes: MatrixSchemes, config: Phi3Config) -> None:
+    """Refuse schemes that compressed-tensors can't hold.
+
+    Raises:
+        SchemeError: bits other than 4 and 8, or groups that don't fill rows.
+    """
+    check_bits("compressed-tensors", "compressed-tensors", schemes)
+    check_groups(schemes, config)
+
+
 def awq_gemm(rows: int, columns: int, scheme: QuantScheme) -> list[PlannedTensor]:
     """Plan a matrix in the layout of awq_gemm.py."""
     groups = columns // scheme.group_width(columns)
@@ -71,11 +82,7 @@ def check_awq_gemm(schemes: MatrixSchemes, config: Phi3Config) -> None:
             f"AWQ-GEMM has one scheme for all matrices, and {name} is {scheme} while the others "
             f"are {schemes.base}; export compressed-tensors instead"
         )
-    if schemes.base.bits != _AWQ_BITS:
-        raise SchemeError(
-            f"AWQ-GEMM holds {_AWQ_BITS} bits, not {schemes.base.bits}; export compressed-tensors "
-            "instead"
-        )
+    check_bits("awq-gemm", "AWQ-GEMM", schemes)
     check_groups(schemes, config)
     for name, (rows, _) in linear_shapes(config).items():
         if rows % _AWQ_PER_WORD:
@@ -100,16 +107,19 @@ def check_gptq(schemes: MatrixSchemes, config: Phi3Config) -> None:
     """Refuse schemes and models that GPTQ's layout can't hold.
 
     Raises:
-        SchemeError: groups don't fill rows, or rows or columns don't fill words.
+        SchemeError: bits other than 3, 4 and 8, groups that don't fill rows, or rows or columns
+            that don't fill words.
     """
+    check_bits("gptq", "GPTQ", schemes)
     check_groups(schemes, config)
     for scheme, shapes in schemes.shapes(config).items():
-        per_word = _WORD_BITS // scheme.bits
+        words = scheme.bits // math.gcd(_WORD_BITS, scheme.bits)
+        together = words * _WORD_BITS // scheme.bits
         for name, shape in shapes.items():
-            if any(size % per_word for size in shape):
+            if any(size % together for size in shape):
                 raise SchemeError(
-                    f"GPTQ packs {per_word} rows and columns per word, and {name} is "
-                    f"{' x '.join(map(str, shape))}; export compressed-tensors instead"
+                    f"GPTQ packs {together} rows and columns into {count(words, 'word')}, and "
+                    f"{name} is {' x '.join(map(str, shape))}; export another format instead"
                 )
 
 
@@ -130,17 +140,27 @@ def check_mlx(schemes: MatrixSchemes, config: Phi3Config) -> None:
         SchemeError: groups of other sizes or that don't fill rows, or heads of an unusual size.
     """
     for scheme in schemes.distinct:
-        if scheme.group_size not in MLX_GROUP_SIZES:
-            size = WHOLE_ROW if scheme.group_size is None else scheme.group_size
-            raise SchemeError(
-                f"MLX has groups of {alternatives(MLX_GROUP_SIZES)}, not {size}; choose one of "
-                "them, or export compressed-tensors instead"
-            )
+        check_mlx_scheme(scheme)
     check_groups(schemes, config)
     if config.query_rows != config.hidden_size:
         raise SchemeError(
             f"mlx-lm computes the size of a head as hidden_size / num_attention_heads, and this "
             f"model has head_dim {config.head_dim}; export compressed-tensors instead"
+        )
+
+
+def check_mlx_scheme(scheme: QuantScheme) -> None:
+    """Refuse a scheme that MLX can't hold.
+
+    Raises:
+        SchemeError: other bits than those of quant.scheme.BITS, or groups of another size.
+    """
+    check_bits("mlx", "MLX", MatrixSchemes(scheme))
+    if scheme.group_size not in MLX_GROUP_SIZES:
+        size = WHOLE_ROW if scheme.group_size is None else scheme.group_size
+        raise SchemeError(
+            f"MLX has groups of {alternatives(MLX_GROUP_SIZES)}, not {size}; choose one of "
+            "them, or export compressed-tensors instead"
         )
 
 
@@ -162,7 +182,7 @@ class PackedSizes:
 
 
 PACKED: Mapping[str, PackedSizes] = {
-    "compressed-tensors": PackedSizes(compressed_tensors, check_groups),
+    "compressed-tensors": PackedSizes(compressed_tensors, check_compressed_tensors),
     "awq-gemm": PackedSizes(awq_gemm, check_awq_gemm),
     "gptq": PackedSizes(gptq, check_gptq),
     "mlx": PackedSizes(mlx, check_mlx, default_outer, "mlx"),

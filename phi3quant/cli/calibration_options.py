@@ -17,8 +17,8 @@ TEXT_OPTIONS = (
         metavar="TEXT[=SHARE]",
         help="Text for calibration: a .txt, .md, .jsonl, .json or .parquet file, a folder, "
         "hf:DATASET, a bundled text (general or tiny), or self for text that MODEL writes "
-        "(self:512 for 512 windows of it; for tuning). Repeat it to mix texts, each with a share "
-        "(1 without one).  [default: the bundled text that suits the model]",
+        "(self:512 for up to 512 windows of it; for tuning). Repeat it to mix texts, each with a "
+        "share (1 without one).  [default: the bundled text that suits the model]",
     ),
     click.option("--calib-field", help="Field of each record with the text or the chat."),
 )

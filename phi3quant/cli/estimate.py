@@ -51,7 +51,7 @@ _PLAN = options.group(
         show_default=True,
         help="Method assumed for the memory needed to quantize.",
     ),
-    click.option("--bits", type=int, default=4, show_default=True, help="Bits a code: 4 or 8."),
+    options.BITS,
     click.option(
         "--group-size",
         type=values.GroupSize(),

@@ -123,14 +123,21 @@ PROFILE = click.option(
     help="Runtime on the phone, whose limits decide format and types: "
     f"{'; '.join(f'{name} ({profile.purpose})' for name, profile in PROFILES.items())}.",
 )
+BITS = click.option(
+    "--bits",
+    type=int,
+    default=4,
+    show_default=True,
+    help="Bits per code: 4 or 8; 3 in gptq and mlx; 2, 5 or 6 in mlx.",
+)
 MATRIX_TYPES = click.option(
     "--tensor-type",
     "tensor_types",
     multiple=True,
     metavar="PATTERN=TYPE",
-    help="Another type for the matrices whose name matches: int4 or int8, such as down_proj=int8 "
-    "or 'layers.0.*=int8'. With --gguf-type a GGUF type for llama.cpp's names, such as "
-    "ffn_down=q8_0. Can be repeated.",
+    help="Another type for the matrices whose name matches, int with a number of --bits, such as "
+    "down_proj=int8 or 'layers.0.*=int8'. With --gguf-type a GGUF type for llama.cpp's names, such "
+    "as ffn_down=q8_0. Can be repeated.",
 )
 TENSOR_TYPES = click.option(
     "--tensor-type",

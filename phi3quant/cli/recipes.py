@@ -58,7 +58,9 @@ RECIPE = options.group(
     click.option(
         "--preset",
         type=values.Name("preset", PRESETS),
-        help="Tested set of options: phone-fast (GGUF Q4_0 and ONNX, fastest on phones), "
+        help="Tested set of options: phone-fast (GGUF Q4_0 and ONNX, fastest on phones), best (the "
+        "same files with --tune, closest to MODEL; takes hours on a CPU for 3.8 billion weights: "
+        "use a GPU, or fewer --tune-windows), "
         "phone-quality (GGUF Q4_K_M), iphone (MLX, groups of 64) or small (ONNX, groups of 128, "
         "4-bit embedding). Other options on the command line override it.",
     ),
@@ -68,9 +70,9 @@ RECIPE = options.group(
         type=click.FloatRange(1, 16),
         help="Largest average bits per weight of the files, embedding and head included. The type "
         "of each matrix is chosen by measured loss: among GGUF's types by default and with "
-        "--export gguf, otherwise int4 or int8.",
+        "--export gguf, otherwise int4 or int8, or int3 or int4 for the smallest files.",
     ),
-    click.option("--bits", type=int, default=4, show_default=True, help="Bits per code: 4 or 8."),
+    options.BITS,
     click.option(
         "--group-size",
         type=values.GroupSize(),

@@ -26,7 +26,7 @@ from phi3quant.run.conduct import Conduct
 from phi3quant.run.tune_artifact import tune_artifact
 from phi3quant.run.verification import Verification
 from phi3quant.source.locate import locate
-from phi3quant.tuning.settings import Settings
+from phi3quant.tuning.settings import TuningSettings
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def tune(
         located,
         run.reference,
         output,
-        Settings(windows=run.tune_windows, passes=run.tune_passes, seed=run.seed),
+        TuningSettings(windows=run.tune_windows, passes=run.tune_passes, seed=run.seed),
         calibration=Calibration(run.calib, run.calib_field, length=run.seq_len, seed=run.seed),
         overwrite=run.overwrite,
         progress=progress,

@@ -2,9 +2,9 @@
 
 import click
 
-from phi3quant.tuning.settings import Settings
+from phi3quant.tuning.settings import TuningSettings
 
-_DEFAULT = Settings()
+_DEFAULT = TuningSettings()
 
 AMOUNT = (
     click.option(

@@ -1,7 +1,8 @@
 """Files that a run has written, and the next step with them."""
 
 import shlex
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from converters import open_model
@@ -9,7 +10,9 @@ from converters.gguf import writer as gguf_writer
 from converters.gguf.sizes import type_name_for
 from converters.gguf.type_policy import phone_note
 from converters.onnx import writer as onnx_writer
+from converters.onnx.sizes import check_scheme
 from converters.packed import mlx
+from converters.packed.sizes import check_mlx_scheme
 from phi3quant.cli.layout import print_values
 from phi3quant.cli.terminal import echo, note
 from phi3quant.errors import SchemeError
@@ -18,6 +21,13 @@ from phi3quant.units import count, size
 
 # Files that hold weights, by their names.
 _WEIGHTS = ("*.safetensors", "*.gguf", "model.onnx*")
+
+_PHONE_FORMATS: Mapping[str, Callable[[QuantScheme], object]] = {
+    gguf_writer.FORMAT.name: type_name_for,
+    onnx_writer.FORMAT.name: check_scheme,
+    mlx.LAYOUT.name: check_mlx_scheme,
+}
+"""Formats for phones, with functions that raise SchemeError for schemes that they don't hold."""
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -59,17 +69,20 @@ def note_next_steps(folders: Mapping[str, Path], schemes: Collection[QuantScheme
     if mlx_folder is not None:
         note(f"next: copy the folder {mlx_folder} to a Mac or iPhone, for mlx-lm or mlx-swift")
     if gguf is None and onnx is None and mlx_folder is None and schemes:
-        kind = "gguf" if all(map(_fits_gguf, schemes)) else "onnx"
-        note(f"next: phi3quant export {kind} {shlex.quote(str(first))}   (for phones)")
+        kind = _phone_format(schemes)
+        if kind is not None:
+            note(f"next: phi3quant export {kind} {shlex.quote(str(first))}   (for phones)")
     note(f'try:  phi3quant generate {shlex.quote(str(first))} "Hello"')
 
 
-def _fits_gguf(scheme: QuantScheme) -> bool:
-    try:
-        type_name_for(scheme)
-    except SchemeError:
-        return False
-    return True
+def _phone_format(schemes: Collection[QuantScheme]) -> str | None:
+    """Format for phones that holds codes of all schemes; None if none does."""
+    for name, check in _PHONE_FORMATS.items():
+        with suppress(SchemeError):
+            for scheme in schemes:
+                check(scheme)
+            return name
+    return None
 
 
 def note_slow_type(gguf: Path) -> None:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from phi3quant.errors import SchemeError, require
 from phi3quant.units import alternatives
 
-BITS = (4, 8)
+BITS = (2, 3, 4, 5, 6, 8)
+"""Bits of a code; each format holds some of them (converters/widths.py)."""
 GROUP_SIZES = (16, 32, 64, 128, 256)
 WHOLE_ROW = "row"
 

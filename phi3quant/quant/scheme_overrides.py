@@ -53,7 +53,7 @@ def parse_overrides(overrides: Sequence[str]) -> list[tuple[re.Pattern[str], int
     Raises:
         SchemeError: an override can't be parsed.
     """
-    listed = f"{' and '.join(WIDTHS)}, and GGUF's types if a GGUF type is chosen for the file"
+    listed = f"{', '.join(WIDTHS)}, and GGUF's types if a GGUF type is chosen for the file"
     parsed = (pattern_and_type(text, WIDTHS, "down_proj=int8", listed) for text in overrides)
     return [(pattern, WIDTHS[kind]) for pattern, kind in parsed]
 

@@ -8,11 +8,12 @@ import torch
 
 from calib import windows
 from calib.corpus import BUNDLED, load_corpus, render, suitable
-from calib.mixture import TextShare, portions, text_shares
+from calib.mixture import TextShare, text_shares
 from phi3quant.errors import CorpusError
 from phi3quant.notices import notify
 from phi3quant.run import written_windows
 from phi3quant.run.calibration import Calibration
+from phi3quant.run.window_counts import Needed, calibrated_on, tuned_on
 from phi3quant.run.written_windows import Writing, kept_or_written
 from phi3quant.source.opened_model import OpenedModel
 from phi3quant.source.stored_model import StoredWeights
@@ -59,7 +60,7 @@ def calibration_windows(
     calibration: Calibration,
     writing: Writing = _CPU,
     *,
-    tunes: bool = False,
+    tuned: int | None = None,
 ) -> CalibrationWindows:
     """Sample the windows that a method calibrates on.
 
@@ -67,8 +68,8 @@ def calibration_windows(
         source: model to calibrate.
         calibration: texts, number and length of the windows, seed.
         writing: device and memory for text that the model writes itself.
-        tunes: whether the run tunes. Text that the model writes is then left to tuning if there is
-            other text, which is better for codes.
+        tuned: largest number of windows that the run tunes on; None if it doesn't tune. Text that
+            the model writes is left to tuning if there is other text, which is better for codes.
 
     Raises:
         CorpusError: a text can't be used.
@@ -78,12 +79,16 @@ def calibration_windows(
     if calibration.samples < 1:
         raise CorpusError(f"{calibration.samples} calibration windows are too few; use 1 or more")
     shares = shares_of(source, calibration)
-    if tunes and len(shares) > 1:
+    alone = len(shares) == 1
+    if tuned is not None and not alone:
         shares = [each for each in shares if each.written_windows is None]
-    texts = all_windows(source, shares, calibration, writing)
-    counts = portions(
-        [len(each.ids) for each in texts], [each.share for each in texts], calibration.samples
-    )
+    chosen = calibrated_on(shares, calibration.samples)
+    needed = chosen
+    if tuned is not None and alone:
+        # Text to tune on too is written once.
+        needed = tuned_on(shares, tuned, calibration.samples)
+    texts = all_windows(source, shares, calibration, writing, needed)
+    counts = chosen([len(each.ids) for each in texts])
     ids = mixed(texts, counts, calibration.seed)
     require_rows(source.tokenizer, ids.numpy(), source.config.vocab_size)
     return CalibrationWindows(
@@ -109,27 +114,43 @@ def all_windows(
     shares: Sequence[TextShare],
     calibration: Calibration,
     writing: Writing,
+    needed: Needed,
 ) -> list[TextWindows]:
-    """All windows of each text.
+    """All windows of each text; of text that the model writes, those that are needed.
 
     Args:
         source: model whose tokens they have.
         shares: texts.
         calibration: length of the windows, field of the text, and seed of text that is written.
         writing: device and memory for text that the model writes itself.
+        needed: function from the windows of each text to those that are used.
 
     Raises:
         CorpusError: a text can't be used, or two have the same content.
         TokenizerError: the tokenizer doesn't fit the model that writes.
         CheckpointError: the model can't write text.
     """
-    texts: dict[str, TextWindows] = {}
-    for each in shares:
-        # The field is of the user's records; a bundled text alone is refused as before.
-        bundled = each.source in BUNDLED and len(shares) > 1
-        one = _windows_of(
-            source, each, calibration, writing, field=None if bundled else calibration.field
+    others = {
+        index: _windows_of(
+            source,
+            each,
+            calibration,
+            # The field is of the user's records; a bundled text alone is refused as before.
+            None if each.source in BUNDLED and len(shares) > 1 else calibration.field,
         )
+        for index, each in enumerate(shares)
+        if each.written_windows is None
+    }
+    counts = needed(
+        [each.written_windows or len(others[index].ids) for index, each in enumerate(shares)]
+    )
+    texts: dict[str, TextWindows] = {}
+    for index, each in enumerate(shares):
+        one = others.get(index)
+        if one is None:
+            shape = (max(1, counts[index]), calibration.length)
+            ids = kept_or_written(source, shape, calibration.seed, writing)
+            one = TextWindows(ids, each.share, written_windows.describe(ids))
         same = texts.setdefault(str(one.description["text_sha256"]), one)
         if same is not one:
             raise CorpusError(
@@ -180,15 +201,9 @@ def _windows_of(
     source: OpenedModel[StoredWeights],
     text: TextShare,
     calibration: Calibration,
-    writing: Writing,
-    *,
     field: str | None,
 ) -> TextWindows:
     tokenizer, length = source.tokenizer, calibration.length
-    if text.written_windows is not None:
-        shape = (text.written_windows, length)
-        ids = kept_or_written(source, shape, calibration.seed, writing)
-        return TextWindows(ids, text.share, written_windows.describe(ids))
     corpus = load_corpus(text.source, "calibration", field)
     stream = tokenizer.encode_long(render(corpus, tokenizer))
     ids = windows.cut_windows(stream, length, f"the calibration text {text.source}")

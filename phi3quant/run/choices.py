@@ -9,7 +9,7 @@ from phi3quant.errors import SchemeError
 from phi3quant.run.presets import PRESETS, profiled
 from phi3quant.run.profiles import PROFILES
 from phi3quant.run.recipe import Recipe
-from phi3quant.tuning.settings import Settings
+from phi3quant.tuning.settings import TuningSettings
 
 PRESET, PROFILE = "preset", "profile"
 SCHEME_FIELDS = ("bits", "group_size", "symmetric")
@@ -62,10 +62,10 @@ def _base(choices: Mapping[str, Any]) -> Recipe:
     return PRESETS[choices[PRESET]] if PRESET in choices else Recipe()
 
 
-def _tuning(settings: Settings | None, choices: Mapping[str, Any]) -> Settings | None:
+def _tuning(settings: TuningSettings | None, choices: Mapping[str, Any]) -> TuningSettings | None:
     """Settings of tuning: those of the preset, changed by the choices."""
     if TUNE in choices:
-        settings = (settings or Settings()) if choices[TUNE] else None
+        settings = (settings or TuningSettings()) if choices[TUNE] else None
     changes = {field: choices[name] for name, field in TUNING_FIELDS.items() if name in choices}
     if changes and settings is None:
         raise SchemeError("--tune-windows and --tune-passes require --tune")

@@ -3,11 +3,13 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 
 from calib.sensitivity import Costs, measure
 from converters.format import Format
+from converters.widths import HELD_BITS
 from phi3quant.errors import SchemeError
 from phi3quant.model.architecture import LINEARS, block_tensor_name, tensor_shapes
 from phi3quant.model.config import Phi3Config
@@ -18,11 +20,13 @@ from phi3quant.quant.codecs.on_device.moves import codec_for
 from phi3quant.quant.gram import Gram
 from phi3quant.quant.matrix_schemes import MatrixSchemes
 from phi3quant.quant.scheme import QuantScheme
-from phi3quant.quant.scheme_overrides import WIDTHS, exact_override
+from phi3quant.quant.scheme_overrides import exact_override
 from phi3quant.run.bit_allocation import Option, allocate
 from phi3quant.run.mixed_types import sample_of
 
-_NARROW, _WIDE = sorted(WIDTHS, key=lambda kind: WIDTHS[kind])
+_NARROW, _WIDE = "narrow", "wide"
+_USUAL, _FEW = (4, 8), (3, 4)
+"""Fewer and more bits of a mixture, and those for sizes that 4 bits don't reach."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,17 @@ class Widths:
     @property
     def narrow(self) -> QuantScheme:
         """Scheme with the fewest bits."""
-        return replace(self.scheme, bits=WIDTHS[_NARROW])
+        return replace(self.scheme, bits=self._bits[0])
+
+    @cached_property
+    def _bits(self) -> tuple[int, int]:
+        """Fewer and more bits."""
+        usual, _ = _USUAL
+        schemes = MatrixSchemes(replace(self.scheme, bits=usual))
+        if all(entry.nbytes(self.config, schemes) <= self._limit for entry in self.formats):
+            return _USUAL
+        few, _ = _FEW
+        return _FEW if all(few in HELD_BITS[entry.name] for entry in self.formats) else _USUAL
 
     def check(self) -> None:
         """Refuse formats that can't hold a mixture, and sizes that no choice reaches.
@@ -57,10 +71,10 @@ class Widths:
             entry.check(probe, self.config)
             least = entry.nbytes(self.config, self._schemes([]))
             if least > self._limit:
-                smallest = 8 * least / _parameters(self.config)
+                smallest = math.ceil(100 * 8 * least / _parameters(self.config)) / 100
                 raise SchemeError(
-                    f"{self.bits_per_weight:g} bits per weight are too few; with {_NARROW} in all "
-                    f"matrices {entry.title} takes {math.ceil(smallest * 100) / 100:g}"
+                    f"{self.bits_per_weight:g} bits per weight are too few; with "
+                    f"int{self.narrow.bits} in all matrices {entry.title} takes {smallest:g}"
                 )
 
     def choose(self, model: ModelWeights, ids: torch.Tensor, progress: Progress) -> tuple[str, ...]:
@@ -77,7 +91,7 @@ class Widths:
         with progress("measuring sensitivity", 2 * self.config.num_hidden_layers) as step:
             costs = measure(model, sample_of(ids), self._errors, step)
         wide = self._allocated(costs)
-        return tuple(exact_override(name, WIDTHS[_WIDE]) for name in wide)
+        return tuple(exact_override(name, self._bits[1]) for name in wide)
 
     def _errors(
         self, weight: torch.Tensor, inputs: torch.Tensor | None
@@ -86,7 +100,7 @@ class Widths:
             # The embedding has a type of its own.
             return
         gram = Gram.of(inputs)
-        for kind, bits in WIDTHS.items():
+        for kind, bits in zip((_NARROW, _WIDE), self._bits, strict=True):
             codec = codec_for(weight.device, AffineCodec(replace(self.scheme, bits=bits)))
             yield kind, codec.quantize_fitted(weight, gram).dequantize() - weight
 
@@ -131,7 +145,7 @@ class Widths:
         return self._limit - max(entry.nbytes(self.config, schemes) for entry in self.formats)
 
     def _schemes(self, wide: Sequence[str]) -> MatrixSchemes:
-        scheme = replace(self.scheme, bits=WIDTHS[_WIDE])
+        scheme = replace(self.scheme, bits=self._bits[1])
         return MatrixSchemes(self.narrow, dict.fromkeys(wide, scheme))
 
     @property

@@ -121,7 +121,7 @@ def _calibration(plan: Plan) -> CalibrationWindows | None:
     return plan.conduct.shared.windows(
         *(plan.source, plan.recipe.calibration),
         plan.writing,
-        tunes=plan.recipe.tuning is not None,
+        tuned=None if plan.recipe.tuning is None else plan.recipe.tuning.windows,
     )
 
 

@@ -15,6 +15,7 @@ from converters.onnx.options import OnnxOptions
 from converters.packed import mlx
 from converters.packed.mlx_options import MlxOptions
 from converters.packed.writer import packed_format
+from converters.widths import HELD_BITS
 from phi3quant.errors import SchemeError, require
 from phi3quant.model.architecture import EMBEDDING, HEAD, LINEARS, block_tensor_name
 from phi3quant.model.config import Phi3Config
@@ -22,14 +23,16 @@ from phi3quant.quant.codecs import Codecs
 from phi3quant.quant.codecs.affine import AffineCodec
 from phi3quant.quant.matrix_schemes import MatrixSchemes
 from phi3quant.quant.methods import METHODS
-from phi3quant.quant.scheme import BITS, QuantScheme
+from phi3quant.quant.scheme import QuantScheme
 from phi3quant.quant.scheme_overrides import parse_overrides, schemes_with_overrides
 from phi3quant.run.calibration import Calibration
 from phi3quant.run.profiles import PROFILES
-from phi3quant.tuning.settings import Settings
+from phi3quant.tuning.settings import TuningSettings
 
 # Type of the output matrix whose rounding loses enough to choose its codes by its inputs.
 _COARSE = "Q4_0"
+# Bits that a target for the bits per weight may choose.
+_TARGET_BITS = (3, 4, 8)
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,9 @@ class Recipe:
             gguf.type_policy.file_type), or without it of the scheme's bits (see
             quant.scheme_overrides).
         target_bpw: limit on the bits per weight of each whole artifact. Every matrix gets a type by
-            measured loss: a GGUF type if ``gguf`` is the only format, otherwise 4 or 8 bits.
-            Excludes gguf_type and tensor_types.
+            measured loss: a GGUF type if ``gguf`` is the only format, otherwise 4 or 8 bits, or
+            3 or 4 where 4 don't reach the target and all formats hold 3. Excludes gguf_type and
+            tensor_types.
         onnx: layout of ``onnx``, if it is one of the formats.
         mlx: embedding and head of ``mlx``, if it is one of the formats.
         tuning: how scales and norms are tuned after calibration; None: they aren't.
@@ -72,7 +76,7 @@ class Recipe:
     target_bpw: float | None = None
     onnx: OnnxOptions = field(default_factory=OnnxOptions)
     mlx: MlxOptions = field(default_factory=MlxOptions)
-    tuning: Settings | None = None
+    tuning: TuningSettings | None = None
     profile: str | None = None
 
     def __post_init__(self) -> None:
@@ -81,7 +85,7 @@ class Recipe:
         require(SchemeError, "calibration", self.calibration, Calibration)
         require(SchemeError, "gguf_type", self.gguf_type, str, None)
         require(SchemeError, "profile", self.profile, str, None)
-        require(SchemeError, "tuning", self.tuning, Settings, None)
+        require(SchemeError, "tuning", self.tuning, TuningSettings, None)
         if self.profile is not None and self.profile not in PROFILES:
             raise SchemeError(
                 f"there is no profile {self.profile!r}; choose from {', '.join(PROFILES)}"
@@ -125,7 +129,9 @@ class Recipe:
         if self.gguf_type is not None:
             return (self.scheme,)
         widths = [bits for _, bits in parse_overrides(self.tensor_types)]
-        widths += [] if self.target_bpw is None else BITS
+        if self.target_bpw is not None:
+            held = [HELD_BITS[name] for name in self.formats]
+            widths += [bits for bits in _TARGET_BITS if all(bits in each for each in held)]
         return tuple(replace(self.scheme, bits=bits) for bits in {self.scheme.bits, *widths})
 
     def head_codec(self, config: Phi3Config) -> AffineCodec | None:

@@ -28,7 +28,7 @@ class SharedWork:
     def __init__(self) -> None:
         self._opened: tuple[OpenedModel[Checkpoint], _Stamps] | None = None
         self._described: dict[tuple[Located, _Stamps], dict[str, Any]] = {}
-        self._windows: dict[tuple[Calibration, str, bool], CalibrationWindows] = {}
+        self._windows: dict[tuple[Calibration, str, int | None], CalibrationWindows] = {}
 
     def opened(self, located: Located) -> OpenedModel[Checkpoint]:
         """Open a checkpoint in full precision.
@@ -58,7 +58,7 @@ class SharedWork:
         calibration: Calibration,
         writing: Writing,
         *,
-        tunes: bool = False,
+        tuned: int | None = None,
     ) -> CalibrationWindows:
         """Calibration windows in the tokens of a model; see calibration_windows.
 
@@ -66,10 +66,10 @@ class SharedWork:
             Phi3QuantError: as calibration_windows.
         """
         if self._opened is None or self._opened[0] is not source:
-            return calibration_windows(source, calibration, writing, tunes=tunes)
-        key = calibration, str(writing.device), tunes
+            return calibration_windows(source, calibration, writing, tuned=tuned)
+        key = calibration, str(writing.device), tuned
         if key not in self._windows:
-            self._windows[key] = calibration_windows(source, calibration, writing, tunes=tunes)
+            self._windows[key] = calibration_windows(source, calibration, writing, tuned=tuned)
         return self._windows[key]
 
 

@@ -24,7 +24,7 @@ from phi3quant.source.checkpoint import Checkpoint
 from phi3quant.source.locate import Model, locate
 from phi3quant.source.opened_model import OpenedModel
 from phi3quant.tuning.resume_point import ResumePoint
-from phi3quant.tuning.settings import Settings
+from phi3quant.tuning.settings import TuningSettings
 from phi3quant.tuning.tune import tune
 
 # Sizes in the configuration that decide the shapes of a model's tensors and heads.
@@ -38,7 +38,7 @@ def tune_artifact(
     quantized: Model,
     reference: Model,
     output: str | Path,
-    settings: Settings | None = None,
+    settings: TuningSettings | None = None,
     *,
     calibration: Calibration | None = None,
     overwrite: bool = False,
@@ -66,7 +66,7 @@ def tune_artifact(
     Raises:
         Phi3QuantError: see phi3quant.errors; ``output`` is as it was before the call.
     """
-    settings, calibration = settings or Settings(), calibration or Calibration()
+    settings, calibration = settings or TuningSettings(), calibration or Calibration()
     conduct, output = conduct or Conduct(), Path(output)
     source = as_stored(open_source(quantized))
     original = conduct.shared.opened(locate(reference))
@@ -127,7 +127,7 @@ def _identity(
     source: ExportSource,
     original: OpenedModel[Checkpoint],
     text: TuningWindows,
-    settings: Settings,
+    settings: TuningSettings,
 ) -> dict[str, Any]:
     """Everything that could change a bit of the result."""
     return {

@@ -21,7 +21,7 @@ from phi3quant.quant.tensor import Quantized
 from phi3quant.run.journal import Journal
 from phi3quant.run.tuning_windows import TuningWindows
 from phi3quant.tuning.resume_point import ResumePoint
-from phi3quant.tuning.settings import Settings
+from phi3quant.tuning.settings import TuningSettings
 from phi3quant.tuning.tune import Tuned, tune
 
 
@@ -98,7 +98,7 @@ def tuned_blocks(
     original: ModelWeights,
     parts: Parts,
     text: TuningWindows,
-    settings: Settings,
+    settings: TuningSettings,
     shelf: Shelf,
     journal: Journal,
     progress: Progress,

@@ -17,7 +17,7 @@ from phi3quant.run import time_estimate
 from phi3quant.run.conduct import Conduct
 from phi3quant.run.memory_budget import available_memory
 from phi3quant.tuning.divergence import PIECE_ROWS
-from phi3quant.tuning.settings import Settings
+from phi3quant.tuning.settings import TuningSettings
 from phi3quant.tuning.tune import KEPT_BYTES, Windows
 
 # Weights that share a scale, and bytes for its logarithm, gradient and two running means.
@@ -38,7 +38,7 @@ _LIBRARIES = 500_000_000
 _LONG = 2 * 3600
 
 
-def memory_bytes(config: Phi3Config, length: int, settings: Settings) -> int:
+def memory_bytes(config: Phi3Config, length: int, settings: TuningSettings) -> int:
     """Resident bytes at the peak, without the states of the original.
 
     Args:
@@ -61,7 +61,7 @@ def memory_bytes(config: Phi3Config, length: int, settings: Settings) -> int:
     return _LIBRARIES + int(_MARGIN * (held + states + activations + factors + ends))
 
 
-def operations(config: Phi3Config, windows: Windows, settings: Settings) -> float:
+def operations(config: Phi3Config, windows: Windows, settings: TuningSettings) -> float:
     """Multiplications and additions of all passes."""
     weights = config.num_hidden_layers * _block_weights(config)
     weights += config.vocab_size * config.hidden_size
@@ -77,7 +77,7 @@ def operations(config: Phi3Config, windows: Windows, settings: Settings) -> floa
 def shelf_for(
     config: Phi3Config,
     windows: Windows,
-    settings: Settings,
+    settings: TuningSettings,
     device: torch.device,
     conduct: Conduct,
 ) -> Callable[[Path], Shelf]:

@@ -19,14 +19,18 @@ from phi3quant.run.calibration_windows import (
     mixed,
     shares_of,
 )
+from phi3quant.run.window_counts import (
+    HELD_BACK,
+    MOST_HELD_BACK,
+    calibrated_on,
+    held_back,
+    tuned_on,
+)
 from phi3quant.run.written_windows import Writing
 from phi3quant.source.opened_model import OpenedModel
 from phi3quant.source.stored_model import StoredWeights
 from phi3quant.source.tokenizer import require_rows
 from phi3quant.tuning.tune import Windows
-
-# A text holds back one of N windows, up to a number.
-_HELD_BACK, _MOST_HELD_BACK = 8, 8
 
 
 @dataclass(frozen=True)
@@ -66,9 +70,11 @@ def tuning_windows(
         CheckpointError: the model can't write text.
     """
     known = set() if calibrated is None else {windows.digest(each) for each in calibrated.ids}
-    texts = all_windows(source, shares_of(source, calibration), calibration, writing)
+    shares = shares_of(source, calibration)
+    samples = 0 if calibrated is None else calibration.samples
+    texts = all_windows(source, shares, calibration, writing, tuned_on(shares, limit, samples))
     train: list[TextWindows] = []
-    held_back: dict[str, torch.Tensor] = {}
+    judging: dict[str, torch.Tensor] = {}
     for text in [*texts, *_judges(source, texts, calibration, writing)]:
         require_rows(source.tokenizer, text.ids.numpy(), source.config.vocab_size)
         # Fresh windows come first, both kinds in the order of their hashes.
@@ -78,8 +84,8 @@ def tuning_windows(
                 key=lambda each: windows.digest(each) in known,
             )
         )
-        count = max(1, min(len(fresh_first) // _HELD_BACK, _MOST_HELD_BACK))
-        held_back[text.name] = fresh_first[:count]
+        count = held_back(len(fresh_first))
+        judging[text.name] = fresh_first[:count]
         train.append(replace(text, ids=fresh_first[count:]))
     del train[len(texts) :]
     counts = portions([len(each.ids) for each in train], [each.share for each in train], limit)
@@ -87,13 +93,13 @@ def tuning_windows(
         raise CorpusError("the text for tuning has only one window; give more text")
     ids = mixed(train, counts, calibration.seed)
     return TuningWindows(
-        Windows(ids, held_back),
+        Windows(ids, judging),
         {
             **(described(train, counts) if len(train) > 1 else {}),
             "windows": len(ids),
             "window_tokens": calibration.length,
             "tokens_sha256": windows.digest(ids),
-            "held_back": {name: windows.digest(each) for name, each in held_back.items()},
+            "held_back": {name: windows.digest(each) for name, each in judging.items()},
         },
     )
 
@@ -106,12 +112,13 @@ def _judges(
 ) -> list[TextWindows]:
     """The bundled text, which judges in any case, unless it is one of the texts."""
     bundled = TextShare(suitable(source.tokenizer))
-    judges = all_windows(source, [bundled], replace(calibration, field=None), writing)
+    unlimited = replace(calibration, field=None)
+    judges = all_windows(source, [bundled], unlimited, writing, calibrated_on([bundled], 0))
     listed = {text.description["text_sha256"] for text in texts}
     return [
         replace(
             each,
-            ids=windows.sample_windows(each.ids, _HELD_BACK * _MOST_HELD_BACK, calibration.seed),
+            ids=windows.sample_windows(each.ids, HELD_BACK * MOST_HELD_BACK, calibration.seed),
         )
         for each in judges
         if each.description["text_sha256"] not in listed

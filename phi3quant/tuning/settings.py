@@ -6,7 +6,7 @@ from phi3quant.errors import SchemeError, require
 
 
 @dataclass(frozen=True)
-class Settings:
+class TuningSettings:
     """Settings of tuning.
 
     Attributes:

@@ -10,7 +10,7 @@ from calib.activations import Hidden, part
 from phi3quant.progress import Progress
 from phi3quant.tuning.divergence import Head, divergence
 from phi3quant.tuning.resume_point import ResumePoint
-from phi3quant.tuning.settings import Settings
+from phi3quant.tuning.settings import TuningSettings
 from phi3quant.tuning.student import Student, named
 
 _WARM_UP = 5
@@ -43,7 +43,7 @@ class Training:
     ids: torch.Tensor
     targets: Hidden
     batches: Sequence[slice]
-    settings: Settings
+    settings: TuningSettings
     point: ResumePoint | None
 
     def all_steps(self, progress: Progress, look: Callable[[], float], before: float) -> None:

@@ -25,7 +25,7 @@ from phi3quant.quant.tensor import floats
 from phi3quant.tuning.divergence import Head, mean_divergence
 from phi3quant.tuning.factors import settled
 from phi3quant.tuning.resume_point import ResumePoint
-from phi3quant.tuning.settings import Settings
+from phi3quant.tuning.settings import TuningSettings
 from phi3quant.tuning.student import Student, neutral_blocks
 from phi3quant.tuning.training import Training
 
@@ -99,7 +99,7 @@ def tune(
     quantized: Parts,
     config: Phi3Config,
     windows: Windows,
-    settings: Settings,
+    settings: TuningSettings,
     shelf: Shelf,
     progress: Progress,
     point: ResumePoint | None = None,

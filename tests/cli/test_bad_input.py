@@ -60,7 +60,8 @@ def test_a_damaged_model_is_named_and_leaves_nothing(
     [
         (("--group-size", "64"), "doesn't divide rows of 96"),
         (("--group-size", "many"), "neither a number nor 'row'"),
-        (("--bits", "3"), "3 bits are not supported"),
+        (("--bits", "7"), "7 bits are not supported"),
+        (("--bits", "3"), "compressed-tensors holds 4 or 8 bits, not 3; export gptq or mlx"),
         (("--calib", "nowhere.txt"), "there is no text nowhere.txt"),
         (("--seq-len", "100000"), "too short"),
         (("--export", "zip"), "no format 'zip'"),

@@ -116,7 +116,8 @@ def test_json_holds_what_tables_show() -> None:
         (("phi-3-mini-4k", "--device", "iphone14"), "did you mean iphone-14"),
         (("phi-3-mini-4k", "--gguf-type", "q9"), "there is no GGUF type"),
         (("phi-3-mini-4k", "--gguf-type", "q4_0", "--format", "onnx"), "requires --format gguf"),
-        (("phi-3-mini-4k", "--bits", 3), "3 bits are not supported"),
+        (("phi-3-mini-4k", "--bits", 3), "export gptq or mlx"),
+        (("phi-3-mini-4k", "--bits", 7), "7 bits are not supported"),
         (("phi-3-mini-k4",), "did you mean phi-3-mini-4k"),
     ],
 )

@@ -50,7 +50,12 @@ def test_quiet_and_json_leave_the_next_step_out(run: Callable[..., Result]) -> N
 
 @pytest.mark.parametrize(
     ("options", "kind"),
-    [((), "gguf"), (("--group-size", 128), "gguf"), (("--group-size", 16), "onnx")],
+    [
+        ((), "gguf"),
+        (("--group-size", 128), "gguf"),
+        (("--group-size", 16), "onnx"),
+        (("--bits", 3, "--export", "gptq"), "mlx"),
+    ],
 )
 def test_packed_folders_are_exported_for_phones_next(
     options: tuple[object, ...], kind: str, run: Callable[..., Result]

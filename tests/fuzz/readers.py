@@ -126,6 +126,9 @@ READERS: Mapping[str, Reader] = {
     "mixed": Reader("mixed", "config.json", spoil_json, _PACKED),
     "mixed gptq": Reader("mixed/gptq", "config.json", spoil_json, _PACKED),
     "mixed mlx": Reader("mixed/mlx", "config.json", spoil_json, _PACKED),
+    "3 bits": Reader("narrow", "config.json", spoil_json, _PACKED),
+    "3 bits tensors": Reader("narrow", "model.safetensors", spoil_safetensors, _PACKED),
+    "3 bits mlx": Reader("narrow/mlx", "model.safetensors", spoil_safetensors, _PACKED),
     "mlx": Reader("mlx", "config.json", spoil_json, _PACKED),
     "mlx tensors": Reader("mlx", "model.safetensors", spoil_safetensors, _PACKED),
     "gguf": Reader("gguf", "*.gguf", spoil_gguf, (*_PACKED, _GENERATE)),
@@ -182,6 +185,8 @@ def make_base(base: Path) -> None:
     _run("rtn", str(plain), "-o", str(base / "gguf"), "--export", "gguf", *short)
     _run("rtn", str(plain), "-o", str(base / "gptq"), "--export", "gptq", *short)
     _run("rtn", str(plain), "-o", str(base / "mlx"), "--export", "mlx", *short)
+    narrow = ("--bits", "3", "--export", "gptq,mlx")
+    _run("rtn", str(plain), "-o", str(base / "narrow"), *narrow, *short)
     mixed = ("--tensor-type", "down_proj=int8", "--export", "compressed-tensors,gptq,mlx")
     _run("rtn", str(plain), "-o", str(base / "mixed"), *mixed, *short)
     _run("rtn", str(plain), "-o", str(base / "onnx"), "--export", "onnx", *short)

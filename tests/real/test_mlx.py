@@ -17,8 +17,8 @@ from mlx_lm.utils import load_model
 from converters import open_weights
 from phi3quant.errors import SchemeError
 from phi3quant.generation.generate import generate
-from phi3quant.quant.scheme import QuantScheme
-from phi3quant.run.export import export_gguf, export_packed
+from phi3quant.quant.scheme import BITS, QuantScheme
+from phi3quant.run.export import export_gguf, export_packed, export_safetensors
 from phi3quant.run.pipeline import quantize
 from phi3quant.run.recipe import Recipe
 from tests.models import VARIANTS, VOCABULARY, make_model, own_logits
@@ -56,7 +56,7 @@ def test_mlx_lm_computes_the_logits_of_small_models(
     variant: str, tmp_path: Path, *, symmetric: bool
 ) -> None:
     make_model(tmp_path / "model", **SMALL[variant])
-    for bits in (4, 8):
+    for bits in BITS:
         recipe = Recipe("rtn", QuantScheme(bits, 32, symmetric=symmetric), ("mlx",))
         (folder,) = quantize(tmp_path / "model", tmp_path / f"{bits}", recipe).folders.values()
         assert difference(folder) < 1e-2
@@ -153,11 +153,7 @@ def test_dequantized_weights_are_those_of_mlx(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [
-        ({"q_bits": 3, "q_group_size": 32}, "MLX with 3 bits"),
-        ({"q_bits": 6, "q_group_size": 32}, "MLX with 6 bits"),
-        ({"q_mode": "mxfp4"}, "mode 'mxfp4'"),
-    ],
+    [({"q_mode": "mxfp4"}, "mode 'mxfp4'"), ({"q_mode": "nvfp4"}, "mode 'nvfp4'")],
 )
 def test_other_modes_of_mlx_lm_are_refused(
     settings: dict[str, Any], message: str, tmp_path: Path
@@ -166,6 +162,45 @@ def test_other_modes_of_mlx_lm_are_refused(
     convert(str(tmp_path / "model"), str(tmp_path / "mlx"), quantize=True, **settings)
     with pytest.raises(SchemeError, match=message):
         open_weights(tmp_path / "mlx")
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_weights_of_every_width_are_those_of_mlx(bits: int, tmp_path: Path) -> None:
+    make_model(tmp_path / "model")
+    out = tmp_path / "mlx"
+    convert(
+        str(tmp_path / "model"),
+        str(out),
+        quantize=True,
+        q_group_size=32,
+        q_bits=bits,
+        dtype="float16",
+    )
+    stored: Any = mx.load(str(out / "model.safetensors"))
+    plain = export_safetensors(out, tmp_path / "plain", dtype="fp32").folders["safetensors"]
+    opened = open_weights(plain)
+    for key, module in {"down_proj": "mlp.down_proj", "qkv_proj": "self_attn.qkv_proj"}.items():
+        name = f"model.layers.1.{module}."
+        scales, biases = (stored[name + end].astype(mx.float32) for end in ("scales", "biases"))
+        full = mx.dequantize(stored[name + "weight"], scales, biases, group_size=32, bits=bits)
+        assert np.array_equal(np.array(full), opened.block(1)[key].numpy())
+
+
+@pytest.mark.parametrize("recipe", ["mixed_2_6", "mixed_3_4", "mixed_3_6", "mixed_4_6"])
+def test_mixed_recipes_of_mlx_lm_are_read(recipe: str, tmp_path: Path) -> None:
+    make_model(tmp_path / "model", num_hidden_layers=4, hidden_size=128, intermediate_size=256)
+    out = tmp_path / "mlx"
+    convert(
+        str(tmp_path / "model"),
+        str(out),
+        quantize=True,
+        q_group_size=64,
+        quant_predicate=recipe,
+        dtype="float16",
+    )
+    assert difference(out) < 1e-2
+    with pytest.raises(SchemeError, match="not whole multiples"):
+        export_packed(out, tmp_path / "gptq", layout="gptq")
 
 
 def test_a_mixture_of_mlx_lm_is_read(tmp_path: Path) -> None:

@@ -154,13 +154,13 @@ def test_a_field_is_of_the_users_records(source: OpenedModel[Checkpoint], tmp_pa
 
 def test_written_text_is_described_by_its_tokens(source: OpenedModel[Checkpoint]) -> None:
     result = calibration_windows(source, Calibration("self:6", samples=4, length=LENGTH, seed=2))
-    ids = kept_or_written(source, (6, LENGTH), 2, CPU)
+    ids = kept_or_written(source, (4, LENGTH), 2, CPU)
     assert result.ids.shape == (4, LENGTH)
-    assert {windows.digest(each) for each in result.ids} <= {windows.digest(each) for each in ids}
+    assert {windows.digest(each) for each in result.ids} == {windows.digest(each) for each in ids}
     assert result.description == {
         "text": "self",
         "text_sha256": windows.digest(ids),
-        "written_windows": 6,
+        "written_windows": 4,
         "temperature": 1.0,
         "windows": 4,
         "window_tokens": LENGTH,
@@ -229,23 +229,23 @@ def test_written_text_is_for_tuning_where_there_is_other_text(
 ) -> None:
     calibration = Calibration((first, "self:8"), samples=4, length=LENGTH)
     plain = calibration_windows(source, Calibration(first, samples=4, length=LENGTH))
-    tuned = calibration_windows(source, calibration, tunes=True)
+    tuned = calibration_windows(source, calibration, tuned=12)
     assert tuned.description == plain.description
     mixed = calibration_windows(source, calibration)
     assert [each["windows"] for each in mixed.description["texts"]] == [2, 2]
     alone = Calibration("self:8", samples=4, length=LENGTH)
-    assert calibration_windows(source, alone, tunes=True).description["text"] == "self"
+    assert calibration_windows(source, alone, tuned=12).description["text"] == "self"
 
 
 def test_tuning_uses_all_texts_and_holds_back_windows_of_each(
     source: OpenedModel[Checkpoint], first: str
 ) -> None:
     calibration = Calibration((first, "self:16"), samples=4, length=LENGTH)
-    calibrated = calibration_windows(source, calibration, tunes=True)
+    calibrated = calibration_windows(source, calibration, tuned=12)
     result = tuning_windows(source, calibration, calibrated, 12, CPU)
     held_back = result.windows.held_back
     assert list(held_back) == [first, "self", "general/calibration"]
-    assert {name: len(each) for name, each in held_back.items()}["self"] == 2
+    assert {name: len(each) for name, each in held_back.items()}["self"] == 1
     assert len(result.windows.train) == 12
     assert [each["windows"] for each in result.description["texts"]] == [6, 6]
     judged = {windows.digest(each) for ids in held_back.values() for each in ids}
@@ -254,6 +254,70 @@ def test_tuning_uses_all_texts_and_holds_back_windows_of_each(
     everything = tuning_windows(source, calibration, calibrated, 10_000, CPU)
     total = len(_all(source, first)) + 16
     assert len(everything.windows.train) == total - len(held_back[first]) - 2
+
+
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Numbers of windows that a model has been asked to write."""
+    numbers = []
+
+    def fake(_source: object, shape: tuple[int, int], seed: int, _writing: Writing) -> torch.Tensor:
+        numbers.append(shape[0])
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randint(3, 200, shape, generator=generator)
+
+    monkeypatch.setattr("phi3quant.run.calibration_windows.kept_or_written", fake)
+    return numbers
+
+
+def test_no_more_windows_are_written_than_codes_are_calibrated_on(
+    source: OpenedModel[Checkpoint], first: str, written: list[int]
+) -> None:
+    for entries, samples, expected in (
+        ("self:512", 20, 20),
+        ("self:8", 20, 8),
+        ((first, "self:512"), 6, 3),
+        ((first, "self:512=5"), 6, 5),
+        # A text without further windows leaves its share to the other.
+        ((first, "self:512"), 400, 400 - len(_all(source, first))),
+        ((first, "self:512=0.001"), 6, 1),
+    ):
+        calibration_windows(source, Calibration(entries, samples=samples, length=LENGTH))
+        assert written.pop() == expected
+        assert not written
+
+
+@pytest.mark.parametrize(
+    ("number", "samples", "limit", "expected"),
+    [(512, 4, 100, 108), (40, 4, 100, 40), (512, 60, 20, 68), (512, 4, 10, 11)],
+)
+def test_a_text_alone_is_written_once_to_calibrate_and_to_tune_on(
+    number: int,
+    samples: int,
+    limit: int,
+    expected: int,
+    source: OpenedModel[Checkpoint],
+    written: list[int],
+) -> None:
+    calibration = Calibration(f"self:{number}", samples=samples, length=LENGTH)
+    calibrated = calibration_windows(source, calibration, tuned=limit)
+    result = tuning_windows(source, calibration, calibrated, limit, CPU)
+    assert written == [expected, expected]
+    judging = result.windows.held_back["self"]
+    assert len(result.windows.train) == min(limit, expected - len(judging))
+    judged = {windows.digest(each) for each in judging}
+    assert not judged & {windows.digest(each) for each in calibrated.ids}
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(12, 7), (80, 45), (10_000, 64)])
+def test_no_more_windows_are_written_than_a_run_tunes_on(
+    limit: int, expected: int, source: OpenedModel[Checkpoint], written: list[int]
+) -> None:
+    calibration = Calibration(("general", "self:64"), samples=4, length=64)
+    result = tuning_windows(source, calibration, None, limit, CPU)
+    assert written == [expected]
+    number = result.description["texts"][1]["windows"]
+    assert number == expected - len(result.windows.held_back["self"])
 
 
 def test_the_bundled_text_judges_once(source: OpenedModel[Checkpoint]) -> None:

@@ -114,7 +114,7 @@ def test_a_target_is_met_and_loses_less_than_a_type_of_that_size(tmp_path: Path)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"formats": ("gptq",)}, r"too few; with int4 in all matrices GPTQ takes 8\.\d+"),
+        ({"formats": ("gptq",)}, r"too few; with int3 in all matrices GPTQ takes 7\.\d+"),
         ({"formats": ("awq-gemm",)}, r"AWQ-GEMM has one scheme .* is int8"),
         ({"gguf_type": "q4_k_m"}, "not both"),
         ({"method": "rtn"}, "rtn doesn't use; choose awq or gptq"),
@@ -138,6 +138,7 @@ def run(*arguments: str) -> Result:
 
 EXPECTED: Mapping[str, tuple[str, Mapping[str, object]]] = {
     "phone-fast": ("phi3-tiny-Q4_0.gguf", {"bits": 4, "group_size": 32, "symmetric": True}),
+    "best": ("phi3-tiny-Q4_0.gguf", {"bits": 4, "group_size": 32, "symmetric": True}),
     "phone-quality": ("phi3-tiny-Q4_K_M.gguf", {"gguf_type": "Q4_K_M"}),
     "iphone": ("model.safetensors", {"bits": 4, "group_size": 64, "symmetric": False}),
     "small": ("model.onnx", {"bits": 4, "group_size": 128, "symmetric": True}),
@@ -147,7 +148,8 @@ EXPECTED: Mapping[str, tuple[str, Mapping[str, object]]] = {
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_make_what_they_say(name: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    result = run("awq", "--preset", name, "-o", str(out))
+    little = ("--tune-windows", "8") if PRESETS[name].tuning else ()
+    result = run("awq", "--preset", name, *little, "-o", str(out))
     assert result.exit_code == 0, result.output
     manifest = json.loads((out / "phi3quant.json").read_text())
     assert manifest["calibration"]["windows"] == 4
@@ -158,6 +160,11 @@ def test_presets_make_what_they_say(name: str, tmp_path: Path) -> None:
     assert stated.items() <= recipe.items()
     if name == "small":
         assert recipe["onnx"]["embedding"] == "int4"
+    if name == "best":
+        assert manifest["calibration"]["text"] == "general/calibration"
+        texts = [(text["text"], text["windows"]) for text in manifest["tuning"]["texts"]]
+        assert texts == [("general/calibration", 4), ("self", 4)]
+        assert recipe["tuning"].items() >= {"windows": 8, "passes": 1}.items()
 
 
 @pytest.mark.parametrize(
@@ -168,6 +175,8 @@ def test_presets_make_what_they_say(name: str, tmp_path: Path) -> None:
         (("--preset", "small", "--seed", "1"), Calibration(samples=128, seed=1)),
         (("--preset", "small", "--samples", "64"), Calibration(samples=64)),
         (("--calib", "tiny", "--seq-len", "9"), Calibration("tiny", length=9)),
+        (("--preset", "best"), Calibration(("general", "self:64"), samples=128)),
+        (("--preset", "best", "--calib", "tiny"), Calibration("tiny", samples=128)),
     ],
 )
 def test_presets_calibrate_on_more_unless_told_otherwise(
@@ -267,3 +276,23 @@ def test_widths_meet_a_target_in_every_format(formats: tuple[str, ...], tmp_path
         for each in evaluate(["phi3-tiny", first, tmp_path / "narrow"], SHORT).comparisons[1:]
     )
     assert ours < other
+
+
+def test_targets_below_4_bits_mix_3_and_4_where_the_format_holds_3(tmp_path: Path) -> None:
+    def make(name: str, method: str = "rtn", **fields: Any) -> float:
+        recipe = Recipe(method, formats=("mlx",), calibration=FEW, **fields)
+        (folder,) = quantize("phi3-tiny", tmp_path / name, recipe).folders.values()
+        return inspect(folder).bits_per_weight
+
+    least = make("narrow", scheme=QuantScheme(3, 32))
+    target = (least + make("usual")) / 2
+    assert target - 0.2 < make("mixed", "gptq", target_bpw=target) <= target
+    recorded = json.loads((tmp_path / "mixed" / "phi3quant.json").read_text())["recipe"]
+    assert recorded["bits"] == 3
+    assert {entry.rpartition("=")[2] for entry in recorded["tensor_types"]} == {"int4"}
+    small = Recipe("gptq", formats=("mlx",), calibration=FEW, target_bpw=least - 0.1)
+    with pytest.raises(SchemeError, match="with int3 in all matrices MLX takes"):
+        quantize("phi3-tiny", tmp_path / "out", small)
+    other = Recipe("gptq", formats=("mlx", "onnx"), calibration=FEW, target_bpw=target)
+    with pytest.raises(SchemeError, match="with int4 in all matrices"):
+        quantize("phi3-tiny", tmp_path / "out", other)

@@ -14,6 +14,7 @@ from converters import LAYOUTS, open_weights
 from converters.gguf.reader import GgufCheckpoint
 from converters.packed.reader import PackedCheckpoint
 from phi3quant.cli.main import main
+from phi3quant.evaluation.inspection import inspect
 from phi3quant.model.architecture import LINEARS
 from phi3quant.tuning import resume_point
 from phi3quant.tuning.resume_point import ResumePoint
@@ -24,11 +25,11 @@ SMALL = ("--samples", "6", "--seq-len", "32", "--threads", "1", "--no-verify", "
 LITTLE = ("--tune-windows", "16", "--tune-passes", "4")
 
 
-def _invoke(*words: str | Path) -> Result:
+def _invoke(*words: str | Path | float) -> Result:
     return CliRunner().invoke(main, [str(word) for word in words])
 
 
-def _run(*words: str | Path) -> Result:
+def _run(*words: str | Path | float) -> Result:
     result = _invoke(*words)
     assert result.exit_code == 0, result.output + result.stderr
     return result
@@ -111,6 +112,37 @@ def test_a_gguf_file_is_tuned_in_its_types(kind: str, prose: Path, tmp_path: Pat
     assert torch.equal(before.embedding(), after.embedding())
     assert torch.equal(before.head(), after.head())
     assert not torch.equal(before.block(0)["down_proj"], after.block(0)["down_proj"])
+
+
+@pytest.mark.usefixtures("kept")
+def test_a_profile_is_tuned_in_its_types(tmp_path: Path) -> None:
+    words = ("awq", "phi3-tiny", *SMALL, "--profile", "adreno")
+    _run(*words, "-o", tmp_path / "plain")
+    _run(*words, "--tune", *LITTLE, "-o", tmp_path / "out")
+    before, after = open_weights(tmp_path / "plain"), open_weights(tmp_path / "out")
+    assert isinstance(before, GgufCheckpoint)
+    assert isinstance(after, GgufCheckpoint)
+    assert _types(before) == _types(after)
+    assert set(_types(after).values()) <= {"Q4_0", "Q8_0", "F16", "F32"}
+    assert not torch.equal(before.block(0)["down_proj"], after.block(0)["down_proj"])
+    recipe = _manifest(tmp_path / "out")["recipe"]
+    assert (recipe["profile"], recipe["tuning"]["windows"]) == ("adreno", 16)
+
+
+@pytest.mark.usefixtures("kept")
+@pytest.mark.parametrize(("kind", "target"), [("gguf", 5.2), ("mlx", 6.5), ("mlx", 5.8)])
+def test_a_target_size_is_kept_by_tuning(kind: str, target: float, tmp_path: Path) -> None:
+    words = ("gptq", "phi3-tiny", *SMALL, "--export", kind, "--target-bpw", target)
+    _run(*words, "-o", tmp_path / "plain")
+    _run(*words, "--tune", *LITTLE, "-o", tmp_path / "out")
+    before, after = (open_weights(tmp_path / name) for name in ("plain", "out"))
+    assert inspect(tmp_path / "out").bits_per_weight <= target
+    one, other = (_manifest(tmp_path / name)["recipe"] for name in ("plain", "out"))
+    assert other["tuning"]["windows"] == 16
+    assert one["tensor_types"] == other["tensor_types"]
+    assert before.format == after.format
+    changed = [not torch.equal(before.block(0)[key], after.block(0)[key]) for key in LINEARS]
+    assert all(changed)
 
 
 def test_an_interrupted_tuning_resumes_to_the_same_bytes(

@@ -8,7 +8,7 @@ from phi3quant.errors import InputError, SchemeError
 from phi3quant.quant.scheme import QuantScheme
 from phi3quant.sweep.grid import MOST_JOBS, ModelEntry, grid_of, read_grid
 from phi3quant.sweep.job import labels
-from phi3quant.tuning.settings import Settings
+from phi3quant.tuning.settings import TuningSettings
 
 MODELS = 'models = ["phi3-tiny"]\n'
 RTN = '[[recipes]]\nmethod = "rtn"\n'
@@ -124,8 +124,8 @@ def test_choices_that_exclude_each_other_are_refused_with_their_table(tmp_path: 
     both = '[[recipes]]\npreset = "small"\nprofile = "arm-cpu"\n'
     with pytest.raises(SchemeError, match="recipes table 1: a preset and a profile"):
         read_grid(write(tmp_path, MODELS + both))
-    with pytest.raises(SchemeError, match="recipes table 1: 5 bits are not supported"):
-        read_grid(write(tmp_path, MODELS + "[[recipes]]\nbits = [4, 5]\n"))
+    with pytest.raises(SchemeError, match="recipes table 1: 7 bits are not supported"):
+        read_grid(write(tmp_path, MODELS + "[[recipes]]\nbits = [4, 7]\n"))
 
 
 def test_a_grid_that_grows_too_large_is_refused_before_it_is_built(tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_mixtures_of_texts_and_tuning_are_choices(tmp_path: Path) -> None:
         None,
     ]
     assert [recipe.tuning is not None for recipe in recipes] == [False, True, False, True, True]
-    assert recipes[-1].tuning == Settings(windows=5, passes=3)
+    assert recipes[-1].tuning == TuningSettings(windows=5, passes=3)
     assert len(set(labels(grid.recipes))) == 5
 
 

@@ -34,7 +34,7 @@ from phi3quant.sweep.plan import Limits
 from phi3quant.sweep.require import parse_requirement
 from phi3quant.sweep.results import Results
 from phi3quant.sweep.work import Task
-from phi3quant.tuning.settings import Settings
+from phi3quant.tuning.settings import TuningSettings
 from tests.run.recipes import recipe
 from tests.sweep.conftest import CPU
 
@@ -304,7 +304,7 @@ def test_tuned_results_on_mixed_texts_are_used_again(
     other.write_text("Nine herons stood in the reeds and none of them moved. " * 40, "utf-8")
     tuned = Recipe(
         calibration=Calibration((prose, other), samples=6, length=32),
-        tuning=Settings(windows=8, passes=1),
+        tuning=TuningSettings(windows=8, passes=1),
     )
     written = dataclasses.replace(
         tuned, calibration=dataclasses.replace(tuned.calibration, source=(prose, "self:4"))

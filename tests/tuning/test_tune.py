@@ -20,7 +20,7 @@ from phi3quant.quant.codecs.ggml_blocks import TYPES, BlockCodec
 from phi3quant.quant.scheme import QuantScheme
 from phi3quant.tuning import resume_point
 from phi3quant.tuning.resume_point import ResumePoint
-from phi3quant.tuning.settings import Settings
+from phi3quant.tuning.settings import TuningSettings
 from phi3quant.tuning.student import Student, neutral_blocks
 from phi3quant.tuning.tune import Tuned, Windows, tune
 from tests.models import VARIANTS, VOCABULARY
@@ -48,7 +48,7 @@ def _windows(train: int = 16, length: int = 24) -> Windows:
 
 
 def _tune(
-    model: ModelWeights, parts: Parts, settings: Settings, train: int = 16, **more: object
+    model: ModelWeights, parts: Parts, settings: TuningSettings, train: int = 16, **more: object
 ) -> Tuned:
     return tune(
         model,
@@ -98,7 +98,7 @@ def test_tuning_brings_held_back_windows_closer(
 ) -> None:
     model = open_weights(checkpoint_folder("gqa"))
     parts = _quantized(model, CODECS[codec])
-    tuned = _tune(model, parts, Settings(passes=3, batch=8, rate=2e-3), train=160)
+    tuned = _tune(model, parts, TuningSettings(passes=3, batch=8, rate=2e-3), train=160)
     assert tuned.strength > 0
     assert all(tuned.after[name] < before for name, before in tuned.before.items())
     stored = tuned.parts(parts)
@@ -112,7 +112,7 @@ def test_what_doesnt_help_is_rolled_back(checkpoint_folder: Callable[[str], Path
     model = open_weights(checkpoint_folder("gqa"))
     parts = _quantized(model, AffineCodec(QuantScheme(8, 32)))
     # Steps of this size destroy a model of 8 bits, and so does half of the change.
-    tuned = _tune(model, parts, Settings(passes=4, batch=8, rate=0.1))
+    tuned = _tune(model, parts, TuningSettings(passes=4, batch=8, rate=0.1))
     assert tuned.strength == 0
     assert tuned.after == tuned.before
     assert tuned.parts(parts).block(0) is parts.block(0)
@@ -124,7 +124,7 @@ def test_states_on_disk_give_the_same_result(
 ) -> None:
     model = open_weights(checkpoint_folder("tied"))
     parts = _quantized(model, CODECS["sym"])
-    settings = Settings(passes=2, batch=5)
+    settings = TuningSettings(passes=2, batch=5)
     memory = _tune(model, parts, settings)
     _assert_equal(memory, _tune(model, parts, settings, shelf=Shelf(tmp_path)))
 
@@ -137,7 +137,7 @@ def test_an_interrupted_tuning_resumes_to_the_same_bytes(
     checkpoint_folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = open_weights(checkpoint_folder("gqa"))
-    parts, settings = _quantized(model, CODECS["asym"]), Settings(passes=3, batch=4)
+    parts, settings = _quantized(model, CODECS["asym"]), TuningSettings(passes=3, batch=4)
     whole = _tune(model, parts, settings)
     monkeypatch.setattr(resume_point, "_EVERY_SECONDS", 0.0)
     keep = ResumePoint.keep
@@ -160,7 +160,7 @@ def test_blocks_that_are_read_for_every_pass_give_the_same_result(
     checkpoint_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = open_weights(checkpoint_folder("gqa"))
-    parts, settings = _quantized(model, CODECS["sym"]), Settings(passes=1, batch=4)
+    parts, settings = _quantized(model, CODECS["sym"]), TuningSettings(passes=1, batch=4)
     kept = _tune(model, parts, settings)
     monkeypatch.setattr("phi3quant.tuning.tune.KEPT_BYTES", 0)
     _assert_equal(kept, _tune(model, parts, settings))
@@ -170,7 +170,7 @@ def test_the_order_of_windows_depends_on_the_seed(
     checkpoint_folder: Callable[[str], Path],
 ) -> None:
     model = open_weights(checkpoint_folder("gqa"))
-    parts, settings = _quantized(model, CODECS["sym"]), Settings(passes=1, batch=4)
+    parts, settings = _quantized(model, CODECS["sym"]), TuningSettings(passes=1, batch=4)
     one, other = _tune(model, parts, settings), _tune(model, parts, replace(settings, seed=1))
     assert not torch.equal(one.norm, other.norm)
 

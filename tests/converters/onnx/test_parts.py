@@ -14,12 +14,13 @@ from converters.onnx.genai import generation_ids
 from converters.onnx.options import OnnxOptions
 from converters.onnx.repack import NBits, to_nbits
 from converters.onnx.sizes import check, nbytes, place_tensors
+from converters.widths import HELD_BITS
 from phi3quant.disk.ordered_writer import completed
 from phi3quant.disk.tensor_stream import TensorSpec
 from phi3quant.errors import CheckpointError, SchemeError, TokenizerError
 from phi3quant.model.config import parse_config
 from phi3quant.quant.matrix_schemes import MatrixSchemes
-from phi3quant.quant.scheme import BITS, GROUP_SIZES, QuantScheme
+from phi3quant.quant.scheme import GROUP_SIZES, QuantScheme
 from phi3quant.quant.tensor import QuantizedTensor
 from tests.converters.onnx.nbits import from_nbits
 from tests.models import BASE, make_tokenizer
@@ -38,7 +39,7 @@ MINI = {
 @settings(max_examples=60, deadline=None)
 @given(
     scheme=st.builds(
-        QuantScheme, st.sampled_from(BITS), st.sampled_from(GROUP_SIZES), st.booleans()
+        QuantScheme, st.sampled_from(HELD_BITS["onnx"]), st.sampled_from(GROUP_SIZES), st.booleans()
     ),
     rows=st.integers(1, 5),
     groups=st.integers(1, 5),

@@ -17,9 +17,10 @@ Tensors = dict[str, torch.Tensor]
 
 def codes_of(weight: torch.Tensor, bits: int, columns: int) -> np.ndarray:
     """Codes [rows, columns] of words whose lowest bits come first."""
-    words = weight.view(torch.int32).numpy().view(np.uint32)
-    fields = words[:, :, None] >> np.arange(0, 32, bits, dtype=np.uint32)
-    return (fields & np.uint32((1 << bits) - 1)).reshape(len(words), columns)
+    stored = weight.view(torch.int32).numpy().view(np.uint8)
+    stream = np.unpackbits(stored, axis=1, bitorder="little").reshape(-1, columns, bits)
+    codes: np.ndarray = (stream << np.arange(bits, dtype=np.uint8)).sum(axis=-1, dtype=np.uint8)
+    return codes
 
 
 def weights_of(stored: Mapping[str, torch.Tensor], bits: int, group: int = GROUP) -> torch.Tensor:
@@ -44,10 +45,10 @@ def packed_by_edge(weight: torch.Tensor, bits: int, dtype: torch.dtype) -> Tenso
     scales = torch.where(upside_down, -scale, scale).to(dtype)
     codes = ((groups - edge.float()[..., None]) / scales.float()[..., None]).round()
     codes = codes.clamp(0, (1 << bits) - 1).to(torch.uint8).view(rows, columns)
-    shifts = torch.arange(0, 32, bits)
-    words = (codes.view(rows, -1, 32 // bits).long() << shifts).sum(dim=-1)
-    stored = torch.from_numpy(words.numpy().astype(np.uint32))
-    return {"weight": stored, "scales": scales, "biases": edge}
+    stream = (codes.numpy()[:, :, None] >> np.arange(bits, dtype=np.uint8)) & 1
+    stored = np.packbits(stream.reshape(rows, -1), axis=1, bitorder="little")
+    words = torch.from_numpy(stored.view(np.uint32))
+    return {"weight": words, "scales": scales, "biases": edge}
 
 
 def pack(

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from compressed_tensors.quantization import (
 from transformers import AutoModelForCausalLM, Phi3ForCausalLM
 
 from converters import open_weights
+from converters.packed.mlx_options import MlxOptions
 from phi3quant.errors import CheckpointError, Phi3QuantError, SchemeError
 from phi3quant.model.architecture import LINEARS
-from phi3quant.run.export import export_gguf
+from phi3quant.run.export import export_gguf, export_packed
 from phi3quant.run.pipeline import quantize
 from phi3quant.run.recipe import Recipe
 from tests.converters.spoiled import IDS, configure, copy_of, edit
@@ -259,3 +261,16 @@ def test_each_matrix_has_the_codes_of_its_own_width(
         for key in LINEARS:
             if (key == "down_proj") == (bits == 8):
                 assert torch.equal(actual.block(1)[key], expected.block(1)[key])
+
+
+def test_3_and_4_bits_are_mixed_in_gptq(
+    checkpoint_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    recipe = Recipe("rtn", formats=("gptq", "mlx"), tensor_types=("down_proj=int3",))
+    recipe = replace(recipe, mlx=MlxOptions("fp16", "fp16"))
+    folders = quantize(checkpoint_folder("gqa"), tmp_path / "out", recipe).folders
+    assert config_of(folders["gptq"])["checkpoint_format"] == "gptq_v2"
+    assert open_weights(folders["gptq"]).format == "GPTQ int3 sym g32 and int4 sym g32"
+    back = export_packed(folders["mlx"], tmp_path / "back", layout="gptq").folders["gptq"]
+    for name in ("model.safetensors", "config.json"):
+        assert (back / name).read_bytes() == (folders["gptq"] / name).read_bytes()

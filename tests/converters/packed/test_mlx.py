@@ -20,7 +20,7 @@ from phi3quant.model.architecture import LINEARS
 from phi3quant.model.config_file import read_config
 from phi3quant.quant.codecs.affine import quantize as quantize_affine
 from phi3quant.quant.matrix_schemes import MatrixSchemes
-from phi3quant.quant.scheme import QuantScheme
+from phi3quant.quant.scheme import BITS, QuantScheme
 from phi3quant.quant.tensor import QuantizedTensor
 from phi3quant.run.export import export_packed
 from phi3quant.run.pipeline import quantize
@@ -51,7 +51,7 @@ def test_golden_words() -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(
-    width=st.sampled_from([4, 8]),
+    width=st.sampled_from(BITS),
     size=st.sampled_from([32, 64, 128]),
     symmetric=st.booleans(),
     seed=st.integers(0, 99),

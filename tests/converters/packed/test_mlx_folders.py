@@ -15,6 +15,7 @@ from converters.gguf.type_policy import file_type
 from phi3quant.cli.main import main
 from phi3quant.errors import CheckpointError, Phi3QuantError, SchemeError
 from phi3quant.model.architecture import block_tensor_name
+from phi3quant.quant.scheme import BITS
 from phi3quant.run.export import export_gguf, export_onnx, export_packed, export_safetensors
 from tests.converters.packed.mlx_folders import GROUP, Tensors, pack, packed_by_edge, weights_of
 from tests.converters.spoiled import IDS, QKV, configure, copy_of, edit
@@ -29,7 +30,7 @@ def assert_same_weights(one: Path, other: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("bits", BITS)
 def test_real_offsets_are_read_exactly(folder: Path, dtype: torch.dtype, bits: int) -> None:
     pack(folder, dtype, bits)
     scales = load_file(folder / "model.safetensors")[QKV + "scales"]
@@ -125,7 +126,8 @@ def test_one_of_the_two_keys_is_enough(folder: Path, keys: tuple[str, ...]) -> N
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "bits": ({"bits": 3}, "MLX with 3 bits isn't supported; it must have 4 or 8"),
+    "bits": ({"bits": 7}, "MLX with 7 bits isn't supported; it must have 2, 3, 4, 5, 6 or 8"),
+    "other bits": ({"bits": 6}, r"config\.json requires U32 \[128, 12\]"),
     "bits as text": ({"bits": "4"}, "MLX with '4' bits"),
     "bits as bool": ({"bits": True}, "MLX with True bits"),
     "group": ({"group_size": 16}, "group_size 16 isn't supported; it must be 32, 64 or 128"),
@@ -133,7 +135,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "nvfp4": ({"mode": "nvfp4", "group_size": 16}, "mode 'nvfp4' isn't supported"),
     "unknown": ({"rotation": "hadamard"}, "the unknown key 'rotation'"),
     "no module": ({"model.layers.9.mlp.down_proj": DESCRIBED}, "model.layers.9.mlp.down_proj"),
-    "module's bits": ({"lm_head": {"group_size": 32, "bits": 6}}, "6 bits of lm_head"),
+    "module's bits": ({"lm_head": {"group_size": 32, "bits": 7}}, "7 bits of lm_head"),
     "module's mode": ({"lm_head": {**DESCRIBED, "mode": "mxfp8"}}, "'mxfp8' of lm_head"),
     "module's key": ({"lm_head": {**DESCRIBED, "global_scale": True}}, "'global_scale'"),
     "module without bits": ({"lm_head": {"group_size": 32}}, "None bits of lm_head"),

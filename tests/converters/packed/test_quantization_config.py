@@ -167,6 +167,7 @@ KEYS: dict[str, tuple[dict[str, Any], str]] = {
     "size as text": (described({"group_size": "16"}), "group_size '16'"),
     "size as float": (described({"group_size": 16.0}), r"group_size 16\.0"),
     "symmetric as text": (described({"symmetric": "false"}), "symmetric"),
+    "other bits": (described({"num_bits": 3}), "compressed-tensors with 3 bits"),
     "bits as bool": (described({"num_bits": True}), "num_bits"),
     "channel": (described({"strategy": "channel"}), "'channel' have group_size 16"),
     "actorder": (described({"actorder": "other"}), "actorder 'other'"),
