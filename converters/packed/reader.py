@@ -73,10 +73,10 @@ class PackedCheckpoint(SafetensorsModel):
                     "can't store; export the original checkpoint"
                 )
         if self.plain:
+            plain = count(len(self.plain), "matrix", "matrices")
             raise SchemeError(
-                f"{self.folder} stores {count(len(self.plain), 'matrix', 'matrices')} plain and "
-                "packs the others, which no other format can store yet; export the original "
-                "checkpoint"
+                f"{self.folder} stores {plain} plain and packs the others, which no other format "
+                "can store yet; export the original checkpoint"
             )
 
     def with_codes(self, *, real_offsets: bool = False) -> "PackedCheckpoint":
@@ -122,12 +122,13 @@ class PackedCheckpoint(SafetensorsModel):
         Raises:
             CheckpointError: as ``quantized``, or sizes of groups contradict config.json.
         """
-        if block_tensor_name(index, key) in self.plain:
-            return self.store.load_finite(block_tensor_name(index, key))
+        name = block_tensor_name(index, key)
+        if name in self.plain:
+            return self.store.load_finite(name)
         if self.layout.unpack_offsets is not None:
-            return self._with_offsets(block_tensor_name(index, key)).dequantize()
+            return self._with_offsets(name).dequantize()
         codes = self.quantized(index, key)
-        groups = self._group_index(block_tensor_name(index, key), codes.shape[1])
+        groups = self._group_index(name, codes.shape[1])
         if groups is None:
             return codes.dequantize()
         # Columns are sorted by group, scaled, and moved back to their places.
@@ -235,9 +236,8 @@ class PackedCheckpoint(SafetensorsModel):
         """
         scales, offsets = (self.store.load(packed_name(name, end)) for end in _OFFSET_ENDINGS)
         if not (torch.isfinite(scales).all() and torch.isfinite(offsets).all()):
-            raise CheckpointError(
-                f"the scales and biases of {name} in {self.folder} are not all finite"
-            )
+            where = f"{name} in {self.folder}"
+            raise CheckpointError(f"the scales and biases of {where} are not all finite")
         return scales, offsets
 
     def _group_index(self, matrix: str, columns: int) -> torch.Tensor | None:
@@ -271,9 +271,8 @@ class PackedCheckpoint(SafetensorsModel):
     def _as_specified(self, name: str) -> torch.Tensor:
         """Read a stored tensor; scales that other tools store as BF16 or FP32 become FP16."""
         loaded = self.store.load(name)
-        if self.layout.unpack_offsets is not None:
-            return loaded
-        if not loaded.is_floating_point() or loaded.dtype == torch.float16:
+        as_stored = not loaded.is_floating_point() or loaded.dtype == torch.float16
+        if as_stored or self.layout.unpack_offsets is not None:
             return loaded
         half = loaded.half()
         if torch.isfinite(loaded).all() and not torch.equal(half.to(loaded.dtype), loaded):
