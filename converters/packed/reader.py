@@ -38,8 +38,7 @@ class PackedCheckpoint(SafetensorsModel):
         schemes: schemes of the blocks' packed matrices.
         layout: layout of the matrices' tensors.
         unpack: restores a matrix, as the layout's ``unpack``.
-        grouped_by_index: whether a tensor maps columns to groups in any order; otherwise groups are
-            consecutive.
+        grouped_by_index: whether a tensor maps columns to groups in any order, not consecutively.
         plain: names of the blocks' matrices that are stored plain.
         outer: schemes of packed embedding and head by name.
         real_offsets: whether ``matrix`` gives codes with stored offsets instead of zero points.
