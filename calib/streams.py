@@ -108,8 +108,9 @@ def walk(
     for between, x, y, mixed in _together(actual, clean, attended, changed=(middle,)):
         between.copy_(x + linear(mixed, weight))
         sums.add(norm(between, key, moved), units(name, norm(y, key, original)))
-    # The last batch is a view that keeps the whole tensor in memory.
-    del attended, mixed
+        # A view that keeps the whole tensor in memory.
+        del mixed
+    del attended
     weight = choose(name, *sums.finish(moved[name]))
 
     inner = shelf.make("inner", (windows, length, context.config.intermediate_size), dtype)
