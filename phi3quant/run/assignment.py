@@ -51,9 +51,7 @@ class Teams(Protocol):
             ClusterError: machines differ, or there are too few.
         """
 
-    def formed(
-        self, assignment: Assignment, config: Phi3Config
-    ) -> AbstractContextManager[Team]:
+    def formed(self, assignment: Assignment, config: Phi3Config) -> AbstractContextManager[Team]:
         """Form a team of this process, which is member 0, and others that ``take_part``.
 
         Raises:

@@ -39,7 +39,10 @@ def check_shareable(recipe: Recipe, device: torch.device) -> None:
             not METHODS[recipe.method].calibrated,
             f"{recipe.method} doesn't calibrate, so there is no work to share",
         ),
-        (recipe.tuning is not None, "--tune runs on one machine; tune the result afterwards with phi3quant tune"),
+        (
+            recipe.tuning is not None,
+            "--tune runs on one machine; tune the result afterwards with phi3quant tune",
+        ),
         (
             recipe.target_bpw is not None,
             "--target-bpw measures losses on one machine; choose types with --tensor-type",

@@ -1,7 +1,7 @@
 """Teams give the bytes of one process, and continue when a member dies."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -10,7 +10,6 @@ import torch
 from phi3quant.quant.scheme import QuantScheme
 from phi3quant.run.conduct import Conduct
 from phi3quant.run.pipeline import quantize
-from phi3quant.run.recipe import Recipe
 from tests.killing import hashes
 from tests.models import make_model
 from tests.run.recipes import recipe
