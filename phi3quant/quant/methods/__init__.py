@@ -1,4 +1,4 @@
-"""Table of the methods that choose codes, functions of (block, statistics, config, codecs, team)."""
+"""Table of the methods that choose codes: functions of a block and its statistics."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
