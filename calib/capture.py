@@ -197,10 +197,10 @@ def last_states(
     return hidden
 
 
-def outputs(block: Block, context: SequenceContext, hidden: torch.Tensor) -> torch.Tensor:
+def outputs(block: Block, context: SequenceContext, hidden: Hidden) -> torch.Tensor:
     """Outputs of a block for inputs FP32 [windows, length, hidden], which stay unchanged."""
-    if not len(hidden):
-        return torch.empty_like(hidden)
+    if not hidden.shape[0]:
+        return torch.empty(tuple(hidden.shape))
     return torch.cat([decoder_block(block, context, batch) for batch in batches(hidden)])
 
 

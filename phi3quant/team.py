@@ -62,7 +62,8 @@ ALONE: Team = _Alone()
 
 def broadcast(team: Team, value: Item) -> Item:
     """Value of member 0, for all."""
-    return _taken(team, [value] if team.rank == 0 else [])[0][0]
+    first: Item = _taken(team, [value] if team.rank == 0 else [])[0][0]
+    return first
 
 
 def complete(team: Team, pieces: Sequence[tuple[int, torch.Tensor]]) -> None:

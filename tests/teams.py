@@ -19,11 +19,11 @@ from phi3quant.team import Team
 class Table:
     """Place where the members of a team meet, until one of them fails."""
 
-    def __init__(self, size: int, fail_at: int | None) -> None:
+    def __init__(self, size: int, death: int | None) -> None:
         self.barrier = threading.Barrier(size)
         self.parcels: list[Sequence[Any]] = [()] * size
         self.exchanges = 0
-        self.fail_at = fail_at
+        self.death = death
 
 
 class ThreadTeam:
@@ -40,7 +40,7 @@ class ThreadTeam:
         table.parcels[self.rank] = copy.deepcopy(parcels)
         if self.rank == self.size - 1:
             table.exchanges += 1
-            if table.exchanges == table.fail_at:
+            if table.exchanges == table.death:
                 raise SystemExit
         table.barrier.wait()
         received = list(table.parcels)
@@ -56,10 +56,10 @@ class ThreadTeams:
         exchanges: number of exchanges of each team.
     """
 
-    def __init__(self, *sizes: int, fail_at: int | None = None) -> None:
-        """Form teams of ``sizes``; the last member of all but the last team dies at an exchange."""
+    def __init__(self, *sizes: int, deaths: Sequence[int] = ()) -> None:
+        """Form teams of ``sizes``; the last member of the first ones dies at these exchanges."""
         self._sizes = list(sizes)
-        self._fail_at = fail_at
+        self._deaths = list(deaths)
         self.exchanges: list[int] = []
 
     def prepare(self, located: Located, shared: SharedWork) -> None:
@@ -68,7 +68,7 @@ class ThreadTeams:
     @contextlib.contextmanager
     def formed(self, assignment: Assignment, _config: Phi3Config) -> Iterator[Team]:
         size = self._sizes.pop(0)
-        table = Table(size, self._fail_at if self._sizes else None)
+        table = Table(size, self._deaths.pop(0) if self._deaths else None)
         with ThreadPoolExecutor(size) as pool:
             others = [pool.submit(_member, table, assignment, rank) for rank in range(1, size)]
             try:

@@ -93,12 +93,11 @@ class RayTeams:
                 "or fewer --threads"
             )
         if self.workers is None and room == 1:
-            notify(
-                [
-                    "the cluster has only this node, so there is nobody to share the work with; "
-                    "--workers N --threads M starts N processes of M threads here"
-                ]
+            lonely = (
+                "the cluster has only this node, so there is nobody to share the work with; "
+                "--workers N --threads M starts N processes of M threads here"
             )
+            notify([lonely])
 
     def prepare(self, located: Located, shared: SharedWork) -> None:
         """See Teams."""

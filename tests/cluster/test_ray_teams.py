@@ -131,9 +131,7 @@ def test_an_interruption_stops_all_workers_and_the_run_continues(
     tmp_path: Path,
 ) -> None:
     cluster(2)
-    thread = when_blocks_are_finished(
-        tmp_path / "out", lambda: os.kill(os.getpid(), signal.SIGINT)
-    )
+    thread = when_blocks_are_finished(tmp_path / "out", lambda: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "out")
     thread.join()

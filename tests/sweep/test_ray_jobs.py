@@ -163,8 +163,8 @@ def test_a_job_that_fits_no_node_is_refused(
     with cluster_of_nodes(monkeypatch, memory=100 << 20) as start:
         start(1)
         results = sweep(tiny, tmp_path / "out", CPU, runner=RayRunner("auto"))
-    assert {each.status for each in results.missing} == {"refused"}
-    assert "the largest node of the cluster has 104.86 MB" in results.missing[0].reason
+        assert {each.status for each in results.missing} == {"refused"}
+        assert "the largest node of the cluster has 104.86 MB" in results.missing[0].reason
         with pytest.raises(ClusterError, match="no node has 64 CPUs; the largest has 1"):
             sweep(tiny, tmp_path / "out", CPU, runner=RayRunner("auto", 64))
 
