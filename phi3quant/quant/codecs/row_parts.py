@@ -38,7 +38,7 @@ def quantize_compensated(
     if rows.start < rows.stop:
         own = [codec.quantize_compensated(weight[rows], gram, shortfall)]
     parts = [part for parcels in team.gather(own) for part in parcels]
-    return None if None in parts else _joined(parts)
+    return None if any(part is None for part in parts) else _joined(parts)
 
 
 def _joined(parts: Sequence[Quantized]) -> Quantized:
