@@ -16,7 +16,8 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,34 +89,42 @@ def _print(rows: list[Sample]) -> None:
 
 
 def _run(words: list[str], workers: int, work: Path) -> Sample:
+    """Quantize in a process of its own, with a cluster that has a CPU for each worker."""
     out = work / f"out-{workers}"
-    ray = ["--ray", "local", "--workers", str(workers)] if workers else []
-    mark = str(uuid.uuid4())
-    environment = {**os.environ, _MARK: mark, "RAY_USAGE_STATS_ENABLED": "0"}
+    mark = os.environ[_MARK] = str(uuid.uuid4())
     seconds: dict[tuple[int, int], tuple[str, float]] = {}
     ended = threading.Event()
     watching = threading.Thread(target=_watch, args=(mark, seconds, ended))
     watching.start()
-    started = time.monotonic()
     try:
-        subprocess.run(
-            [sys.executable, "-m", "phi3quant", *words, *ray, "-o", str(out)],
-            env=environment,
-            check=True,
-            stdout=subprocess.DEVNULL,
-        )
+        with _cluster(workers) as ray:
+            started = time.monotonic()
+            command = [sys.executable, "-m", "phi3quant", *words, *ray, "-o", str(out)]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            wall = time.monotonic() - started
     finally:
-        wall = time.monotonic() - started
         ended.set()
         watching.join()
     computing = sum(used for name, used in seconds.values() if name == "computing")
-    return Sample(
-        workers,
-        wall,
-        computing,
-        sum(used for _, used in seconds.values()) - computing,
-        _digest(out),
-    )
+    daemons = sum(used for name, used in seconds.values() if name == "daemons")
+    return Sample(workers, wall, computing, daemons, _digest(out))
+
+
+@contextmanager
+def _cluster(workers: int) -> Iterator[list[str]]:
+    """Options that use a cluster of one node; none without workers."""
+    if not workers:
+        yield []
+        return
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    from ray.cluster_utils import Cluster  # noqa: PLC0415 - an extra
+
+    node = {"num_cpus": workers, "object_store_memory": 1 << 30}
+    cluster = Cluster(initialize_head=True, head_node_args=node)
+    try:
+        yield ["--ray", cluster.address, "--workers", str(workers)]
+    finally:
+        cluster.shutdown()
 
 
 def _watch(
