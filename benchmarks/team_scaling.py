@@ -9,12 +9,9 @@ Processor times of a block were measured on one core (docs/cluster.md names the 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import click
-
-from benchmarks.synthetic import SHAPES
 from calib.share import Share
 from phi3quant.model.architecture import BLOCK_TENSORS, LINEARS
-from phi3quant.model.config import Phi3Config, parse_config
+from phi3quant.model.config import Phi3Config
 from phi3quant.run.one_block import SEARCH_TOKENS, held_back_windows
 
 _FULL = 4

@@ -5,7 +5,11 @@ import copy
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import is_dataclass
 from typing import Any
+
+import numpy as np
+import torch
 
 from phi3quant.errors import MemberLostError
 from phi3quant.model.config import Phi3Config
@@ -23,6 +27,7 @@ class Table:
         self.barrier = threading.Barrier(size)
         self.parcels: list[Sequence[Any]] = [()] * size
         self.exchanges = 0
+        self.received: list[int] = []
         self.death = death
 
 
@@ -45,8 +50,23 @@ class ThreadTeam:
         table.barrier.wait()
         received = list(table.parcels)
         table.barrier.wait()
-        received[self.rank] = parcels
-        yield from received
+        for rank, each in enumerate(received):
+            yield parcels if rank == self.rank else Received(each, table)
+
+
+class Received(Sequence[Any]):
+    """Parcels of another member; counts the bytes of those that are accessed."""
+
+    def __init__(self, parcels: Sequence[Any], table: Table) -> None:
+        self._parcels = parcels
+        self._table = table
+
+    def __len__(self) -> int:
+        return len(self._parcels)
+
+    def __getitem__(self, place: Any) -> Any:
+        self._table.received.append(_nbytes(self._parcels[place]))
+        return self._parcels[place]
 
 
 class ThreadTeams:
@@ -54,6 +74,7 @@ class ThreadTeams:
 
     Attributes:
         exchanges: number of exchanges of each team.
+        received: bytes that all members of each team have received.
     """
 
     def __init__(self, *sizes: int, deaths: Sequence[int] = ()) -> None:
@@ -61,6 +82,7 @@ class ThreadTeams:
         self._sizes = list(sizes)
         self._deaths = list(deaths)
         self.exchanges: list[int] = []
+        self.received: list[int] = []
 
     def prepare(self, located: Located, shared: SharedWork) -> None:
         pass
@@ -80,6 +102,7 @@ class ThreadTeams:
                 raise
             finally:
                 self.exchanges.append(table.exchanges)
+                self.received.append(sum(table.received))
         for other in others:
             other.result()
 
@@ -99,3 +122,11 @@ def _cause(others: Sequence[Future[None]]) -> BaseException:
         if not isinstance(error, threading.BrokenBarrierError | SystemExit):
             return error
     return MemberLostError("a worker has died")
+
+
+def _nbytes(parcel: Any) -> int:
+    if isinstance(parcel, torch.Tensor | np.ndarray):
+        return parcel.nbytes
+    if isinstance(parcel, tuple):
+        return sum(map(_nbytes, parcel))
+    return sum(map(_nbytes, vars(parcel).values())) if is_dataclass(parcel) else 0

@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.team_scaling import traffic
 from phi3quant.cluster.ray_teams import ray_teams
 from phi3quant.errors import ClusterError, MissingExtraError, SchemeError
 from phi3quant.quant.scheme import QuantScheme
 from phi3quant.run.conduct import Conduct
 from phi3quant.run.pipeline import quantize
 from phi3quant.run.recipe import Recipe
+from phi3quant.source.checkpoint import open_checkpoint
 from phi3quant.tuning.settings import Settings
 from tests.killing import hashes
 from tests.models import make_model
@@ -61,6 +63,17 @@ def test_k_quants_and_a_tied_embedding_are_the_same_too(prose: Path, tmp_path: P
     quantize(model, tmp_path / "alone", wanted)
     quantize(model, tmp_path / "team", wanted, conduct=Conduct(teams=ThreadTeams(2)))
     assert hashes(tmp_path / "team") == hashes(tmp_path / "alone")
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_the_model_of_scaling_counts_the_bytes_that_are_exchanged(
+    size: int, checkpoint_folder: Callable[[str], Path], prose: Path, tmp_path: Path
+) -> None:
+    model, teams = checkpoint_folder("mha"), ThreadTeams(size)
+    quantize(model, tmp_path / "out", recipe("awq", prose), conduct=Conduct(teams=teams))
+    config = open_checkpoint(model).config
+    computed = traffic(config, 8, 64, size).total * size * config.num_hidden_layers
+    assert teams.received[0] == pytest.approx(computed, rel=0.15)
 
 
 @pytest.mark.parametrize("second", [2, 1])
