@@ -57,10 +57,12 @@ OPTIONS: Mapping[str, str] = {
     "--tensor-type": "tensor_types",
     "--text": "text",
     "--text-field": "EvaluationText(field=...)",
+    "--threads": "threads",
     "--tune": "Recipe(tuning=...)",
     "--tune-passes": "Settings(passes=...)",
     "--tune-windows": "Settings(windows=...)",
     "--type": "kind",
+    "--workers": "workers",
 }
 """Python arguments by the command-line option that messages mention."""
 

@@ -44,7 +44,8 @@ def update(rows: torch.Tensor, inner: int, columns: int) -> torch.Tensor:
 
 def solution(rows: torch.Tensor, inner: int, _columns: int) -> torch.Tensor:
     lower = torch.linalg.cholesky(Gram.of(random(2 * inner, inner)).captured)
-    return torch.linalg.solve_triangular(lower, rows, upper=False, left=False)
+    solved: torch.Tensor = torch.linalg.solve_triangular(lower, rows, upper=False, left=False)
+    return solved
 
 
 @pytest.mark.parametrize("operation", [product, update, solution])
