@@ -98,6 +98,12 @@ class RayTeams:
                 "--workers N --threads M starts N processes of M threads here"
             )
             notify([lonely])
+        elif not any(self._is_here(node) for node in self.nodes):
+            weak = (
+                f"this machine has fewer than {self.threads} CPUs for the cluster, but takes part "
+                "like the others; if it is slower, start the command on one of the nodes"
+            )
+            notify([weak])
 
     def prepare(self, located: Located, shared: SharedWork) -> None:
         """See Teams."""
@@ -113,6 +119,8 @@ class RayTeams:
             return
         parcels.register(self.ray)
         members = 1 + len(places)
+        if self.workers is not None and members < self.workers:
+            notify([f"only {count(members, 'worker')} of {self.workers} have room or are alive"])
         here = self.ray.get_runtime_context().get_node_id()
         hub = self._actor(Hub, {"NodeID": here}, 0, 1000).remote(members)
         workers = _Workers(self.ray, places)
