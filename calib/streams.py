@@ -16,19 +16,19 @@ from dataclasses import dataclass
 import torch
 
 from calib.activations import Hidden, Shelf
-from calib.capture import Moments, batches
+from calib.capture import batches
+from calib.share import Share
+from calib.sums import Sums
 from phi3quant.model.architecture import Block
 from phi3quant.model.decoder_block import SequenceContext, attention, gated, linear, rms_norm
 from phi3quant.model.precision import product_dtype
 from phi3quant.quant.folds import FOLDS
 from phi3quant.quant.gram import Gram
 
-# Rows of a sum of products that are computed at once.
-_TILE = 1024
-
 Choose = Callable[[str, Gram, torch.Tensor], torch.Tensor]
-"""Quantizes a linear, from its name, the statistics of its inputs and its shortfall (see
-codecs.Codec); returns the dequantized weights [out, in] in the dtype for products."""
+"""Quantizes a linear, from its name, the statistics of its inputs and the shortfall (see
+codecs.Codec) of this member's rows (see team.rows_of); returns the dequantized weights [out, in] in
+the dtype for products."""
 
 
 @dataclass(frozen=True)
@@ -44,48 +44,6 @@ class Streams:
     actual: Hidden
 
 
-class _Sums:
-    """Running sums over tokens for one linear.
-
-    The sums are over x x^T, (y - x) x^T and (r' - r) x^T. x and y are the linear's inputs in the
-    quantized and in the original model; r and r' are the residual streams to which it adds, in the
-    quantized and in the original model.
-    """
-
-    def __init__(self, width: int, residual: int, device: torch.device) -> None:
-        self.moments = Moments(width, device)
-        self.inputs = torch.zeros(width, width, device=device)
-        self.residuals = torch.zeros(residual, width, device=device)
-
-    def add(self, x: torch.Tensor, y: torch.Tensor, residual: torch.Tensor | None = None) -> None:
-        self.moments.add(x)
-        # The corrections are small compared with the weights, so fast products are precise enough.
-        ready = x.flatten(0, 1).to(product_dtype(x.device))
-        self._add(self.inputs, y - x, ready)
-        if residual is not None:
-            self._add(self.residuals, residual, ready)
-
-    @staticmethod
-    def _add(sums: torch.Tensor, difference: torch.Tensor, x: torch.Tensor) -> None:
-        rows = difference.flatten(0, 1).to(x.dtype)
-        for start in range(0, len(sums), _TILE):
-            part = slice(start, start + _TILE)
-            sums[part] += rows[:, part].T @ x
-
-    def finish(self, weight: torch.Tensor) -> tuple[Gram, torch.Tensor]:
-        """Statistics of the inputs and the shortfall FP32 [out, in]; the sums are overwritten.
-
-        Args:
-            weight: FP32 [out, in], after its folds.
-        """
-        dtype = product_dtype(weight.device)
-        shortfall = (weight.to(dtype) @ self.inputs.to(dtype)).float()
-        if len(self.residuals):
-            shortfall += self.residuals
-        del self.inputs, self.residuals
-        return self.moments.finish(), shortfall.div_(self.moments.tokens)
-
-
 def walk(
     blocks: tuple[Block, Block],
     scales: Mapping[str, torch.Tensor],
@@ -93,6 +51,7 @@ def walk(
     streams: Streams,
     choose: Choose,
     shelf: Shelf,
+    share: Share | None = None,
 ) -> Hidden:
     """Run both streams through a block, linear by linear.
 
@@ -105,6 +64,7 @@ def walk(
             unchanged, so that the caller can reject the result.
         choose: quantizes each linear, in the order of computation.
         shelf: storage for intermediate activations.
+        share: share of this member, whose windows the streams have; None for a team of one.
 
     Returns:
         Outputs of the quantized block, FP32 [windows, length, hidden]. On disk, they are valid
@@ -113,6 +73,7 @@ def walk(
     original, moved = blocks
     eps = context.config.rms_norm_eps
     windows, length, hidden = streams.actual.shape
+    share = share or Share(windows, length)
     actual, clean = streams.actual, streams.clean
     device = moved["qkv_proj"].device
     dtype = product_dtype(device)
@@ -127,13 +88,13 @@ def walk(
         return y / FOLDS[name].per_column(scales[name], context.config)
 
     name, key = "qkv_proj", "input_layernorm"
-    sums = _Sums(hidden, 0, device)
+    sums = Sums(hidden, 0, device, share)
     for x, y in _together(actual, clean):
         sums.add(norm(x, key, moved), units(name, norm(y, key, original)))
     weight = choose(name, *sums.finish(moved[name]))
 
     attended = shelf.make("attended", (windows, length, context.config.query_rows))
-    sums = _Sums(attended.shape[-1], hidden, device)
+    sums = Sums(attended.shape[-1], hidden, device, share)
     for y, mixed, x in _together(actual, changed=(clean, attended)):
         mixed.copy_(attention(linear(norm(x, key, moved), weight), context))
         clean_mixed = attention(linear(norm(y, key, original), original[name]), context)
@@ -143,16 +104,17 @@ def walk(
 
     name, key = "gate_up_proj", "post_attention_layernorm"
     middle = shelf.make("middle", (windows, length, hidden))
-    sums = _Sums(hidden, 0, device)
+    sums = Sums(hidden, 0, device, share)
     for between, x, y, mixed in _together(actual, clean, attended, changed=(middle,)):
         between.copy_(x + linear(mixed, weight))
         sums.add(norm(between, key, moved), units(name, norm(y, key, original)))
-    # The last batch is a view that keeps the whole tensor in memory.
-    del attended, mixed
+        # A view that keeps the whole tensor in memory.
+        del mixed
+    del attended
     weight = choose(name, *sums.finish(moved[name]))
 
     inner = shelf.make("inner", (windows, length, context.config.intermediate_size), dtype)
-    sums = _Sums(inner.shape[-1], hidden, device)
+    sums = Sums(inner.shape[-1], hidden, device, share)
     for y, inside, x in _together(middle, changed=(clean, inner)):
         active = gated(linear(norm(x, key, moved), weight))
         clean_active = gated(linear(norm(y, key, original), original[name]))

@@ -15,6 +15,7 @@
     ├── ResumeError            an unfinished run can't be resumed, or would be lost
     │   └── BusyError              another process is writing the same output
     ├── ClusterError           a cluster can't be reached, or its nodes differ
+    │   └── MemberLostError        a worker of a team has died
     ├── MemoryLimitError       a run needs more memory than is available or allowed
     ├── DeviceError            there is no such device, or it can't be used
     ├── MissingExtraError      an optional dependency is not installed
@@ -44,6 +45,7 @@ OPTIONS: Mapping[str, str] = {
     "--no-score": "scored=False",
     "--overwrite": "overwrite=True",
     "--presets": "presets",
+    "--ray": "Conduct(teams=...)",
     "--reason": "reason",
     "--reference": "reference",
     "--requantize": "requantize=True",
@@ -51,13 +53,16 @@ OPTIONS: Mapping[str, str] = {
     "--samples": "Calibration(samples=...)",
     "--seq-len": "Calibration(length=...)",
     "--sym": "symmetric=True",
+    "--target-bpw": "Recipe(target_bpw=...)",
     "--tensor-type": "tensor_types",
     "--text": "text",
     "--text-field": "EvaluationText(field=...)",
+    "--threads": "threads",
     "--tune": "Recipe(tuning=...)",
     "--tune-passes": "TuningSettings(passes=...)",
     "--tune-windows": "TuningSettings(windows=...)",
     "--type": "kind",
+    "--workers": "workers",
 }
 """Python arguments by the command-line option that messages mention."""
 
@@ -148,6 +153,10 @@ class BusyError(ResumeError):
 
 class ClusterError(Phi3QuantError):
     """A cluster can't be reached, its nodes differ, or a job fits none of them."""
+
+
+class MemberLostError(ClusterError):
+    """A worker of a team has died; a new team can continue."""
 
 
 class MemoryLimitError(Phi3QuantError):

@@ -66,4 +66,4 @@ def pytest_report_header() -> list[str]:
     ray = "Ray isn't installed, so its tests are skipped"
     with contextlib.suppress(PackageNotFoundError):
         ray = f"Ray {version('ray')}"
-    return [f"tests/gpu: {gpu}", f"tests/sweep: {ray}"]
+    return [f"tests/gpu: {gpu}", f"tests/cluster, tests/sweep: {ray}"]

@@ -1,7 +1,8 @@
 """``phi3quant awq``, ``phi3quant gptq`` and ``phi3quant rtn``."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
@@ -18,10 +19,14 @@ from phi3quant.cli.recipes import RECIPE, RecipeOptions, recipe_of
 from phi3quant.cli.scored_text import SCORED_TEXT
 from phi3quant.cli.terminal import note
 from phi3quant.cli.threads import use_threads
+from phi3quant.cluster.ray_teams import ray_teams
 from phi3quant.evaluation.evaluate import EvaluationText
+from phi3quant.model.device import find_device
+from phi3quant.run.assignment import Teams
 from phi3quant.run.conduct import Conduct
 from phi3quant.run.pipeline import quantize
 from phi3quant.run.recipe import Recipe
+from phi3quant.run.teams import check_shareable
 from phi3quant.run.verification import Verification
 from phi3quant.source.locate import Located, locate
 
@@ -39,6 +44,8 @@ class RunOptions:
     revision: str | None
     adapters: tuple[str, ...]
     device: str
+    ray: str | None
+    workers: int | None
 
 
 _RUN = options.group(
@@ -64,6 +71,19 @@ _RUN = options.group(
         "states are kept elsewhere above it.  [default: the available memory]",
     ),
     options.DEVICE,
+    click.option(
+        "--ray",
+        metavar="ADDRESS",
+        help="Share the calibration with the nodes of a Ray cluster (extra: cluster): its address, "
+        "auto for the one of this machine, or local to start one here. --threads are the threads "
+        "and CPUs of a worker.  [default: this process does all]",
+    ),
+    click.option(
+        "--workers",
+        type=click.IntRange(1),
+        help="Number of processes that share the work with --ray, this one included.  [default: "
+        "one on each node]",
+    ),
     click.option("--no-verify", is_flag=True, help="Don't score the result."),
     MAX_INCREASE,
     options.REVISION,
@@ -135,6 +155,7 @@ def awq(request: Request) -> None:
     phi3quant awq ./my-finetune -o out --tune --calib general --calib self:128
     phi3quant awq ./my-finetune -o out --max-memory 4GB
     phi3quant awq ./Phi-3-mini-4k-instruct -o out --adapter ./my-lora
+    phi3quant awq ./my-finetune -o out --ray auto --threads 8
     phi3quant awq ./my-finetune -o out --resume              after an interruption
     phi3quant awq ./my-finetune -o out --max-ppl-increase 8% exit code 1 if worse
 
@@ -190,19 +211,30 @@ def _run(method: str, request: Request) -> None:
     progress = progress_bars(quiet=quiet)
     judge = None if run.no_verify else Verification(request.text, progress, run.device)
     started = time.monotonic()
-    artifacts = quantize(
-        model,
-        output,
-        recipe,
-        overwrite=run.overwrite,
-        progress=progress,
-        conduct=Conduct(run.resume, run.max_memory, _silent if quiet else note, judge, run.device),
-    )
+    say = _silent if quiet else note
+    with _teams(run, recipe, running.threads) as teams:
+        conduct = Conduct(run.resume, run.max_memory, say, judge, run.device, teams=teams)
+        artifacts = quantize(
+            model, output, recipe, overwrite=run.overwrite, progress=progress, conduct=conduct
+        )
     seconds = time.monotonic() - started
     evaluation = judge.evaluation if judge else None
     print_run(artifacts, recipe, seconds, evaluation, running)
     if evaluation is not None:
         end_if_missed(evaluation, run.max_ppl_increase, quiet=quiet)
+
+
+@contextmanager
+def _teams(run: RunOptions, recipe: Recipe, threads: int | None) -> Iterator[Teams | None]:
+    """Teams on a cluster, if there is an address of one."""
+    if run.ray is None:
+        if run.workers is not None:
+            raise click.UsageError("--workers needs --ray.")
+        yield None
+        return
+    check_shareable(recipe, find_device(run.device))
+    with ray_teams(run.ray, run.workers, threads) as teams:
+        yield teams
 
 
 def _silent(_line: str) -> None:

@@ -3,12 +3,11 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from calib.activations import Shelf
-from converters.format import ModelWriter
 from phi3quant.errors import CheckpointError, SchemeError
 from phi3quant.model.architecture import EMBEDDING, HEAD
 from phi3quant.model.config import Phi3Config
@@ -27,6 +26,7 @@ from phi3quant.run.journal import Journal
 from phi3quant.run.memory_budget import Place
 from phi3quant.run.overlap import BlockReader, Later, behind, block_reader
 from phi3quant.source.checkpoint import Checkpoint
+from phi3quant.team import ALONE, Team, broadcast
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,9 @@ class Work:
         ids: calibration windows, int64 [windows, length]; None for a method without calibration.
         device: device that computes.
         place: place of the hidden states; on disk, they are in the journal's folder.
-        head: codec of the output matrix, if its codes are chosen by its inputs.
+        head: codec of the output matrix, if its codes are chosen by its inputs; only in a team of
+            one.
+        team: team that shares the work.
     """
 
     method: Method
@@ -50,6 +52,7 @@ class Work:
     device: torch.device = CPU
     place: Place = Place.DEVICE
     head: AffineCodec | None = None
+    team: Team = ALONE
 
     @property
     def overlaps(self) -> bool:
@@ -62,14 +65,30 @@ class Work:
         return Shelf(folder, self.device, on_host=self.place is Place.HOST)
 
 
+class Receiver(Protocol):
+    """Receiver of a model's parts in order, such as a converters.format.ModelWriter."""
+
+    def embedding(self, weight: torch.Tensor | Quantized) -> None:
+        """See ModelWriter."""
+
+    def block(self, index: int, block: QuantizedBlock) -> None:
+        """See ModelWriter."""
+
+    def final(self, norm: torch.Tensor, head: torch.Tensor | Quantized | None) -> None:
+        """See ModelWriter."""
+
+
 def quantize_blocks(
     checkpoint: Checkpoint,
     work: Work,
-    writers: Sequence[ModelWriter],
+    writers: Sequence[Receiver],
     progress: Progress,
     journal: Journal | None = None,
 ) -> list[dict[str, Any]]:
     """Quantize a checkpoint and pass it to writers.
+
+    All members of a team call this. Only the first has writers and a journal; it passes finished
+    blocks on to the others.
 
     Args:
         checkpoint: source.
@@ -103,6 +122,7 @@ def quantize_blocks(
             shelf,
             compensate=work.compensate,
             coded=coded,
+            team=work.team,
         )
     del embedding, coded
     with (
@@ -126,7 +146,7 @@ class _BlockRun:
 
     reader: BlockReader
     work: Work
-    writers: Sequence[ModelWriter]
+    writers: Sequence[Receiver]
     states: one_block.States | None
     journal: Journal | None
     later: Later
@@ -139,9 +159,10 @@ class _BlockRun:
         """Restore the recorded blocks and quantize the others; returns the report of each."""
         count = self.config.num_hidden_layers
         reports: list[dict[str, Any]] = []
-        if self.journal is not None and self.journal.finished:
-            with progress("loading finished blocks", self.journal.finished) as step:
-                reports = self.restore(step)
+        finished = broadcast(self.work.team, self.journal.finished if self.journal else 0)
+        if finished:
+            with progress("loading finished blocks", finished) as step:
+                reports = self.restore(finished, step)
         title = f"quantizing ({self.work.method.title})"
         with progress(title, count - len(reports)) as step:
             for index in range(len(reports), count):
@@ -151,26 +172,24 @@ class _BlockRun:
                 step(1, "" if ratio is None else f"{ratio:.3f} of RTN's error")
         return reports
 
-    def restore(self, step: Step) -> list[dict[str, Any]]:
+    def restore(self, finished: int, step: Step) -> list[dict[str, Any]]:
         """Write the recorded blocks, and advance the states past them.
 
         The states are not needed if all blocks are finished.
         """
-        assert self.journal is not None
         count = self.config.num_hidden_layers
-        all_finished = self.journal.finished == count
         reports: list[dict[str, Any]] = []
-        for index in range(self.journal.finished):
+        for index in range(finished):
             record = self._record(index)
             if record is None:
                 break
-            if not all_finished:
+            if finished < count:
                 self._advance(index, record)
             for writer in self.writers:
                 writer.block(index, record.block)
             reports.append(dict(record.report))
             step()
-        if all_finished and len(reports) < count:
+        if finished == count and len(reports) < count:
             # A damaged record must be quantized again, which needs the states.
             for index in range(len(reports)):
                 record = self._record(index)
@@ -179,8 +198,10 @@ class _BlockRun:
         return reports
 
     def _record(self, index: int) -> BlockRecord | None:
-        assert self.journal is not None
-        return self.journal.take(index, self.config, self.work.codecs(index))
+        record = None
+        if self.journal is not None:
+            record = self.journal.take(index, self.config, self.work.codecs(index))
+        return broadcast(self.work.team, record)
 
     def _advance(self, index: int, record: BlockRecord) -> None:
         assert self.states is not None

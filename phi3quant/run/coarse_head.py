@@ -46,7 +46,7 @@ def head_inputs(
     moments, norm = Moments(config.hidden_size, device), checkpoint.final_norm().to(device)
     for batch in batches(hidden):
         moments.add(rms_norm(batch, norm, config.rms_norm_eps))
-    return moments.finish()
+    return moments.finish(ids.numel())
 
 
 def head_codes(checkpoint: Checkpoint, gram: Gram, codec: AffineCodec) -> QuantizedTensor:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from phi3quant.model.device import AUTO
+from phi3quant.run.assignment import Teams
 from phi3quant.run.draft import Judge
 from phi3quant.run.shared_work import SharedWork
 
@@ -22,6 +23,7 @@ class Conduct:
         judge: verification of the result before it is published; None to skip it.
         device: device to compute on; see phi3quant.model.device.find_device.
         shared: work that several runs of one model share.
+        teams: former of teams that share the calibration; None: this process does all.
     """
 
     resume: bool = False
@@ -30,3 +32,4 @@ class Conduct:
     judge: Judge | None = None
     device: str = AUTO
     shared: SharedWork = field(default_factory=SharedWork, compare=False, repr=False)
+    teams: Teams | None = None

@@ -12,6 +12,7 @@ import torch
 
 from calib.activations import Hidden, Shelf
 from calib.capture import advance, collect, output_distance, outputs
+from calib.share import Share
 from calib.streams import Streams, put, walk
 from phi3quant.evaluation.metrics import plain
 from phi3quant.model.architecture import Block
@@ -20,10 +21,12 @@ from phi3quant.model.decoder_block import SequenceContext, embed, sequence_conte
 from phi3quant.model.precision import for_products, product_dtype
 from phi3quant.quant.block import QuantizedBlock
 from phi3quant.quant.codecs import Codecs
+from phi3quant.quant.codecs.row_parts import quantize_compensated
 from phi3quant.quant.folds import folded
 from phi3quant.quant.gram import Gram
 from phi3quant.quant.methods import Method, rtn
 from phi3quant.quant.tensor import Quantized, QuantizedTensor
+from phi3quant.team import ALONE, Team
 
 # Windows per window that is held back, and the largest number of those.
 _HELD_BACK, _MOST_HELD_BACK = 8, 8
@@ -43,17 +46,22 @@ class States:
         held_back: states that results are judged on, FP32 [windows, length, hidden] each, in
             memory.
         shelf: storage of the states in ``seen``.
+        compensate: whether errors are compensated, which requires states of the original model.
+        shares: shares of this member in the windows of ``seen`` and ``held_back``, which have only
+            its windows.
     """
 
     context: SequenceContext
     seen: Streams
     held_back: Streams
     shelf: Shelf
+    compensate: bool
+    shares: tuple[Share, Share]
 
     @property
-    def compensate(self) -> bool:
-        """Whether errors are compensated, which requires states of the original model."""
-        return self.seen.clean.shape[0] > 0
+    def team(self) -> Team:
+        """The team that shares the windows."""
+        return self.shares[0].team
 
 
 def held_back_windows(windows: int) -> int:
@@ -69,6 +77,7 @@ def start(
     *,
     compensate: bool,
     coded: QuantizedTensor | None = None,
+    team: Team = ALONE,
 ) -> States:
     """Compute the states before the first block.
 
@@ -81,9 +90,16 @@ def start(
         compensate: whether to keep the original model's states too, for compensation.
         coded: the embedding's codes, if they are chosen already; the quantized model's states start
             from them.
+        team: team that shares the windows; each member stores only its own.
     """
     count = held_back_windows(len(ids))
     held_back, seen = ids[:count], ids[count:] if len(ids) > 1 else ids
+    # The last member has the least to do in the last round.
+    shares = (
+        Share(len(seen), ids.shape[1], team),
+        Share(len(held_back), ids.shape[1], team, first=team.size - 1),
+    )
+    seen, held_back = shares[0].part(seen), shares[1].part(held_back)
 
     def embedded(tokens: torch.Tensor) -> torch.Tensor:
         # Converted after the lookup: in FP32 the whole embedding is larger than a block.
@@ -105,6 +121,8 @@ def start(
         Streams(learned("clean", len(seen) if compensate else 0), learned("actual", len(seen))),
         Streams(embedded(held_back), stored(held_back)),
         shelf,
+        compensate,
+        shares,
     )
 
 
@@ -130,15 +148,16 @@ def quantize_block(
     """
     context, config, held_back = states.context, states.context.config, states.held_back
     original = for_products(block)
+    team, (learning, judging) = states.team, states.shares
     target = outputs(original, context, held_back.clean)
     enough = SEARCH_TOKENS if states.compensate else None
-    chosen = method.quantize_block(
-        block, collect(original, context, states.seen.actual, enough), config, codecs
-    )
+    grams = collect(original, context, states.seen.actual, enough, learning)
+    chosen = method.quantize_block(block, grams, config, codecs, team)
+    del grams
     ready = _Ready()
 
     def judge(candidate: QuantizedBlock) -> float:
-        return output_distance(ready.block(candidate), context, held_back.actual, target)
+        return output_distance(ready.block(candidate), context, held_back.actual, target, judging)
 
     error, compensated, degenerate, walked = judge(chosen), [], [], None
     if states.compensate:
@@ -148,7 +167,7 @@ def quantize_block(
             nonlocal error, chosen
             if gram.degenerate:
                 degenerate.append(name)
-            tensor = codecs[name].quantize_compensated(moved[name], gram, shortfall)
+            tensor = quantize_compensated(codecs[name], moved[name], gram, shortfall, team)
             if tensor is not None:
                 tried = replace(chosen, linears={**chosen.linears, name: tensor})
                 trial = judge(tried)
@@ -158,10 +177,12 @@ def quantize_block(
             return ready.block(chosen)[name]
 
         norms = {**moved, **chosen.norms}
-        walked = walk((original, norms), chosen.folds, context, states.seen, choose, states.shelf)
-    rounded = rtn.quantize_block(block, codecs)
+        walked = walk(
+            (original, norms), chosen.folds, context, states.seen, choose, states.shelf, learning
+        )
+    rounded = rtn.quantize_block(block, codecs, team)
     plain_error = output_distance(
-        for_products(rounded.dequantized()), context, held_back.actual, target
+        for_products(rounded.dequantized()), context, held_back.actual, target, judging
     )
     # This form falls back on an error of NaN too.
     fell_back = not error <= plain_error

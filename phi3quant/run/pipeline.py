@@ -16,6 +16,7 @@ from phi3quant.model.weights import OnDevice
 from phi3quant.progress import Progress, bars
 from phi3quant.provenance import manifest
 from phi3quant.run.artifacts import Artifacts
+from phi3quant.run.assignment import Assignment
 from phi3quant.run.blocks import Work, quantize_blocks
 from phi3quant.run.calibration_windows import CalibrationWindows
 from phi3quant.run.conduct import Conduct
@@ -24,6 +25,7 @@ from phi3quant.run.journal import Journal, open_journal, prepare
 from phi3quant.run.quantize_plan import Plan, planned
 from phi3quant.run.recipe import Recipe
 from phi3quant.run.target_size import with_types
+from phi3quant.run.teams import quantize_in_teams
 from phi3quant.run.tuned_blocks import Ends, tuned_blocks
 from phi3quant.run.tuning_cost import shelf_for
 from phi3quant.run.tuning_windows import TuningWindows, tuning_windows
@@ -193,6 +195,12 @@ def _blocks(
     checkpoint, settings, progress = plan.source.model, plan.recipe.tuning, plan.progress
     config = checkpoint.config
     kept = journal if plan.method.calibrated else None
+    if plan.conduct.teams is not None and work.ids is not None:
+        assignment = Assignment(plan.source.located, plan.recipe, work.ids)
+        teams, say = plan.conduct.teams, plan.conduct.say
+        return quantize_in_teams(
+            teams, assignment, checkpoint, work, writers, progress, journal, say
+        ), None
     if settings is None or tuned_on is None:
         return quantize_blocks(checkpoint, work, writers, progress, kept), None
     # Refuses too little memory before the blocks are quantized.

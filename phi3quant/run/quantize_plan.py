@@ -20,6 +20,7 @@ from phi3quant.run.conduct import Conduct
 from phi3quant.run.memory_budget import Place
 from phi3quant.run.recipe import Recipe
 from phi3quant.run.target_size import output_bytes
+from phi3quant.run.teams import check_head, check_shareable
 from phi3quant.run.written_windows import Writing
 from phi3quant.source.checkpoint import Checkpoint
 from phi3quant.source.locate import Located
@@ -83,6 +84,9 @@ def planned(
     device = find_device(conduct.device)
     opened = conduct.shared.opened(located)
     config = opened.config
+    if conduct.teams is not None:
+        check_shareable(recipe, device)
+        check_head(recipe, config)
     formats = checked_formats(recipe, config)
     check_output(output, overwrite=overwrite)
     check_not_inside(output, located.folder)
@@ -95,6 +99,8 @@ def planned(
     place = preflight.check(
         config, calibrated_sizes(recipe), (output, size), conduct.max_memory, conduct.say, device
     )
+    if conduct.teams is not None:
+        conduct.teams.prepare(located, conduct.shared)
     files = manifest.source_files(located, opened.model.store.files)
     return Plan(
         opened,

@@ -5,15 +5,15 @@ Ray runs a job again if its worker or node dies; the job continues after its fin
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from phi3quant.errors import ClusterError, MissingExtraError
+from phi3quant.cluster.connection import connected, reason, threads_and_nodes
+from phi3quant.cluster.nodes import Inquiry, compared, shared_work
 from phi3quant.model.device import find_device
 from phi3quant.notices import notify
 from phi3quant.progress import silent
@@ -21,14 +21,10 @@ from phi3quant.run.shared_work import SharedWork
 from phi3quant.sweep.cache import reused
 from phi3quant.sweep.display import Display
 from phi3quant.sweep.job_log import last_line
-from phi3quant.sweep.nodes import Facts, Inquiry, compare, facts
 from phi3quant.sweep.originals import original
 from phi3quant.sweep.outcome import Outcome
 from phi3quant.sweep.work import Task, run_job
 from phi3quant.units import size
-
-LOCAL = "local"
-"""Address of a cluster on this machine, which is started for the sweep."""
 
 # Deaths of workers that a job survives.
 _RETRIES = 5
@@ -36,12 +32,6 @@ _RETRIES = 5
 _LOOK, _CLEANING = 1.0, 20.0
 # Locks of a dead machine expire within 90 seconds on NFS.
 _PATIENCE = 180.0
-_ENVIRONMENT = {
-    # Ray reports its usage over the internet unless this is set.
-    "RAY_USAGE_STATS_ENABLED": "0",
-    # Jobs without GPUs keep CUDA_VISIBLE_DEVICES as it is.
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-}
 
 
 @dataclass(frozen=True)
@@ -67,7 +57,7 @@ class RayRunner:
         """
         if not tasks:
             return
-        with _connected(self.address) as ray:
+        with connected(self.address, "a sweep on Ray") as ray:
             cluster = _Cluster(ray, self.threads)
             notify(cluster.check(tasks, shared))
             ready, refused = cluster.admitted(tasks)
@@ -75,81 +65,21 @@ class RayRunner:
             yield from _run(ray, cluster, ready, display)
 
 
-@contextmanager
-def _connected(address: str) -> Iterator[Any]:
-    """Ray, connected to a cluster; a local one ends with the body.
-
-    Raises:
-        MissingExtraError: Ray isn't installed.
-        ClusterError: the cluster can't be reached.
-    """
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    try:
-        import ray  # noqa: PLC0415 - an extra
-    except ImportError:
-        raise MissingExtraError("a sweep on Ray", "cluster") from None
-    before = ray.is_initialized()
-    if not before:
-        try:
-            ray.init(
-                address=address,
-                include_dashboard=False if address == LOCAL else None,
-                log_to_driver=False,
-                logging_level="ERROR",
-            )
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise ClusterError(f"Ray at {address} can't be reached: {error}") from None
-    try:
-        yield ray
-    finally:
-        if not before:
-            ray.shutdown()
-
-
 class _Cluster:
     """Nodes of a cluster, and the resources of a job."""
 
     def __init__(self, ray: Any, threads: int | None) -> None:
         self._ray = ray
-        self._nodes = [node for node in ray.nodes() if node["Alive"]]
-        cpus = [_cpus(node) for node in self._nodes if _cpus(node) >= 1]
-        if not cpus:
-            raise ClusterError("the cluster has no node with a CPU")
-        self.threads = threads or int(min(cpus))
-        self._workers = [node for node in self._nodes if _cpus(node) >= self.threads]
-        if not self._workers:
-            raise ClusterError(
-                f"no node has {self.threads} CPUs; the largest has {max(cpus):g}. Use fewer threads"
-            )
+        self.threads, self._workers = threads_and_nodes(ray, threads)
 
     def check(self, tasks: Sequence[Task], shared: SharedWork) -> list[str]:
         """Compare all nodes with this machine; see nodes.compare."""
-        from ray.util.scheduling_strategies import (  # noqa: PLC0415 - an extra
-            NodeAffinitySchedulingStrategy,
-        )
-
         first = tasks[0]
         models = tuple(dict.fromkeys(task.job.subject.located for task in tasks))
         inquiry = Inquiry(
             str(Path.cwd()), first.folder.results.absolute(), models, first.limits.device
         )
-        ask = self._ray.remote(num_cpus=0, max_retries=0)(_facts)
-        asked = {
-            f"{node['NodeManagerAddress']} ({node['NodeID'][:8]})": ask.options(
-                num_gpus=_gpus(first),
-                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
-            ).remote(inquiry)
-            for node in self._workers
-        }
-        return compare(facts(inquiry, shared), {name: self._answer(a) for name, a in asked.items()})
-
-    def _answer(self, asked: Any) -> Facts:
-        try:
-            answer: Facts = self._ray.get(asked)
-        except self._ray.exceptions.RayError as error:
-            return Facts({}, problem=_reason(error))
-        return answer
+        return compared(self._ray, self._workers, inquiry, shared, gpus=_gpus(first))
 
     def admitted(self, tasks: Sequence[Task]) -> tuple[list[Task], list[tuple[Task, Outcome]]]:
         """Tasks that fit a node, and the others with the reason; Ray would wait for ever."""
@@ -208,7 +138,7 @@ def _outcome(ray: Any, reference: Any, task: Task) -> Outcome:
     try:
         outcome: Outcome = ray.get(reference)
     except ray.exceptions.RayError as error:
-        return Outcome(task.job.key, "failed", _reason(error))
+        return Outcome(task.job.key, "failed", reason(error))
     return outcome
 
 
@@ -227,16 +157,6 @@ def _cancel(ray: Any, references: Sequence[Any]) -> None:
             ray.cancel(reference, force=True)
 
 
-def _reason(error: Exception) -> str:
-    """First line of an error of Ray, whose messages have pages."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
-
-
-def _cpus(node: Mapping[str, Any]) -> float:
-    return float(node["Resources"].get("CPU", 0))
-
-
 def _gpus(task: Task) -> int:
     return 0 if find_device(task.limits.device).type == "cpu" else 1
 
@@ -244,22 +164,12 @@ def _gpus(task: Task) -> int:
 # The functions below run on workers.
 
 
-@cache
-def _shared() -> SharedWork:
-    """Work that the jobs of a worker share; Ray uses workers again."""
-    return SharedWork()
-
-
-def _facts(inquiry: Inquiry) -> Facts:
-    return facts(inquiry, _shared())
-
-
 def _keep_original(task: Task, folder: str, threads: int) -> str:
     """Score an original. An error is left to the jobs, which report it."""
     _prepare(folder, threads)
     subject = task.job.subject
     with suppress(Exception):
-        opened = _shared().opened(subject.located)
+        opened = shared_work().opened(subject.located)
         place = task.folder.original(subject.original)
         original(place, opened, task.text, silent, task.limits.device)
     return subject.original
@@ -269,7 +179,7 @@ def _run_task(task: Task, folder: str, threads: int, _after: str) -> Outcome:
     _prepare(folder, threads)
     # A worker may have died after it finished the artifact.
     there = reused(task.job, task.folder)
-    return replace(there, reused=False) if there else run_job(task, _shared(), silent)
+    return replace(there, reused=False) if there else run_job(task, shared_work(), silent)
 
 
 def _prepare(folder: str, threads: int) -> None:

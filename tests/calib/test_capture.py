@@ -67,7 +67,7 @@ def test_the_batch_size_does_not_matter(
     checkpoint_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, hidden = captured(checkpoint_folder("gqa"))
-    monkeypatch.setattr(capture, "BATCH_TOKENS", 48)
+    monkeypatch.setattr("calib.batches.BATCH_TOKENS", 48)
     parts, hidden_too = captured(checkpoint_folder("gqa"))
     assert torch.allclose(hidden, hidden_too, atol=1e-5)
     for key in LINEARS:

@@ -84,7 +84,8 @@ def test_shortfalls_are_the_differences_of_outputs(
     case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Compared with both streams through observed blocks, in the units of the original."""
-    monkeypatch.setattr("calib.streams.product_dtype", lambda *_: torch.float32)
+    for module in ("calib.streams", "calib.sums"):
+        monkeypatch.setattr(f"{module}.product_dtype", lambda *_: torch.float32)
     received: dict[str, tuple[Gram, torch.Tensor]] = {}
 
     def choose(name: str, gram: Gram, shortfall: torch.Tensor) -> torch.Tensor:

@@ -2,13 +2,16 @@
 
 import re
 import resource
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from click.testing import Result
+from click.testing import CliRunner, Result
 from safetensors.torch import load_file, save_file
+
+from phi3quant.cli.main import main
 
 
 def spoil(model: Path, name: str, tensor: torch.Tensor) -> None:
@@ -162,3 +165,33 @@ def test_a_file_that_cannot_grow_is_told_and_leaves_nothing(
     assert result.exit_code == 2, result.output
     assert "a limit allows no file of that size" in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["work"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("rtn", "--ray", "local"), "rtn doesn't calibrate"),
+        (("awq", "--ray", "local", "--tune"), "--tune runs on one machine"),
+        (("gptq", "--ray", "local", "--target-bpw", "5"), "--target-bpw measures losses"),
+        (("awq", "--workers", "2"), "--workers needs --ray"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_work_that_workers_cannot_share_is_refused_before_ray_starts(
+    words: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    result = CliRunner().invoke(main, [*words, "-q", "-o", str(tmp_path / "out")])
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_ray_the_message_names_the_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    words = ["awq", "--ray", "auto", "-q", "-o", str(tmp_path / "out")]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 2
+    assert "pip install 'phi3quant[cluster]'" in result.stderr

@@ -139,7 +139,8 @@ def test_bf16_products_calibrate_as_well_as_fp32_ones(
 ) -> None:
     kept = []
     for dtype in (torch.float32, torch.bfloat16):
-        for module in ("phi3quant.run.one_block", "phi3quant.quant.gram", "calib.streams"):
+        ours = ("phi3quant.run.one_block", "phi3quant.quant.gram", "calib.streams", "calib.sums")
+        for module in ours:
             monkeypatch.setattr(f"{module}.product_dtype", lambda _device=None, dtype=dtype: dtype)
         made = quantize(checkpoint_folder("gqa"), tmp_path / str(dtype), recipe("awq", prose))
         kept.append([block["error_ratio"] for block in made.blocks])

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from phi3quant.cluster.nodes import Facts, Inquiry, compare, facts
 from phi3quant.errors import ClusterError, MissingExtraError
 from phi3quant.run.shared_work import SharedWork
 from phi3quant.source.locate import locate
 from phi3quant.sweep.conduct import sweep
 from phi3quant.sweep.grid import Grid
-from phi3quant.sweep.nodes import Facts, Inquiry, compare, facts
 from phi3quant.sweep.ray_jobs import RayRunner
 from tests.sweep.conftest import CPU
 
@@ -45,7 +45,7 @@ def test_another_folder_is_refused(inquiry: Inquiry, tmp_path: Path) -> None:
     with pytest.raises(ClusterError, match="results"):
         compare(here, {"b": other})
     missing = facts(dataclasses.replace(inquiry, results=tmp_path / "none"), SharedWork())
-    with pytest.raises(ClusterError, match=r"node b can't run the jobs: .*No such file"):
+    with pytest.raises(ClusterError, match=r"node b can't do the work: .*No such file"):
         compare(here, {"b": missing})
 
 

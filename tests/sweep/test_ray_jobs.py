@@ -25,13 +25,13 @@ from phi3quant.sweep.job import Job
 from phi3quant.sweep.outcome import Outcome
 from phi3quant.sweep.ray_jobs import RayRunner
 from phi3quant.sweep.results import Results
+from tests.ray_cluster import cluster_of_nodes, node_of
 from tests.sweep.conftest import CPU
 from tests.sweep.test_sweep import hashes
 
 ray = pytest.importorskip("ray", reason="the extra cluster isn't installed")
 
 THREADS = 1
-_MEMORY = 8 << 30
 _STARTED = re.compile(r"process (\d+)")
 _PATIENCE = 120
 
@@ -57,26 +57,9 @@ def alone(tiny: Grid, tmp_path_factory: pytest.TempPathFactory) -> Results:
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], Any]]:
-    """A function that starts a cluster of nodes with a CPU each, next to a head without any."""
-    from ray.cluster_utils import Cluster
-
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    started = Cluster(initialize_head=True, head_node_args=_node(0))
-
-    def start(nodes: int) -> Any:
-        for _ in range(nodes):
-            started.add_node(**_node(THREADS))
-        ray.init(address=started.address, log_to_driver=False, logging_level="ERROR")
-        return started
-
-    yield start
-    ray.shutdown()
-    started.shutdown()
-
-
-def _node(cpus: int) -> dict[str, Any]:
-    return {"num_cpus": cpus, "memory": _MEMORY, "object_store_memory": 80 << 20}
+    """See cluster_of_nodes."""
+    with cluster_of_nodes(monkeypatch) as start:
+        yield start
 
 
 def same(results: Results, alone: Results) -> bool:
@@ -145,12 +128,7 @@ def test_a_killed_node_loses_nothing(
     folder, killed = tmp_path / "out", []
 
     def kill(key: str) -> None:
-        above = set(_parents(process_of(folder, key)))
-        node = next(
-            node
-            for node in nodes.worker_nodes
-            if node.all_processes["raylet"][0].process.pid in above
-        )
+        node = node_of(nodes, process_of(folder, key))
         killed.append(key)
         nodes.remove_node(node, allow_graceful=False)
 
@@ -159,14 +137,6 @@ def test_a_killed_node_loses_nothing(
     thread.join()
     assert same(results, alone)
     assert len(_STARTED.findall(SweepFolder(folder).log(killed[0]).read_text())) == 2
-
-
-def _parents(process: int) -> Iterator[int]:
-    """A process and those above it."""
-    while process > 1:
-        yield process
-        status = Path(f"/proc/{process}/stat").read_text(encoding="ascii", errors="replace")
-        process = int(status.rpartition(")")[2].split()[1])
 
 
 def test_an_interruption_stops_all_workers_and_the_sweep_continues(
@@ -188,15 +158,15 @@ def test_an_interruption_stops_all_workers_and_the_sweep_continues(
 
 
 def test_a_job_that_fits_no_node_is_refused(
-    cluster: Callable[[int], Any], tiny: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tests.sweep.test_ray_jobs._MEMORY", 100 << 20)
-    cluster(1)
-    results = sweep(tiny, tmp_path / "out", CPU, runner=RayRunner("auto"))
-    assert {each.status for each in results.missing} == {"refused"}
-    assert "the largest node of the cluster has 104.86 MB" in results.missing[0].reason
-    with pytest.raises(ClusterError, match="no node has 64 CPUs; the largest has 1"):
-        sweep(tiny, tmp_path / "out", CPU, runner=RayRunner("auto", 64))
+    with cluster_of_nodes(monkeypatch, memory=100 << 20) as start:
+        start(1)
+        results = sweep(tiny, tmp_path / "out", CPU, runner=RayRunner("auto"))
+        assert {each.status for each in results.missing} == {"refused"}
+        assert "the largest node of the cluster has 104.86 MB" in results.missing[0].reason
+        with pytest.raises(ClusterError, match="no node has 64 CPUs; the largest has 1"):
+            sweep(tiny, tmp_path / "out", CPU, runner=RayRunner("auto", 64))
 
 
 def test_an_address_without_a_cluster_is_refused(tiny: Grid, tmp_path: Path) -> None:

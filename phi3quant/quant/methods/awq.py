@@ -16,8 +16,8 @@ from phi3quant.quant.block import QuantizedBlock, TensorLoss, rounded_norms
 from phi3quant.quant.codecs import Codec, Codecs
 from phi3quant.quant.folds import FOLDS, Fold, folded
 from phi3quant.quant.gram import Gram
-from phi3quant.quant.methods import rtn
 from phi3quant.quant.tensor import Quantized
+from phi3quant.team import ALONE, Team, shared
 
 # Steps of the exponent r of s = a^r between 0 and 1, as in AWQ's code, but with both ends.
 _GRID_STEPS = 20
@@ -40,7 +40,11 @@ Round = Callable[[torch.Tensor, Gram], torch.Tensor]
 
 
 def quantize_block(
-    block: Block, grams: Mapping[str, Gram], config: Phi3Config, codecs: Codecs
+    block: Block,
+    grams: Mapping[str, Gram],
+    config: Phi3Config,
+    codecs: Codecs,
+    team: Team = ALONE,
 ) -> QuantizedBlock:
     """Choose folds and codes for one decoder block.
 
@@ -53,22 +57,26 @@ def quantize_block(
         grams: statistics of the inputs, by linear (architecture.LINEARS).
         config: configuration of the model.
         codecs: codec of each linear.
+        team: team that shares the linears.
 
     Raises:
         SchemeError: a codec doesn't fit the block's shapes.
     """
-    plain = rtn.quantize_block(block, codecs)
-    rtn_losses = {
-        name: _linear_loss(q, block[name], grams[name]) for name, q in plain.linears.items()
+
+    def searched(name: str) -> tuple[float, torch.Tensor | None]:
+        """RTN's loss and the best scales of a linear."""
+        weight, gram, codec = block[name], grams[name], codecs[name]
+        loss = _linear_loss(codec.quantize(weight), weight, gram)
+        return loss, search_scales(weight, gram, FOLDS[name], config, codec)
+
+    results = shared(team, LINEARS, searched, _costs(block))
+    rtn_losses = {name: loss for name, (loss, _) in zip(LINEARS, results, strict=True)}
+    scales = {
+        name: best for name, (_, best) in zip(LINEARS, results, strict=True) if best is not None
     }
-    searched = {
-        name: search_scales(block[name], grams[name], FOLDS[name], config, codecs[name])
-        for name in LINEARS
-    }
-    scales = {name: best for name, best in searched.items() if best is not None}
     while True:
         scales = _with_exact_norms(block, scales)
-        result = _choose_codes(block, scales, grams, config, codecs, rtn_losses)
+        result = _choose_codes(block, scales, grams, config, codecs, rtn_losses, team)
         worse = {
             name for name, loss in result.losses.items() if loss.chosen * _WORTHWHILE > loss.rtn
         }
@@ -173,17 +181,17 @@ def _choose_codes(
     config: Phi3Config,
     codecs: Codecs,
     rtn_losses: Mapping[str, float],
+    team: Team,
 ) -> QuantizedBlock:
     """Fold, then choose plain or clipped codes for each linear, whichever loses less output."""
     moved = folded(block, scales, config)
-    linears: dict[str, Quantized] = {}
-    losses: dict[str, TensorLoss] = {}
-    for name in LINEARS:
+
+    def chosen(name: str) -> tuple[float, Quantized]:
         gram = grams[name]
         if name in scales:
             gram = gram.divided(FOLDS[name].per_column(scales[name], config))
         units = _row_units(name, moved[name], scales, config)
-        loss, linears[name] = min(
+        return min(
             (
                 (_linear_loss(q, moved[name], gram, units), q)
                 for q in (
@@ -193,9 +201,24 @@ def _choose_codes(
             ),
             key=lambda pair: pair[0],
         )
-        losses[name] = TensorLoss(rtn=rtn_losses[name], chosen=loss)
+
+    results = dict(zip(LINEARS, shared(team, LINEARS, chosen, _costs(block)), strict=True))
+    linears = {name: quantized for name, (_, quantized) in results.items()}
+    losses = {
+        name: TensorLoss(rtn=rtn_losses[name], chosen=loss) for name, (loss, _) in results.items()
+    }
     norms = rounded_norms(moved)
     return QuantizedBlock(norms, linears, losses, folds=dict(scales))
+
+
+def _costs(block: Block) -> list[float]:
+    """Relative costs of the linears.
+
+    The codes of a weight cost about a thousand operations; products of sampled rows by the Gram
+    matrix cost eight thousand for each of its elements.
+    """
+    shapes = [block[name].shape for name in LINEARS]
+    return [columns * (rows + 8.0 * columns) for rows, columns in shapes]
 
 
 def _row_units(name: str, weight: torch.Tensor, scales: Scales, config: Phi3Config) -> torch.Tensor:

@@ -4,11 +4,13 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from phi3quant.cluster.connection import node_name, on_node, reason
 from phi3quant.disk.hashed_file import sha256
 from phi3quant.errors import ClusterError, Phi3QuantError
 from phi3quant.model.device import device_name, find_device
@@ -27,13 +29,14 @@ class Inquiry:
 
     Attributes:
         folder: working folder, for relative paths.
-        results: file in the folder of the sweep, which all nodes must see.
+        results: file that all nodes must see, such as one in the folder of a sweep; None if they
+            don't share the output.
         models: models to hash.
         device: device to compute on.
     """
 
     folder: str
-    results: Path
+    results: Path | None
     models: tuple[Located, ...]
     device: str
 
@@ -61,8 +64,9 @@ def facts(inquiry: Inquiry, shared: SharedWork) -> Facts:
         required = {
             **manifest.describe_tools(),
             "device": "cpu" if device.type == "cpu" else device_name(device),
-            "results": sha256(inquiry.results),
         }
+        if inquiry.results is not None:
+            required["results"] = sha256(inquiry.results)
         for located in inquiry.models:
             opened = shared.opened(located)
             files = manifest.source_files(located, opened.model.store.files)
@@ -74,8 +78,53 @@ def facts(inquiry: Inquiry, shared: SharedWork) -> Facts:
     return Facts(required, cpu)
 
 
+def compared(
+    ray: Any,
+    nodes: Sequence[Mapping[str, Any]],
+    inquiry: Inquiry,
+    shared: SharedWork,
+    gpus: int = 0,
+) -> list[str]:
+    """Ask nodes of a cluster, and compare them with this machine; see compare.
+
+    Args:
+        ray: the module.
+        nodes: nodes to ask.
+        inquiry: files and settings.
+        shared: work of this process, with hashes of the models.
+        gpus: GPUs that a node needs to answer.
+    """
+    ask = ray.remote(num_cpus=0, max_retries=0)(_facts_there)
+    asked = {
+        node_name(node): ask.options(num_gpus=gpus, scheduling_strategy=on_node(node)).remote(
+            inquiry
+        )
+        for node in nodes
+    }
+    here = facts(inquiry, shared)
+    return compare(here, {name: _answer(ray, answer) for name, answer in asked.items()})
+
+
+def _answer(ray: Any, asked: Any) -> Facts:
+    try:
+        answer: Facts = ray.get(asked)
+    except ray.exceptions.RayError as error:
+        return Facts({}, problem=reason(error))
+    return answer
+
+
+@cache
+def shared_work() -> SharedWork:
+    """Work that the tasks of a worker share; Ray uses workers again."""
+    return SharedWork()
+
+
+def _facts_there(inquiry: Inquiry) -> Facts:
+    return facts(inquiry, shared_work())
+
+
 def compare(here: Facts, nodes: Mapping[str, Facts]) -> list[str]:
-    """Compare the nodes with the machine that starts the sweep.
+    """Compare the nodes with the machine that starts the work.
 
     Returns:
         Notes on differences that change at most the last bits of results.
@@ -86,8 +135,8 @@ def compare(here: Facts, nodes: Mapping[str, Facts]) -> list[str]:
     for name, there in nodes.items():
         if there.problem:
             raise ClusterError(
-                f"node {name} can't run the jobs: {there.problem}. All nodes need the same paths "
-                "to the models, the texts and the output"
+                f"node {name} can't do the work: {there.problem}. All nodes need the same paths "
+                "to the models, and in a sweep to the texts and the output"
             )
         keys = {**here.required, **there.required}
         differing = [key for key in keys if here.required.get(key) != there.required.get(key)]
