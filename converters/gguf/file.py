@@ -19,6 +19,7 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from phi3quant.disk.first_bytes import GGUF_MAGIC, lfs_hint
 from phi3quant.errors import CheckpointError
+from phi3quant.finite import count_not_finite
 from phi3quant.quant.codecs.ggml_decoding import decode
 
 _VERSIONS = (2, 3)
@@ -105,7 +106,7 @@ class GgufModel:
                 f"tensor {name} in {stored.file} is of type {stored.type.name}, which can't be read"
             ) from None
         tensor = torch.from_numpy(weights).view(stored.shape)
-        if not torch.isfinite(tensor).all():
+        if count_not_finite(tensor):
             raise CheckpointError(f"tensor {name} in {stored.file} holds NaN or infinity")
         return tensor
 

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 
 from phi3quant.disk.tensor_stream import DTYPE_NAMES
 from phi3quant.errors import CheckpointError, DamagedError
-from phi3quant.parallel import over_rows
+from phi3quant.finite import count_not_finite
 
 FLOAT_DTYPES: Mapping[str, torch.dtype] = {
     "F32": torch.float32,
@@ -115,7 +115,7 @@ class TensorFolder:
             DamagedError: the tensor contains NaN or infinity.
         """
         tensor = self.load(name)
-        bad = _count_not_finite(tensor)
+        bad = count_not_finite(tensor)
         if bad:
             first = tuple(int(i) for i in (~torch.isfinite(tensor)).nonzero()[0])
             raise DamagedError(
@@ -160,20 +160,6 @@ def _read(piece: Piece) -> torch.Tensor:
             f"can't read tensor {piece.name} from {piece.file}: {error}"
         ) from None
     return tensor
-
-
-def _count_not_finite(tensor: torch.Tensor) -> int:
-    rows = tensor.view(len(tensor), -1)
-    counts: list[int] = []
-
-    def count(part: slice) -> None:
-        # In the common case one sum shows that all values are finite, without a mask. A sum may
-        # overflow although all its terms are finite, hence the count.
-        if not torch.isfinite(rows[part].sum(dtype=torch.float32)):
-            counts.append(int((~torch.isfinite(rows[part])).sum()))
-
-    over_rows(rows.shape[0], rows.shape[1], count)
-    return sum(counts)
 
 
 def check_tensors(store: TensorFolder, shapes: Mapping[str, tuple[int, ...]]) -> None:
