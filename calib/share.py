@@ -47,7 +47,7 @@ class Share:
         return (self.team.rank - self.first) % self.team.size
 
     def enough(self, tokens: int | None) -> int:
-        """Number of batches, from the first, that have so many tokens; None: all."""
+        """Number of batches, from the first, that reach this number of tokens; None: all."""
         if tokens is None:
             return self.batches
         return min(self.batches, -(-tokens // (self.batch * self.length)))
