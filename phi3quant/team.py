@@ -16,6 +16,8 @@ Result = TypeVar("Result")
 # Rows of a matrix that stay together. Products of a part with a multiple of 64 rows are bit for bit
 # those of the whole matrix; tests check this.
 _ROWS = 64
+# CPUs, by torch's names, on which tests have made this comparison.
+_COMPARED = ("AVX2",)
 
 
 class Team(Protocol):
@@ -28,6 +30,10 @@ class Team(Protocol):
     @property
     def size(self) -> int:
         """Number of members."""
+
+    @property
+    def splits_rows(self) -> bool:
+        """Whether members compute different rows of a matrix; otherwise each computes all."""
 
     def gather(self, parcels: Sequence[Any]) -> Iterator[Sequence[Any]]:
         """Exchange parcels with all members.
@@ -50,6 +56,7 @@ class _Alone:
 
     rank = 0
     size = 1
+    splits_rows = False
 
     def gather(self, parcels: Sequence[Any]) -> Iterator[Sequence[Any]]:
         """See Team."""
@@ -119,8 +126,15 @@ def owners(costs: Sequence[float], size: int) -> list[int]:
     return ranks
 
 
+def rows_are_exact() -> bool:
+    """Whether parts of matrices are known to have the bits of the whole on this CPU."""
+    return torch.backends.cpu.get_cpu_capability() in _COMPARED
+
+
 def rows_of(team: Team, rows: int) -> slice:
     """Rows of a matrix that this member computes; they may be none."""
+    if not team.splits_rows:
+        return slice(0, rows)
     units = -(-rows // _ROWS)
     start, stop = (units * rank // team.size * _ROWS for rank in (team.rank, team.rank + 1))
     return slice(min(start, rows), min(stop, rows))

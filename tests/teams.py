@@ -5,7 +5,7 @@ import copy
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import is_dataclass
+from dataclasses import is_dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -34,8 +34,9 @@ class Table:
 class ThreadTeam:
     """A member that is a thread; implements phi3quant.team.Team."""
 
-    def __init__(self, table: Table, rank: int) -> None:
+    def __init__(self, table: Table, rank: int, *, splits_rows: bool) -> None:
         self._table = table
+        self.splits_rows = splits_rows
         self.rank = rank
         self.size = len(table.parcels)
 
@@ -77,8 +78,17 @@ class ThreadTeams:
         received: bytes that all members of each team have received.
     """
 
-    def __init__(self, *sizes: int, deaths: Sequence[int] = ()) -> None:
-        """Form teams of ``sizes``; the last member of the first ones dies at these exchanges."""
+    def __init__(
+        self, *sizes: int, deaths: Sequence[int] = (), splits_rows: bool | None = None
+    ) -> None:
+        """Form teams.
+
+        Args:
+            sizes: sizes of the teams.
+            deaths: exchanges at which the last member of the first teams dies.
+            splits_rows: see Team; None: as the CPU allows it.
+        """
+        self._splits_rows = splits_rows
         self._sizes = list(sizes)
         self._deaths = list(deaths)
         self.exchanges: list[int] = []
@@ -90,11 +100,13 @@ class ThreadTeams:
     @contextlib.contextmanager
     def formed(self, assignment: Assignment, _config: Phi3Config) -> Iterator[Team]:
         size = self._sizes.pop(0)
+        if self._splits_rows is not None:
+            assignment = replace(assignment, splits_rows=self._splits_rows)
         table = Table(size, self._deaths.pop(0) if self._deaths else None)
         with ThreadPoolExecutor(size) as pool:
             others = [pool.submit(_member, table, assignment, rank) for rank in range(1, size)]
             try:
-                yield ThreadTeam(table, 0)
+                yield ThreadTeam(table, 0, splits_rows=assignment.splits_rows)
             except threading.BrokenBarrierError:
                 raise _cause(others) from None
             except BaseException:
@@ -109,7 +121,7 @@ class ThreadTeams:
 
 def _member(table: Table, assignment: Assignment, rank: int) -> None:
     try:
-        take_part(assignment, ThreadTeam(table, rank))
+        take_part(assignment, ThreadTeam(table, rank, splits_rows=assignment.splits_rows))
     except BaseException:
         table.barrier.abort()
         raise

@@ -17,6 +17,7 @@ class Seat:
 
     rank: int
     size: int
+    splits_rows = True
 
     def gather(self, parcels: Sequence[Any]) -> Iterator[Sequence[Any]]:
         raise NotImplementedError

@@ -20,7 +20,14 @@ class RayTeam:
     """This process' view of a team on Ray; implements phi3quant.team.Team."""
 
     def __init__(
-        self, ray: Any, hub: Any, rank: int, size: int, look: Callable[[], None] = lambda: None
+        self,
+        ray: Any,
+        hub: Any,
+        rank: int,
+        size: int,
+        look: Callable[[], None] = lambda: None,
+        *,
+        splits_rows: bool,
     ) -> None:
         """Join a team.
 
@@ -30,9 +37,11 @@ class RayTeam:
             rank: rank of this member.
             size: number of members.
             look: raises an error if a member has died; called while waiting.
+            splits_rows: see Team.
         """
         self.rank = rank
         self.size = size
+        self.splits_rows = splits_rows
         self._ray = ray
         self._hub = hub
         self._look = look
@@ -106,7 +115,7 @@ class Worker:
 
         torch.set_num_threads(threads)
         parcels_.register(ray)
-        take_part(assignment, RayTeam(ray, hub, rank, size))
+        take_part(assignment, RayTeam(ray, hub, rank, size, splits_rows=assignment.splits_rows))
 
 
 def _is_plain(value: Any) -> bool:

@@ -133,7 +133,14 @@ class RayTeams:
                 workers.running.append(
                     worker.work.remote(assignment, hub, rank, members, self.threads)
                 )
-            yield RayTeam(self.ray, hub, 0, members, workers.look)
+            yield RayTeam(
+                self.ray,
+                hub,
+                0,
+                members,
+                workers.look,
+                splits_rows=assignment.splits_rows,
+            )
             workers.finish()
         finally:
             for actor in (*workers.handles, hub):

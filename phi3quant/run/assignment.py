@@ -1,7 +1,7 @@
 """Assignments of the members of a team, and the interface of what forms teams."""
 
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -13,7 +13,7 @@ from phi3quant.run.one_block import held_back_windows
 from phi3quant.run.recipe import Recipe
 from phi3quant.run.shared_work import SharedWork
 from phi3quant.source.locate import Located
-from phi3quant.team import Team
+from phi3quant.team import Team, rows_are_exact
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,13 @@ class Assignment:
         model: the model, which all members read from the same path.
         recipe: recipe with all types chosen.
         ids: calibration windows, int64 [windows, length].
+        splits_rows: see phi3quant.team.Team; by default as this machine's CPU allows it.
     """
 
     model: Located
     recipe: Recipe
     ids: torch.Tensor
+    splits_rows: bool = field(default_factory=rows_are_exact)
 
     def memory(self, config: Phi3Config, members: int) -> int:
         """Bytes of memory of a member, with its hidden states."""

@@ -56,6 +56,16 @@ def test_a_team_gives_the_bytes_of_one_process(
         assert shared.blocks == alone.blocks
 
 
+def test_without_splitting_rows_the_bytes_are_the_same(
+    checkpoint_folder: Callable[[str], Path], prose: Path, tmp_path: Path
+) -> None:
+    model, wanted = checkpoint_folder("gqa"), recipe("awq", prose)
+    quantize(model, tmp_path / "alone", wanted)
+    teams = ThreadTeams(3, splits_rows=False)
+    quantize(model, tmp_path / "team", wanted, conduct=Conduct(teams=teams))
+    assert hashes(tmp_path / "team") == hashes(tmp_path / "alone")
+
+
 def test_k_quants_and_a_tied_embedding_are_the_same_too(prose: Path, tmp_path: Path) -> None:
     model, wanted = tmp_path / "model", recipe("awq", prose, formats=("gguf",), gguf_type="Q4_K_M")
     wide = {"hidden_size": 256, "intermediate_size": 256, "num_attention_heads": 8}
@@ -69,7 +79,7 @@ def test_k_quants_and_a_tied_embedding_are_the_same_too(prose: Path, tmp_path: P
 def test_the_model_of_scaling_counts_the_bytes_that_are_exchanged(
     size: int, checkpoint_folder: Callable[[str], Path], prose: Path, tmp_path: Path
 ) -> None:
-    model, teams = checkpoint_folder("mha"), ThreadTeams(size)
+    model, teams = checkpoint_folder("mha"), ThreadTeams(size, splits_rows=True)
     quantize(model, tmp_path / "out", recipe("awq", prose), conduct=Conduct(teams=teams))
     config = open_checkpoint(model).config
     computed = traffic(config, 8, 64, size).total * size * config.num_hidden_layers

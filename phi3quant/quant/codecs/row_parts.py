@@ -31,7 +31,7 @@ def quantize_compensated(
     Raises:
         SchemeError: a weight doesn't fit the codec.
     """
-    if team.size == 1:
+    if not team.splits_rows:
         return codec.quantize_compensated(weight, gram, shortfall)
     rows = rows_of(team, len(weight))
     own = []
