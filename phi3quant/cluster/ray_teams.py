@@ -99,9 +99,10 @@ class RayTeams:
             )
             notify([lonely])
         elif not any(self._is_here(node) for node in self.nodes):
+            offered = count(self.threads, "CPU")
             weak = (
-                f"this machine has fewer than {self.threads} CPUs for the cluster, but takes part "
-                "like the others; if it is slower, start the command on one of the nodes"
+                f"this machine offers the cluster fewer than {offered}, but takes part like the "
+                "others; if it is slower, start the command on one of the nodes"
             )
             notify([weak])
 

@@ -124,8 +124,8 @@ def quantize_in_teams(
             failures = 0 if journal.finished > before else failures + 1
             if failures == _TRIES:
                 raise ClusterError(
-                    f"{error}. That was the {_TRIES}. failure in a row at block "
-                    f"{journal.finished}; see to the machines and pass --resume to continue"
+                    f"{error}; the run ends after {_TRIES} failures in a row at block "
+                    f"{journal.finished}. Check the machines, and pass --resume to continue"
                 ) from None
             say(f"{error}; a new team does block {journal.finished} again")
 

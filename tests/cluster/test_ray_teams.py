@@ -171,6 +171,6 @@ def test_workers_that_cannot_start_end_the_run(
 
     cluster(1)
     monkeypatch.setattr(ray_teams_._Workers, "wait_until_started", fail)
-    with pytest.raises(ClusterError, match="failure in a row at block 0"):
+    with pytest.raises(ClusterError, match="failures in a row at block 0"):
         run(tmp_path / "out")
     assert not list(tmp_path.iterdir())

@@ -113,7 +113,7 @@ def test_a_run_in_a_team_is_resumed_by_one_process(
     whole = ThreadTeams(2)
     quantize(model, tmp_path / "whole", wanted, conduct=Conduct(teams=whole))
     teams = ThreadTeams(2, 2, 2, 2, deaths=[whole.exchanges[0] * 3 // 4, 8, 8, 8])
-    with pytest.raises(ClusterError, match=r"failure in a row at block 1; .* pass .*resume"):
+    with pytest.raises(ClusterError, match=r"failures in a row at block 1. .* pass .*resume"):
         quantize(model, out, wanted, conduct=Conduct(teams=teams))
     quantize(model, out, wanted, conduct=Conduct(resume=True))
     assert hashes(out) == hashes(tmp_path / "whole")
