@@ -37,7 +37,7 @@ def check_shareable(recipe: Recipe, device: torch.device) -> None:
     reasons = (
         (
             not METHODS[recipe.method].calibrated,
-            f"{recipe.method} doesn't calibrate, so there is no work to share",
+            f"{recipe.method} doesn't calibrate, so there is no work to share; choose awq or gptq",
         ),
         (
             recipe.tuning is not None,
