@@ -16,7 +16,8 @@ from calib.capture import TILE
 from calib.share import Share
 from phi3quant.model.architecture import BLOCK_TENSORS, LINEARS
 from phi3quant.model.config import Phi3Config, parse_config
-from phi3quant.run.one_block import SEARCH_TOKENS, held_back_windows
+from phi3quant.run.one_block import SEARCH_TOKENS
+from phi3quant.run.window_counts import held_back_windows
 from phi3quant.source.bundled import bundled_folder
 from phi3quant.team import owners
 

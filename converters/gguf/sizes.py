@@ -55,13 +55,13 @@ def type_name_for(scheme: QuantScheme) -> str:
     Raises:
         SchemeError: there is none.
     """
-    kinds = {(4, True): "Q4_0", (4, False): "Q4_1", (8, True): "Q8_0"}
-    kind = kinds.get((scheme.bits, scheme.symmetric))
     if scheme.bits not in HELD_BITS["gguf"]:
         raise SchemeError(
             f"GGUF has no type for {scheme}; choose one of its own, such as Q3_K_M or Q6_K, "
             f"or export {alternatives(holders(scheme.bits))}"
         )
+    kinds = {(4, True): "Q4_0", (4, False): "Q4_1", (8, True): "Q8_0"}
+    kind = kinds.get((scheme.bits, scheme.symmetric))
     if kind is None:
         raise SchemeError(
             f"GGUF has no type for {scheme}; choose --sym for 8 bits, or compressed-tensors"

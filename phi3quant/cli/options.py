@@ -97,7 +97,11 @@ ADAPTERS = click.option(
 RUNNING = group(
     "running",
     Running,
-    click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: one per core]"),
+    click.option(
+        "--threads",
+        type=click.IntRange(1),
+        help="CPU threads.  [default: one per core that a container's limit allows]",
+    ),
     click.option(
         "-q",
         "--quiet",

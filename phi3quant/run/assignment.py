@@ -9,9 +9,9 @@ import torch
 from calib.share import Share
 from phi3quant.model.config import Phi3Config
 from phi3quant.run import memory_budget
-from phi3quant.run.one_block import held_back_windows
 from phi3quant.run.recipe import Recipe
 from phi3quant.run.shared_work import SharedWork
+from phi3quant.run.window_counts import held_back_windows
 from phi3quant.source.locate import Located
 from phi3quant.team import Team, rows_are_exact
 

@@ -26,10 +26,8 @@ from phi3quant.quant.folds import folded
 from phi3quant.quant.gram import Gram
 from phi3quant.quant.methods import Method, rtn
 from phi3quant.quant.tensor import Quantized, QuantizedTensor
+from phi3quant.run.window_counts import held_back_windows
 from phi3quant.team import ALONE, Team
-
-# Windows per window that is held back, and the largest number of those.
-_HELD_BACK, _MOST_HELD_BACK = 8, 8
 
 SEARCH_TOKENS = 8192
 """Tokens used in the search of folds if compensation then uses all tokens."""
@@ -62,11 +60,6 @@ class States:
     def team(self) -> Team:
         """The team that shares the windows."""
         return self.shares[0].team
-
-
-def held_back_windows(windows: int) -> int:
-    """Number of calibration windows that are held back, out of ``windows``."""
-    return max(1, min(windows // _HELD_BACK, _MOST_HELD_BACK))
 
 
 def start(

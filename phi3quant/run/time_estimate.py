@@ -14,7 +14,8 @@ from phi3quant.model.architecture import LINEARS, linear_shapes
 from phi3quant.model.config import Phi3Config
 from phi3quant.model.precision import product_dtype
 from phi3quant.run.memory_budget import Calibrated
-from phi3quant.run.one_block import SEARCH_TOKENS, held_back_windows
+from phi3quant.run.one_block import SEARCH_TOKENS
+from phi3quant.run.window_counts import held_back_windows
 
 # Rows of a matrix for which the search of scales computes output errors, over all candidates.
 _SEARCHED_ROWS = 8000

@@ -20,10 +20,9 @@ from phi3quant.run.calibration_windows import (
     shares_of,
 )
 from phi3quant.run.window_counts import (
-    HELD_BACK,
-    MOST_HELD_BACK,
+    ENOUGH_TO_JUDGE,
     calibrated_on,
-    held_back,
+    held_back_windows,
     tuned_on,
 )
 from phi3quant.run.written_windows import Writing
@@ -84,7 +83,7 @@ def tuning_windows(
                 key=lambda each: windows.digest(each) in known,
             )
         )
-        count = held_back(len(fresh_first))
+        count = held_back_windows(len(fresh_first))
         judging[text.name] = fresh_first[:count]
         train.append(replace(text, ids=fresh_first[count:]))
     del train[len(texts) :]
@@ -118,7 +117,7 @@ def _judges(
     return [
         replace(
             each,
-            ids=windows.sample_windows(each.ids, HELD_BACK * MOST_HELD_BACK, calibration.seed),
+            ids=windows.sample_windows(each.ids, ENOUGH_TO_JUDGE, calibration.seed),
         )
         for each in judges
         if each.description["text_sha256"] not in listed

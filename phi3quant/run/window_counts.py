@@ -1,20 +1,23 @@
-"""Numbers of windows of each text that a run uses, to calibrate and to tune on."""
+"""Numbers of windows of each text that a run learns from, and that it holds back to judge."""
 
 from collections.abc import Callable, Sequence
 from itertools import count as count_from
 
 from calib.mixture import TextShare, portions
 
-# A text holds back one of N windows, up to a number.
-HELD_BACK, MOST_HELD_BACK = 8, 8
+# Windows per window that is held back, and the largest number of those.
+_HELD_BACK, _MOST_HELD_BACK = 8, 8
+
+ENOUGH_TO_JUDGE = _HELD_BACK * _MOST_HELD_BACK
+"""Windows of which the largest number is held back."""
 
 Needed = Callable[[Sequence[int]], Sequence[int]]
 """Function from the numbers of windows that the texts have to the numbers that are used."""
 
 
-def held_back(available: int) -> int:
-    """Windows of a text that judge instead of being trained on."""
-    return max(1, min(available // HELD_BACK, MOST_HELD_BACK))
+def held_back_windows(windows: int) -> int:
+    """Number of windows that judge instead of being learned from, out of ``windows``."""
+    return max(1, min(windows // _HELD_BACK, _MOST_HELD_BACK))
 
 
 def calibrated_on(shares: Sequence[TextShare], samples: int) -> Needed:
@@ -38,7 +41,7 @@ def tuned_on(shares: Sequence[TextShare], limit: int, samples: int) -> Needed:
     least = samples if len(shares) == 1 else 0
 
     def count(available: Sequence[int]) -> list[int]:
-        to_train = [each - held_back(each) for each in available]
+        to_train = [each - held_back_windows(each) for each in available]
         counts = portions(to_train, [each.share for each in shares], limit)
         return [
             _with_held_back(max(number, least), each)
@@ -50,6 +53,8 @@ def tuned_on(shares: Sequence[TextShare], limit: int, samples: int) -> Needed:
 
 def _with_held_back(number: int, available: int) -> int:
     """The least number of windows that leaves ``number`` to train on; all if none does."""
-    if number >= available - held_back(available):
+    if number >= available - held_back_windows(available):
         return available
-    return next(total for total in count_from(number + 1) if total - held_back(total) >= number)
+    return next(
+        total for total in count_from(number + 1) if total - held_back_windows(total) >= number
+    )

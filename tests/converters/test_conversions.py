@@ -30,7 +30,7 @@ from phi3quant.run.pipeline import quantize
 from phi3quant.run.recipe import Recipe
 from phi3quant.source.locate import locate
 from phi3quant.source.tokenizer import load_tokenizer
-from tests.converters.packed.test_gptq import pack
+from tests.converters.packed.gptq_folders import pack
 from tests.converters.spoiled import IDS, edit
 from tests.models import make_model, own_logits
 

@@ -1,124 +1,32 @@
-"""GPTQ folders by other tools, packed and dequantized here from the published layout."""
+"""GPTQ folders by phi3quant and by other tools."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers import AutoRoundConfig, GPTQConfig
 
-from converters import LAYOUTS, open_weights
+from converters import open_weights
 from converters.packed.mlx_options import MlxOptions
 from phi3quant.errors import CheckpointError, SchemeError
 from phi3quant.model.architecture import LINEARS, block_tensor_name
-from phi3quant.quant.matrix_schemes import MatrixSchemes
 from phi3quant.quant.scheme import QuantScheme
-from phi3quant.quant.tensor import QuantizedTensor
 from phi3quant.run.export import export_gguf
 from phi3quant.run.pipeline import quantize
 from phi3quant.run.recipe import Recipe
-from tests.converters.spoiled import IDS, QKV, configure, copy_of, edit, put
+from tests.converters.packed.gptq_folders import (
+    GROUP,
+    Tensors,
+    assert_equal_to_dense,
+    dequantized,
+    describe,
+    pack,
+)
+from tests.converters.spoiled import IDS, QKV, edit, put
 from tests.models import own_logits
-
-GROUP = 16
-GPTQ: dict[str, Any] = {
-    "quant_method": "gptq",
-    "checkpoint_format": "gptq",
-    "bits": 4,
-    "group_size": GROUP,
-    "sym": False,
-    "desc_act": False,
-}
-Tensors = dict[str, torch.Tensor]
-
-
-def words(values: np.ndarray, bits: int) -> torch.Tensor:
-    """Words of columns [count * bits / 32, columns]; value i of a column is at bit i * bits."""
-    count, columns = values.shape
-    packed = np.zeros((count * bits // 32 + 1, columns), np.uint64)
-    for index, row in enumerate(values.astype(np.uint64)):
-        word, bit = divmod(index * bits, 32)
-        packed[word] |= row << np.uint64(bit)
-        packed[word + 1] |= packed[word] >> np.uint64(32)
-        packed[word] &= np.uint64(0xFFFFFFFF)
-    return torch.from_numpy(packed[:-1].astype(np.uint32).view(np.int32))
-
-
-def values(packed: torch.Tensor, bits: int) -> np.ndarray:
-    """Values [count, columns] of ``words``."""
-    unsigned = packed.numpy().view(np.uint32).astype(np.uint64)
-    numbers = np.concatenate([unsigned, np.zeros_like(unsigned[:1])])
-    fields = []
-    for index in range(32 * len(unsigned) // bits):
-        word, bit = divmod(index * bits, 32)
-        both = numbers[word] | (numbers[word + 1] << np.uint64(32))
-        fields.append((both >> np.uint64(bit)) & np.uint64((1 << bits) - 1))
-    return np.array(fields)
-
-
-def dequantized(stored: Mapping[str, torch.Tensor], bits: int, version: int) -> torch.Tensor:
-    """Weights [out, in]: scale of the column's group times (code - zero point)."""
-    qzeros = stored["qzeros"].contiguous()
-    if version == 1:
-        # As GPTQModel: one is added to all zero points of a word at once.
-        ones = sum(1 << shift for shift in range(0, 32, bits))
-        qzeros = qzeros + ones
-    zeros = values(qzeros.T.contiguous(), bits).T.astype(np.float32)
-    codes = values(stored["qweight"].contiguous(), bits).astype(np.float32)
-    groups = stored["g_idx"].long().numpy()
-    scales = stored["scales"].float().numpy()
-    return torch.from_numpy(((codes - zeros[groups]) * scales[groups]).T.copy())
-
-
-def pack(
-    folder: Path, *, bits: int = 4, version: int = 1, by_index: bool = False, sym: bool = False
-) -> None:
-    """Replace matrices by random codes; ``folder``'s plain twin is ``dense``."""
-    random = np.random.default_rng(7)
-    tensors = load_file(folder / "model.safetensors")
-    dense = dict(tensors)
-    for index in range(2):
-        for key in LINEARS:
-            name = block_tensor_name(index, key)
-            rows, columns = tensors.pop(name).shape
-            codes = random.integers(0, 1 << bits, (columns, rows))
-            zeros = random.integers(0, 1 << bits, (columns // GROUP, rows))
-            zeros = np.full_like(zeros, 1 << (bits - 1)) if sym else zeros
-            qzeros = words(zeros.T, bits).T.contiguous()
-            if version == 1:
-                qzeros -= sum(1 << shift for shift in range(0, 32, bits))
-            groups = np.arange(columns) // GROUP
-            stored = {
-                "qweight": words(codes, bits),
-                "qzeros": qzeros,
-                "scales": torch.from_numpy(random.uniform(0.01, 0.03, zeros.shape)).half(),
-                "g_idx": torch.from_numpy(random.permutation(groups) if by_index else groups).int(),
-            }
-            dense[name] = dequantized(stored, bits, version)
-            stem = name.removesuffix("weight")
-            tensors |= {stem + ending: tensor for ending, tensor in stored.items()}
-    copy_of(folder, folder.parent / "dense")
-    save_file(dense, folder.parent / "dense" / "model.safetensors", metadata={"format": "pt"})
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    checkpoint_format = "gptq" if version == 1 else "gptq_v2"
-    changes = {"bits": bits, "checkpoint_format": checkpoint_format, "desc_act": by_index}
-    configure(folder, quantization_config={**GPTQ, **changes, "sym": sym})
-
-
-def describe(folder: Path, **changes: Any) -> None:
-    described = json.loads((folder / "config.json").read_text())["quantization_config"]
-    configure(folder, quantization_config={**described, **changes})
-
-
-def assert_equal_to_dense(folder: Path) -> None:
-    packed, dense = open_weights(folder), open_weights(folder.parent / "dense")
-    for index in range(2):
-        for key, weights in packed.block(index).items():
-            assert torch.allclose(weights, dense.block(index)[key], atol=1e-6)
 
 
 @pytest.mark.parametrize("by_index", [False, True])
@@ -164,70 +72,6 @@ def test_a_written_folder_has_the_codes_of_the_other_formats(
             # MLX rounds the offsets of zero points.
             atol = 1e-3 if other == "mlx" and not scheme.symmetric else 0
             assert torch.allclose(gptq.block(index)[key], twin.block(index)[key], rtol=0, atol=atol)
-
-
-def test_golden_words_of_version_1() -> None:
-    scheme = QuantScheme()
-    codes = (torch.arange(8 * 32) % 16).to(torch.uint8).view(8, 32)
-    tensor = QuantizedTensor(scheme, codes, torch.ones(8, 1).half(), None)
-    stored = LAYOUTS["gptq"].pack(tensor, MatrixSchemes(scheme))
-    assert stored["qzeros"].tolist() == [[0x77777777]]
-    assert stored["qweight"][:2, 0].tolist() == [0x76543210, 0xFEDCBA98 - (1 << 32)]
-    assert stored["g_idx"].tolist() == [0] * 32
-
-
-def test_golden_words_of_version_2() -> None:
-    scheme = QuantScheme(4, 32, symmetric=False)
-    zeros = torch.arange(8, dtype=torch.uint8).view(8, 1)
-    codes = torch.zeros(8, 32, dtype=torch.uint8)
-    tensor = QuantizedTensor(scheme, codes, torch.ones(8, 1).half(), zeros)
-    stored = LAYOUTS["gptq"].pack(tensor, MatrixSchemes(scheme))
-    assert stored["qzeros"].tolist() == [[0x76543210]]
-
-
-def test_a_zero_point_of_0_in_version_1_borrows_from_its_neighbour() -> None:
-    zeros = [0, 8, 0, 0, 15, 1, 8, 8]
-    word = sum(value << (4 * place) for place, value in enumerate(zeros)) - 0x11111111
-    stated = LAYOUTS["gptq"].recognise(GPTQ)
-    assert stated is not None
-    assert stated.unpack is not None
-    stored = {
-        "qweight": torch.zeros(2, 8, dtype=torch.int32),
-        "qzeros": torch.tensor([[word & 0xFFFFFFFF]]).to(torch.int32),
-        "scales": torch.ones(1, 8).half(),
-    }
-    tensor = stated.unpack(stored, (8, GROUP), stated.scheme)
-    assert tensor.zero_points is not None
-    assert tensor.zero_points.flatten().tolist() == zeros
-
-
-THREE_BITS = (0x24924924, 0x92492492, 0x49249249)
-"""Constants by which GPTQModel used to change 3-bit zero points."""
-
-
-@pytest.mark.parametrize("by", ["ones", "constants"])
-def test_symmetric_codes_of_3_bits_are_read_from_version_1(folder: Path, by: str) -> None:
-    pack(folder, bits=3, version=2, sym=True)
-
-    def change(tensors: Tensors) -> None:
-        for name in [name for name in tensors if name.endswith("qzeros")]:
-            if by == "ones":
-                threes = np.full((32 * tensors[name].shape[1] // 3, tensors[name].shape[0]), 3)
-                tensors[name] = words(threes, 3).T.contiguous()
-            else:
-                constants = torch.tensor(THREE_BITS).repeat(tensors[name].shape[1] // 3)
-                tensors[name] -= constants.to(torch.int32)
-
-    edit(folder, change)
-    describe(folder, checkpoint_format="gptq")
-    assert_equal_to_dense(folder)
-
-
-def test_asymmetric_codes_of_3_bits_are_refused_in_version_1(folder: Path) -> None:
-    pack(folder, bits=3, version=2)
-    describe(folder, checkpoint_format="gptq")
-    with pytest.raises(CheckpointError, match="3-bit zero points in several ways; save"):
-        open_weights(folder).block(0)
 
 
 def test_consecutive_groups_are_exported_though_they_have_an_index(folder: Path) -> None:
@@ -282,14 +126,6 @@ def test_an_index_of_uneven_groups_is_refused(folder: Path, group: int) -> None:
     pack(folder, by_index=True)
     edit(folder, lambda tensors: tensors[QKV + "g_idx"].fill_(group))
     with pytest.raises(CheckpointError, match="16 columns to each group"):
-        open_weights(folder).block(0)
-
-
-def test_symmetric_codes_of_the_other_version_are_refused(folder: Path) -> None:
-    pack(folder, sym=True)
-    assert_equal_to_dense(folder)
-    describe(folder, checkpoint_format="gptq_v2")
-    with pytest.raises(CheckpointError, match="not all zero points are 8"):
         open_weights(folder).block(0)
 
 
