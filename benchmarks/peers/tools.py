@@ -41,6 +41,13 @@ _AUTOAWQ = Environment(
     # Its declared dependencies include CUDA kernels, which are useless on a CPU.
     unaided=("autoawq==0.2.9",),
 )
+_AUTOROUND = Environment(
+    "AutoRound",
+    (
+        *("torch==2.13.0", "transformers==5.23.0", "auto-round==0.16.1"),
+        "compressed-tensors==0.17.1",
+    ),
+)
 _GPTQMODEL = Environment(
     "GPTQModel",
     # It requires torch 2.14.1 or newer. Installing it runs a build that needs the other packages.
@@ -90,6 +97,7 @@ TOOLS: Mapping[str, Tool] = {
     "onnxruntime-genai": Tool("onnxruntime-genai", genai.plan(_GENAI.python), _GENAI),
     "AutoAWQ": _driven(_AUTOAWQ, "autoawq_driver", "quantize"),
     "llm-compressor": _driven(_LLM_COMPRESSOR, "llmcompressor_driver", "quantize"),
+    "AutoRound": _driven(_AUTOROUND, "autoround_driver", "quantize"),
 }
 """All tools by name."""
 

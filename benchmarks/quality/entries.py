@@ -80,6 +80,7 @@ ENTRIES: Sequence[Entry] = (
     _peer("llama.cpp", "IQ4_XS imatrix", type="IQ4_XS", imatrix=True),
     _peer("llama.cpp", "Q3_K_M imatrix", type="Q3_K_M", imatrix=True),
     _peer("AutoAWQ", "asym g64, repaired, 32 windows", group_size=64, samples=32),
+    _peer("AutoRound", "sym g32, 200 iterations", iterations=200, group_size=32, symmetric=True),
 )
 """All rows, ours first; the slowest peer comes last, so that an interrupted run has the rest."""
 

@@ -73,6 +73,13 @@ SPLITS: Mapping[str, Split] = {
 }
 """Ways of splitting by their names in llama.cpp; ``names`` has further ones."""
 
+# Names by the expressions of tokenizer.json, and of what is built from a GGUF file.
+_NAMES = {
+    ((CL100K,), False): "dbrx",
+    ((CL100K,), True): "llama-bpe",
+    ((O200K,), False): "gpt-4o",
+    **{(tuple(split.steps), split.whole_words): name for name, split in SPLITS.items()},
+}
 _BY_NAME = {alias: split for name, split in SPLITS.items() for alias in (name, *split.names)}
 
 
@@ -120,11 +127,11 @@ def split_name(file: Path, described: Mapping[str, Any]) -> str:
         return "gpt-2"
     if kinds == ["Digits", "ByteLevel"] and parts[0].get("individual_digits"):
         return "smollm"
-    if kinds == ["Split", "ByteLevel"]:
-        pattern = parts[0].get("pattern", {}).get("Regex")
-        whole_words = (described.get("model") or {}).get("ignore_merges")
-        cl100k = "llama-bpe" if whole_words else "dbrx"
-        name = {GPT2: "gpt-2", CL100K: cl100k, O200K: "gpt-4o"}.get(pattern)
+    if kinds[-1] == "ByteLevel" and set(kinds[:-1]) == {"Split"}:
+        steps = tuple(str(part.get("pattern", {}).get("Regex")) for part in parts[:-1])
+        whole_words = bool((described.get("model") or {}).get("ignore_merges"))
+        # Most expressions have one name, whatever becomes of whole words.
+        name = _NAMES.get((steps, whole_words)) or _NAMES.get((steps, not whole_words))
         if name is not None:
             return name
     raise TokenizerError(

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 
 from phi3quant.errors import DeviceError, MemoryLimitError
+from phi3quant.model.wide_products import wide_products
 
 CPU = torch.device("cpu")
 AUTO = "auto"
@@ -104,7 +105,8 @@ def computing_on(device: torch.device, limit: int | None = None) -> Iterator[Non
         MemoryLimitError: the device has no memory left.
     """
     if device.type != "cuda":
-        yield
+        with wide_products():
+            yield
         return
     total = torch.cuda.get_device_properties(device).total_memory
     share = 1.0 if limit is None else min(1.0, limit / total)

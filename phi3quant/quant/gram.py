@@ -126,22 +126,27 @@ class Damped:
     lower: torch.Tensor
 
     @staticmethod
-    def of(gram: Gram, places: torch.Tensor, damping: float) -> "Damped":
-        """Factor a Gram matrix, in FP64 since few tokens or dead channels make it nearly singular.
+    def of(
+        gram: Gram, places: torch.Tensor, damping: float, dtype: torch.dtype = torch.float64
+    ) -> "Damped":
+        """Factor a Gram matrix.
 
         Args:
             gram: statistics of the input; if they are degenerate, the identity is used instead.
             places: order of the columns, int64 [in].
             damping: d relative to the mean of the diagonal. It is increased tenfold, up to three
                 times, while rounding errors leave the matrix indefinite.
+            dtype: type to compute in. FP64 for little damping, since few tokens or dead channels
+                make the matrix nearly singular.
         """
         identity = partial(torch.eye, len(places), device=places.device)
         if gram.degenerate:
             return Damped(places, identity())
         for more in _MORE_DAMPING:
             # In place, since for wide layers this is the largest matrix of a run.
-            matrix = double(gram.matrix(places.flip(0)))
-            matrix.diagonal().add_(more * damping * float(matrix.diagonal().mean()))
+            matrix = gram.matrix(places.flip(0))
+            matrix = double(matrix) if dtype == torch.float64 else matrix
+            matrix.diagonal().add_(more * damping * float(double(matrix.diagonal()).mean()))
             try:
                 _factor(matrix)
             except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
@@ -159,12 +164,10 @@ class Damped:
             X, FP32 [rows, in], in the same order.
         """
         reverse = self.places.flip(0)
-        half = torch.linalg.solve_triangular(self.lower.T, rows[:, reverse], upper=True, left=False)
-        solution = torch.empty_like(rows)
-        solution[:, reverse] = torch.linalg.solve_triangular(
-            self.lower, half, upper=False, left=False
-        )
-        return solution
+        solution = rows[:, reverse]
+        _divide(solution, self.lower.T, upper=True)
+        _divide(solution, self.lower, upper=False)
+        return solution[:, reverse.argsort()]
 
     def inverse_factor(self) -> torch.Tensor:
         """Upper Cholesky factor U of the inverse: U^T U = (G + d I)^-1, FP32 [in, in].
@@ -194,6 +197,22 @@ def _factor(matrix: torch.Tensor) -> None:
             matrix[first:, columns].addmm_(
                 rest[offset:], rest[offset : offset + _STRIP].T, alpha=-1
             )
+
+
+def _divide(rows: torch.Tensor, triangle: torch.Tensor, *, upper: bool) -> None:
+    """Replace FP32 ``rows`` [rows, in] by X with X T = rows, for a triangle T [in, in].
+
+    By halves, so that most of the work is products, which are faster than triangular solves.
+    """
+    size = len(triangle)
+    if size <= _SMALL_TRIANGLE:
+        rows.copy_(torch.linalg.solve_triangular(triangle, rows, upper=upper, left=False))
+        return
+    first, last = slice(0, size // 2), slice(size // 2, size)
+    one, other = (first, last) if upper else (last, first)
+    _divide(rows[:, one], triangle[one, one], upper=upper)
+    rows[:, other].addmm_(rows[:, one], triangle[one, other], alpha=-1)
+    _divide(rows[:, other], triangle[other, other], upper=upper)
 
 
 def _invert(lower: torch.Tensor) -> None:

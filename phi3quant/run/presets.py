@@ -1,7 +1,6 @@
 """Presets: named recipes for common purposes, and recipes within the profiles of phones."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from converters.onnx.options import OnnxOptions
 from phi3quant.quant.scheme import QuantScheme
@@ -13,22 +12,19 @@ from phi3quant.tuning.settings import TuningSettings
 # Twice the default windows: a model that is prepared once for many phones may take longer.
 _THOROUGH = Calibration(samples=128)
 
-# The bundled text for codes, and text of the model's own style for tuning as well.
-_WITH_WRITTEN = replace(_THOROUGH, source=("general", "self:64"))
-
 PRESETS: Mapping[str, Recipe] = {
     # Q4_0 and MatMulNBits with blocks of 32, for which kernels on phones are fastest. Both files
     # have the same codes; head and embedding take 6 and 8 bits.
     "phone-fast": Recipe(
         scheme=QuantScheme(4, 32), formats=("gguf", "onnx"), calibration=_THOROUGH
     ),
-    # The files of phone-fast, tuned: closest to the original at their size, and by far the slowest
-    # to make.
+    # The files of phone-fast, tuned on all of the bundled text: closest to the original at their
+    # size, and by far the slowest to make.
     "best": Recipe(
         scheme=QuantScheme(4, 32),
         formats=("gguf", "onnx"),
-        calibration=_WITH_WRITTEN,
-        tuning=TuningSettings(windows=128, passes=1),
+        calibration=Calibration(samples=256),
+        tuning=TuningSettings(windows=512, passes=4),
     ),
     # K-quants, with more bits for the matrices that need them according to llama.cpp.
     "phone-quality": Recipe(formats=("gguf",), calibration=_THOROUGH, gguf_type="Q4_K_M"),

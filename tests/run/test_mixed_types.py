@@ -161,10 +161,9 @@ def test_presets_make_what_they_say(name: str, tmp_path: Path) -> None:
     if name == "small":
         assert recipe["onnx"]["embedding"] == "int4"
     if name == "best":
-        assert manifest["calibration"]["text"] == "general/calibration"
-        texts = [(text["text"], text["windows"]) for text in manifest["tuning"]["texts"]]
-        assert texts == [("general/calibration", 4), ("self", 4)]
-        assert recipe["tuning"].items() >= {"windows": 8, "passes": 1}.items()
+        assert manifest["calibration"]["text"] == "tiny/calibration"
+        assert set(manifest["tuning"]["held_back"]) == {"tiny/calibration"}
+        assert recipe["tuning"].items() >= {"windows": 8, "passes": 4}.items()
 
 
 @pytest.mark.parametrize(
@@ -175,8 +174,8 @@ def test_presets_make_what_they_say(name: str, tmp_path: Path) -> None:
         (("--preset", "small", "--seed", "1"), Calibration(samples=128, seed=1)),
         (("--preset", "small", "--samples", "64"), Calibration(samples=64)),
         (("--calib", "tiny", "--seq-len", "9"), Calibration("tiny", length=9)),
-        (("--preset", "best"), Calibration(("general", "self:64"), samples=128)),
-        (("--preset", "best", "--calib", "tiny"), Calibration("tiny", samples=128)),
+        (("--preset", "best"), Calibration(samples=256)),
+        (("--preset", "best", "--calib", "tiny"), Calibration("tiny", samples=256)),
     ],
 )
 def test_presets_calibrate_on_more_unless_told_otherwise(

@@ -86,7 +86,9 @@ def corrected(weight: torch.Tensor, gram: Gram, shortfall: torch.Tensor) -> torc
         FP32 [rows, columns].
     """
     places = torch.arange(weight.shape[1], device=weight.device)
-    return weight + Damped.of(gram, places, _CORRECTION_DAMPING).solve(shortfall)
+    # So much damping makes FP32 precise enough.
+    damped = Damped.of(gram, places, _CORRECTION_DAMPING, torch.float32)
+    return damped.solve(shortfall).add_(weight)
 
 
 def compensated_codes(

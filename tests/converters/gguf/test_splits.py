@@ -10,7 +10,7 @@ import pytest
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from converters.gguf.splits import CL100K, GPT2, O200K, SPLITS
-from converters.gguf.tokenizer import build_tokenizer
+from converters.gguf.tokenizer import build_fast, build_tokenizer
 from converters.gguf.tokenizer_agreement import PLAIN, agreeing
 from converters.gguf.vocabulary import GgufVocabulary, read_vocabulary
 from phi3quant.errors import TokenizerError
@@ -102,6 +102,15 @@ def test_files_of_other_tools_are_read_alike(name: str, tmp_path: Path) -> None:
     tokenizer = build_tokenizer({**fields, "tokenizer.ggml.pre": name}, "x.gguf")
     for text in PLAIN:
         assert tokenizer.encode(text) == load_tokenizer(tmp_path).encode(text)
+
+
+@pytest.mark.parametrize("name", SPLITS)
+def test_what_was_read_from_a_file_is_written_with_the_same_name(name: str, tmp_path: Path) -> None:
+    fields = {**agreed(train(tmp_path, CL100K)).fields(), "tokenizer.ggml.pre": name}
+    for as_intended in (False, True):
+        read = build_fast(fields, "x.gguf", as_intended=as_intended)
+        read.save(str(tmp_path / "tokenizer.json"))
+        assert read_vocabulary(tmp_path, ROWS).pre == name
 
 
 def test_whole_words_need_no_merges_where_llama_cpp_ignores_them(tmp_path: Path) -> None:

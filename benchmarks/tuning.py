@@ -1,0 +1,247 @@
+"""What tuning gains on the real model, by text, amount and learning rate.
+
+Quantizes once for each text and type, tunes the results, and scores everything on texts that
+nothing was tuned on. Results are written after each row; a row that is there isn't run again.
+
+    python -m benchmarks.tuning -o build/tuning --domain wiki_a.txt --text wiki_b.txt
+    python -m benchmarks.tuning -o build/tuning --domain wiki_a.txt --text wiki_b.txt --only self
+
+WIKI_A is a text of the domain, for calibration, and WIKI_B another part of it; see docs/quality.md.
+"""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from benchmarks import ROOT
+from benchmarks.machine import described
+from phi3quant import Calibration, EvaluationText, QuantScheme, Recipe, TuningSettings, quantize
+from phi3quant import evaluate as scored
+from phi3quant.progress import silent
+from phi3quant.run.conduct import Conduct
+from phi3quant.run.shared_work import SharedWork
+from phi3quant.run.tune_artifact import tune_artifact
+from phi3quant.source.locate import locate
+
+_DIALOGUE = ROOT / "benchmarks" / "quality" / "texts" / "dialogue_with_code.jsonl"
+_DOMAIN = "DOMAIN"
+"""Stands for the path of the domain's text."""
+# More windows than any text here has.
+_ALL = 100_000
+# Tokens that are scored of the domain's text, and of a window.
+_SCORED, _WINDOW = 24_576, 1024
+
+BASES: Mapping[str, Recipe] = {
+    "bundled": Recipe(scheme=QuantScheme(4, 32), calibration=Calibration("general", samples=128)),
+    "domain": Recipe(scheme=QuantScheme(4, 32), calibration=Calibration(_DOMAIN)),
+    "domain-256": Recipe(scheme=QuantScheme(4, 32), calibration=Calibration(_DOMAIN, samples=256)),
+    "domain-q4_k_m": Recipe(
+        formats=("gguf",), gguf_type="Q4_K_M", calibration=Calibration(_DOMAIN)
+    ),
+    "bundled-q4_k_m": Recipe(
+        formats=("gguf",), gguf_type="Q4_K_M", calibration=Calibration("general", samples=128)
+    ),
+}
+"""Recipes before tuning, by name."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One way to tune a base.
+
+    Attributes:
+        base: key of BASES.
+        texts: texts to tune on.
+        settings: amount and rate.
+    """
+
+    base: str
+    texts: tuple[str, ...]
+    settings: TuningSettings
+
+    @property
+    def name(self) -> str:
+        """Base, texts, amount and rate in one word."""
+        windows = "all" if self.settings.windows == _ALL else str(self.settings.windows)
+        texts = "+".join(self.texts).replace(":", "")
+        return (
+            f"{self.base}/{texts}-{windows}x{self.settings.passes}-{self.settings.rate:g}"
+        ).lower()
+
+
+def _trial(base: str, texts: str, windows: int, passes: int, rate: float = 1e-3) -> Trial:
+    return Trial(base, tuple(texts.split()), TuningSettings(windows, passes, rate=rate))
+
+
+TRIALS: Sequence[Trial] = (
+    _trial("bundled", "general self:512", _ALL, 2),
+    _trial("domain", _DOMAIN, _ALL, 2),
+    _trial("bundled", "general self:64", 128, 1),
+    _trial("bundled", "general", _ALL, 4),
+    _trial("domain", _DOMAIN, 256, 2),
+    _trial("domain-q4_k_m", _DOMAIN, _ALL, 2),
+    _trial("bundled", "general self:512", _ALL, 2, 2e-3),
+    _trial("bundled", "general self:512", _ALL, 2, 5e-4),
+    _trial("domain", _DOMAIN, _ALL, 2, 2e-3),
+    _trial("bundled", "general self:512", _ALL, 4),
+    _trial("bundled", "general self:256", _ALL, 2),
+    _trial("domain-256", _DOMAIN, _ALL, 2),
+    _trial("domain", f"{_DOMAIN} self:512", _ALL, 2),
+    _trial("bundled-q4_k_m", "general self:512", _ALL, 2),
+    _trial("domain", _DOMAIN, _ALL, 4),
+)
+"""Trials, the most telling first."""
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where everything is: model, text of the domain, scored texts, device, folder of results."""
+
+    model: Path
+    domain: Path
+    texts: tuple[EvaluationText, ...]
+    device: str
+    folder: Path
+    shared: SharedWork
+
+    @property
+    def results(self) -> Path:
+        return self.folder / "results.json"
+
+    def path(self, name: str) -> Path:
+        """Folder of a base or a trial."""
+        return self.folder / name.replace("/", "--").replace(":", "")
+
+    def conduct(self) -> Conduct:
+        """Conduct of a run on this device."""
+        return Conduct(device=self.device, shared=self.shared)
+
+    def calibration(self, calibration: Calibration) -> Calibration:
+        """A calibration with the real path of the domain's text."""
+        source = calibration.source
+        return replace(calibration, source=str(self.domain)) if source == _DOMAIN else calibration
+
+
+@click.command()
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True)
+@click.option("--model", type=click.Path(path_type=Path), default=ROOT / "models" / "real")
+@click.option("--domain", type=click.Path(path_type=Path, exists=True), required=True)
+@click.option("--text", type=click.Path(path_type=Path, exists=True), required=True)
+@click.option("--only", multiple=True, help="Trials with this in their name.")
+@click.option("--device", default="auto", show_default=True)
+@click.option("--seconds", type=float, help="Begin no more trials after this time.")
+def main(
+    output: Path,
+    model: Path,
+    domain: Path,
+    text: Path,
+    only: tuple[str, ...],
+    device: str,
+    seconds: float | None,
+) -> None:
+    """Run the trials that have no result in OUTPUT yet, and print a table."""
+    started = time.monotonic()
+    texts = (
+        EvaluationText(text, length=_WINDOW, max_tokens=_SCORED),
+        EvaluationText("general", length=_WINDOW),
+        EvaluationText(_DIALOGUE, length=_WINDOW),
+    )
+    output.mkdir(parents=True, exist_ok=True)
+    place = _Place(model, domain, texts, device, output, SharedWork())
+    results: dict[str, Any] = {"machine": described()}
+    if place.results.is_file():
+        results = json.loads(place.results.read_text(encoding="utf-8"))
+    for trial in TRIALS:
+        if only and not any(part in trial.name for part in only):
+            continue
+        if seconds is not None and time.monotonic() - started > seconds:
+            break
+        if trial.base not in results:
+            results[trial.base] = _base(place, trial.base)
+            _keep(place, trial.base, results)
+        if trial.name not in results:
+            results[trial.name] = _tuned(place, trial)
+            _keep(place, trial.name, results)
+    print(_table(results))
+
+
+def _base(place: _Place, name: str) -> dict[str, Any]:
+    recipe = BASES[name]
+    recipe = replace(recipe, calibration=place.calibration(recipe.calibration))
+    return _timed(
+        place,
+        name,
+        lambda out: quantize(
+            place.model, out, recipe, progress=silent, overwrite=True, conduct=place.conduct()
+        ),
+    )
+
+
+def _tuned(place: _Place, trial: Trial) -> dict[str, Any]:
+    source = tuple(str(place.domain) if each == _DOMAIN else each for each in trial.texts)
+    return _timed(
+        place,
+        trial.name,
+        lambda out: tune_artifact(
+            locate(str(place.path(trial.base))),
+            str(place.model),
+            out,
+            trial.settings,
+            calibration=Calibration(source),
+            progress=silent,
+            overwrite=True,
+            conduct=place.conduct(),
+        ),
+    )
+
+
+def _timed(place: _Place, name: str, make: Any) -> dict[str, Any]:
+    """Seconds, tuning and scores of an artifact that ``make`` writes."""
+    started = time.monotonic()
+    out = place.path(name)
+    artifacts = make(out)
+    seconds = time.monotonic() - started
+    evaluations = [
+        scored([place.model, out], text, progress=silent, device=place.device)
+        for text in place.texts
+    ]
+    rows = [each.as_json()["models"][1] for each in evaluations]
+    tuning = dict(artifacts.tuning or {})
+    return {
+        "seconds": seconds,
+        "scoring_seconds": time.monotonic() - started - seconds,
+        "tuning": {key: tuning[key] for key in ("windows", "strength") if key in tuning},
+        "held_back": {key: tuning[key] for key in ("kl_before", "kl_after") if key in tuning},
+        "scores": rows,
+    }
+
+
+def _keep(place: _Place, name: str, results: Mapping[str, Any]) -> None:
+    place.results.write_text(json.dumps(results, indent=1), encoding="utf-8")
+    print(_row(name, results[name]), flush=True)
+
+
+def _table(results: Mapping[str, Any]) -> str:
+    lines = [results["machine"], ""]
+    lines.append("| | seconds | strength | domain | KL | bundled | KL | dialogues | KL |")
+    lines.append("|---|---|---|---|---|---|---|---|---|")
+    return "\n".join(
+        [*lines, *(_row(name, each) for name, each in results.items() if name != "machine")]
+    )
+
+
+def _row(name: str, result: Mapping[str, Any]) -> str:
+    scores = " | ".join(
+        f"{100 * (row['ratio'] - 1):+.2f}% | {row['kl_mean']:.4f}" for row in result["scores"]
+    )
+    strength = result["tuning"].get("strength", "")
+    return f"| {name} | {result['seconds']:.0f} | {strength} | {scores} |"
+
+
+if __name__ == "__main__":
+    main()
