@@ -1,4 +1,4 @@
-"""What tuning gains on the real model, by text, amount and learning rate.
+"""Gains of tuning on the real model, by text, amount and learning rate.
 
 Quantizes once for each text and type, tunes the results, and scores everything on texts that
 nothing was tuned on. Results are written after each row; a row that is there isn't run again.
@@ -100,7 +100,7 @@ TRIALS: Sequence[Trial] = (
 
 @dataclass(frozen=True)
 class _Place:
-    """Where everything is: model, text of the domain, scored texts, device, folder of results."""
+    """Model, text of the domain, scored texts, device, and folder of results."""
 
     model: Path
     domain: Path

@@ -13,10 +13,12 @@ from calib.importance import InputSquares, input_squares
 from converters import open_weights, tokenizer_of
 from converters.gguf.imatrix import Imatrix, encode
 from converters.gguf.names import gguf_name
+from phi3quant import freed_memory
 from phi3quant.disk.output import check_not_inside, clear_os_errors, write_bytes
 from phi3quant.errors import CheckpointError, OutputError
 from phi3quant.model.architecture import linear_shapes
 from phi3quant.model.config import Phi3Config
+from phi3quant.model.device import CPU, computing_on
 from phi3quant.notices import notify
 from phi3quant.progress import Progress, bars
 from phi3quant.provenance import manifest
@@ -93,13 +95,15 @@ def write_imatrix(
     if process_output and config.tie_word_embeddings:
         notify([f"{located.name} has no output matrix of its own, so there are no sums for it"])
     size = Calibrated(calibration.samples, calibration.length, compensate=False)
-    place = preflight.check(config, size, (output, _nbytes(config)), max_memory, say)
+    room = preflight.check(config, size, (output, _nbytes(config)), max_memory, say)
     opened = OpenedModel(located, weights, {}, lambda: tokenizer_of(weights, located.path))
     writing = Writing(max_memory=max_memory, progress=progress)
     stamps = manifest.stamps([*weights.files, *manifest.adapter_files(located)])
     text = calibration_windows(opened, calibration, writing)
     with (
-        _shelf(output, in_memory=place is not Place.DISK) as shelf,
+        computing_on(CPU),
+        freed_memory.kept(keep=room.keeps_freed),
+        _shelf(output, in_memory=room.place is not Place.DISK) as shelf,
         progress("measuring importance", config.num_hidden_layers) as step,
     ):
         head = process_output and not config.tie_word_embeddings

@@ -27,6 +27,9 @@ _LIBRARIES, _CALIBRATING = 500_000_000, 80_000_000
 # Bytes of a GPU's memory for its libraries, and for the tries of a search.
 _GPU_LIBRARIES, _TRIES = 700_000_000, 1_000_000_000
 
+# Share of the available memory that a run may need before it saves memory.
+_MODEST = 0.7
+
 
 class Place(Enum):
     """Place of the hidden states."""
@@ -144,6 +147,16 @@ def in_memory(need: Needs, limit: int | None) -> bool:
             )
         )
     return need.memory + need.states <= room
+
+
+def leaves_room(need: Needs, limit: int | None) -> bool:
+    """Whether so much memory stays free that freed memory can be kept for reuse.
+
+    Args:
+        need: result of ``needs``.
+        limit: limit on bytes, which was meant to save memory; None for the available memory.
+    """
+    return limit is None and need.memory + need.states <= _MODEST * available_memory()
 
 
 def place_for_gpu(need: Needs, limit: int | None, free: int | None) -> Place:

@@ -14,6 +14,7 @@ from calib.activations import Hidden, Shelf
 from calib.capture import advance, collect, output_distance, outputs
 from calib.share import Share
 from calib.streams import Streams, put, walk
+from phi3quant import freed_memory
 from phi3quant.evaluation.metrics import plain
 from phi3quant.model.architecture import Block
 from phi3quant.model.config import Phi3Config
@@ -160,6 +161,7 @@ def quantize_block(
             nonlocal error, chosen
             if gram.degenerate:
                 degenerate.append(name)
+            freed_memory.release()
             tensor = quantize_compensated(codecs[name], moved[name], gram, shortfall, team)
             if tensor is not None:
                 tried = replace(chosen, linears={**chosen.linears, name: tensor})
@@ -167,6 +169,7 @@ def quantize_block(
                 if trial < error:
                     error, chosen = trial, tried
                     compensated.append(name)
+            freed_memory.release()
             return ready.block(chosen)[name]
 
         norms = {**moved, **chosen.norms}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from converters.format import ModelWriter
+from phi3quant import freed_memory
 from phi3quant.disk.ordered_writer import completed
 from phi3quant.disk.workspace import Workspace
 from phi3quant.errors import OutputError, SchemeError, require
@@ -154,7 +155,7 @@ def _run(
         recipe.compensate,
         text.ids if text else None,
         plan.device,
-        plan.place,
+        plan.room.place,
         recipe.head_codec(config),
     )
     draft = draft_of(workspace, plan.source, [entry.name for entry in plan.formats])
@@ -166,7 +167,10 @@ def _run(
             )
             for entry in plan.formats
         }
-        with computing_on(plan.device, plan.conduct.max_memory):
+        with (
+            computing_on(plan.device, plan.conduct.max_memory),
+            freed_memory.kept(keep=plan.room.keeps_freed),
+        ):
             blocks, tuning = _blocks(plan, work, list(writers.values()), tuned_on, journal)
     hashed = {name: writer.hashed for name, writer in writers.items()}
     return _Outcome(draft, recipe, blocks, tuning, hashed)

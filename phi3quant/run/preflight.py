@@ -1,6 +1,7 @@
 """Preflight: check of memory and disk before a run, and a forecast for large runs."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,6 +18,19 @@ from phi3quant.run.memory_budget import Needs, Place
 _LARGE = 2 << 30
 
 
+@dataclass(frozen=True)
+class Room:
+    """Use of the memory in a run.
+
+    Attributes:
+        place: place of the hidden states.
+        keeps_freed: whether freed memory is kept for reuse.
+    """
+
+    place: Place
+    keeps_freed: bool
+
+
 def check(
     config: Phi3Config,
     run: memory_budget.Calibrated | None,
@@ -24,7 +38,7 @@ def check(
     limit: int | None,
     say: Callable[[str], None],
     device: torch.device = CPU,
-) -> Place:
+) -> Room:
     """Refuse a run without enough memory or disk, and report the needs of a large run.
 
     Args:
@@ -37,7 +51,7 @@ def check(
         device: device that computes.
 
     Returns:
-        Place of the hidden states.
+        Use of the memory.
 
     Raises:
         MemoryLimitError: there is not enough memory.
@@ -61,7 +75,8 @@ def check(
             duration = _roughly(time_estimate.seconds(config, run, time_estimate.measured()))
             parts.append(f"{duration} for all blocks")
         say(f"expected: {', '.join(parts)}")
-    return place
+    calibrates = run is not None and device.type == "cpu"
+    return Room(place, calibrates and memory_budget.leaves_room(need, limit))
 
 
 def place_of_states(need: Needs, limit: int | None, device: torch.device = CPU) -> Place:

@@ -17,7 +17,7 @@ from phi3quant.quant.methods import METHODS, Method
 from phi3quant.run import preflight
 from phi3quant.run.admission import calibrated_sizes, checked_formats
 from phi3quant.run.conduct import Conduct
-from phi3quant.run.memory_budget import Place
+from phi3quant.run.preflight import Room
 from phi3quant.run.recipe import Recipe
 from phi3quant.run.target_size import output_bytes
 from phi3quant.run.teams import check_head, check_shareable
@@ -39,7 +39,7 @@ class Plan:
         conduct: resuming, memory limit and verification.
         progress: display of the stages.
         device: device that computes.
-        place: place of the hidden states.
+        room: use of the memory.
         files: files of the source to hash.
         stamps: sizes and times of these files.
     """
@@ -51,7 +51,7 @@ class Plan:
     conduct: Conduct
     progress: Progress
     device: torch.device
-    place: Place
+    room: Room
     files: Sequence[Path]
     stamps: Mapping[Path, tuple[int, int]]
 
@@ -96,7 +96,7 @@ def planned(
     size = output_bytes(recipe, formats, config)
     if device.type != "cpu":
         conduct.say(f"computing on {device_name(device)}")
-    place = preflight.check(
+    room = preflight.check(
         config, calibrated_sizes(recipe), (output, size), conduct.max_memory, conduct.say, device
     )
     if conduct.teams is not None:
@@ -110,7 +110,7 @@ def planned(
         conduct,
         progress,
         device,
-        place,
+        room,
         files,
         manifest.stamps([*files, *manifest.adapter_files(located)]),
     )

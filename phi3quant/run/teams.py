@@ -8,6 +8,7 @@ import torch
 
 from phi3quant.errors import ClusterError, MemberLostError, SchemeError
 from phi3quant.model.config import Phi3Config
+from phi3quant.model.device import CPU, computing_on
 from phi3quant.progress import Progress, silent
 from phi3quant.quant.block import QuantizedBlock
 from phi3quant.quant.methods import METHODS
@@ -82,7 +83,8 @@ def take_part(assignment: Assignment, team: Team) -> None:
         assignment.ids,
         team=team,
     )
-    quantize_blocks(checkpoint, work, (), silent)
+    with computing_on(CPU):
+        quantize_blocks(checkpoint, work, (), silent)
 
 
 def quantize_in_teams(

@@ -13,6 +13,7 @@ import torch
 from phi3quant.model.architecture import LINEARS, linear_shapes
 from phi3quant.model.config import Phi3Config
 from phi3quant.model.precision import product_dtype
+from phi3quant.model.wide_products import wide_products
 from phi3quant.run.memory_budget import Calibrated
 from phi3quant.run.one_block import SEARCH_TOKENS
 from phi3quant.run.window_counts import held_back_windows
@@ -30,10 +31,7 @@ _PASSED = (28, 16)
 _TRIAL_WIDTH, TRIAL = 1024, 0.1
 # Rows of a Gram matrix that are computed at once; a tile extends past the diagonal.
 _TILE = 1024
-# FP64 runs at half the rate of FP32.
-_DOUBLE = 2
-# Duration of factoring and triangular solves, relative to products with as many operations. Fitted
-# to blocks of Phi-3-mini's width and half of it, with 8 to 32 windows.
+# Duration of factoring and inverting, relative to products with as many operations.
 _TRIANGULAR = 2.5
 
 
@@ -44,30 +42,36 @@ class Pace:
     Attributes:
         fast: operations of products in precision.product_dtype.
         full: operations of products in FP32.
+        double: operations of products in FP64.
         copied: FP32 numbers copied.
     """
 
     fast: float
     full: float
+    double: float
     copied: float
 
 
 def measured(clock: Callable[[], float] = time.perf_counter) -> Pace:
-    """Measure the pace of this machine in a third of a second.
+    """Measure the pace of this machine in less than half a second.
 
     Args:
         clock: the time in seconds.
     """
-    matrix = torch.ones(_TRIAL_WIDTH, _TRIAL_WIDTH)
-    ready = matrix.to(product_dtype())
     numbers = torch.ones(4, _TRIAL_WIDTH, _TRIAL_WIDTH)
     room = torch.empty_like(numbers)
-    operations = 2.0 * _TRIAL_WIDTH**3
-    return Pace(
-        operations * times_a_second(lambda: ready @ ready, clock),
-        operations * times_a_second(lambda: matrix @ matrix, clock),
-        numbers.numel() * times_a_second(lambda: room.copy_(numbers), clock),
-    )
+
+    def products(dtype: torch.dtype) -> float:
+        matrix = torch.ones(_TRIAL_WIDTH, _TRIAL_WIDTH, dtype=dtype)
+        return 2.0 * _TRIAL_WIDTH**3 * times_a_second(lambda: matrix @ matrix, clock)
+
+    with wide_products():
+        return Pace(
+            products(product_dtype()),
+            products(torch.float32),
+            products(torch.float64),
+            numbers.numel() * times_a_second(lambda: room.copy_(numbers), clock),
+        )
 
 
 def seconds(config: Phi3Config, run: Calibrated, pace: Pace) -> float:
@@ -90,18 +94,21 @@ def seconds(config: Phi3Config, run: Calibrated, pace: Pace) -> float:
     # Without the last linear.
     passes = passing + searched * (1 - shapes[-1][0] * shapes[-1][1] / weights)
     fast = 2.0 * weights * passes + 2.0 * _SEARCHED_ROWS * squares
+    double = 0.0
     full = float(tiles * searched) + 4.0 * run.length * config.query_rows * passes
     if run.compensate:
         products = sum(rows * columns**2 for rows, columns in shapes)
         residuals = config.hidden_size * (config.query_rows + config.intermediate_size)
         fast += 2.0 * (squares + residuals) * seen + 2.0 * products
-        # Two factors: one is inverted, the other serves to solve two triangles for all rows.
-        cubes = sum(columns**3 for _, columns in shapes)
-        triangles = 3.0 * products + (2 * _DOUBLE + 1) * cubes / 3
-        full += tiles * seen + _TRIANGULAR * triangles
+        # Two triangles are solved for all rows, mostly by products, and the rows are updated.
+        full += tiles * seen + 3.0 * products
+        # One factor in FP32 for the solves, and one in FP64, which is inverted in FP32.
+        cubes = sum(columns**3 for _, columns in shapes) / 3
+        full += _TRIANGULAR * 2 * cubes
+        double = _TRIANGULAR * cubes
     numbers = _PASSED[0] * config.hidden_size + _PASSED[1] * config.intermediate_size
     copied = numbers * passes + _ROUNDINGS * _COPIES * weights
-    block = fast / pace.fast + full / pace.full + copied / pace.copied
+    block = fast / pace.fast + full / pace.full + double / pace.double + copied / pace.copied
     return config.num_hidden_layers * block
 
 

@@ -137,3 +137,19 @@ def test_sizes_are_decimal_or_binary(given: str, size: int) -> None:
     from phi3quant.cli.values import Size
 
     assert Size().convert(given, None, None) == size
+
+
+@pytest.mark.parametrize(
+    ("available", "limit", "kept"), [(2.0, None, True), (1.2, None, False), (2.0, 2.0, False)]
+)
+def test_freed_memory_is_kept_only_where_there_is_plenty(
+    available: float,
+    limit: float | None,
+    kept: object,
+    mini: Phi3Config,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    need = memory_budget.needs(mini, memory_budget.Calibrated(32, 512, compensate=True))
+    whole = need.memory + need.states
+    monkeypatch.setattr(memory_budget, "available_memory", lambda: int(available * whole))
+    assert memory_budget.leaves_room(need, None if limit is None else int(limit * whole)) is kept
