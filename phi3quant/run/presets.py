@@ -24,7 +24,7 @@ PRESETS: Mapping[str, Recipe] = {
         scheme=QuantScheme(4, 32),
         formats=("gguf", "onnx"),
         calibration=Calibration(samples=256),
-        tuning=TuningSettings(windows=512, passes=4),
+        tuning=TuningSettings(windows=512),
     ),
     # K-quants, with more bits for the matrices that need them according to llama.cpp.
     "phone-quality": Recipe(formats=("gguf",), calibration=_THOROUGH, gguf_type="Q4_K_M"),

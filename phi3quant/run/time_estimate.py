@@ -20,15 +20,17 @@ from phi3quant.run.window_counts import held_back_windows
 
 # Rows of a matrix for which the search of scales computes output errors, over all candidates.
 _SEARCHED_ROWS = 8000
-# The following constants were fitted to three measured blocks (docs/performance.md).
-# Number of times that all weights of a block are rounded or restored, and the number of copies that
-# take as long as one of these.
-_ROUNDINGS, _COPIES = 8, 16
+# The following constants were fitted to measured blocks (docs/performance.md).
+# Number of times that all weights of a block are rounded or restored, further ones with
+# compensation, and the number of copies that take as long as one of these.
+_ROUNDINGS, _COMPENSATING, _COPIES = 8, 8, 16
 # Numbers that a token's pass through a block reads and writes outside of products, in widths of the
 # residual stream and of the MLP.
 _PASSED = (28, 16)
 # Width of the matrices in a trial, and seconds of a trial.
 _TRIAL_WIDTH, TRIAL = 1024, 0.1
+# Matrices of that width that a trial copies: more than caches hold.
+_TRIAL_COPIES = 16
 # Rows of a Gram matrix that are computed at once; a tile extends past the diagonal.
 _TILE = 1024
 # Duration of factoring and inverting, relative to products with as many operations.
@@ -58,7 +60,7 @@ def measured(clock: Callable[[], float] = time.perf_counter) -> Pace:
     Args:
         clock: the time in seconds.
     """
-    numbers = torch.ones(4, _TRIAL_WIDTH, _TRIAL_WIDTH)
+    numbers = torch.ones(_TRIAL_COPIES, _TRIAL_WIDTH, _TRIAL_WIDTH)
     room = torch.empty_like(numbers)
 
     def products(dtype: torch.dtype) -> float:
@@ -94,7 +96,7 @@ def seconds(config: Phi3Config, run: Calibrated, pace: Pace) -> float:
     # Without the last linear.
     passes = passing + searched * (1 - shapes[-1][0] * shapes[-1][1] / weights)
     fast = 2.0 * weights * passes + 2.0 * _SEARCHED_ROWS * squares
-    double = 0.0
+    double, roundings = 0.0, _ROUNDINGS
     full = float(tiles * searched) + 4.0 * run.length * config.query_rows * passes
     if run.compensate:
         products = sum(rows * columns**2 for rows, columns in shapes)
@@ -106,8 +108,9 @@ def seconds(config: Phi3Config, run: Calibrated, pace: Pace) -> float:
         cubes = sum(columns**3 for _, columns in shapes) / 3
         full += _TRIANGULAR * 2 * cubes
         double = _TRIANGULAR * cubes
+        roundings += _COMPENSATING
     numbers = _PASSED[0] * config.hidden_size + _PASSED[1] * config.intermediate_size
-    copied = numbers * passes + _ROUNDINGS * _COPIES * weights
+    copied = numbers * passes + roundings * _COPIES * weights
     block = fast / pace.fast + full / pace.full + double / pace.double + copied / pace.copied
     return config.num_hidden_layers * block
 
