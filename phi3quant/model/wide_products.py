@@ -8,10 +8,14 @@ products are allowed; on a CPU without AMX, oneDNN still multiplies in FP32.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from threading import Lock
 from typing import Any
 
 import torch
 
+# The setting belongs to the process: its value from before, once for each call that is under way.
+_BEFORE: list[str] = []
+_LOCK = Lock()
 # Shapes (rows, inner, columns) of trial products, and the largest relative error of FP32; BF16
 # inputs would give about 2e-3.
 _TRIALS = ((256, 512, 256), (33, 1025, 129), (1024, 64, 48))
@@ -50,10 +54,18 @@ def _is_exact() -> bool:
 
 @contextmanager
 def _by_onednn() -> Iterator[None]:
+    """Let torch choose oneDNN, until the last of all threads and nested calls that asked for it."""
     settings: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
-    before = settings.fp32_precision
-    settings.fp32_precision = "bf16"
+    with _LOCK:
+        if not _BEFORE:
+            _BEFORE.append(settings.fp32_precision)
+            settings.fp32_precision = "bf16"
+        else:
+            _BEFORE.append(_BEFORE[0])
     try:
         yield
     finally:
-        settings.fp32_precision = before
+        with _LOCK:
+            before = _BEFORE.pop()
+            if not _BEFORE:
+                settings.fp32_precision = before

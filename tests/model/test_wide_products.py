@@ -42,6 +42,20 @@ def test_the_setting_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
     assert SETTINGS.fp32_precision == before
 
 
+def test_a_thread_that_ends_leaves_the_setting_to_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_is_exact", lambda: True)
+    before = SETTINGS.fp32_precision
+    first, second = wide_products(), wide_products()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert SETTINGS.fp32_precision == "bf16"
+    second.__exit__(None, None, None)
+    assert SETTINGS.fp32_precision == before
+
+
 @pytest.mark.parametrize(
     "abilities",
     [
