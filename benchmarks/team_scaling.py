@@ -46,7 +46,9 @@ class Traffic:
         return self.batches + self.sums + self.codes
 
 
-def traffic(config: Phi3Config, windows: int, length: int, members: int) -> Traffic:
+def traffic(
+    config: Phi3Config, windows: int, length: int, members: int, product_bytes: int = _FULL
+) -> Traffic:
     """Bytes that a member receives on average for a block of AWQ with compensation.
 
     Args:
@@ -54,6 +56,7 @@ def traffic(config: Phi3Config, windows: int, length: int, members: int) -> Traf
         windows: calibration windows, with those that are held back.
         length: tokens per window.
         members: number of members.
+        product_bytes: bytes of a number in products (see phi3quant.model.precision).
     """
     learned = Share(windows - held_back_windows(windows), length)
     tokens = learned.tokens(learned.batches)
@@ -65,7 +68,8 @@ def traffic(config: Phi3Config, windows: int, length: int, members: int) -> Traf
         residual = rows if name in ("o_proj", "down_proj") else 0
         batches += others * _FULL * width * searched
         # The inputs whole, and the columns of both differences that this member sums.
-        batches += others * _FULL * tokens * (width + (width + residual) / members)
+        differences = product_bytes * (width + residual) / members
+        batches += others * tokens * (_FULL * width + differences)
         sums += others * _FULL * (width**2 / 2 * 2 + width**2 + residual * width)
         # Plain rounding, the choice of the method, and compensated rows.
         codes += others * 3 * _CODE * rows * width

@@ -19,8 +19,18 @@ _LEAST = 1e-4
 _STEPS = (", rtn", " alone")
 """Endings of the rows that run a part of our method; only the table has them."""
 
-_MARKERS = "osD^vPX<"
-_COLORS = ("crimson", "tab:blue", "tab:orange", "tab:green", "tab:purple", "k", "tab:brown", "c")
+_MARKERS = "osD^vPX<>"
+_COLORS = (
+    "crimson",
+    "tab:blue",
+    "tab:orange",
+    "tab:green",
+    "tab:purple",
+    "k",
+    "tab:brown",
+    "c",
+    "m",
+)
 _STYLES = dict(zip(TOOLS, zip(_MARKERS, _COLORS, strict=True), strict=True))
 """Marker and colour of each tool; ours stands out."""
 

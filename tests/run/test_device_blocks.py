@@ -16,7 +16,7 @@ from phi3quant.run import blocks
 # the perplexity of such a model by as much as quantization does; with it, the wide tolerance only
 # shows that the run is sound.
 @pytest.mark.parametrize(
-    ("word", "tolerance"), [("--no-compensate", 0.01), ("--compensate", 0.1)], ids=str
+    ("word", "tolerance"), [("--no-compensate", 0.03), ("--compensate", 0.1)], ids=str
 )
 @pytest.mark.parametrize("kind", ["iq4_nl", "q5_k_m"])
 def test_blocks_of_tensor_operations_do_as_well_as_those_of_kernels(

@@ -16,6 +16,7 @@ from converters.gguf.imatrix_reader import read_imatrix
 from converters.gguf.type_policy import file_type
 from phi3quant.cli.main import main
 from phi3quant.errors import OutputError, SchemeError
+from phi3quant.model import precision
 from phi3quant.progress import silent
 from phi3quant.quant.codecs.ggml_blocks import TYPES
 from phi3quant.run.calibration import Calibration
@@ -44,8 +45,10 @@ def text(tmp_path: Path) -> Calibration:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_sums_are_those_of_the_inputs_in_transformers(
-    variant: str, text: Calibration, tmp_path: Path
+    variant: str, text: Calibration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # In BF16, where the machine multiplies it fastest, sums of noise differ by several percent.
+    monkeypatch.setattr(precision, "product_dtype", lambda _device=None: torch.float32)
     reference = make_model(tmp_path / "model", **VARIANTS[variant])
     expected: dict[str, torch.Tensor] = {}
 
@@ -78,9 +81,8 @@ def test_sums_are_those_of_the_inputs_in_transformers(
     assert set(written.counts.values()) == {ids.numel()}
     assert (written.chunks, written.chunk_tokens) == tuple(ids.shape)
     for name, module in names.items():
-        # Products in BF16, where the machine multiplies it fastest, are less precise.
         torch.testing.assert_close(
-            torch.from_numpy(written.sums[name]), expected[module].float(), rtol=0.03, atol=1e-3
+            torch.from_numpy(written.sums[name]), expected[module].float(), rtol=1e-3, atol=1e-3
         )
 
 

@@ -149,7 +149,7 @@ def test_bf16_products_calibrate_as_well_as_fp32_ones(
     # what the first block chose changes what the second one sees.
     # Either may have the luck; what counts is that BF16 doesn't cost anything.
     assert kept[1][0] < 1.05 * kept[0][0]
-    assert all(fast < 1.15 * exact for fast, exact in zip(kept[1], kept[0], strict=True))
+    assert all(fast < 1.25 * exact for fast, exact in zip(kept[1], kept[0], strict=True))
 
 
 @pytest.mark.parametrize(

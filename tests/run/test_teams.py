@@ -10,6 +10,7 @@ import torch
 from benchmarks.team_scaling import traffic
 from phi3quant.cluster.ray_teams import ray_teams
 from phi3quant.errors import ClusterError, MissingExtraError, SchemeError
+from phi3quant.model.precision import product_dtype
 from phi3quant.quant.scheme import QuantScheme
 from phi3quant.run.conduct import Conduct
 from phi3quant.run.pipeline import quantize
@@ -82,7 +83,8 @@ def test_the_model_of_scaling_counts_the_bytes_that_are_exchanged(
     model, teams = checkpoint_folder("mha"), ThreadTeams(size, splits_rows=True)
     quantize(model, tmp_path / "out", recipe("awq", prose), conduct=Conduct(teams=teams))
     config = open_checkpoint(model).config
-    computed = traffic(config, 8, 64, size).total * size * config.num_hidden_layers
+    received = traffic(config, 8, 64, size, product_dtype().itemsize).total
+    computed = received * size * config.num_hidden_layers
     assert teams.received[0] == pytest.approx(computed, rel=0.15)
 
 
