@@ -145,7 +145,9 @@ class Damped:
         for more in _MORE_DAMPING:
             # In place, since for wide layers this is the largest matrix of a run.
             matrix = gram.matrix(places.flip(0))
-            matrix = double(matrix) if dtype == torch.float64 else matrix
+            # MPS can't factor matrices.
+            if dtype == torch.float64 or matrix.device.type == "mps":
+                matrix = double(matrix)
             matrix.diagonal().add_(more * damping * float(double(matrix.diagonal()).mean()))
             try:
                 _factor(matrix)
