@@ -47,7 +47,7 @@ def check(
         output: folder of the output, and its bytes.
         limit: limit on bytes of the memory that the device uses; None for the available memory.
         say: receives a line about a large run; before that, a CPU that will calibrate is timed for
-            a third of a second.
+            less than half a second.
         device: device that computes.
 
     Returns:
