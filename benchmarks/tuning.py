@@ -11,7 +11,7 @@ WIKI_A is a text of the domain, for calibration, and WIKI_B another part of it; 
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from benchmarks.machine import described
 from phi3quant import Calibration, EvaluationText, QuantScheme, Recipe, TuningSettings, quantize
 from phi3quant import evaluate as scored
 from phi3quant.progress import silent
+from phi3quant.run.artifacts import Artifacts
 from phi3quant.run.conduct import Conduct
 from phi3quant.run.shared_work import SharedWork
 from phi3quant.run.tune_artifact import tune_artifact
@@ -200,7 +201,7 @@ def _tuned(place: _Place, trial: Trial) -> dict[str, Any]:
     )
 
 
-def _timed(place: _Place, name: str, make: Any) -> dict[str, Any]:
+def _timed(place: _Place, name: str, make: Callable[[Path], Artifacts]) -> dict[str, Any]:
     """Seconds, tuning and scores of an artifact that ``make`` writes."""
     started = time.monotonic()
     out = place.path(name)

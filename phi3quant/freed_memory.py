@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 
-# Parameters of mallopt(3): free bytes at the end of the heap before they are returned, and the
-# largest number of buffers outside the heap.
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
+# Parameters of mallopt(3): free bytes at the end of the heap before they are returned, bytes from
+# which buffers are outside the heap, and the largest number of these.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 _ALL, _NONE = 2**31 - 1, 0
-# glibc's defaults; the threshold is the largest one that it would choose by itself.
-_USUAL_TRIM_THRESHOLD, _USUAL_MMAP_MAX = 64 << 20, 65536
+# glibc's values: it raises both thresholds by itself up to these, until they are first set.
+_USUAL = {_TRIM_THRESHOLD: 64 << 20, _MMAP_THRESHOLD: 32 << 20, _MMAP_MAX: 65536}
 
 
 @contextmanager
@@ -31,8 +31,8 @@ def kept(*, keep: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        library.mallopt(_MMAP_MAX, _USUAL_MMAP_MAX)
-        library.mallopt(_TRIM_THRESHOLD, _USUAL_TRIM_THRESHOLD)
+        for parameter, value in _USUAL.items():
+            library.mallopt(parameter, value)
         library.malloc_trim(0)
 
 

@@ -35,7 +35,7 @@ def main() -> None:
         batch_size=_BATCH,
         device_map="cuda" if torch.cuda.is_available() else "cpu",
         # Mixed precision casts the whole model to BF16, tensors that aren't quantized included.
-        amp=settings.get("dtype", "float32") == "bfloat16",
+        amp=False,
         # Otherwise blocks are saved as soon as they are quantized.
         low_cpu_mem_usage=False,
     )

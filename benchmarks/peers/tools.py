@@ -44,7 +44,9 @@ _AUTOAWQ = Environment(
 _AUTOROUND = Environment(
     "AutoRound",
     (
-        *("torch==2.13.0", "transformers==5.23.0", "auto-round==0.16.1"),
+        "torch==2.13.0",
+        "transformers==5.23.0",
+        "auto-round==0.16.1",
         "compressed-tensors==0.17.1",
     ),
 )

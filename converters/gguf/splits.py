@@ -80,6 +80,7 @@ _NAMES = {
     ((O200K,), False): "gpt-4o",
     **{(tuple(split.steps), split.whole_words): name for name, split in SPLITS.items()},
 }
+
 _BY_NAME = {alias: split for name, split in SPLITS.items() for alias in (name, *split.names)}
 
 
@@ -127,10 +128,10 @@ def split_name(file: Path, described: Mapping[str, Any]) -> str:
         return "gpt-2"
     if kinds == ["Digits", "ByteLevel"] and parts[0].get("individual_digits"):
         return "smollm"
-    if kinds[-1] == "ByteLevel" and set(kinds[:-1]) == {"Split"}:
+    if kinds[1:] and kinds == [*["Split"] * (len(kinds) - 1), "ByteLevel"]:
         steps = tuple(str(part.get("pattern", {}).get("Regex")) for part in parts[:-1])
         whole_words = bool((described.get("model") or {}).get("ignore_merges"))
-        # Most expressions have one name, whatever becomes of whole words.
+        # Only one expression has a name for each way of treating whole words.
         name = _NAMES.get((steps, whole_words)) or _NAMES.get((steps, not whole_words))
         if name is not None:
             return name

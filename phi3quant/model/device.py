@@ -95,7 +95,7 @@ def free_memory(device: torch.device) -> int | None:
 
 @contextmanager
 def computing_on(device: torch.device, limit: int | None = None) -> Iterator[None]:
-    """Compute on a device, with errors that help if its memory is full.
+    """Compute on a device, with its fastest products and errors that help if its memory is full.
 
     Args:
         device: device that computes.

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from converters.gguf.splits import CL100K, GPT2, O200K, SPLITS
+from converters.gguf.splits import CL100K, GPT2, O200K, SPLITS, split_name
 from converters.gguf.tokenizer import build_fast, build_tokenizer
 from converters.gguf.tokenizer_agreement import PLAIN, agreeing
 from converters.gguf.vocabulary import GgufVocabulary, read_vocabulary
@@ -155,6 +155,13 @@ def test_an_unknown_expression_or_name_is_refused(tmp_path: Path) -> None:
         build_tokenizer({**fields, "tokenizer.ggml.pre": "tekken"}, "x.gguf")
     with pytest.raises(TokenizerError, match="has no equivalent in llama"):
         read_vocabulary(train(tmp_path, CL100K.replace("{1,3}", "{1,4}")), ROWS)
+
+
+@pytest.mark.parametrize("parts", [[], [{"type": "ByteLevel", "use_regex": False}]])
+def test_a_tokenizer_that_splits_nowhere_is_refused(parts: list[Any], tmp_path: Path) -> None:
+    described = {"pre_tokenizer": {"type": "Sequence", "pretokenizers": parts}}
+    with pytest.raises(TokenizerError, match="has no equivalent in llama"):
+        split_name(tmp_path / "tokenizer.json", described)
 
 
 def test_every_name_has_one_meaning() -> None:
