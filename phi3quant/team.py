@@ -13,11 +13,8 @@ import torch
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# Rows of a matrix that stay together. Products of a part with a multiple of 64 rows are bit for bit
-# those of the whole matrix; tests check this.
+# Rows of a matrix that stay together, except that the last member has the remaining ones too.
 _ROWS = 64
-# CPUs, by torch's names, on which tests have made this comparison.
-_COMPARED = ("AVX2",)
 
 
 class Team(Protocol):
@@ -126,18 +123,17 @@ def owners(costs: Sequence[float], size: int) -> list[int]:
     return ranks
 
 
-def rows_are_exact() -> bool:
-    """Whether parts of matrices are known to have the bits of the whole on this CPU."""
-    return torch.backends.cpu.get_cpu_capability() in _COMPARED
-
-
 def rows_of(team: Team, rows: int) -> slice:
-    """Rows of a matrix that this member computes; they may be none."""
-    if not team.splits_rows:
-        return slice(0, rows)
-    units = -(-rows // _ROWS)
-    start, stop = (units * rank // team.size * _ROWS for rank in (team.rank, team.rank + 1))
-    return slice(min(start, rows), min(stop, rows))
+    """Rows of a matrix that this member computes: none, or at least 64 if there are as many."""
+    return part_of(team.rank, team.size, rows) if team.splits_rows else slice(0, rows)
+
+
+def part_of(rank: int, size: int, rows: int) -> slice:
+    """Rows of member ``rank`` out of ``size``."""
+    # Solutions for fewer rows come from other kernels on some CPUs.
+    units = max(1, rows // _ROWS)
+    start, stop = (units * member // size * _ROWS for member in (rank, rank + 1))
+    return slice(start, rows if rank == size - 1 else stop)
 
 
 def _taken(team: Team, parcels: Sequence[Any]) -> list[list[Any]]:

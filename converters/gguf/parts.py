@@ -12,10 +12,11 @@ from converters.gguf.reader import GgufCheckpoint
 from converters.gguf.repack import AFFINE, unpack
 from converters.gguf.sizes import FLOATS
 from converters.parts import Parts, StoredBlock
-from phi3quant.errors import CheckpointError, SchemeError
+from phi3quant.errors import CheckpointError
 from phi3quant.model.architecture import BLOCK_TENSORS, EMBEDDING, HEAD, LINEARS, block_tensor_name
 from phi3quant.quant.codecs.ggml_blocks import TYPES, BlockTensor
 from phi3quant.quant.matrix_schemes import MatrixSchemes, matrix_schemes
+from phi3quant.quant.offset_tensor import OffsetTensor
 from phi3quant.quant.scheme import QuantScheme
 from phi3quant.quant.tensor import Quantized
 
@@ -28,9 +29,7 @@ def gguf_parts(model: GgufCheckpoint) -> Parts:
     Embedding and head are read as floats. A matrix in several tensors of one type is joined.
     """
     schemes, unfit = _schemes(model)
-    if schemes is not None:
-        unfit = _unfit_minima(model, schemes)
-        schemes = None if unfit else schemes
+    offsets = "" if schemes is None else _real_minima(model, schemes)
 
     def block(index: int) -> StoredBlock:
         return {
@@ -44,7 +43,7 @@ def gguf_parts(model: GgufCheckpoint) -> Parts:
             for key in BLOCK_TENSORS
         }
 
-    return Parts(schemes, model.embedding, block, model.final_norm, model.head, unfit)
+    return Parts(schemes, model.embedding, block, model.final_norm, model.head, unfit, offsets)
 
 
 def with_stored_ends(model: GgufCheckpoint, parts: Parts) -> Parts:
@@ -89,16 +88,17 @@ def _schemes(model: GgufCheckpoint) -> tuple[MatrixSchemes | None, str]:
     return matrix_schemes({name: AFFINE[kind] for name, (kind,) in kinds.items()}), ""
 
 
-def _unfit_minima(model: GgufCheckpoint, schemes: MatrixSchemes) -> str:
+def _real_minima(model: GgufCheckpoint, schemes: MatrixSchemes) -> str:
     """Reason why codes of Q4_1 have no zero points; empty if they do. Reads all of them."""
-    try:
-        for index in range(model.config.num_hidden_layers):
-            for key in LINEARS:
-                scheme = schemes.scheme(block_tensor_name(index, key))
-                if not scheme.symmetric:
-                    _stored(model, model.tensor_names(index, key), scheme)
-    except SchemeError as error:
-        return str(error)
+    for index in range(model.config.num_hidden_layers):
+        for key in LINEARS:
+            scheme = schemes.scheme(block_tensor_name(index, key))
+            names = model.tensor_names(index, key)
+            if not scheme.symmetric and isinstance(_stored(model, names, scheme), OffsetTensor):
+                return (
+                    f"{names[0]} in {model.path} has minima that are not zero points times scales; "
+                    "export mlx, gguf or safetensors"
+                )
     return ""
 
 
@@ -115,7 +115,5 @@ def _stored(
         return BlockTensor(TYPES[kind], data, (len(data), columns))
     try:
         return unpack(data, scheme, columns)
-    except SchemeError as error:
-        raise SchemeError(f"{names[0]} in {model.path} {error}; {_ADVICE}") from None
     except CheckpointError as error:
         raise CheckpointError(f"{names[0]} in {model.path} {error}") from None

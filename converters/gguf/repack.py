@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from converters.gguf.sizes import BLOCK, type_name_for
-from phi3quant.errors import CheckpointError, SchemeError
+from phi3quant.errors import CheckpointError
 from phi3quant.quant.codecs.ggml_blocks import TYPES, BlockType
 from phi3quant.quant.offset_tensor import OffsetTensor, zero_points
 from phi3quant.quant.scheme import QuantScheme
@@ -60,8 +60,12 @@ def repack(tensor: QuantizedTensor | OffsetTensor) -> np.ndarray:
     return blocks.view(rows, kind.row_bytes(columns)).numpy()
 
 
-def unpack(data: np.ndarray, scheme: QuantScheme, columns: int) -> QuantizedTensor:
+def unpack(
+    data: np.ndarray, scheme: QuantScheme, columns: int
+) -> QuantizedTensor | OffsetTensor:
     """Codes, scales and zero points in the blocks that ``repack`` makes.
+
+    Minima of Q4_1 that are not zero points times scales become offsets.
 
     llama.cpp writes a scale of 0 for a block of equal weights. Such a block gets the scale 1, since
     other formats divide by scales.
@@ -72,9 +76,8 @@ def unpack(data: np.ndarray, scheme: QuantScheme, columns: int) -> QuantizedTens
         columns: weights in a row.
 
     Raises:
-        CheckpointError: a scale is not finite.
-        SchemeError: a minimum of Q4_1 is not a zero point times the scale. Both messages continue
-            a sentence about the matrix.
+        CheckpointError: a scale or a minimum is not finite; the message continues a sentence about
+            the matrix.
     """
     rows = len(data)
     blocks = torch.from_numpy(data).view(rows, columns // BLOCK, -1)
@@ -83,20 +86,20 @@ def unpack(data: np.ndarray, scheme: QuantScheme, columns: int) -> QuantizedTens
         raise CheckpointError("has scales that are not finite")
     empty = scales == 0
     scales[empty] = 1
-    zeros = None
-    start = 2
-    if not scheme.symmetric:
-        zeros = zero_points(scales, _halves(blocks[..., 2:4]), scheme)
-        if zeros is None:
-            raise SchemeError("has minima that are not zero points times scales")
-        start = 4
-    codes = blocks[..., start:]
+    minima = None if scheme.symmetric else _halves(blocks[..., 2:4])
+    if minima is not None and not torch.isfinite(minima).all():
+        raise CheckpointError("has minima that are not finite")
+    codes = blocks[..., 2 if minima is None else 4 :]
     if scheme.bits == 8:
         codes = (codes.view(torch.int8).to(torch.int16) + scheme.middle).to(torch.uint8)
     else:
         codes = torch.cat([codes & 15, codes >> 4], dim=-1)
-    codes[empty] = scheme.middle if zeros is None else 0
-    return QuantizedTensor(scheme, codes.reshape(rows, columns), scales, zeros)
+    codes[empty] = scheme.middle if minima is None else 0
+    codes = codes.reshape(rows, columns)
+    zeros = None if minima is None else zero_points(scales, minima, scheme)
+    if minima is not None and zeros is None:
+        return OffsetTensor(scheme, codes, scales, minima)
+    return QuantizedTensor(scheme, codes, scales, zeros)
 
 
 def _halves(data: torch.Tensor) -> torch.Tensor:

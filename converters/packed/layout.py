@@ -137,9 +137,10 @@ class PackedLayout:
         adapt_config: gives further keys of config.json, for readers that need them.
         notes: gives notes on readers that compute a model in another way.
         library: name of the library in the metadata of the files.
-        unpack_offsets: function that restores a matrix with its offsets, for layouts that store
-            offsets in place of zero points, as ``scales`` and ``biases``. Such layouts may pack
-            embedding and head too.
+        pack_offsets: converts a matrix whose offsets fit FP16, for layouts that store offsets in
+            place of zero points, as ``scales`` and ``biases``. Such layouts may pack embedding and
+            head too.
+        unpack_offsets: restores such a matrix.
         outer: gives the schemes of embedding and head by name, as far as they are packed.
     """
 
@@ -156,5 +157,6 @@ class PackedLayout:
     adapt_config: Callable[[Phi3Config], Mapping[str, Any]] = lambda _config: {}
     notes: Callable[[Phi3Config], Iterable[str]] = lambda _config: ()
     library: str = "pt"
+    pack_offsets: Callable[[OffsetTensor], Mapping[str, torch.Tensor]] | None = None
     unpack_offsets: UnpackOffsets | None = None
     outer: OuterSchemes = plain_outer

@@ -34,11 +34,14 @@ _KEYS = Keys(
 
 
 def _pack(tensor: QuantizedTensor, _schemes: MatrixSchemes) -> Mapping[str, torch.Tensor]:
-    affine = with_offsets(tensor)
+    return _pack_offsets(with_offsets(tensor))
+
+
+def _pack_offsets(tensor: OffsetTensor) -> Mapping[str, torch.Tensor]:
     return {
-        "weight": bits.pack(affine.codes, affine.scheme.bits).view(torch.uint32),
-        "scales": affine.scales,
-        "biases": affine.offsets,
+        "weight": bits.pack(tensor.codes, tensor.scheme.bits).view(torch.uint32),
+        "scales": tensor.scales.half(),
+        "biases": tensor.offsets.half(),
     }
 
 
@@ -123,6 +126,7 @@ LAYOUT = PackedLayout(
     adapt_config=mlx_keys,
     notes=mlx_notes,
     library="mlx",
+    pack_offsets=_pack_offsets,
     unpack_offsets=_unpack_offsets,
     outer=default_outer,
 )

@@ -28,6 +28,7 @@ from phi3quant.notices import notify
 from phi3quant.quant.block import QuantizedBlock
 from phi3quant.quant.codecs import affine
 from phi3quant.quant.matrix_schemes import MatrixSchemes
+from phi3quant.quant.offset_tensor import OffsetTensor
 from phi3quant.quant.tensor import Quantized, QuantizedTensor, floats
 
 
@@ -119,7 +120,7 @@ class PackedWriter:
             if isinstance(tensor, torch.Tensor) and key not in LINEARS:
                 self._stream.write(name, to_half(name, tensor))
                 continue
-            if not isinstance(tensor, QuantizedTensor):
+            if not isinstance(tensor, QuantizedTensor | OffsetTensor):
                 raise TypeError(f"{self._layout.name} holds codes, not a {type(tensor).__name__}")
             self._pack(name, tensor)
 
@@ -143,9 +144,13 @@ class PackedWriter:
             raise CheckpointError(f"tensor {name} can't be quantized: {error}") from None
         self._pack(name, codes)
 
-    def _pack(self, name: str, tensor: QuantizedTensor) -> None:
+    def _pack(self, name: str, tensor: QuantizedTensor | OffsetTensor) -> None:
         try:
-            stored = self._layout.pack(tensor, self._schemes)
+            if isinstance(tensor, OffsetTensor):
+                assert self._layout.pack_offsets is not None
+                stored = self._layout.pack_offsets(tensor)
+            else:
+                stored = self._layout.pack(tensor, self._schemes)
         except CheckpointError as error:
             raise CheckpointError(f"tensor {name} can't be written: {error}") from None
         for ending, part in stored.items():

@@ -8,12 +8,13 @@ import torch
 
 from calib.share import Share
 from phi3quant.model.config import Phi3Config
+from phi3quant.quant.codecs.row_parts import rows_are_exact
 from phi3quant.run import memory_budget
 from phi3quant.run.recipe import Recipe
 from phi3quant.run.shared_work import SharedWork
 from phi3quant.run.window_counts import held_back_windows
 from phi3quant.source.locate import Located
-from phi3quant.team import Team, rows_are_exact
+from phi3quant.team import Team
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Assignment:
         model: the model, which all members read from the same path.
         recipe: recipe with all types chosen.
         ids: calibration windows, int64 [windows, length].
-        splits_rows: see phi3quant.team.Team; by default as this machine's CPU allows it.
+        splits_rows: see phi3quant.team.Team; by default as trials on this CPU allow it.
     """
 
     model: Located

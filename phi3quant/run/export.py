@@ -204,7 +204,9 @@ def export_packed(  # noqa: PLR0913 - options by name, each of them documented
         assert schemes is not None
         chosen.check(schemes, config)
 
-    source = with_fitting_codes(source, check, requantize=requantize)
+    source = with_fitting_codes(
+        source, check, requantize=requantize, real_offsets=chosen.pack_offsets is not None
+    )
     schemes = source.parts.schemes
     assert schemes is not None
     scheme = schemes.base

@@ -55,14 +55,21 @@ def with_fitting_codes(
     check: Callable[[MatrixSchemes | None], None],
     *,
     requantize: bool,
+    real_offsets: bool = False,
 ) -> ExportSource:
     """The model with codes that pass ``check``, rounded a second time only if that is wanted.
+
+    Args:
+        source: the model.
+        check: raises SchemeError for schemes that the target can't hold.
+        requantize: whether codes may be rounded a second time.
+        real_offsets: whether the target stores offsets in place of zero points.
 
     Raises:
         SchemeError: its codes don't pass.
     """
     try:
-        source.parts.check_codes()
+        source.parts.check_codes(real_offsets=real_offsets)
         check(source.parts.schemes)
     except SchemeError:
         scheme = QuantScheme()

@@ -203,6 +203,9 @@ def test_codes_are_rounded_again_only_if_that_is_wanted(
     file = export_gguf(wide, tmp_path / "gguf", kind=file_type(kind)).folders["gguf"]
     writes: Mapping[str, Callable[..., Artifacts]]
     writes = {**EXPORTS, "gguf": partial(export_gguf, kind=file_type("q4_0"))}
+    if kind == "q4_1":
+        # Such minima are MLX's offsets.
+        del writes["mlx"]
     for name, write in writes.items():
         out = tmp_path / f"out-{name}"
         with pytest.raises(SchemeError, match="requantize=True"):
@@ -213,6 +216,15 @@ def test_codes_are_rounded_again_only_if_that_is_wanted(
         for key in LINEARS:
             expected = affine.quantize(fine[key], QuantScheme())
             assert torch.equal(coarse[key].dequantize(), expected.dequantize()) or name == "gguf"
+
+
+def test_minima_of_q4_1_are_offsets_of_mlx(wide: Path, tmp_path: Path) -> None:
+    file = export_gguf(wide, tmp_path / "gguf", kind=file_type("q4_1")).folders["gguf"]
+    folder = EXPORTS["mlx"](file, tmp_path / "mlx").folders["mlx"]
+    again = export_gguf(folder, tmp_path / "again").folders["gguf"]
+    blocks = [open_weights(made).block(0) for made in (file, folder, again)]
+    for other in blocks[1:]:
+        assert all(torch.equal(other[key], blocks[0][key]) for key in LINEARS)
 
 
 def test_a_second_rounding_into_gguf_is_refused(wide: Path, tmp_path: Path) -> None:

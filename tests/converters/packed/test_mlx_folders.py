@@ -45,7 +45,7 @@ def test_real_offsets_are_read_exactly(folder: Path, dtype: torch.dtype, bits: i
 def test_real_offsets_are_refused_where_zero_points_are_stored(folder: Path) -> None:
     pack(folder)
     out = folder.parent / "out"
-    for layout in LAYOUTS:
+    for layout in LAYOUTS.keys() - {"mlx"}:
         with pytest.raises(SchemeError, match="not whole multiples of its scales"):
             export_packed(folder, out, layout=layout)
     with pytest.raises(SchemeError, match="export gguf"):
@@ -58,6 +58,17 @@ def test_real_offsets_are_minima_of_q4_1(folder: Path) -> None:
     out = export_gguf(folder, folder.parent / "out").folders["gguf"]
     assert open_gguf(out).format == "GGUF Q4_1"
     assert_same_weights(out, folder)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_real_offsets_stay_in_mlx(folder: Path, bits: int) -> None:
+    """Embedding and head, which were plain, are packed by default."""
+    pack(folder, bits=bits)
+    out = export_packed(folder, folder.parent / "out", layout="mlx").folders["mlx"]
+    before, after = (load_file(made / "model.safetensors") for made in (folder, out))
+    packed = [name for name in before if f"{name.rpartition('.')[0]}.scales" in before]
+    assert packed
+    assert all(torch.equal(after[name], before[name]) for name in packed)
 
 
 def test_scales_beyond_fp16_are_read_and_not_exported_as_codes(folder: Path) -> None:

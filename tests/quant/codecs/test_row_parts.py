@@ -6,18 +6,19 @@ from typing import Any
 import pytest
 import torch
 
+from phi3quant.model.wide_products import wide_products
 from phi3quant.quant.codecs import Codec
 from phi3quant.quant.codecs.affine import AffineCodec
 from phi3quant.quant.codecs.ggml_blocks import TYPES, BlockCodec
-from phi3quant.quant.codecs.row_parts import quantize_compensated
+from phi3quant.quant.codecs.row_parts import quantize_compensated, rows_are_exact
 from phi3quant.quant.gram import Gram
 from phi3quant.quant.scheme import QuantScheme
-from phi3quant.team import rows_are_exact, rows_of
+from phi3quant.team import rows_of
 
 pytestmark = pytest.mark.skipif(
     not rows_are_exact(), reason="teams don't split rows on this kind of CPU"
 )
-SHAPES = [(192, 96, 64), (1024, 768, 768), (640, 128, 2944), (512, 1024, 256)]
+SHAPES = [(192, 96, 64), (200, 256, 256), (1024, 768, 768), (640, 128, 2944), (512, 1024, 256)]
 
 
 class Alternating:
@@ -53,6 +54,12 @@ def solution(rows: torch.Tensor, inner: int, _columns: int) -> torch.Tensor:
     return solved
 
 
+@pytest.fixture(autouse=True)
+def as_in_a_run() -> Iterator[None]:
+    with wide_products():
+        yield
+
+
 @pytest.mark.parametrize("operation", [product, update, solution])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("threads", [1, 2])
@@ -65,9 +72,10 @@ def test_products_and_solutions_of_parts_are_those_of_the_whole(
     rows, inner, columns = shape
     matrix = random(rows, inner)
     whole = operation(matrix, inner, columns)
-    for rank in range(3):
-        part = rows_of(Alternating(rank, [()] * 3), rows)
-        assert torch.equal(operation(matrix[part], inner, columns), whole[part])
+    for size in (2, 3, 7):
+        for rank in range(size):
+            part = rows_of(Alternating(rank, [()] * size), rows)
+            assert torch.equal(operation(matrix[part], inner, columns), whole[part])
 
 
 @pytest.mark.parametrize(
@@ -81,7 +89,7 @@ def test_products_and_solutions_of_parts_are_those_of_the_whole(
     ],
     ids=["int4", "asymmetric", "Q4_K", "Q8_0", "F16"],
 )
-# Of 200 rows, the last part has no multiple of 64; seven members share four parts.
+# Of 200 rows, the last part has no multiple of 64; seven members share three parts.
 @pytest.mark.parametrize("size", [1, 2, 7])
 def test_compensated_parts_are_those_of_the_whole(codec: Codec, size: int) -> None:
     weight, gram, shortfall = random(200, 256), Gram.of(random(900, 256)), random(200, 256) * 0.01
