@@ -100,7 +100,7 @@ TRIALS: Sequence[Trial] = (
 
 
 @dataclass(frozen=True)
-class _Place:
+class Place:
     """Model, text of the domain, scored texts, device, and folder of results."""
 
     model: Path
@@ -112,6 +112,7 @@ class _Place:
 
     @property
     def results(self) -> Path:
+        """File of the results."""
         return self.folder / "results.json"
 
     def path(self, name: str) -> Path:
@@ -147,32 +148,42 @@ def main(
 ) -> None:
     """Run the trials that have no result in OUTPUT yet, and print a table."""
     started = time.monotonic()
-    texts = (
-        EvaluationText(text, length=_WINDOW, max_tokens=_SCORED),
-        EvaluationText("general", length=_WINDOW),
-        EvaluationText(_DIALOGUE, length=_WINDOW),
-    )
-    output.mkdir(parents=True, exist_ok=True)
-    place = _Place(model, domain, texts, device, output, SharedWork())
-    results: dict[str, Any] = {"machine": described()}
-    if place.results.is_file():
-        results = json.loads(place.results.read_text(encoding="utf-8"))
+    place, results = opened_place(output, model, domain, text, device)
     for trial in TRIALS:
         if only and not any(part in trial.name for part in only):
             continue
         if seconds is not None and time.monotonic() - started > seconds:
             break
         if trial.base not in results:
-            results[trial.base] = _base(place, trial.base)
-            _keep(place, trial.base, results)
+            results[trial.base] = base_row(place, trial.base, BASES[trial.base])
+            keep(place, trial.base, results)
         if trial.name not in results:
-            results[trial.name] = _tuned(place, trial)
-            _keep(place, trial.name, results)
-    print(_table(results))
+            results[trial.name] = tuned_row(
+                place, trial.name, trial.base, trial.texts, trial.settings
+            )
+            keep(place, trial.name, results)
+    print(table(results))
 
 
-def _base(place: _Place, name: str) -> dict[str, Any]:
-    recipe = BASES[name]
+def opened_place(
+    output: Path, model: Path, domain: Path, text: Path, device: str
+) -> tuple[Place, dict[str, Any]]:
+    """Folder of the results, and those that are there."""
+    texts = (
+        EvaluationText(text, length=_WINDOW, max_tokens=_SCORED),
+        EvaluationText("general", length=_WINDOW),
+        EvaluationText(_DIALOGUE, length=_WINDOW),
+    )
+    output.mkdir(parents=True, exist_ok=True)
+    place = Place(model, domain, texts, device, output, SharedWork())
+    results: dict[str, Any] = {"machine": described()}
+    if place.results.is_file():
+        results = json.loads(place.results.read_text(encoding="utf-8"))
+    return place, results
+
+
+def base_row(place: Place, name: str, recipe: Recipe) -> dict[str, Any]:
+    """Quantize the model by a recipe, and score the result."""
     recipe = replace(recipe, calibration=place.calibration(recipe.calibration))
     return _timed(
         place,
@@ -183,16 +194,19 @@ def _base(place: _Place, name: str) -> dict[str, Any]:
     )
 
 
-def _tuned(place: _Place, trial: Trial) -> dict[str, Any]:
-    source = tuple(str(place.domain) if each == _DOMAIN else each for each in trial.texts)
+def tuned_row(
+    place: Place, name: str, base: str, texts: Sequence[str], settings: TuningSettings
+) -> dict[str, Any]:
+    """Tune the result of another row on texts, and score it."""
+    source = tuple(str(place.domain) if each == _DOMAIN else each for each in texts)
     return _timed(
         place,
-        trial.name,
+        name,
         lambda out: tune_artifact(
-            locate(str(place.path(trial.base))),
+            locate(str(place.path(base))),
             str(place.model),
             out,
-            trial.settings,
+            settings,
             calibration=Calibration(source),
             progress=silent,
             overwrite=True,
@@ -201,7 +215,7 @@ def _tuned(place: _Place, trial: Trial) -> dict[str, Any]:
     )
 
 
-def _timed(place: _Place, name: str, make: Callable[[Path], Artifacts]) -> dict[str, Any]:
+def _timed(place: Place, name: str, make: Callable[[Path], Artifacts]) -> dict[str, Any]:
     """Seconds, tuning and scores of an artifact that ``make`` writes."""
     started = time.monotonic()
     out = place.path(name)
@@ -222,12 +236,14 @@ def _timed(place: _Place, name: str, make: Callable[[Path], Artifacts]) -> dict[
     }
 
 
-def _keep(place: _Place, name: str, results: Mapping[str, Any]) -> None:
+def keep(place: Place, name: str, results: Mapping[str, Any]) -> None:
+    """Write all results, and print one."""
     place.results.write_text(json.dumps(results, indent=1), encoding="utf-8")
     print(_row(name, results[name]), flush=True)
 
 
-def _table(results: Mapping[str, Any]) -> str:
+def table(results: Mapping[str, Any]) -> str:
+    """All results as a table."""
     lines = [results["machine"], ""]
     lines.append("| | seconds | strength | domain | KL | bundled | KL | dialogues | KL |")
     lines.append("|---|---|---|---|---|---|---|---|---|")

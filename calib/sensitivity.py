@@ -43,7 +43,7 @@ Costs = Mapping[str, Mapping[str, float]]
 
 
 @dataclass(frozen=True)
-class _Watched:
+class Watched:
     """Inputs and gradients of one linear.
 
     Attributes:
@@ -84,11 +84,11 @@ def measure(
     for index in range(config.num_hidden_layers):
         states.append(decoder_block(model.block(index), context, states[-1]))
         tell(1)
-    head_costs, gradient = _through_head(model, states.pop(), candidates, seed)
+    head_costs, gradient = through_head(model, states.pop(), candidates, seed)
     costs: dict[str, Mapping[str, float]] = {}
     for index in reversed(range(config.num_hidden_layers)):
         block = model.block(index)
-        gradient, watched = _through_block(block, context, states.pop(), gradient)
+        gradient, watched = through_block(block, context, states.pop(), gradient)
         for name, entry in watched.items():
             errors = candidates(block[name], entry.inputs)
             costs[block_tensor_name(index, name)] = {
@@ -115,9 +115,9 @@ def _divergence(parts: torch.Tensor) -> float:
     return float(parts.sum(dim=1).square().mean(dtype=torch.float64)) / 2
 
 
-def _through_block(
+def through_block(
     block: Block, context: SequenceContext, hidden: torch.Tensor, gradient: torch.Tensor
-) -> tuple[torch.Tensor, dict[str, _Watched]]:
+) -> tuple[torch.Tensor, dict[str, Watched]]:
     """Gradient by a block's input, and inputs and gradients of its linears.
 
     Args:
@@ -138,12 +138,12 @@ def _through_block(
     result = decoder_block(block, context, hidden, watched)
     first, *others = torch.autograd.grad(result, [hidden, *outputs.values()], gradient)
     return first, {
-        name: _Watched(inputs[name], gradients.flatten(0, 1))
+        name: Watched(inputs[name], gradients.flatten(0, 1))
         for name, gradients in zip(outputs, others, strict=True)
     }
 
 
-def _through_head(
+def through_head(
     model: ModelWeights, hidden: torch.Tensor, candidates: Candidates, seed: int
 ) -> tuple[Mapping[str, float], torch.Tensor]:
     """Costs of the candidates for the head, and the gradient by the last block's output."""
