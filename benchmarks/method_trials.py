@@ -25,6 +25,7 @@ import torch
 from benchmarks import ROOT
 from benchmarks.tuning import Place, base_row, keep, opened_place, table, tuned_row
 from calib import sensitivity
+from calib.capture import Moments
 from calib.sums import Sums
 from converters import open_weights
 from converters.parts import StoredBlock
@@ -56,6 +57,7 @@ class Trial:
         name: name of the row.
         recipe: recipe of the base; DOMAIN stands for the domain's text.
         power: power of the weights of tokens; 0: all alike.
+        per: what has weights of its own; see _WEIGHTS.
         base: name of an earlier row to tune; empty: quantize by ``recipe``.
         tuning: amount of tuning.
         code_rate: learning rate of the codes, in steps of a code; 0: codes stay.
@@ -64,6 +66,7 @@ class Trial:
     name: str
     recipe: Recipe
     power: float = 0.0
+    per: str = "linear"
     base: str = ""
     tuning: TuningSettings = field(default_factory=TuningSettings)
     code_rate: float = 0.0
@@ -90,6 +93,14 @@ TRIALS: Sequence[Trial] = (
     Trial("domain-64", _DOMAIN(64)),
     Trial("weighted-domain-64-1", _DOMAIN(64), power=1.0),
     Trial("weighted-domain-64-0.5", _DOMAIN(64), power=0.5),
+    *(
+        Trial(f"{per}-{name}-{power:g}", recipe, power=power, per=per)
+        for name, recipe in (("general-128", _GENERAL(128)), ("domain-64", _DOMAIN(64)))
+        for per, power in (
+            *(("block", 0.5), ("model", 0.5), ("last", 0.5), ("last", 0.25), ("search", 0.5)),
+            *(("linear", 0.25), ("linear", 0.75), ("model", 0.25)),
+        )
+    ),
     Trial("codes-domain-64-0", _DOMAIN(64), base="domain-64", tuning=_TWICE),
     Trial("codes-domain-64-0.03", _DOMAIN(64), base="domain-64", tuning=_TWICE, code_rate=0.03),
     Trial("more-general-256", _GENERAL(256)),
@@ -97,6 +108,10 @@ TRIALS: Sequence[Trial] = (
     Trial("more-general-446", _GENERAL(446)),
     Trial("more-general-446-tuned", _GENERAL(446), base="more-general-446", tuning=_TWICE),
     Trial("more-general-446-tuned-4", _GENERAL(446), base="more-general-446", tuning=_FOUR),
+    Trial("both-256", _GENERAL(256), power=0.5),
+    Trial("both-256-tuned", _GENERAL(256), base="both-256", tuning=_TWICE),
+    Trial("both-446", _GENERAL(446), power=0.5),
+    Trial("both-446-tuned", _GENERAL(446), base="both-446", tuning=_TWICE),
 )
 """Trials, each after its base."""
 
@@ -139,24 +154,51 @@ def _row(place: Place, trial: Trial) -> dict[str, Any]:
         change: Any = _trained_codes(trial.code_rate) if trial.code_rate else nullcontext()
         with change:
             return tuned_row(place, trial.name, trial.base, (str(text),), trial.tuning)
-    with _weighted(place.model, trial.power) if trial.power else nullcontext():
+    with _weighted(place.model, trial.power, trial.per) if trial.power else nullcontext():
         return base_row(place, trial.name, trial.recipe)
 
 
 # Tokens weighted by the gradient.
 
 
+Weights = Sequence[torch.Tensor]
+"""Weights of tokens for each linear in order, FP32 [windows, length]."""
+
+
+def _alike(weights: Weights) -> Weights:
+    return [torch.stack([each.clamp_min(1e-30).log() for each in weights]).mean(dim=0).exp()] * len(
+        weights
+    )
+
+
+_WEIGHTS: Mapping[str, Callable[[Weights], Weights]] = {
+    "linear": lambda weights: weights,
+    "search": lambda weights: weights,
+    # Of the output of attention, whose gradient is that of the residual stream.
+    "block": lambda weights: [weights[number // 4 * 4 + 1] for number in range(len(weights))],
+    "model": _alike,
+    # The output of the last block.
+    "last": lambda weights: [weights[-1]] * len(weights),
+}
+"""Weights by what has its own; for ``search``, the search of scales uses them too."""
+_KNOWN: dict[bytes, Weights] = {}
+
+
 @contextmanager
-def _weighted(folder: Path, power: float) -> Iterator[None]:
+def _weighted(folder: Path, power: float, per: str) -> Iterator[None]:
     """Weight the tokens of the sums for compensation while a model is quantized."""
     started, weights = one_block.start, list[torch.Tensor]()
+    searched: list[torch.Tensor] = []
 
     def start(
         config: Any, embedding: torch.Tensor, ids: torch.Tensor, shelf: Any, **rest: Any
     ) -> Any:
         seen = ids[held_back_windows(len(ids)) :] if len(ids) > 1 else ids
-        model = OnDevice(open_weights(folder), shelf.device)
-        weights.extend(each.pow(power) for each in token_weights(model, seen))
+        key = seen.numpy().tobytes()
+        if key not in _KNOWN:
+            _KNOWN[key] = token_weights(OnDevice(open_weights(folder), shelf.device), seen)
+        weights.extend(each.pow(power) for each in _WEIGHTS[per](_KNOWN[key]))
+        searched.extend(weights)
         return started(config, embedding, ids, shelf, **rest)
 
     class Weighted(Sums):
@@ -175,7 +217,23 @@ def _weighted(folder: Path, power: float) -> Iterator[None]:
             self._done += len(x)
             super().add(x * here, y * here, None if residual is None else residual * here)
 
-    with patch.object(one_block, "start", start), patch("calib.streams.Sums", Weighted):
+    class Searched(Moments):
+        """Sums of the search for the next linear."""
+
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            self._weights = searched.pop(0).flatten()
+            self._weights = self._weights / self._weights.mean()
+            self._done = 0
+
+        def add(self, x: torch.Tensor) -> None:
+            rows = x.reshape(-1, x.shape[-1])
+            here = self._weights[self._done : self._done + len(rows)].sqrt()[:, None].to(x.device)
+            self._done += len(rows)
+            super().add(rows * here)
+
+    search = patch("calib.capture.Moments", Searched) if per == "search" else nullcontext()
+    with patch.object(one_block, "start", start), patch("calib.streams.Sums", Weighted), search:
         yield
 
 

@@ -78,7 +78,7 @@ _LLM_COMPRESSOR = Environment("llm-compressor", ("torch==2.13.0", "llmcompressor
 
 # Parts of phi3quant that affect neither weights nor scores.
 _TELLING = (
-    *("estimating", "gating", "reporting", "progress.py"),
+    *("auditing", "cluster", "estimating", "gating", "reporting", "sweep", "progress.py"),
     *("run/time_estimate.py", "run/preflight.py"),
 )
 

@@ -60,9 +60,7 @@ def repack(tensor: QuantizedTensor | OffsetTensor) -> np.ndarray:
     return blocks.view(rows, kind.row_bytes(columns)).numpy()
 
 
-def unpack(
-    data: np.ndarray, scheme: QuantScheme, columns: int
-) -> QuantizedTensor | OffsetTensor:
+def unpack(data: np.ndarray, scheme: QuantScheme, columns: int) -> QuantizedTensor | OffsetTensor:
     """Codes, scales and zero points in the blocks that ``repack`` makes.
 
     Minima of Q4_1 that are not zero points times scales become offsets.

@@ -18,13 +18,13 @@ PRESETS: Mapping[str, Recipe] = {
     "phone-fast": Recipe(
         scheme=QuantScheme(4, 32), formats=("gguf", "onnx"), calibration=_THOROUGH
     ),
-    # The files of phone-fast, tuned on all of the bundled text: closest to the original at their
-    # size, and by far the slowest to make.
+    # The files of phone-fast, calibrated and tuned on all of the bundled text: closest to the
+    # original at their size, and by far the slowest to make.
     "best": Recipe(
         scheme=QuantScheme(4, 32),
         formats=("gguf", "onnx"),
-        calibration=Calibration(samples=256),
-        tuning=TuningSettings(windows=512),
+        calibration=Calibration(samples=512),
+        tuning=TuningSettings(windows=512, passes=4),
     ),
     # K-quants, with more bits for the matrices that need them according to llama.cpp.
     "phone-quality": Recipe(formats=("gguf",), calibration=_THOROUGH, gguf_type="Q4_K_M"),

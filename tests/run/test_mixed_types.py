@@ -163,7 +163,7 @@ def test_presets_make_what_they_say(name: str, tmp_path: Path) -> None:
     if name == "best":
         assert manifest["calibration"]["text"] == "tiny/calibration"
         assert set(manifest["tuning"]["held_back"]) == {"tiny/calibration"}
-        assert recipe["tuning"].items() >= {"windows": 8, "passes": 2}.items()
+        assert recipe["tuning"].items() >= {"windows": 8, "passes": 4}.items()
 
 
 @pytest.mark.parametrize(
@@ -174,8 +174,8 @@ def test_presets_make_what_they_say(name: str, tmp_path: Path) -> None:
         (("--preset", "small", "--seed", "1"), Calibration(samples=128, seed=1)),
         (("--preset", "small", "--samples", "64"), Calibration(samples=64)),
         (("--calib", "tiny", "--seq-len", "9"), Calibration("tiny", length=9)),
-        (("--preset", "best"), Calibration(samples=256)),
-        (("--preset", "best", "--calib", "tiny"), Calibration("tiny", samples=256)),
+        (("--preset", "best"), Calibration(samples=512)),
+        (("--preset", "best", "--calib", "tiny"), Calibration("tiny", samples=512)),
     ],
 )
 def test_presets_calibrate_on_more_unless_told_otherwise(
