@@ -112,8 +112,8 @@ _PLAIN = (
 )
 _AWQ = ("awq", "awq without compensation")
 _CALIBRATED = (*_AWQ, "GPTQModel GPTQ", "llm-compressor GPTQ")
-GROWING = ("rtn", "awq", "llama.cpp llama-quantize Q4_0", "GPTQModel GPTQ")
-"""Tasks whose growth is measured."""
+GROWING = ("rtn", "awq", "llama.cpp llama-quantize Q4_0")
+"""Tasks whose growth is measured; GPTQModel's takes hours, so only that with layers is."""
 
 _NARROWER: Mapping[str, Sequence[str]] = {"mini-4k": ("mini-quarter", "mini-half", "mini-4k")}
 
@@ -140,8 +140,7 @@ def growth(base: Size, rounds: int) -> Mapping[str, Sequence[Turn]]:
     samples = [replace(base, samples=max(1, base.samples * n // 4)) for n in (1, 2, 4)]
     threads = [replace(base, threads=number) for number in (1, 2)]
     axes = {"layers": layers, "width": widths, "samples": samples, "threads": threads}
-    calibrated = tuple(name for name in GROWING if name in _CALIBRATED)
-    tasks = {"samples": calibrated}
+    tasks = {"layers": (*GROWING, "GPTQModel GPTQ"), "samples": ("awq",)}
     return {
         axis: [Turn(axis, size, tasks.get(axis, GROWING), rounds) for size in sizes]
         for axis, sizes in axes.items()
