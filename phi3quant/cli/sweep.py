@@ -26,6 +26,7 @@ from phi3quant.sweep.plan import Limits
 from phi3quant.sweep.ray_jobs import RayRunner
 from phi3quant.sweep.require import parse_requirement
 from phi3quant.sweep.results import Results
+from phi3quant.sweep.store import Store
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class _Jobs:
     resume: bool
     max_memory: int | None
     ray: str | None
+    store: str | None
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,13 @@ _JOBS = options.group(
         "this machine, or local to start one here. --threads are the threads and CPUs of a job.  "
         "[default: jobs run one after the other]",
     ),
+    click.option(
+        "--store",
+        metavar="ADDRESS",
+        help="Address of fsspec, such as s3://bucket/sweep, that keeps the results too (extra: "
+        "store, and the package of the protocol). Results that are there are used again, and the "
+        "nodes of a cluster need no common folder.",
+    ),
 )
 _JUDGING = options.group(
     "judging",
@@ -145,6 +154,7 @@ def sweep_command(
     phi3quant sweep --models ./a,./b --presets phone-fast,small -o out
     phi3quant sweep grid.toml -o out --resume        after an interruption
     phi3quant sweep grid.toml -o /shared/out --ray auto --threads 8
+    phi3quant sweep grid.toml -o out --store s3://bucket/sweep
 
     GRID is a TOML file with models and tables of choices; every combination is a job. A job whose
     result is in the folder already doesn't run again. The original is scored once a model.
@@ -167,6 +177,7 @@ def sweep_command(
     use_threads(running.threads)
     runner: Runner = run_locally if jobs.ray is None else RayRunner(jobs.ray, running.threads)
     display: Display = Silent() if running.quiet else SweepDisplay()
+    store = None if jobs.store is None else Store(jobs.store)
     results = sweep(
         combined,
         jobs.output,
@@ -175,8 +186,13 @@ def sweep_command(
         resume=jobs.resume,
         runner=runner,
         display=display,
+        store=store,
     )
     _write(results, judging, quiet=running.quiet)
+    if store is not None:
+        for path in (results.folder.results, results.folder.page):
+            if path.is_file():
+                store.replace_file(results.folder, path)
     if running.as_json:
         print_json(results.as_json())
     else:

@@ -7,6 +7,7 @@ from typing import Any
 
 from converters import FORMATS
 from converters.gguf.type_policy import FILE_TYPES
+from converters.onnx.options import ACCURACY_LEVELS, FLOATS, IR_VERSIONS, STORAGES
 from phi3quant.errors import InputError
 from phi3quant.quant.methods import METHODS
 from phi3quant.quant.scheme import WHOLE_ROW
@@ -27,7 +28,7 @@ class Axis:
     """A choice that a grid varies.
 
     Attributes:
-        choice: name in phi3quant.run.choices, or METHOD.
+        choice: name in phi3quant.run.choices or phi3quant.sweep.layouts, or METHOD.
         read: checks one value from the file and converts it; raises InputError.
         lists: whether one value may itself be a list.
     """
@@ -52,6 +53,13 @@ def _whole(value: Any, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value < _LARGEST:
         raise InputError(f"{_shown(value)} is not a whole number from {least} on")
     return value
+
+
+def _among(numbers: Iterable[int], value: Any) -> int:
+    number = _whole(value, 0)
+    if number not in numbers:
+        raise InputError(f"{number} is not one of {', '.join(map(str, numbers))}")
+    return number
 
 
 def _seed(value: Any) -> int:
@@ -122,6 +130,11 @@ AXES: Mapping[str, Axis] = {
     "gguf-type": Axis("gguf_type", partial(_name, "GGUF type", FILE_TYPES)),
     "tensor-type": Axis("tensor_types", _types, lists=True),
     "export": Axis("formats", _formats, lists=True),
+    "embedding": Axis("embedding", partial(_name, "type of embedding", STORAGES)),
+    "head": Axis("head", partial(_name, "type of head", STORAGES)),
+    "io": Axis("io", partial(_name, "type of ONNX inputs", FLOATS)),
+    "accuracy-level": Axis("accuracy_level", partial(_among, ACCURACY_LEVELS)),
+    "opset": Axis("opset", partial(_among, IR_VERSIONS)),
     "calib": Axis("source", _calibration_texts, lists=True),
     "calib-field": Axis("field", _text),
     "samples": Axis("samples", partial(_whole, least=1)),

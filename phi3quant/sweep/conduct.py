@@ -16,6 +16,7 @@ from phi3quant.sweep.outcome import Outcome
 from phi3quant.sweep.plan import Limits, Plan, make_plan
 from phi3quant.sweep.require import Requirement
 from phi3quant.sweep.results import Results
+from phi3quant.sweep.store import Store
 from phi3quant.sweep.work import Task
 from phi3quant.units import count
 
@@ -45,6 +46,7 @@ def sweep(
     resume: bool = False,
     runner: Runner = run_locally,
     display: Display | None = None,
+    store: Store | None = None,
 ) -> Results:
     """Quantize and score every model of a grid with every recipe.
 
@@ -59,6 +61,7 @@ def sweep(
         resume: whether to continue jobs that were interrupted after their finished blocks.
         runner: runs the jobs.
         display: display of the progress; None for nothing.
+        store: address with results, which are used as well; new ones are copied to it.
 
     Raises:
         Phi3QuantError: no job can start; errors of single jobs are in the results.
@@ -66,13 +69,20 @@ def sweep(
     folder, shared, shown = SweepFolder(Path(output)), SharedWork(), display or Silent()
     wanted = demands or Demands()
     folder.check()
+    if store is not None:
+        store.check()
     plan = make_plan(grid, limits, shared)
     with folder.locked():
         if not resume:
             _refuse_to_forget(plan, folder)
+        if store is not None:
+            for job in plan.jobs:
+                store.exchange(folder, job.key)
         outcomes, before = _reused(plan, folder), folder.results.read_bytes()
         tasks = [
-            Task(job, folder, plan.text, limits) for job in plan.jobs if job.key not in outcomes
+            Task(job, folder, plan.text, limits, store=store)
+            for job in plan.jobs
+            if job.key not in outcomes
         ]
         shown.planned([task.job for task in tasks], len(outcomes))
 

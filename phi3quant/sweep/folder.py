@@ -79,8 +79,7 @@ class SweepFolder:
         """
         with clear_os_errors(self.path):
             self.check()
-            for name in ("artifacts", "outcomes", "originals", "logs"):
-                (self.path / name).mkdir(parents=True, exist_ok=True)
+            self.make()
             lock = lock_folder(self.path)
         if lock is None:
             raise BusyError(f"another sweep is using {self.path}; wait until it is finished")
@@ -90,6 +89,11 @@ class SweepFolder:
             yield
         finally:
             os.close(lock)
+
+    def make(self) -> None:
+        """Create the folder and those in it, unless they exist."""
+        for name in ("artifacts", "outcomes", "originals", "logs"):
+            (self.path / name).mkdir(parents=True, exist_ok=True)
 
     def check(self) -> None:
         """Refuse a folder with other content.

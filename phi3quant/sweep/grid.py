@@ -13,6 +13,7 @@ from phi3quant.evaluation.evaluate import EvaluationText
 from phi3quant.run.choices import PRESET, recipe_of_choices
 from phi3quant.run.recipe import Recipe
 from phi3quant.sweep.axes import AXES, METHOD, Axis
+from phi3quant.sweep.layouts import with_layout
 from phi3quant.units import unknown
 
 MOST_JOBS = 1000
@@ -143,7 +144,7 @@ def _combinations(table: Mapping[str, Any], where: str) -> list[GridRecipe]:
         choices = dict(zip(axes, values, strict=True))
         method = choices.pop(METHOD, DEFAULT_METHOD)
         try:
-            recipe = recipe_of_choices(method, choices)
+            recipe = with_layout(recipe_of_choices(method, choices), choices)
         except SchemeError as error:
             raise SchemeError(f"{where}: {error}") from None
         recipes.append(GridRecipe(recipe, choices.get(PRESET, "")))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from converters.onnx import writer as onnx_writer
 from phi3quant.quant.methods import METHODS
 from phi3quant.run.recipe import Recipe
 from phi3quant.source.locate import Located
@@ -97,7 +98,8 @@ def _name(entry: GridRecipe) -> str:
 
 def _details(recipe: Recipe) -> dict[str, str]:
     """Choices that names leave out."""
-    text = recipe.calibration
+    text, onnx = recipe.calibration, recipe.onnx
+    outer = onnx if onnx_writer.FORMAT.name in recipe.formats else recipe.mlx
     return {
         "compensate": "compensated" if recipe.compensate else "not compensated",
         "source": " and ".join(map(str, text.sources)) or "bundled text",
@@ -105,4 +107,9 @@ def _details(recipe: Recipe) -> dict[str, str]:
         "length": f"{text.length} tokens each",
         "seed": f"seed {text.seed}",
         "tuning": "not tuned" if recipe.tuning is None else f"tuned ({recipe.tuning})",
+        "embedding": f"embedding {outer.embedding or 'by default'}",
+        "head": f"head {outer.head or 'by default'}",
+        "io": f"{onnx.io} in and out",
+        "accuracy_level": f"accuracy level {onnx.accuracy_level}",
+        "opset": f"opset {onnx.opset}",
     }

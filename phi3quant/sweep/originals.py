@@ -36,6 +36,11 @@ class _Record:
     bytes: int
 
 
+def files_of_original(place: Path) -> tuple[Path, Path]:
+    """Files of kept predictions; the last one is written last."""
+    return place.with_suffix(_WEIGHTS), place.with_suffix(_RECORD)
+
+
 def original(
     place: Path,
     opened: OpenedModel[Checkpoint],

@@ -21,9 +21,8 @@ from phi3quant.run.shared_work import SharedWork
 from phi3quant.sweep.cache import reused
 from phi3quant.sweep.display import Display
 from phi3quant.sweep.job_log import last_line
-from phi3quant.sweep.originals import original
 from phi3quant.sweep.outcome import Outcome
-from phi3quant.sweep.work import Task, run_job
+from phi3quant.sweep.work import Task, kept_original, run_job
 from phi3quant.units import size
 
 # Deaths of workers that a job survives.
@@ -76,9 +75,9 @@ class _Cluster:
         """Compare all nodes with this machine; see nodes.compare."""
         first = tasks[0]
         models = tuple(dict.fromkeys(task.job.subject.located for task in tasks))
-        inquiry = Inquiry(
-            str(Path.cwd()), first.folder.results.absolute(), models, first.limits.device
-        )
+        # With a store, every node has a folder of its own.
+        seen = None if first.store else first.folder.results.absolute()
+        inquiry = Inquiry(str(Path.cwd()), seen, models, first.limits.device)
         return compared(self._ray, self._workers, inquiry, shared, gpus=_gpus(first))
 
     def admitted(self, tasks: Sequence[Task]) -> tuple[list[Task], list[tuple[Task, Outcome]]]:
@@ -166,22 +165,23 @@ def _gpus(task: Task) -> int:
 
 def _keep_original(task: Task, folder: str, threads: int) -> str:
     """Score an original. An error is left to the jobs, which report it."""
-    _prepare(folder, threads)
+    _prepare(task, folder, threads)
     subject = task.job.subject
     with suppress(Exception):
-        opened = shared_work().opened(subject.located)
-        place = task.folder.original(subject.original)
-        original(place, opened, task.text, silent, task.limits.device)
+        kept_original(task, shared_work().opened(subject.located), silent)
     return subject.original
 
 
 def _run_task(task: Task, folder: str, threads: int, _after: str) -> Outcome:
-    _prepare(folder, threads)
+    _prepare(task, folder, threads)
     # A worker may have died after it finished the artifact.
     there = reused(task.job, task.folder)
     return replace(there, reused=False) if there else run_job(task, shared_work(), silent)
 
 
-def _prepare(folder: str, threads: int) -> None:
+def _prepare(task: Task, folder: str, threads: int) -> None:
     os.chdir(folder)
     torch.set_num_threads(threads)
+    if task.store is not None:
+        task.folder.make()
+        task.store.exchange(task.folder, task.job.key)

@@ -10,19 +10,23 @@ from phi3quant.disk.output import MANIFEST
 from phi3quant.disk.untrusted_json import read_json_if_there
 from phi3quant.errors import BusyError, MemoryLimitError, Phi3QuantError, ResumeError
 from phi3quant.evaluation.evaluate import EvaluationText
+from phi3quant.evaluation.full_precision import FullPrecision
 from phi3quant.progress import Progress
 from phi3quant.run.conduct import Conduct
 from phi3quant.run.pipeline import quantize
 from phi3quant.run.shared_work import SharedWork
 from phi3quant.run.verification import Verification
+from phi3quant.source.checkpoint import Checkpoint
+from phi3quant.source.opened_model import OpenedModel
 from phi3quant.sweep import peak_memory
 from phi3quant.sweep.cache import mismatch
 from phi3quant.sweep.folder import SweepFolder
 from phi3quant.sweep.job import Job
 from phi3quant.sweep.job_log import JobLog, job_log
-from phi3quant.sweep.originals import original
+from phi3quant.sweep.originals import files_of_original, original
 from phi3quant.sweep.outcome import Outcome, outcome_of, write_outcome
 from phi3quant.sweep.plan import Limits
+from phi3quant.sweep.store import Store
 
 # Seconds between tries to lock an output.
 _RETRY = 2
@@ -38,6 +42,7 @@ class Task:
         text: text to score on.
         limits: device and memory.
         patience: seconds to wait for another process that is writing the same artifact.
+        store: address that keeps the results too; None for the folder alone.
     """
 
     job: Job
@@ -45,6 +50,7 @@ class Task:
     text: EvaluationText
     limits: Limits
     patience: float = 0
+    store: Store | None = None
 
 
 def run_job(task: Task, shared: SharedWork, progress: Progress) -> Outcome:
@@ -83,7 +89,7 @@ def _finished(task: Task, shared: SharedWork, log: JobLog, progress: Progress) -
     started = time.monotonic()
     measured = peak_memory.begin_span()
     opened = shared.opened(job.subject.located)
-    kept = original(folder.original(job.subject.original), opened, task.text, logged, device)
+    kept = kept_original(task, opened, logged)
     conduct = Conduct(
         resume=folder.finished_blocks(job.key) > 0,
         max_memory=task.limits.max_memory,
@@ -102,7 +108,24 @@ def _finished(task: Task, shared: SharedWork, log: JobLog, progress: Progress) -
         peak_bytes=peak_memory.peak_of_span() if measured else None,
     )
     write_outcome(folder.outcome(job.key), outcome)
+    if task.store is not None:
+        task.store.keep(folder, job.key)
     return outcome
+
+
+def kept_original(task: Task, opened: OpenedModel[Checkpoint], progress: Progress) -> FullPrecision:
+    """Predictions of a job's model in full precision, which all jobs of the model share.
+
+    Raises:
+        Phi3QuantError: the text or the model can't be used, or the files can't be written.
+    """
+    place, store = task.folder.original(task.job.subject.original), task.store
+    if store is not None:
+        store.exchange_files(task.folder, *files_of_original(place))
+    kept = original(place, opened, task.text, progress, task.limits.device)
+    if store is not None:
+        store.exchange_files(task.folder, *files_of_original(place))
+    return kept
 
 
 def _quantize(task: Task, conduct: Conduct, log: JobLog, progress: Progress) -> None:

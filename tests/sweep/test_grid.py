@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from converters.onnx.options import OnnxOptions
 from phi3quant.errors import InputError, SchemeError
 from phi3quant.quant.scheme import QuantScheme
 from phi3quant.sweep.grid import MOST_JOBS, ModelEntry, grid_of, read_grid
@@ -166,6 +167,43 @@ def test_mixtures_of_texts_and_tuning_are_choices(tmp_path: Path) -> None:
     assert [recipe.tuning is not None for recipe in recipes] == [False, True, False, True, True]
     assert recipes[-1].tuning == TuningSettings(windows=5, passes=3)
     assert len(set(labels(grid.recipes))) == 5
+
+
+def test_layouts_of_onnx_and_mlx_are_choices(tmp_path: Path) -> None:
+    grid = read_grid(
+        write(
+            tmp_path,
+            MODELS + '[[recipes]]\nexport = ["onnx", "mlx", "onnx,mlx"]\nembedding = "int4"\n'
+            'head = ["int4", "int8"]\n[[recipes]]\npreset = "small"\naccuracy-level = [0, 4]\n'
+            'io = "fp16"\nopset = 14\n',
+        )
+    )
+    recipes = [entry.recipe for entry in grid.recipes]
+    layouts = [(recipe.onnx.head, recipe.mlx.head) for recipe in recipes[:6]]
+    assert layouts[:2] == [("int4", None), ("int8", None)]
+    assert layouts[2:4] == [(None, "int4"), (None, "int8")]
+    assert layouts[4:] == [("int4", "int4"), ("int8", "int8")]
+    assert [recipe.onnx for recipe in recipes[6:]] == [
+        OnnxOptions(level, "int4", opset=14, io="fp16") for level in (0, 4)
+    ]
+    assert len(set(labels(grid.recipes))) == 8
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ('head = "int4"', "require onnx or mlx"),
+        ('export = "mlx"\nio = "fp16"', "require onnx among the formats"),
+        ('export = "mlx"\nhead = "fp32"', "no head fp32 in MLX"),
+        ('export = "onnx"\nopset = 15', "15 is not one of 14, 21"),
+        ('export = "onnx"\naccuracy-level = 5', "5 is not one of 0, 1, 2, 3, 4"),
+        ('export = "onnx"\nembedding = "int5"', "Did you mean int8?"),
+    ],
+)
+def test_layouts_that_no_format_has_are_refused(tmp_path: Path, choice: str, message: str) -> None:
+    with pytest.raises((InputError, SchemeError)) as caught:
+        read_grid(write(tmp_path, MODELS + f"[[recipes]]\n{choice}\n"))
+    assert message in str(caught.value)
 
 
 def test_an_amount_of_tuning_requires_tuning(tmp_path: Path) -> None:
