@@ -175,7 +175,7 @@ def test_layouts_of_onnx_and_mlx_are_choices(tmp_path: Path) -> None:
             tmp_path,
             MODELS + '[[recipes]]\nexport = ["onnx", "mlx", "onnx,mlx"]\nembedding = "int4"\n'
             'head = ["int4", "int8"]\n[[recipes]]\npreset = "small"\naccuracy-level = [0, 4]\n'
-            'io = "fp16"\nopset = 14\n',
+            'embedding = "fp16"\nio = "fp16"\nopset = 14\n',
         )
     )
     recipes = [entry.recipe for entry in grid.recipes]
@@ -184,7 +184,7 @@ def test_layouts_of_onnx_and_mlx_are_choices(tmp_path: Path) -> None:
     assert layouts[2:4] == [(None, "int4"), (None, "int8")]
     assert layouts[4:] == [("int4", "int4"), ("int8", "int8")]
     assert [recipe.onnx for recipe in recipes[6:]] == [
-        OnnxOptions(level, "int4", opset=14, io="fp16") for level in (0, 4)
+        OnnxOptions(level, "fp16", opset=14, io="fp16") for level in (0, 4)
     ]
     assert len(set(labels(grid.recipes))) == 8
 

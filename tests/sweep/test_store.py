@@ -109,9 +109,7 @@ def test_an_address_that_fsspec_lacks_has_a_message(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_store_that_cannot_be_written_is_refused_before_work(
-    grid: Grid, tmp_path: Path
-) -> None:
+def test_a_store_that_cannot_be_written_is_refused_before_work(grid: Grid, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder", encoding="utf-8")
     with pytest.raises(OutputError, match="can't be used"):
         sweep(grid, tmp_path / "out", CPU, runner=no_work, store=Store(f"{tmp_path}/file/store"))
