@@ -125,19 +125,19 @@ class Store:
         try:
             import fsspec  # noqa: PLC0415 - an extra
         except ImportError:
-            raise MissingExtraError("--store", "store") from None
+            raise MissingExtraError("a store of results", "store") from None
         try:
             files, root = fsspec.core.url_to_fs(self.address)
         # Protocols raise errors of their own packages.
         except Exception as error:  # noqa: BLE001
-            raise InputError(f"--store {self.address}: {visible(str(error))}") from None
+            raise InputError(f"the store {self.address}: {visible(str(error))}") from None
         try:
             yield files, str(root).rstrip("/")
         except Phi3QuantError:
             raise
         except Exception as error:  # noqa: BLE001
             reason = visible(str(error)) or type(error).__name__
-            raise OutputError(f"--store {self.address} can't be used: {reason}") from None
+            raise OutputError(f"the store {self.address} can't be used: {reason}") from None
 
 
 def _name(folder: SweepFolder, path: Path) -> str:
