@@ -25,9 +25,10 @@ from phi3quant.sweep.job import Job
 from phi3quant.sweep.outcome import Outcome
 from phi3quant.sweep.ray_jobs import RayRunner
 from phi3quant.sweep.results import Results
+from phi3quant.sweep.store import Store
 from tests.ray_cluster import cluster_of_nodes, node_of
 from tests.sweep.conftest import CPU
-from tests.sweep.test_sweep import hashes
+from tests.sweep.test_sweep import hashes, no_work
 
 ray = pytest.importorskip("ray", reason="the extra cluster isn't installed")
 
@@ -100,6 +101,15 @@ def test_any_number_of_nodes_gives_the_bytes_of_one_process(
     results = sweep(tiny, tmp_path / "out", CPU, runner=RayRunner("auto"))
     assert same(results, alone)
     assert len(list((tmp_path / "out" / "originals").glob("*.json"))) == 1
+
+
+def test_results_of_workers_go_to_the_store(
+    tiny: Grid, alone: Results, cluster: Callable[[int], Any], tmp_path: Path
+) -> None:
+    cluster(2)
+    store = Store((tmp_path / "store").as_uri())
+    assert same(sweep(tiny, tmp_path / "out", CPU, runner=RayRunner("auto"), store=store), alone)
+    assert same(sweep(tiny, tmp_path / "there", CPU, runner=no_work, store=store), alone)
 
 
 def test_a_killed_worker_loses_nothing(
