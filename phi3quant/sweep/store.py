@@ -122,6 +122,8 @@ class Store:
     @contextmanager
     def _opened(self) -> Iterator[tuple[Any, str]]:
         """File system and path; errors of any protocol name the address."""
+        if not self.address.strip():
+            raise InputError("the address of the store is empty; give one like s3://bucket/sweep")
         try:
             import fsspec  # noqa: PLC0415 - an extra
         except ImportError:

@@ -94,7 +94,7 @@ def test_names_that_lead_out_of_the_folder_are_refused(results: Results, tmp_pat
 
 @pytest.mark.parametrize(
     ("address", "message"),
-    [("s4://bucket", "Protocol not known: s4"), ("s3://bucket/x", "s3fs")],
+    [("s4://bucket", "Protocol not known: s4"), ("s3://bucket/x", "s3fs"), (" ", "is empty")],
 )
 def test_an_address_that_fsspec_lacks_has_a_message(
     address: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
