@@ -22,8 +22,16 @@ from unittest.mock import patch
 import click
 import torch
 
-from benchmarks import ROOT
-from benchmarks.tuning import Place, base_row, keep, opened_place, table, tuned_row
+from benchmarks.tuning import (
+    DOMAIN,
+    Place,
+    base_row,
+    keep,
+    opened_place,
+    table,
+    trial_options,
+    tuned_row,
+)
 from calib import sensitivity
 from calib.capture import Moments
 from calib.sums import Sums
@@ -72,7 +80,7 @@ class Trial:
     code_rate: float = 0.0
 
 
-_GENERAL, _DOMAIN = partial(_recipe, "general"), partial(_recipe, "DOMAIN")
+_GENERAL, _DOMAIN = partial(_recipe, "general"), partial(_recipe, DOMAIN)
 _TWICE, _FOUR = TuningSettings(100_000, 2), TuningSettings(100_000, 4)
 
 TRIALS: Sequence[Trial] = (
@@ -117,13 +125,7 @@ TRIALS: Sequence[Trial] = (
 
 
 @click.command()
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True)
-@click.option("--model", type=click.Path(path_type=Path), default=ROOT / "models" / "real")
-@click.option("--domain", type=click.Path(path_type=Path, exists=True), required=True)
-@click.option("--text", type=click.Path(path_type=Path, exists=True), required=True)
-@click.option("--only", multiple=True, help="Trials with this in their name, and their bases.")
-@click.option("--device", default="auto", show_default=True)
-@click.option("--seconds", type=float, help="Begin no more trials after this time.")
+@trial_options
 def main(
     output: Path,
     model: Path,

@@ -30,7 +30,7 @@ from phi3quant.run.tune_artifact import tune_artifact
 from phi3quant.source.locate import locate
 
 _DIALOGUE = ROOT / "benchmarks" / "quality" / "texts" / "dialogue_with_code.jsonl"
-_DOMAIN = "DOMAIN"
+DOMAIN = "DOMAIN"
 """Stands for the path of the domain's text."""
 # More windows than any text here has.
 _ALL = 100_000
@@ -39,11 +39,9 @@ _SCORED, _WINDOW = 24_576, 1024
 
 BASES: Mapping[str, Recipe] = {
     "bundled": Recipe(scheme=QuantScheme(4, 32), calibration=Calibration("general", samples=128)),
-    "domain": Recipe(scheme=QuantScheme(4, 32), calibration=Calibration(_DOMAIN)),
-    "domain-256": Recipe(scheme=QuantScheme(4, 32), calibration=Calibration(_DOMAIN, samples=256)),
-    "domain-q4_k_m": Recipe(
-        formats=("gguf",), gguf_type="Q4_K_M", calibration=Calibration(_DOMAIN)
-    ),
+    "domain": Recipe(scheme=QuantScheme(4, 32), calibration=Calibration(DOMAIN)),
+    "domain-256": Recipe(scheme=QuantScheme(4, 32), calibration=Calibration(DOMAIN, samples=256)),
+    "domain-q4_k_m": Recipe(formats=("gguf",), gguf_type="Q4_K_M", calibration=Calibration(DOMAIN)),
     "bundled-q4_k_m": Recipe(
         formats=("gguf",), gguf_type="Q4_K_M", calibration=Calibration("general", samples=128)
     ),
@@ -81,20 +79,20 @@ def _trial(base: str, texts: str, windows: int, passes: int, rate: float = 1e-3)
 
 TRIALS: Sequence[Trial] = (
     _trial("bundled", "general self:512", _ALL, 2),
-    _trial("domain", _DOMAIN, _ALL, 2),
+    _trial("domain", DOMAIN, _ALL, 2),
     _trial("bundled", "general self:64", 128, 1),
     _trial("bundled", "general", _ALL, 4),
-    _trial("domain", _DOMAIN, 256, 2),
-    _trial("domain-q4_k_m", _DOMAIN, _ALL, 2),
+    _trial("domain", DOMAIN, 256, 2),
+    _trial("domain-q4_k_m", DOMAIN, _ALL, 2),
     _trial("bundled", "general self:512", _ALL, 2, 2e-3),
     _trial("bundled", "general self:512", _ALL, 2, 5e-4),
-    _trial("domain", _DOMAIN, _ALL, 2, 2e-3),
+    _trial("domain", DOMAIN, _ALL, 2, 2e-3),
     _trial("bundled", "general self:512", _ALL, 4),
     _trial("bundled", "general self:256", _ALL, 2),
-    _trial("domain-256", _DOMAIN, _ALL, 2),
-    _trial("domain", f"{_DOMAIN} self:512", _ALL, 2),
+    _trial("domain-256", DOMAIN, _ALL, 2),
+    _trial("domain", f"{DOMAIN} self:512", _ALL, 2),
     _trial("bundled-q4_k_m", "general self:512", _ALL, 2),
-    _trial("domain", _DOMAIN, _ALL, 4),
+    _trial("domain", DOMAIN, _ALL, 4),
 )
 """Trials, the most telling first."""
 
@@ -126,17 +124,27 @@ class Place:
     def calibration(self, calibration: Calibration) -> Calibration:
         """A calibration with the real path of the domain's text."""
         source = calibration.source
-        return replace(calibration, source=str(self.domain)) if source == _DOMAIN else calibration
+        return replace(calibration, source=str(self.domain)) if source == DOMAIN else calibration
+
+
+def trial_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Options of a command that runs trials."""
+    options = (
+        click.option("-o", "--output", type=click.Path(path_type=Path), required=True),
+        click.option("--model", type=click.Path(path_type=Path), default=ROOT / "models" / "real"),
+        click.option("--domain", type=click.Path(path_type=Path, exists=True), required=True),
+        click.option("--text", type=click.Path(path_type=Path, exists=True), required=True),
+        click.option("--only", multiple=True, help="Trials with this in their name."),
+        click.option("--device", default="auto", show_default=True),
+        click.option("--seconds", type=float, help="Begin no more trials after this time."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
 
 
 @click.command()
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True)
-@click.option("--model", type=click.Path(path_type=Path), default=ROOT / "models" / "real")
-@click.option("--domain", type=click.Path(path_type=Path, exists=True), required=True)
-@click.option("--text", type=click.Path(path_type=Path, exists=True), required=True)
-@click.option("--only", multiple=True, help="Trials with this in their name.")
-@click.option("--device", default="auto", show_default=True)
-@click.option("--seconds", type=float, help="Begin no more trials after this time.")
+@trial_options
 def main(
     output: Path,
     model: Path,
@@ -198,7 +206,7 @@ def tuned_row(
     place: Place, name: str, base: str, texts: Sequence[str], settings: TuningSettings
 ) -> dict[str, Any]:
     """Tune the result of another row on texts, and score it."""
-    source = tuple(str(place.domain) if each == _DOMAIN else each for each in texts)
+    source = tuple(str(place.domain) if each == DOMAIN else each for each in texts)
     return _timed(
         place,
         name,

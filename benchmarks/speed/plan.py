@@ -113,7 +113,7 @@ _PLAIN = (
 _AWQ = ("awq", "awq without compensation")
 _CALIBRATED = (*_AWQ, "GPTQModel GPTQ", "llm-compressor GPTQ")
 GROWING = ("rtn", "awq", "llama.cpp llama-quantize Q4_0")
-"""Tasks whose growth is measured; GPTQModel's takes hours, so only that with layers is."""
+"""Tasks whose growth is measured; for its time, that of GPTQModel is measured with layers only."""
 
 _NARROWER: Mapping[str, Sequence[str]] = {"mini-4k": ("mini-quarter", "mini-half", "mini-4k")}
 

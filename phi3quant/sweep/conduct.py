@@ -75,10 +75,7 @@ def sweep(
     with folder.locked():
         if not resume:
             _refuse_to_forget(plan, folder)
-        if store is not None:
-            for job in plan.jobs:
-                store.exchange(folder, job.key)
-        outcomes, before = _reused(plan, folder), folder.results.read_bytes()
+        outcomes, before = _reused(plan, folder, store), folder.results.read_bytes()
         tasks = [
             Task(job, folder, plan.text, limits, store=store)
             for job in plan.jobs
@@ -105,9 +102,19 @@ def sweep(
         return replace(results(), news=folder.results.read_bytes() != before)
 
 
-def _reused(plan: Plan, folder: SweepFolder) -> dict[str, Outcome]:
-    kept = {job.key: reused(job, folder) for job in plan.jobs}
-    return {key: outcome for key, outcome in kept.items() if outcome is not None}
+def _reused(plan: Plan, folder: SweepFolder, store: Store | None) -> dict[str, Outcome]:
+    """Outcomes of earlier jobs, from the folder or the store, which then both have them."""
+    found = {}
+    for job in plan.jobs:
+        if store is not None:
+            store.fetch(folder, job.key)
+        outcome = reused(job, folder)
+        if outcome is None:
+            continue
+        found[job.key] = outcome
+        if store is not None and not store.has(folder, job.key):
+            store.keep(folder, job.key)
+    return found
 
 
 def _refuse_to_forget(plan: Plan, folder: SweepFolder) -> None:

@@ -184,4 +184,4 @@ def _prepare(task: Task, folder: str, threads: int) -> None:
     torch.set_num_threads(threads)
     if task.store is not None:
         task.folder.make()
-        task.store.exchange(task.folder, task.job.key)
+        task.store.fetch(task.folder, task.job.key)

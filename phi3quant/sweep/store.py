@@ -43,19 +43,17 @@ class Store:
         with self._opened() as (files, root):
             files.makedirs(root, exist_ok=True)
 
-    def exchange(self, folder: SweepFolder, key: str) -> None:
-        """Copy the result of a job to the side that lacks it.
+    def has(self, folder: SweepFolder, key: str) -> bool:
+        """Whether the figures of a job are at the address.
 
         Raises:
-            OutputError: a file can't be copied.
+            OutputError: the address can't be read.
         """
-        if folder.outcome(key).is_file():
-            self.keep(folder, key)
-        else:
-            self.fetch(folder, key)
+        with self._opened() as (files, root):
+            return _there(files, root, folder, folder.outcome(key)) is not None
 
     def fetch(self, folder: SweepFolder, key: str) -> None:
-        """Copy the artifact and the figures of a job into the folder, if they are at the address.
+        """Copy a job's artifact and figures into the folder, if only the address has them.
 
         Raises:
             OutputError: a file can't be copied, or has a name that leads out of the folder.
@@ -63,7 +61,7 @@ class Store:
         with self._opened() as (files, root):
             figures = _there(files, root, folder, folder.outcome(key))
             artifact = folder.artifact(key)
-            if figures is None or artifact.exists():
+            if figures is None or artifact.exists() or folder.outcome(key).exists():
                 return
             stored = f"{root}/{_name(folder, artifact)}"
             sizes = {str(path): int(files.size(path) or 0) for path in files.find(stored)}
@@ -81,15 +79,18 @@ class Store:
             _get(files, figures, folder.outcome(key))
 
     def keep(self, folder: SweepFolder, key: str) -> None:
-        """Copy the artifact and the figures of a job to the address, unless they are there.
+        """Copy the artifact and the figures of a job to the address, in place of what is there.
 
         Raises:
             OutputError: a file can't be copied.
         """
         with self._opened() as (files, root):
-            if _there(files, root, folder, folder.outcome(key)):
-                return
             artifact = folder.artifact(key)
+            # In this order, since an artifact with figures counts as complete.
+            for old in (folder.outcome(key), artifact):
+                remote = f"{root}/{_name(folder, old)}"
+                if files.exists(remote):
+                    files.rm(remote, recursive=True)
             paths = [path for path in sorted(artifact.rglob("*")) if path.is_file()]
             for path in [*paths, folder.log(key), folder.outcome(key)]:
                 if path.is_file():

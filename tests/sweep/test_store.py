@@ -76,7 +76,21 @@ def test_an_artifact_that_is_damaged_there_is_made_again(
     weights.write_bytes(weights.read_bytes()[:-1] + b"\xff")
     again = sweep(grid, tmp_path / "there", CPU, store=store)
     assert not again.outcomes[job.key].reused
-    assert hashes(again.folder.artifact(job.key)) == hashes(results.folder.artifact(job.key))
+    for place in (again.folder.path, tmp_path / "store"):
+        made = SweepFolder(place).artifact(job.key)
+        assert hashes(made) == hashes(results.folder.artifact(job.key))
+
+
+def test_an_artifact_that_is_damaged_here_does_not_reach_the_store(
+    results: Results, grid: Grid, tmp_path: Path
+) -> None:
+    here, store = copy(results, tmp_path / "here"), Store(str(tmp_path / "store"))
+    job = results.plan.jobs[1]
+    (weights,) = SweepFolder(here).artifact(job.key).glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\xff")
+    sweep(grid, here, CPU, store=store)
+    stored = SweepFolder(tmp_path / "store").artifact(job.key)
+    assert hashes(stored) == hashes(results.folder.artifact(job.key))
 
 
 def test_names_that_lead_out_of_the_folder_are_refused(results: Results, tmp_path: Path) -> None:
