@@ -53,8 +53,9 @@ from phi3quant.tuning.student import Student
 _BATCH = 8
 
 
-def _recipe(source: str, samples: int) -> Recipe:
-    return Recipe(scheme=QuantScheme(4, 32), calibration=Calibration(source, samples=samples))
+def _recipe(source: str, samples: int, seed: int = 0) -> Recipe:
+    calibration = Calibration(source, samples=samples, seed=seed)
+    return Recipe(scheme=QuantScheme(4, 32), calibration=calibration)
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,22 @@ TRIALS: Sequence[Trial] = (
     ),
     Trial("codes-domain-64-0", _DOMAIN(64), base="domain-64", tuning=_TWICE),
     Trial("codes-domain-64-0.03", _DOMAIN(64), base="domain-64", tuning=_TWICE, code_rate=0.03),
+    *(
+        Trial(f"seed-{seed}-{name}-{kind}", recipe(seed=seed), power=power, per=per)
+        for kind, power, per in (
+            ("plain", 0.0, "linear"),
+            ("first-30", 1.0, "first"),
+            ("linear-0.5", 0.5, "linear"),
+            ("first-5", 0.5, "first"),
+            ("first-100", 1.354, "first"),
+            ("rest-0.5", 0.5, "rest"),
+        )
+        for seed in (1, 2, 3)
+        for name, recipe in (
+            ("general-128", partial(_GENERAL, 128)),
+            ("domain-64", partial(_DOMAIN, 64)),
+        )
+    ),
     Trial("more-general-256", _GENERAL(256)),
     Trial("more-general-256-tuned", _GENERAL(256), base="more-general-256", tuning=_TWICE),
     Trial("more-general-446", _GENERAL(446)),
@@ -173,12 +190,22 @@ def _alike(weights: Weights) -> Weights:
     )
 
 
+def _first_token(weights: Weights, *, first: float | None) -> Weights:
+    """Weights of the first token in qkv_proj alone, or of all others."""
+    made = [torch.ones_like(each) if first else each.clone() for each in weights]
+    for each in made[::4]:
+        each[:, 0] = first or each[:, 1:].mean()
+    return made
+
+
 _WEIGHTS: Mapping[str, Callable[[Weights], Weights]] = {
     "linear": lambda weights: weights,
     "search": lambda weights: weights,
     # Of the output of attention, whose gradient is that of the residual stream.
     "block": lambda weights: [weights[number // 4 * 4 + 1] for number in range(len(weights))],
     "model": _alike,
+    "first": partial(_first_token, first=30.0),
+    "rest": partial(_first_token, first=None),
     # The output of the last block.
     "last": lambda weights: [weights[-1]] * len(weights),
 }
@@ -196,10 +223,11 @@ def _weighted(folder: Path, power: float, per: str) -> Iterator[None]:
         config: Any, embedding: torch.Tensor, ids: torch.Tensor, shelf: Any, **rest: Any
     ) -> Any:
         seen = ids[held_back_windows(len(ids)) :] if len(ids) > 1 else ids
-        key = seen.numpy().tobytes()
-        if key not in _KNOWN:
-            _KNOWN[key] = token_weights(OnDevice(open_weights(folder), shelf.device), seen)
-        weights.extend(each.pow(power) for each in _WEIGHTS[per](_KNOWN[key]))
+        if per == "first":
+            known: Weights = [torch.ones(seen.shape)] * (len(LINEARS) * config.num_hidden_layers)
+        else:
+            known = _known(folder, shelf.device, seen)
+        weights.extend(each.pow(power) for each in _WEIGHTS[per](known))
         searched.extend(weights)
         return started(config, embedding, ids, shelf, **rest)
 
@@ -237,6 +265,13 @@ def _weighted(folder: Path, power: float, per: str) -> Iterator[None]:
     search = patch("calib.capture.Moments", Searched) if per == "search" else nullcontext()
     with patch.object(one_block, "start", start), patch("calib.streams.Sums", Weighted), search:
         yield
+
+
+def _known(folder: Path, device: torch.device, ids: torch.Tensor) -> Weights:
+    key = ids.numpy().tobytes()
+    if key not in _KNOWN:
+        _KNOWN[key] = token_weights(OnDevice(open_weights(folder), device), ids)
+    return _KNOWN[key]
 
 
 def token_weights(model: ModelWeights, ids: torch.Tensor) -> list[torch.Tensor]:

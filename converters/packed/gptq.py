@@ -13,7 +13,7 @@ counts.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -29,11 +29,11 @@ from converters.packed.gptq_zero_points import (
     version_for,
 )
 from converters.packed.layout import Keys, ModuleRule, PackedLayout, Stated
-from converters.packed.sizes import check_gptq, gptq
+from converters.packed.sizes import check_gptq, gptq, gptq_split
 from converters.packed.tool_keys import AUTOROUND, PLAIN_WEIGHTS, QUANTIZER_KEYS
 from converters.widths import HELD_BITS
 from phi3quant.errors import SchemeError
-from phi3quant.model.config import shown
+from phi3quant.model.config import Phi3Config, shown
 from phi3quant.quant.matrix_schemes import MatrixSchemes
 from phi3quant.quant.scheme import GROUP_SIZES, QuantScheme
 from phi3quant.quant.tensor import QuantizedTensor
@@ -134,10 +134,19 @@ def _describe(schemes: MatrixSchemes) -> dict[str, Any]:
         "pack_dtype": "int32",
     }
     modules = {
-        f"{_OTHER}^{re.escape(name.removesuffix('.weight'))}$": _settings(scheme)
+        f"{_OTHER}^{_expression(name.removesuffix('.weight'))}$": _settings(scheme)
         for name, scheme in schemes.others.items()
     }
     return described | ({"dynamic": modules} if modules else {})
+
+
+def _expression(module: str) -> str:
+    """Regular expression for a module and for the parts that gptq_split makes of it.
+
+    vLLM looks for the module, and GPTQModel for its parts.
+    """
+    prefix, split, _ = module.partition("gate_up_proj")
+    return re.escape(prefix) + "(gate|up|gate_up)_proj" if split else re.escape(module)
 
 
 def _settings(scheme: QuantScheme) -> dict[str, Any]:
@@ -146,6 +155,14 @@ def _settings(scheme: QuantScheme) -> dict[str, Any]:
         "group_size": -1 if scheme.group_size is None else scheme.group_size,
         "sym": scheme.symmetric,
     }
+
+
+def _notes(_config: Phi3Config, schemes: MatrixSchemes) -> Iterator[str]:
+    if schemes.others:
+        yield (
+            "this GPTQ folder has several schemes and stores gate_proj and up_proj apart, as "
+            "GPTQModel reads it; transformers doesn't load such folders of a Phi-3 model"
+        )
 
 
 def _recognise(described: Mapping[str, Any]) -> Stated | None:
@@ -249,4 +266,6 @@ LAYOUT = PackedLayout(
     describe=_describe,
     recognise=_recognise,
     group_index="g_idx",
+    notes=_notes,
+    split=gptq_split,
 )

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import torch
 
-from converters.packed.sizes import OuterSchemes, plain_outer
+from converters.packed.sizes import OuterSchemes, Split, never_split, plain_outer
 from phi3quant.disk.tensor_plan import PlannedTensor
 from phi3quant.errors import SchemeError
 from phi3quant.model.config import Phi3Config, shown
@@ -135,13 +135,14 @@ class PackedLayout:
             layout has none. If ``specify`` plans it, consecutive groups may have it too.
         config_keys: keys of config.json with the description.
         adapt_config: gives further keys of config.json, for readers that need them.
-        notes: gives notes on readers that compute a model in another way.
+        notes: gives notes on readers that compute a model in another way, or don't load it.
         library: name of the library in the metadata of the files.
         pack_offsets: converts a matrix whose offsets fit FP16, for layouts that store offsets in
             place of zero points, as ``scales`` and ``biases``. Such layouts may pack embedding and
             head too.
         unpack_offsets: restores such a matrix.
         outer: gives the schemes of embedding and head by name, as far as they are packed.
+        split: chooses the matrices that are written in parts.
     """
 
     name: str
@@ -155,8 +156,9 @@ class PackedLayout:
     group_index: str | None = None
     config_keys: tuple[str, ...] = ("quantization_config",)
     adapt_config: Callable[[Phi3Config], Mapping[str, Any]] = lambda _config: {}
-    notes: Callable[[Phi3Config], Iterable[str]] = lambda _config: ()
+    notes: Callable[[Phi3Config, MatrixSchemes], Iterable[str]] = lambda _config, _schemes: ()
     library: str = "pt"
     pack_offsets: Callable[[OffsetTensor], Mapping[str, torch.Tensor]] | None = None
     unpack_offsets: UnpackOffsets | None = None
     outer: OuterSchemes = plain_outer
+    split: Split = never_split

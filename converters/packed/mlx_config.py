@@ -5,6 +5,7 @@ from typing import Any
 
 from phi3quant.model.config import Phi3Config
 from phi3quant.model.dialects import ROPE_SECTIONS
+from phi3quant.quant.matrix_schemes import MatrixSchemes
 
 _LONGROPE = ("longrope", "su")
 """Names of LongRoPE in mlx-lm."""
@@ -39,7 +40,7 @@ def mlx_keys(config: Phi3Config) -> dict[str, Any]:
     return added
 
 
-def mlx_notes(config: Phi3Config) -> Iterator[str]:
+def mlx_notes(config: Phi3Config, _schemes: MatrixSchemes) -> Iterator[str]:
     """Differences between mlx-lm 0.32 and the model that no key of config.json removes."""
     if config.long_rope is not None and config.long_rope.short_factor != (
         config.long_rope.long_factor

@@ -6,7 +6,8 @@ from dataclasses import replace
 from converters.packed.layout import PackedLayout, Stated
 from converters.packed.module_patterns import matching_names
 from converters.packed.reader import PackedCheckpoint, matrices
-from converters.packed.sizes import packed_name, packed_tensors
+from converters.packed.sizes import SplitMatrices, packed_name, packed_tensors
+from converters.packed.split_matrices import module_of, of_whole_matrices, split_matrices
 from phi3quant.disk.tensor_plan import PlannedTensor
 from phi3quant.errors import CheckpointError, SchemeError
 from phi3quant.model.architecture import EMBEDDING, HEAD
@@ -14,11 +15,13 @@ from phi3quant.model.config import Phi3Config
 from phi3quant.quant.matrix_schemes import MatrixSchemes, matrix_schemes
 from phi3quant.quant.scheme import QuantScheme
 from phi3quant.source.checkpoint import untied_if_different
-from phi3quant.source.tensor_folder import FLOAT_DTYPES, TensorFolder, check_tensors
+from phi3quant.source.tensor_folder import (
+    FLOAT_DTYPES,
+    PACKED_DTYPE,
+    TensorFolder,
+    check_tensors,
+)
 from phi3quant.source.unread_tensors import refuse_explained, refuse_unread
-
-_PACKED_DTYPE = "U32"
-"""Type of packed matrices that are stored under the name of the plain one."""
 
 
 def open_packed(
@@ -31,16 +34,18 @@ def open_packed(
         SchemeError: the schemes don't fit the model, or are stated in an unsupported form.
     """
     config, notes = untied_if_different(store, stored_config)
-    stated = by_module(stated, config)
+    split = split_matrices(store, config)
+    stated = of_whole_matrices(by_module(stated, config, split), split, store)
     plain = _plain_matrices(store, config, stated)
     names = [name for name, _ in matrices(config) if name not in plain]
     stated_schemes = {name: _scheme(stated, name) for name in names}
     schemes = matrix_schemes(stated_schemes) if names else MatrixSchemes(stated.scheme)
     layout.check(schemes, config)
     outer = _outer(store, config, stated, layout)
-    packed = packed_tensors(config, schemes, layout.specify, plain, outer)
-    planned = _with_indices(packed, store, config, stated, layout, plain)
-    known = {HEAD, *(spec.name for spec in planned), *_zero_biases(store, config)}
+    packed = packed_tensors(config, schemes, layout.specify, plain, outer, split)
+    packed_apart = {name: parts for name, parts in split.items() if name not in plain}
+    planned = _with_indices(packed, store, config, stated, layout, plain, packed_apart)
+    known = {HEAD, *(spec.name for spec in planned), *_zero_biases(store, config, packed_apart)}
     refuse_explained(store.folder, store.tensors, known, config)
     floats: dict[str, tuple[int, ...]] = {}
     for spec in planned:
@@ -67,6 +72,7 @@ def open_packed(
         grouped_by_index=stated.grouped_by_index,
         plain=plain,
         outer=outer,
+        split=packed_apart,
         real_offsets=layout.unpack_offsets is not None,
     )
 
@@ -75,13 +81,13 @@ def _scheme(stated: Stated, name: str) -> QuantScheme:
     return stated.schemes.get(name.removesuffix(".weight"), stated.scheme)
 
 
-def by_module(stated: Stated, config: Phi3Config) -> Stated:
-    """The same facts with a scheme for each module in place of rules.
+def by_module(stated: Stated, config: Phi3Config, split: SplitMatrices) -> Stated:
+    """The same facts with a scheme for each stored module in place of rules.
 
     Raises:
         SchemeError: a rule matches no matrix of the blocks, or can't be evaluated.
     """
-    modules = [name.removesuffix(".weight") for name, _ in matrices(config)]
+    modules = [module_of(part) for name, _ in matrices(config) for part in split.get(name, (name,))]
     known = frozenset(modules)
     expressions = [rule.name for rule in stated.rules if rule.is_expression]
     by_expression = dict(zip(expressions, matching_names(expressions, modules), strict=True))
@@ -118,7 +124,7 @@ def _outer(
     packed: list[str] = []
     if layout.unpack_offsets is not None:
         stored = ((name, store.tensors.get(name)) for name in names)
-        packed = [name for name, entry in stored if entry and entry.dtype == _PACKED_DTYPE]
+        packed = [name for name, entry in stored if entry and entry.dtype == PACKED_DTYPE]
         for name in names:
             module = name.removesuffix(".weight")
             if (module in stated.plain) if name in packed else (module in stated.schemes):
@@ -143,6 +149,7 @@ def _with_indices(
     stated: Stated,
     layout: PackedLayout,
     plain: Collection[str],
+    split: SplitMatrices,
 ) -> list[PlannedTensor]:
     """Tensors that the checkpoint must have.
 
@@ -151,9 +158,10 @@ def _with_indices(
     if layout.group_index is None:
         return planned
     indices = {
-        packed_name(name, layout.group_index): columns
+        packed_name(part, layout.group_index): columns
         for name, (_, columns) in matrices(config)
         if name not in plain
+        for part in split.get(name, (name,))
     }
     if not stated.grouped_by_index:
         absent = indices.keys() - store.tensors.keys()
@@ -162,14 +170,15 @@ def _with_indices(
     return others + [PlannedTensor(name, "I32", (columns,)) for name, columns in indices.items()]
 
 
-def _zero_biases(store: TensorFolder, config: Phi3Config) -> Iterator[str]:
+def _zero_biases(store: TensorFolder, config: Phi3Config, split: SplitMatrices) -> Iterator[str]:
     """Names of biases that are zero, which AutoGPTQ writes for every matrix."""
-    for name, (rows, _) in matrices(config):
-        bias = store.tensors.get(packed_name(name, "bias"))
-        if bias is not None and bias.dtype in FLOAT_DTYPES and bias.shape == (rows,):
-            values = store.load(packed_name(name, "bias"))
-            if not values.any():
-                yield packed_name(name, "bias")
+    stored = (split.get(name, {name: shape}) for name, shape in matrices(config))
+    for part, (rows, _) in (each for parts in stored for each in parts.items()):
+        name = packed_name(part, "bias")
+        bias = store.tensors.get(name)
+        is_bias = bias is not None and bias.dtype in FLOAT_DTYPES and bias.shape == (rows,)
+        if is_bias and not store.load(name).any():
+            yield name
 
 
 def _plain_matrices(store: TensorFolder, config: Phi3Config, stated: Stated) -> frozenset[str]:
@@ -181,7 +190,7 @@ def _plain_matrices(store: TensorFolder, config: Phi3Config, stated: Stated) -> 
     plain = frozenset(
         name
         for name, _ in matrices(config)
-        if name in store.tensors and store.tensors[name].dtype != _PACKED_DTYPE
+        if name in store.tensors and store.tensors[name].dtype != PACKED_DTYPE
     )
     for name, _ in matrices(config):
         module = name.removesuffix(".weight")

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from converters.packed.layout import PackedLayout, Unpack
-from converters.packed.sizes import packed_name
+from converters.packed.sizes import SplitMatrices, packed_name
+from converters.packed.split_matrices import joined_rows
 from phi3quant.disk.tensor_stream import DTYPE_NAMES
 from phi3quant.errors import CheckpointError, SchemeError
 from phi3quant.model.architecture import (
@@ -41,6 +42,7 @@ class PackedCheckpoint(SafetensorsModel):
         grouped_by_index: whether a tensor maps columns to groups in any order, not consecutively.
         plain: names of the blocks' matrices that are stored plain.
         outer: schemes of packed embedding and head by name.
+        split: packed matrices that are stored in parts.
         real_offsets: whether ``matrix`` gives codes with stored offsets instead of zero points.
     """
 
@@ -50,6 +52,7 @@ class PackedCheckpoint(SafetensorsModel):
     grouped_by_index: bool = False
     plain: Collection[str] = ()
     outer: Mapping[str, QuantScheme] = field(default_factory=dict)
+    split: SplitMatrices = field(default_factory=dict)
     real_offsets: bool = False
 
     @property
@@ -165,16 +168,19 @@ class PackedCheckpoint(SafetensorsModel):
             CheckpointError: a scale is not finite or doesn't fit FP16, or offsets are not those of
                 zero points.
         """
-        rows, columns = linear_shapes(self.config)[key]
         name = block_tensor_name(index, key)
-        scheme = self.schemes.scheme(name)
+        scheme, shape = self.schemes.scheme(name), linear_shapes(self.config)[key]
+        parts = self._parts(name, shape)
+        return joined_rows([self._quantized(part, parts[part], scheme) for part in parts])
+
+    def _quantized(self, name: str, shape: tuple[int, int], scheme: QuantScheme) -> QuantizedTensor:
         stored = {
             spec.name: self._as_specified(packed_name(name, spec.name))
-            for spec in self.layout.specify(rows, columns, scheme)
+            for spec in self.layout.specify(*shape, scheme)
             if spec.name != self.layout.group_index
         }
         try:
-            tensor = self.unpack(stored, (rows, columns), scheme)
+            tensor = self.unpack(stored, shape, scheme)
         except CheckpointError as error:
             raise CheckpointError(f"{name} in {self.folder}: {error}") from None
         if not torch.isfinite(tensor.scales).all():
@@ -221,11 +227,18 @@ class PackedCheckpoint(SafetensorsModel):
         self._scales_and_offsets(name)
         rows, columns = tensor_shapes(self.config)[name]
         scheme = self.outer.get(name) or self.schemes.scheme(name)
-        stored = {
-            spec.name: self.store.load(packed_name(name, spec.name))
-            for spec in self.layout.specify(rows, columns, scheme)
-        }
-        return self.layout.unpack_offsets(stored, (rows, columns), scheme)
+        tensors = []
+        for part, shape in self._parts(name, (rows, columns)).items():
+            stored = {
+                spec.name: self.store.load(packed_name(part, spec.name))
+                for spec in self.layout.specify(*shape, scheme)
+            }
+            tensors.append(self.layout.unpack_offsets(stored, shape, scheme))
+        return joined_rows(tensors)
+
+    def _parts(self, name: str, shape: tuple[int, int]) -> Mapping[str, tuple[int, int]]:
+        """Names and shapes of the stored parts of a matrix, which may be all of it."""
+        return self.split.get(name, {name: shape})
 
     def _scales_and_offsets(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Scales and offsets of a packed matrix, in their stored types [rows, groups].
@@ -233,7 +246,12 @@ class PackedCheckpoint(SafetensorsModel):
         Raises:
             CheckpointError: one is not finite.
         """
-        scales, offsets = (self.store.load(packed_name(name, end)) for end in _OFFSET_ENDINGS)
+        scales, offsets = (
+            torch.cat([self.store.load(packed_name(part, end)) for part in self.split[name]])
+            if name in self.split
+            else self.store.load(packed_name(name, end))
+            for end in _OFFSET_ENDINGS
+        )
         if not (torch.isfinite(scales).all() and torch.isfinite(offsets).all()):
             where = f"{name} in {self.folder}"
             raise CheckpointError(f"the scales and biases of {where} are not all finite")
@@ -244,14 +262,26 @@ class PackedCheckpoint(SafetensorsModel):
 
         Raises:
             CheckpointError: groups have other sizes than config.json requires, or they are not
-                consecutive although it requires that.
+                consecutive although it requires that, or parts of the matrix have other groups.
         """
-        index = self.layout.group_index
-        if index is None or packed_name(matrix, index) not in self.store.tensors:
-            return None
-        name = packed_name(matrix, index)
-        groups = self.store.load(name)
         width = self.schemes.scheme(matrix).group_width(columns)
+        names = tuple(self.split.get(matrix, (matrix,)))
+        first, *others = (self._part_index(name, columns, width) for name in names)
+        for name, other in zip(names[1:], others, strict=True):
+            if not _equal(first, other):
+                raise CheckpointError(
+                    f"{names[0]} and {name} in {self.folder} map their columns to different "
+                    "groups, but Phi-3 has one matrix in their place; use the original checkpoint"
+                )
+        return first
+
+    def _part_index(self, part: str, columns: int, width: int) -> torch.Tensor | None:
+        """As ``_group_index``, of a stored part; ``width`` is the size of a group."""
+        index = self.layout.group_index
+        if index is None or packed_name(part, index) not in self.store.tensors:
+            return None
+        name = packed_name(part, index)
+        groups = self.store.load(name)
         consecutive = (torch.arange(columns) // width).to(groups.dtype)
         if torch.equal(groups, consecutive):
             return None
@@ -298,3 +328,9 @@ def matrices(config: Phi3Config) -> Iterator[tuple[str, tuple[int, int]]]:
     for index in range(config.num_hidden_layers):
         for key, shape in linear_shapes(config).items():
             yield block_tensor_name(index, key), shape
+
+
+def _equal(first: torch.Tensor | None, second: torch.Tensor | None) -> bool:
+    if first is None or second is None:
+        return first is second
+    return torch.equal(first, second)

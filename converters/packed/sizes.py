@@ -8,7 +8,13 @@ from converters.packed.mlx_options import default_outer
 from converters.widths import check_bits
 from phi3quant.disk.tensor_plan import PlannedTensor
 from phi3quant.errors import SchemeError
-from phi3quant.model.architecture import block_tensor_name, linear_shapes, tensor_shapes
+from phi3quant.model.architecture import (
+    SPLITS,
+    block_prefix,
+    block_tensor_name,
+    linear_shapes,
+    tensor_shapes,
+)
 from phi3quant.model.config import Phi3Config
 from phi3quant.quant.matrix_schemes import MatrixSchemes, check_groups
 from phi3quant.quant.scheme import WHOLE_ROW, QuantScheme
@@ -21,6 +27,12 @@ MLX_GROUP_SIZES = (32, 64, 128)
 MatrixPlan = Callable[[int, int, QuantScheme], list[PlannedTensor]]
 """Function of (rows, columns, scheme) that plans a matrix' tensors; their names are endings."""
 
+SplitMatrices = Mapping[str, Mapping[str, tuple[int, int]]]
+"""Shapes of the parts of matrices that are stored in parts, by name, in the order of their rows."""
+
+Split = Callable[[Phi3Config, MatrixSchemes], SplitMatrices]
+"""Function that chooses the matrices to store in parts."""
+
 OuterSchemes = Callable[[Phi3Config, QuantScheme], Mapping[str, QuantScheme]]
 """Function of (configuration, scheme of the blocks) that gives schemes of embedding and head."""
 
@@ -28,6 +40,17 @@ OuterSchemes = Callable[[Phi3Config, QuantScheme], Mapping[str, QuantScheme]]
 def plain_outer(_config: Phi3Config, _scheme: QuantScheme) -> Mapping[str, QuantScheme]:
     """Leave embedding and head plain."""
     return {}
+
+
+def never_split(_config: Phi3Config, _schemes: MatrixSchemes) -> SplitMatrices:
+    """Store all matrices whole."""
+    return {}
+
+
+def parts_of(index: int, key: str, config: Phi3Config) -> dict[str, tuple[int, int]]:
+    """Shapes of the parts of a matrix, a key of architecture.SPLITS, by name."""
+    shapes = {block_prefix(index) + part.name: part.shape(config) for part in SPLITS[key]}
+    return {name: (rows, columns) for name, (rows, columns) in shapes.items()}
 
 
 def words_for(count: int, bits: int) -> int:
@@ -103,6 +126,19 @@ def gptq(rows: int, columns: int, scheme: QuantScheme) -> list[PlannedTensor]:
     ]
 
 
+def gptq_split(config: Phi3Config, schemes: MatrixSchemes) -> SplitMatrices:
+    """Matrices that GPTQ folders of several schemes store in parts.
+
+    GPTQModel, the reader of such folders, has gate_proj and up_proj where Phi-3 has gate_up_proj.
+    transformers has gate_up_proj, but reads only folders of one scheme.
+    """
+    indices = range(config.num_hidden_layers) if schemes.others else ()
+    return {
+        block_tensor_name(index, "gate_up_proj"): parts_of(index, "gate_up_proj", config)
+        for index in indices
+    }
+
+
 def check_gptq(schemes: MatrixSchemes, config: Phi3Config) -> None:
     """Refuse schemes and models that GPTQ's layout can't hold.
 
@@ -112,7 +148,9 @@ def check_gptq(schemes: MatrixSchemes, config: Phi3Config) -> None:
     """
     check_bits("gptq", "GPTQ", schemes)
     check_groups(schemes, config)
-    for scheme, shapes in schemes.shapes(config).items():
+    parts = next(iter(gptq_split(config, schemes).values()), {})
+    for scheme, linears in schemes.shapes(config).items():
+        shapes = linears | ({"gate_proj": next(iter(parts.values()))} if parts else {})
         words = scheme.bits // math.gcd(_WORD_BITS, scheme.bits)
         together = words * _WORD_BITS // scheme.bits
         for name, shape in shapes.items():
@@ -173,18 +211,20 @@ class PackedSizes:
         check: raises SchemeError if the layout can't hold schemes or a model.
         outer: gives the schemes of embedding and head by name, as far as they are packed.
         library: name of the library in the files.
+        split: chooses the matrices that are stored in parts.
     """
 
     matrix: MatrixPlan
     check: Callable[[MatrixSchemes, Phi3Config], None]
     outer: OuterSchemes = plain_outer
     library: str = "pt"
+    split: Split = never_split
 
 
 PACKED: Mapping[str, PackedSizes] = {
     "compressed-tensors": PackedSizes(compressed_tensors, check_compressed_tensors),
     "awq-gemm": PackedSizes(awq_gemm, check_awq_gemm),
-    "gptq": PackedSizes(gptq, check_gptq),
+    "gptq": PackedSizes(gptq, check_gptq, split=gptq_split),
     "mlx": PackedSizes(mlx, check_mlx, default_outer, "mlx"),
 }
 """Sizes of each packed layout by name, with its default options."""
@@ -196,6 +236,7 @@ def packed_tensors(
     matrix: MatrixPlan,
     plain: Collection[str] = (),
     outer: Mapping[str, QuantScheme] | None = None,
+    split: SplitMatrices | None = None,
 ) -> list[PlannedTensor]:
     """All tensors of a packed checkpoint, in the order of writing; unpacked ones are FP16.
 
@@ -205,6 +246,7 @@ def packed_tensors(
         matrix: plan of a packed matrix.
         plain: names of the blocks' matrices that are not packed.
         outer: schemes of embedding and head by name, as far as they are packed.
+        split: matrices of the blocks that are stored in parts.
     """
     names = (
         block_tensor_name(index, key)
@@ -218,11 +260,11 @@ def packed_tensors(
         if name not in packed:
             planned.append(PlannedTensor(name, "F16", shape))
             continue
-        rows, columns = shape
-        planned.extend(
-            PlannedTensor(packed_name(name, part.name), part.dtype, part.shape)
-            for part in matrix(rows, columns, packed[name])
-        )
+        for part, (rows, columns) in (split or {}).get(name, {name: shape}).items():
+            planned.extend(
+                PlannedTensor(packed_name(part, each.name), each.dtype, each.shape)
+                for each in matrix(rows, columns, packed[name])
+            )
     return planned
 
 

@@ -12,6 +12,7 @@ from converters.format import Format, Source
 from converters.half import to_half
 from converters.packed.layout import PackedLayout
 from converters.packed.sizes import packed_name, packed_tensors
+from converters.packed.split_matrices import split_rows
 from phi3quant.disk.tensor_plan import SHARD_BYTES, PlannedTensor
 from phi3quant.disk.tensor_stream import SafetensorsStream, spec_of
 from phi3quant.errors import CheckpointError
@@ -52,7 +53,8 @@ def _planned(
     config: Phi3Config, schemes: MatrixSchemes, layout: PackedLayout
 ) -> list[PlannedTensor]:
     outer = layout.outer(config, schemes.base)
-    return packed_tensors(config, schemes, layout.specify, outer=outer)
+    split = layout.split(config, schemes)
+    return packed_tensors(config, schemes, layout.specify, outer=outer, split=split)
 
 
 def _check(layout: PackedLayout, schemes: MatrixSchemes, config: Phi3Config) -> None:
@@ -78,9 +80,10 @@ class PackedWriter:
         config = source.config
         _check(layout, schemes, config)
         self._outer = layout.outer(config, schemes.base)
+        self._split = layout.split(config, schemes)
         self._folder, self._source = folder, source.folder
         self._config, self._schemes, self._layout = config, schemes, layout
-        notify(layout.notes(config))
+        notify(layout.notes(config, schemes))
         folder.mkdir(parents=True, exist_ok=True)
         specs = [spec_of(planned) for planned in _planned(config, schemes, layout)]
         self._stream = SafetensorsStream(folder, specs, shard_bytes, layout.library)
@@ -122,7 +125,9 @@ class PackedWriter:
                 continue
             if not isinstance(tensor, QuantizedTensor | OffsetTensor):
                 raise TypeError(f"{self._layout.name} holds codes, not a {type(tensor).__name__}")
-            self._pack(name, tensor)
+            parts = self._split.get(name)
+            for part, own in split_rows(tensor, parts) if parts else [(name, tensor)]:
+                self._pack(part, own)
 
     def final(self, norm: torch.Tensor, head: torch.Tensor | Quantized | None) -> None:
         """Write the last norm [hidden] and an untied head [vocab, hidden]."""

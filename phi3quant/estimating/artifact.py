@@ -157,7 +157,8 @@ def packed(model: Described, schemes: MatrixSchemes, layout: str) -> Artifact:
     sizes = PACKED[layout]
     sizes.check(schemes, model.config)
     outer = sizes.outer(model.config, schemes.base)
-    planned = packed_tensors(model.config, schemes, sizes.matrix, outer=outer)
+    split = sizes.split(model.config, schemes)
+    planned = packed_tensors(model.config, schemes, sizes.matrix, outer=outer, split=split)
     headers = sum(len(safetensors_header(shard, sizes.library)) for shard in plan_shards(planned))
     tensors = tuple(SizedTensor(t.name, t.dtype, t.shape, t.nbytes) for t in planned)
     data = sum(tensor.nbytes for tensor in tensors)

@@ -12,7 +12,9 @@ from phi3quant.model.architecture import (
     FINAL_NORM,
     HEAD,
     LINEARS,
+    SPLITS,
     Block,
+    block_prefix,
     block_tensor_name,
     tensor_shapes,
 )
@@ -194,10 +196,12 @@ def untied_if_different(
 
 def linear_bytes(store: TensorFolder, config: Phi3Config) -> int:
     """Bytes of the blocks' matrices, whether plain or packed into several tensors each."""
+    names = [BLOCK_TENSORS[key].name for key in LINEARS]
+    names += [part.name for parts in SPLITS.values() for part in parts]
     return store.nbytes(
         *(
-            block_tensor_name(index, key).removesuffix("weight")
+            block_prefix(index) + name.removesuffix("weight")
             for index in range(config.num_hidden_layers)
-            for key in LINEARS
+            for name in names
         )
     )

@@ -19,6 +19,9 @@ FLOAT_DTYPES: Mapping[str, torch.dtype] = {
 }
 """Dtypes of plain weights, by their names in safetensors."""
 
+PACKED_DTYPE = "U32"
+"""Dtype of packed matrices that are stored under the name of the plain one."""
+
 Update = Callable[[torch.Tensor], torch.Tensor]
 """Change of a tensor by an adapter; it may work in place. Both tensors are FP32."""
 

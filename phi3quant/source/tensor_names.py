@@ -12,7 +12,12 @@ from phi3quant.errors import CheckpointError
 from phi3quant.model.architecture import SPLITS, block_prefix, block_tensor_name
 from phi3quant.model.config import Phi3Config
 from phi3quant.model.dialects import DIALECTS, PHI3
-from phi3quant.source.tensor_folder import TensorEntry, TensorFolder, check_tensors
+from phi3quant.source.tensor_folder import (
+    PACKED_DTYPE,
+    TensorEntry,
+    TensorFolder,
+    check_tensors,
+)
 from phi3quant.units import count, size
 
 WRAPPERS: Mapping[str, str] = {
@@ -109,7 +114,7 @@ def _without_wrappers(store: TensorFolder) -> tuple[dict[str, TensorEntry], list
 
 
 def _joined(store: TensorFolder, config: Phi3Config) -> dict[str, TensorEntry]:
-    """Join matrices that are stored apart, where Phi-3 has one matrix.
+    """Join plain matrices that are stored apart, where Phi-3 has one matrix.
 
     Each part's shape is checked here, since the sum of their rows doesn't show wrong parts.
     """
@@ -118,7 +123,8 @@ def _joined(store: TensorFolder, config: Phi3Config) -> dict[str, TensorEntry]:
         for key, parts in SPLITS.items():
             whole = block_tensor_name(index, key)
             shapes = {block_prefix(index) + part.name: part.shape(config) for part in parts}
-            if whole in tensors or not any(name in tensors for name in shapes):
+            present = [tensors[name] for name in shapes if name in tensors]
+            if whole in tensors or all(entry.dtype == PACKED_DTYPE for entry in present):
                 continue
             check_tensors(store, shapes)
             entries = [tensors.pop(name) for name in shapes]

@@ -213,7 +213,7 @@ def test_the_scheme_of_every_matrix_survives_its_description(
     described = json.loads(json.dumps(LAYOUTS[name].describe(schemes)))
     stated = LAYOUTS[name].recognise(described)
     assert stated is not None
-    settled = by_module(stated, config)
+    settled = by_module(stated, config, {})
     for module, scheme in zip(MODULES, drawn, strict=True):
         again = settled.schemes.get(module.removesuffix(".weight"), settled.scheme)
         # MLX stores offsets, which don't show whether codes are symmetric.

@@ -186,7 +186,7 @@ EIGHT = {"bits": 8}
         {"+:.*down_proj": EIGHT},
         {r"model\.layers\.[01]\.mlp\.down.*": {**EIGHT, "group_size": 32, "sym": True}},
         {"-:lm_head": {}, ".*down_proj$": {**EIGHT, "desc_act": False, "mse": 0.0}},
-        {".*(qkv|o|gate_up)_proj": {}, ".*": EIGHT},
+        {".*(qkv|o|gate|up)_proj": {}, ".*": EIGHT},
     ],
 )
 def test_dynamic_has_the_modules_that_its_expressions_match(
