@@ -1,6 +1,6 @@
 """Driver for GPTQModel, run in its own environment: quantizes a model on token windows.
 
-phi3quant has no reader for its format, so codes are decoded here from the saved file. An int32
+phi3quant reads its folders too, but what is compared is decoded here from the saved file. An int32
 holds eight codes: in ``qweight`` of consecutive inputs, in ``qzeros`` of consecutive outputs.
 """
 
