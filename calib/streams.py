@@ -30,6 +30,14 @@ Choose = Callable[[str, Gram, torch.Tensor], torch.Tensor]
 codecs.Codec) of this member's rows (see team.rows_of); returns the dequantized weights [out, in] in
 the dtype for products."""
 
+FIRST_TOKEN_WEIGHT = 30.0
+"""Weight of a window's first token in the sums for qkv_proj, next to 1 for any other.
+
+All later tokens attend to it (Xiao et al., "Efficient Streaming Language Models with Attention
+Sinks", 2023), so that errors of its keys and values reach all of them. The weight is that of the
+loss's gradient by it (ADR 0035).
+"""
+
 
 @dataclass(frozen=True)
 class Streams:
@@ -90,7 +98,8 @@ def walk(
     name, key = "qkv_proj", "input_layernorm"
     sums = Sums(hidden, 0, device, share)
     for x, y in _together(actual, clean):
-        sums.add(norm(x, key, moved), units(name, norm(y, key, original)))
+        inputs, clean_inputs = norm(x, key, moved), units(name, norm(y, key, original))
+        sums.add(_first_weighted(inputs), _first_weighted(clean_inputs))
     weight = choose(name, *sums.finish(moved[name]))
 
     attended = shelf.make("attended", (windows, length, context.config.query_rows))
@@ -127,6 +136,17 @@ def walk(
     for x, inside in _together(inner, changed=(middle,)):
         x.copy_(x + linear(inside.float(), weight))
     return middle
+
+
+def _first_weighted(inputs: torch.Tensor) -> torch.Tensor:
+    """Scale inputs [windows, length, width] in place, so that the first token has its weight.
+
+    Sums of products are weighted by the squares. The mean weight is 1.
+    """
+    length = inputs.shape[1]
+    inputs.mul_((length / (length - 1 + FIRST_TOKEN_WEIGHT)) ** 0.5)
+    inputs[:, 0].mul_(FIRST_TOKEN_WEIGHT**0.5)
+    return inputs
 
 
 def put(hidden: Hidden, other: Hidden) -> None:

@@ -6,7 +6,7 @@ import torch
 
 from calib.activations import Shelf
 from calib.capture import advance, batches
-from calib.streams import Streams, walk
+from calib.streams import FIRST_TOKEN_WEIGHT, Streams, walk
 from phi3quant.model.architecture import LINEARS, Block
 from phi3quant.model.decoder_block import SequenceContext, decoder_block, linear, sequence_context
 from phi3quant.model.precision import for_products
@@ -83,7 +83,10 @@ def test_both_streams_equal_the_outputs_of_the_blocks(
 def test_shortfalls_are_the_differences_of_outputs(
     case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Compared with both streams through observed blocks, in the units of the original."""
+    """Compared with both streams through observed blocks, in the units of the original.
+
+    The first token of a window counts more in qkv_proj.
+    """
     for module in ("calib.streams", "calib.sums"):
         monkeypatch.setattr(f"{module}.product_dtype", lambda *_: torch.float32)
     received: dict[str, tuple[Gram, torch.Tensor]] = {}
@@ -106,8 +109,12 @@ def test_shortfalls_are_the_differences_of_outputs(
         if name in ("o_proj", "down_proj"):
             difference += original[name].residual - quantized[name].residual
         gram, shortfall = received[name]
-        expected = difference.T @ x / len(x)
-        assert torch.allclose(gram.captured, x.T @ x / len(x), rtol=1e-3, atol=1e-4)
+        weights = torch.ones(WINDOWS, LENGTH)
+        if name == "qkv_proj":
+            weights[:, 0] = FIRST_TOKEN_WEIGHT
+        weighted = x * (weights / weights.sum()).flatten()[:, None]
+        expected = difference.T @ weighted
+        assert torch.allclose(gram.captured, x.T @ weighted, rtol=1e-3, atol=1e-4)
         assert torch.allclose(shortfall, expected, atol=2e-3 * float(expected.abs().max()))
 
 
