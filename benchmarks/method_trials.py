@@ -1,5 +1,6 @@
-"""Trials of changes to the method that the product doesn't have, on the real model.
+"""Trials of changes to the method, on the real model.
 
+first      weight of a window's first token in qkv_proj; phi3quant's is 30, that of other trials 1
 weighted   the sums over tokens for compensation weight each token by the mean square of the loss's
            gradient by the linear's outputs (Fisher information), to a power
 codes      tuning trains the codes too, rounded with a straight-through gradient
@@ -70,6 +71,7 @@ class Trial:
         base: name of an earlier row to tune; empty: quantize by ``recipe``.
         tuning: amount of tuning.
         code_rate: learning rate of the codes, in steps of a code; 0: codes stay.
+        first: weight of a window's first token in qkv_proj.
     """
 
     name: str
@@ -79,6 +81,7 @@ class Trial:
     base: str = ""
     tuning: TuningSettings = field(default_factory=TuningSettings)
     code_rate: float = 0.0
+    first: float = 1.0
 
 
 _GENERAL, _DOMAIN = partial(_recipe, "general"), partial(_recipe, DOMAIN)
@@ -113,16 +116,9 @@ TRIALS: Sequence[Trial] = (
     Trial("codes-domain-64-0", _DOMAIN(64), base="domain-64", tuning=_TWICE),
     Trial("codes-domain-64-0.03", _DOMAIN(64), base="domain-64", tuning=_TWICE, code_rate=0.03),
     *(
-        Trial(f"seed-{seed}-{name}-{kind}", recipe(seed=seed), power=power, per=per)
-        for kind, power, per in (
-            ("plain", 0.0, "linear"),
-            ("first-30", 1.0, "first"),
-            ("linear-0.5", 0.5, "linear"),
-            ("first-5", 0.5, "first"),
-            ("first-100", 1.354, "first"),
-            ("rest-0.5", 0.5, "rest"),
-        )
-        for seed in (1, 2, 3)
+        Trial(f"first-{first}-{name}-seed-{seed}", recipe(seed=seed), first=first)
+        for seed in (1, 2)
+        for first in (1, 30, 5, 100)
         for name, recipe in (
             ("general-128", partial(_GENERAL, 128)),
             ("domain-64", partial(_DOMAIN, 64)),
@@ -173,7 +169,8 @@ def _row(place: Place, trial: Trial) -> dict[str, Any]:
         change: Any = _trained_codes(trial.code_rate) if trial.code_rate else nullcontext()
         with change:
             return tuned_row(place, trial.name, trial.base, (str(text),), trial.tuning)
-    with _weighted(place.model, trial.power, trial.per) if trial.power else nullcontext():
+    weighted = _weighted(place.model, trial.power, trial.per) if trial.power else nullcontext()
+    with weighted, patch("calib.streams.FIRST_TOKEN_WEIGHT", trial.first):
         return base_row(place, trial.name, trial.recipe)
 
 
@@ -190,22 +187,12 @@ def _alike(weights: Weights) -> Weights:
     )
 
 
-def _first_token(weights: Weights, *, first: float | None) -> Weights:
-    """Weights of the first token in qkv_proj alone, or of all others."""
-    made = [torch.ones_like(each) if first else each.clone() for each in weights]
-    for each in made[::4]:
-        each[:, 0] = first or each[:, 1:].mean()
-    return made
-
-
 _WEIGHTS: Mapping[str, Callable[[Weights], Weights]] = {
     "linear": lambda weights: weights,
     "search": lambda weights: weights,
     # Of the output of attention, whose gradient is that of the residual stream.
     "block": lambda weights: [weights[number // 4 * 4 + 1] for number in range(len(weights))],
     "model": _alike,
-    "first": partial(_first_token, first=30.0),
-    "rest": partial(_first_token, first=None),
     # The output of the last block.
     "last": lambda weights: [weights[-1]] * len(weights),
 }
@@ -223,11 +210,10 @@ def _weighted(folder: Path, power: float, per: str) -> Iterator[None]:
         config: Any, embedding: torch.Tensor, ids: torch.Tensor, shelf: Any, **rest: Any
     ) -> Any:
         seen = ids[held_back_windows(len(ids)) :] if len(ids) > 1 else ids
-        if per == "first":
-            known: Weights = [torch.ones(seen.shape)] * (len(LINEARS) * config.num_hidden_layers)
-        else:
-            known = _known(folder, shelf.device, seen)
-        weights.extend(each.pow(power) for each in _WEIGHTS[per](known))
+        key = seen.numpy().tobytes()
+        if key not in _KNOWN:
+            _KNOWN[key] = token_weights(OnDevice(open_weights(folder), shelf.device), seen)
+        weights.extend(each.pow(power) for each in _WEIGHTS[per](_KNOWN[key]))
         searched.extend(weights)
         return started(config, embedding, ids, shelf, **rest)
 
@@ -265,13 +251,6 @@ def _weighted(folder: Path, power: float, per: str) -> Iterator[None]:
     search = patch("calib.capture.Moments", Searched) if per == "search" else nullcontext()
     with patch.object(one_block, "start", start), patch("calib.streams.Sums", Weighted), search:
         yield
-
-
-def _known(folder: Path, device: torch.device, ids: torch.Tensor) -> Weights:
-    key = ids.numpy().tobytes()
-    if key not in _KNOWN:
-        _KNOWN[key] = token_weights(OnDevice(open_weights(folder), device), ids)
-    return _KNOWN[key]
 
 
 def token_weights(model: ModelWeights, ids: torch.Tensor) -> list[torch.Tensor]:
