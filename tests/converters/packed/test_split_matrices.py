@@ -98,7 +98,7 @@ def test_parts_are_read_as_the_matrix(
     whole, parts = opened(out), opened(split(out, *keys))
     assert_same_codes(whole, parts)
     assert parts.format == whole.format
-    # What a tensor has beside its rows is stored once for each part.
+    # Tensors without rows, such as g_idx, are stored once for each part.
     assert 0 <= parts.linear_bytes - whole.linear_bytes < whole.linear_bytes / 10
 
 
