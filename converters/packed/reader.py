@@ -246,10 +246,9 @@ class PackedCheckpoint(SafetensorsModel):
         Raises:
             CheckpointError: one is not finite.
         """
+        parts = tuple(self.split.get(name, (name,)))
         scales, offsets = (
-            torch.cat([self.store.load(packed_name(part, end)) for part in self.split[name]])
-            if name in self.split
-            else self.store.load(packed_name(name, end))
+            torch.cat([self.store.load(packed_name(part, end)) for part in parts])
             for end in _OFFSET_ENDINGS
         )
         if not (torch.isfinite(scales).all() and torch.isfinite(offsets).all()):

@@ -148,9 +148,9 @@ def check_gptq(schemes: MatrixSchemes, config: Phi3Config) -> None:
     """
     check_bits("gptq", "GPTQ", schemes)
     check_groups(schemes, config)
-    parts = next(iter(gptq_split(config, schemes).values()), {})
-    for scheme, linears in schemes.shapes(config).items():
-        shapes = linears | ({"gate_proj": next(iter(parts.values()))} if parts else {})
+    for scheme, shapes in schemes.shapes(config).items():
+        if schemes.others and "gate_up_proj" in shapes:
+            shapes["gate_proj"] = (config.intermediate_size, config.hidden_size)
         words = scheme.bits // math.gcd(_WORD_BITS, scheme.bits)
         together = words * _WORD_BITS // scheme.bits
         for name, shape in shapes.items():

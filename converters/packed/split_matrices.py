@@ -49,6 +49,11 @@ def module_of(name: str) -> str:
 def of_whole_matrices(stated: Stated, split: SplitMatrices, store: TensorFolder) -> Stated:
     """The same facts, with those on the parts of a matrix put as facts on the matrix.
 
+    Args:
+        stated: facts on stored modules.
+        split: matrices that are stored in parts.
+        store: tensors of the checkpoint; plain parts are joined in it already.
+
     Raises:
         SchemeError: the parts of a matrix have different schemes.
     """

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from converters.packed.mlx_options import MlxOptions
 from converters.packed.reader import PackedCheckpoint
 from phi3quant.errors import CheckpointError, Phi3QuantError, SchemeError
 from phi3quant.model.architecture import SPLITS, block_prefix, block_tensor_name
+from phi3quant.quant.matrix_schemes import MatrixSchemes
 from phi3quant.quant.offset_tensor import OffsetTensor
 from phi3quant.quant.scheme import QuantScheme
 from phi3quant.quant.tensor import QuantizedTensor
@@ -255,3 +257,12 @@ def test_a_mixed_gptq_folder_is_written_as_gptqmodel_reads_it(folder: Path) -> N
     assert r"+:^model\.layers\.0\.mlp\.(gate|up|gate_up)_proj$" in dynamic["dynamic"]
     gptq = opened(folders["gptq"])
     assert_same_codes(opened(folders["compressed-tensors"]), gptq)
+
+
+def test_parts_that_do_not_fill_words_are_refused(folder: Path) -> None:
+    config = replace(open_weights(folder).config, intermediate_size=36)
+    eight = QuantScheme(8, None)
+    others = {block_tensor_name(index, "down_proj"): eight for index in range(2)}
+    LAYOUTS["gptq"].check(MatrixSchemes(eight), config)
+    with pytest.raises(SchemeError, match=r"packs 8 rows .* gate_proj is 36 x"):
+        LAYOUTS["gptq"].check(MatrixSchemes(QuantScheme(4, None), others), config)
