@@ -125,6 +125,7 @@ READERS: Mapping[str, Reader] = {
     "gptq tensors": Reader("gptq", "model.safetensors", spoil_safetensors, _PACKED),
     "mixed": Reader("mixed", "config.json", spoil_json, _PACKED),
     "mixed gptq": Reader("mixed/gptq", "config.json", spoil_json, _PACKED),
+    "mixed gptq tensors": Reader("mixed/gptq", "model.safetensors", spoil_safetensors, _PACKED),
     "mixed mlx": Reader("mixed/mlx", "config.json", spoil_json, _PACKED),
     "3 bits": Reader("narrow", "config.json", spoil_json, _PACKED),
     "3 bits tensors": Reader("narrow", "model.safetensors", spoil_safetensors, _PACKED),
