@@ -1,6 +1,6 @@
 """Trials of changes to the method, on the real model.
 
-first      weight of a window's first token in qkv_proj; phi3quant's is 30, that of other trials 1
+first      weight of a window's first token in qkv_proj; phi3quant's is 100, that of other trials 1
 weighted   the sums over tokens for compensation weight each token by the mean square of the loss's
            gradient by the linear's outputs (Fisher information), to a power
 codes      tuning trains the codes too, rounded with a straight-through gradient

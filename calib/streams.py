@@ -30,12 +30,12 @@ Choose = Callable[[str, Gram, torch.Tensor], torch.Tensor]
 codecs.Codec) of this member's rows (see team.rows_of); returns the dequantized weights [out, in] in
 the dtype for products."""
 
-FIRST_TOKEN_WEIGHT = 30.0
+FIRST_TOKEN_WEIGHT = 100.0
 """Weight of a window's first token in the sums for qkv_proj, next to 1 for any other.
 
 All later tokens attend to it (Xiao et al., "Efficient Streaming Language Models with Attention
-Sinks", 2023), so that errors of its keys and values reach all of them. The weight is that of the
-loss's gradient by it (ADR 0035).
+Sinks", 2023), so that errors of its keys and values reach all of them. The weight was chosen among
+three (ADR 0035).
 """
 
 
