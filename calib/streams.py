@@ -31,12 +31,13 @@ codecs.Codec) of this member's rows (see team.rows_of); returns the dequantized 
 the dtype for products."""
 
 FIRST_TOKEN_WEIGHT = 100.0
-"""Weight of a window's first token in the sums for qkv_proj, next to 1 for any other.
+"""Weight of the first token of a window of 512 in the sums for qkv_proj, next to 1 for any other.
 
 All later tokens attend to it (Xiao et al., "Efficient Streaming Language Models with Attention
 Sinks", 2023), so that errors of its keys and values reach all of them. The weight was chosen among
-three (ADR 0035).
+three (ADR 0035). In other windows it is in proportion to their length, and at least 1.
 """
+_LENGTH = 512
 
 
 @dataclass(frozen=True)
@@ -144,8 +145,9 @@ def _first_weighted(inputs: torch.Tensor) -> torch.Tensor:
     Sums of products are weighted by the squares. The mean weight is 1.
     """
     length = inputs.shape[1]
-    inputs.mul_((length / (length - 1 + FIRST_TOKEN_WEIGHT)) ** 0.5)
-    inputs[:, 0].mul_(FIRST_TOKEN_WEIGHT**0.5)
+    weight = max(1.0, FIRST_TOKEN_WEIGHT * length / _LENGTH)
+    inputs.mul_((length / (length - 1 + weight)) ** 0.5)
+    inputs[:, 0].mul_(weight**0.5)
     return inputs
 
 

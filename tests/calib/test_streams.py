@@ -111,7 +111,7 @@ def test_shortfalls_are_the_differences_of_outputs(
         gram, shortfall = received[name]
         weights = torch.ones(WINDOWS, LENGTH)
         if name == "qkv_proj":
-            weights[:, 0] = FIRST_TOKEN_WEIGHT
+            weights[:, 0] = FIRST_TOKEN_WEIGHT * LENGTH / 512
         weighted = x * (weights / weights.sum()).flatten()[:, None]
         expected = difference.T @ weighted
         assert torch.allclose(gram.captured, x.T @ weighted, rtol=1e-3, atol=1e-4)
