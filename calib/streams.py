@@ -37,7 +37,7 @@ All later tokens attend to it (Xiao et al., "Efficient Streaming Language Models
 Sinks", 2023), so that errors of its keys and values reach all of them. The weight was chosen among
 three (ADR 0035). In other windows it is in proportion to their length, and at least 1.
 """
-_LENGTH = 512
+_WEIGHED_LENGTH = 512
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def _first_weighted(inputs: torch.Tensor) -> torch.Tensor:
     Sums of products are weighted by the squares. The mean weight is 1.
     """
     length = inputs.shape[1]
-    weight = max(1.0, FIRST_TOKEN_WEIGHT * length / _LENGTH)
+    weight = max(1.0, FIRST_TOKEN_WEIGHT * length / _WEIGHED_LENGTH)
     inputs.mul_((length / (length - 1 + weight)) ** 0.5)
     inputs[:, 0].mul_(weight**0.5)
     return inputs

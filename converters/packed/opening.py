@@ -78,7 +78,7 @@ def open_packed(
 
 
 def _scheme(stated: Stated, name: str) -> QuantScheme:
-    return stated.schemes.get(name.removesuffix(".weight"), stated.scheme)
+    return stated.schemes.get(module_of(name), stated.scheme)
 
 
 def by_module(stated: Stated, config: Phi3Config, split: SplitMatrices) -> Stated:
@@ -126,13 +126,13 @@ def _outer(
         stored = ((name, store.tensors.get(name)) for name in names)
         packed = [name for name, entry in stored if entry and entry.dtype == PACKED_DTYPE]
         for name in names:
-            module = name.removesuffix(".weight")
+            module = module_of(name)
             if (module in stated.plain) if name in packed else (module in stated.schemes):
                 raise CheckpointError(
                     f"the quantization of {store.folder} has an entry for {module} that doesn't "
                     "fit the stored tensor; the file and config.json don't belong together"
                 )
-    known = {name.removesuffix(".weight") for name in [*names, *dict(matrices(config))]}
+    known = {module_of(name) for name in [*names, *dict(matrices(config))]}
     unknown = [module for module in (*stated.schemes, *stated.plain) if module not in known]
     if unknown and not stated.lists_plain:
         raise SchemeError(
@@ -193,7 +193,7 @@ def _plain_matrices(store: TensorFolder, config: Phi3Config, stated: Stated) -> 
         if name in store.tensors and store.tensors[name].dtype != PACKED_DTYPE
     )
     for name, _ in matrices(config):
-        module = name.removesuffix(".weight")
+        module = module_of(name)
         if name in plain and not stated.may_be_plain(module):
             raise CheckpointError(
                 f"{store.folder} stores {module} plain, which its quantization_config doesn't "

@@ -9,10 +9,9 @@ from converters.widths import check_bits
 from phi3quant.disk.tensor_plan import PlannedTensor
 from phi3quant.errors import SchemeError
 from phi3quant.model.architecture import (
-    SPLITS,
-    block_prefix,
     block_tensor_name,
     linear_shapes,
+    part_shapes,
     tensor_shapes,
 )
 from phi3quant.model.config import Phi3Config
@@ -45,12 +44,6 @@ def plain_outer(_config: Phi3Config, _scheme: QuantScheme) -> Mapping[str, Quant
 def never_split(_config: Phi3Config, _schemes: MatrixSchemes) -> SplitMatrices:
     """Store all matrices whole."""
     return {}
-
-
-def parts_of(index: int, key: str, config: Phi3Config) -> dict[str, tuple[int, int]]:
-    """Shapes of the parts of a matrix, a key of architecture.SPLITS, by name."""
-    shapes = {block_prefix(index) + part.name: part.shape(config) for part in SPLITS[key]}
-    return {name: (rows, columns) for name, (rows, columns) in shapes.items()}
 
 
 def words_for(count: int, bits: int) -> int:
@@ -134,7 +127,7 @@ def gptq_split(config: Phi3Config, schemes: MatrixSchemes) -> SplitMatrices:
     """
     indices = range(config.num_hidden_layers) if schemes.others else ()
     return {
-        block_tensor_name(index, "gate_up_proj"): parts_of(index, "gate_up_proj", config)
+        block_tensor_name(index, "gate_up_proj"): part_shapes(index, "gate_up_proj", config)
         for index in indices
     }
 

@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 import torch
 
 from converters.packed.layout import Stated
-from converters.packed.sizes import SplitMatrices, parts_of
+from converters.packed.sizes import SplitMatrices
 from phi3quant.errors import SchemeError
-from phi3quant.model.architecture import SPLITS, block_tensor_name
+from phi3quant.model.architecture import SPLITS, block_tensor_name, part_shapes
 from phi3quant.model.config import Phi3Config
 from phi3quant.quant.offset_tensor import OffsetTensor
 from phi3quant.quant.tensor import QuantizedTensor
@@ -29,7 +29,7 @@ def split_matrices(store: TensorFolder, config: Phi3Config) -> SplitMatrices:
     for index in range(config.num_hidden_layers):
         for key in SPLITS:
             name = block_tensor_name(index, key)
-            parts = parts_of(index, key, config)
+            parts = part_shapes(index, key, config)
             if name in store.tensors:
                 is_split = len(store.tensors[name].pieces) > 1
             else:

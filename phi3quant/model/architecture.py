@@ -57,6 +57,13 @@ SPLITS: Mapping[str, tuple[TensorRole, ...]] = {
 }
 """Matrices whose rows are those of several matrices of a Llama model, in this order."""
 
+
+def part_shapes(index: int, key: str, config: Phi3Config) -> dict[str, tuple[int, int]]:
+    """Rows and columns of the parts of matrix ``key`` (of SPLITS) of a block, by their names."""
+    shapes = {block_prefix(index) + part.name: part.shape(config) for part in SPLITS[key]}
+    return {name: (rows, columns) for name, (rows, columns) in shapes.items()}
+
+
 LINEARS = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
 """Matrices of a block that are quantized, in the order of computation."""
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from phi3quant.errors import CheckpointError
-from phi3quant.model.architecture import SPLITS, block_prefix, block_tensor_name
+from phi3quant.model.architecture import SPLITS, block_tensor_name, part_shapes
 from phi3quant.model.config import Phi3Config
 from phi3quant.model.dialects import DIALECTS, PHI3
 from phi3quant.source.tensor_folder import (
@@ -120,9 +120,9 @@ def _joined(store: TensorFolder, config: Phi3Config) -> dict[str, TensorEntry]:
     """
     tensors = dict(store.tensors)
     for index in range(config.num_hidden_layers):
-        for key, parts in SPLITS.items():
+        for key in SPLITS:
             whole = block_tensor_name(index, key)
-            shapes = {block_prefix(index) + part.name: part.shape(config) for part in parts}
+            shapes = part_shapes(index, key, config)
             present = [tensors[name] for name in shapes if name in tensors]
             if whole in tensors or all(entry.dtype == PACKED_DTYPE for entry in present):
                 continue
