@@ -63,6 +63,8 @@ class Format:
         embed: puts a manifest's strings (provenance.manifest.flat) into the finished files of a
             folder, for formats whose files are copied on their own. Returns the entries of
             hashed_file.describe_file for the files whose hashes are already known.
+        real_offsets: whether asymmetric groups are stored with an FP16 offset, which need not be a
+            multiple of the scale.
     """
 
     name: str
@@ -71,3 +73,4 @@ class Format:
     nbytes: Callable[[Phi3Config, MatrixSchemes], int]
     open: Callable[[Path, Source, MatrixSchemes], ModelWriter]
     embed: Callable[[Path, Mapping[str, str]], Mapping[str, Mapping[str, Any]]] | None = None
+    real_offsets: bool = False

@@ -215,9 +215,12 @@ def _nbytes(config: Phi3Config, schemes: MatrixSchemes) -> int:
 def codec(name: str) -> Codec:
     """Codec for matrices of block type ``name``.
 
-    Types that hold an affine scheme in groups of 32 use the scheme's search, which is better.
+    Types that hold an affine scheme in groups of 32 use the scheme's search, which is better; Q4_1
+    holds real offsets.
     """
-    return AffineCodec(AFFINE[name]) if name in AFFINE else BlockCodec(TYPES[name])
+    if name not in AFFINE:
+        return BlockCodec(TYPES[name])
+    return AffineCodec(AFFINE[name], real_offsets=not AFFINE[name].symmetric)
 
 
 def codecs(kind: FileType, config: Phi3Config, index: int) -> Codecs:
@@ -257,4 +260,5 @@ FORMAT = Format(
     nbytes=_nbytes,
     open=lambda folder, source, schemes: GgufWriter(folder, source, natural_type(schemes)),
     embed=_embed,
+    real_offsets=True,
 )

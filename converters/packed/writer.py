@@ -41,6 +41,7 @@ def packed_format(layout: PackedLayout) -> Format:
         check=partial(_check, layout),
         nbytes=lambda config, schemes: packed_bytes(config, schemes, layout),
         open=lambda folder, source, schemes: PackedWriter(folder, source, schemes, layout),
+        real_offsets=layout.pack_offsets is not None,
     )
 
 

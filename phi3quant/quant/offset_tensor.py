@@ -31,6 +31,11 @@ class OffsetTensor:
         rows, columns = self.codes.shape
         return rows, columns
 
+    def to(self, device: torch.device) -> "OffsetTensor":
+        """The same codes on a device."""
+        parts = (part.to(device) for part in (self.codes, self.scales, self.offsets))
+        return OffsetTensor(self.scheme, *parts)
+
     def dequantize(self) -> torch.Tensor:
         """Weights that the codes represent, FP32 [rows, columns]."""
 
@@ -67,14 +72,24 @@ def with_offsets(tensor: QuantizedTensor) -> OffsetTensor:
     zeros: torch.Tensor | int = tensor.scheme.middle
     if tensor.zero_points is not None:
         zeros = tensor.zero_points.float()
-    # Zero is added so that a zero point of 0 gives an offset of 0 instead of -0.
-    offsets = (tensor.scales.float() * zeros).neg_().add_(0.0).half()
+    offsets = offsets_of(tensor.scales, zeros)
     if not torch.isfinite(offsets).all():
         largest = float(tensor.scales.float().abs().max())
         raise CheckpointError(
             f"a scale of {largest:g} has an offset that doesn't fit FP16; choose another format"
         )
     return OffsetTensor(tensor.scheme, tensor.codes, tensor.scales, offsets)
+
+
+def offsets_of(scales: torch.Tensor, zeros: torch.Tensor | int) -> torch.Tensor:
+    """Offsets ``-scale * zero_point``, rounded to FP16 once.
+
+    Args:
+        scales: floats [rows, groups].
+        zeros: zero points, FP32 [rows, groups], or one for all groups.
+    """
+    # Zero is added so that a zero point of 0 gives an offset of 0 instead of -0.
+    return (scales.float() * zeros).neg_().add_(0.0).half()
 
 
 def zero_points(

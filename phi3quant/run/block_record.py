@@ -22,6 +22,7 @@ from phi3quant.quant.block import QuantizedBlock
 from phi3quant.quant.codecs import Codecs
 from phi3quant.quant.codecs.affine import AffineCodec
 from phi3quant.quant.codecs.ggml_blocks import BlockCodec, BlockTensor
+from phi3quant.quant.offset_tensor import OffsetTensor
 from phi3quant.quant.tensor import Quantized, QuantizedTensor
 
 
@@ -94,13 +95,15 @@ def _norm(tensor: torch.Tensor, shape: Shape) -> torch.Tensor:
 def _stored(name: str, linear: Quantized) -> dict[str, torch.Tensor]:
     if isinstance(linear, BlockTensor):
         return {f"{name}.data": torch.from_numpy(linear.data)}
-    if not isinstance(linear, QuantizedTensor):
+    if not isinstance(linear, QuantizedTensor | OffsetTensor):
         raise TypeError(f"a {type(linear).__name__} can't be recorded for resuming")
     stored = {
         f"{name}.codes": bits.pack(linear.codes, linear.scheme.bits),
         f"{name}.scales": linear.scales,
     }
-    if linear.zero_points is not None:
+    if isinstance(linear, OffsetTensor):
+        stored[f"{name}.offsets"] = linear.offsets
+    elif linear.zero_points is not None:
         stored[f"{name}.zero_points"] = linear.zero_points
     return stored
 
@@ -125,8 +128,15 @@ def _restored(
     if packed.dtype != torch.int32 or tuple(packed.shape) != (shape[0], words):
         raise ValueError("codes have another shape or type")
     codes = bits.unpack(packed, scheme.bits, shape[1])
+    scales = tensors[f"{name}.scales"]
+    if codec.real_offsets:
+        offsets = tensors[f"{name}.offsets"]
+        groups = (shape[0], shape[1] // scheme.group_width(shape[1]))
+        if any(each.dtype != torch.float16 or each.shape != groups for each in (scales, offsets)):
+            raise ValueError("scales or offsets have another shape or type")
+        return OffsetTensor(scheme, codes, scales, offsets)
     zero_points = None if scheme.symmetric else tensors[f"{name}.zero_points"]
-    return QuantizedTensor(scheme, codes, tensors[f"{name}.scales"], zero_points)
+    return QuantizedTensor(scheme, codes, scales, zero_points)
 
 
 def _digest(tensors: Mapping[str, torch.Tensor], report: str) -> str:

@@ -72,7 +72,9 @@ def head_codes(checkpoint: Checkpoint, gram: Gram, codec: AffineCodec) -> Quanti
         if not torch.isfinite(rows).all():
             # Raises an error with the tensor, its file and the position of the bad value.
             checkpoint.head()
-        parts.append(computing.quantize_compensated(rows.to(device).float(), gram).to(CPU))
+        coded = computing.quantize_compensated(rows.to(device).float(), gram)
+        assert isinstance(coded, QuantizedTensor)
+        parts.append(coded.to(CPU))
     zeros = [part.zero_points for part in parts if part.zero_points is not None]
     return QuantizedTensor(
         codec.scheme,

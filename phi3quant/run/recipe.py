@@ -106,8 +106,13 @@ class Recipe:
         if self.gguf_type is not None:
             return partial(gguf_writer.codecs, self._file_type(), config)
         schemes = self.schemes(config)
+        held = all(FORMATS[name].real_offsets for name in self.formats)
+
+        def codec(scheme: QuantScheme) -> AffineCodec:
+            return AffineCodec(scheme, real_offsets=held and not scheme.symmetric)
+
         return lambda index: {
-            key: AffineCodec(schemes.scheme(block_tensor_name(index, key))) for key in LINEARS
+            key: codec(schemes.scheme(block_tensor_name(index, key))) for key in LINEARS
         }
 
     def schemes(self, config: Phi3Config) -> MatrixSchemes:

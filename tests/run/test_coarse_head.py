@@ -12,6 +12,7 @@ from phi3quant.errors import CheckpointError
 from phi3quant.model.decoder_block import rms_norm
 from phi3quant.model.predictor import final_states
 from phi3quant.progress import silent
+from phi3quant.quant.codecs import affine
 from phi3quant.quant.codecs.affine import AffineCodec
 from phi3quant.quant.codecs.ggml_blocks import TYPES, BlockCodec
 from phi3quant.quant.gram import Gram
@@ -66,7 +67,7 @@ def test_inputs_on_disk_are_those_in_memory(checkpoint: Checkpoint, tmp_path: Pa
 def test_codes_lose_less_output_than_rounding(checkpoint: Checkpoint) -> None:
     gram = inputs(checkpoint)
     chosen = head_codes(checkpoint, gram, CODEC)
-    rounded = CODEC.quantize(checkpoint.head())
+    rounded = affine.quantize(checkpoint.head(), CODEC.scheme)
     assert output_loss(chosen, checkpoint, gram) < 0.6 * output_loss(rounded, checkpoint, gram)
 
 
@@ -93,7 +94,7 @@ def test_a_weight_that_is_not_finite_is_named(tmp_path: Path) -> None:
 def test_the_quantized_models_states_start_from_the_codes(tmp_path: Path) -> None:
     make_model(tmp_path / "model", **VARIANTS["tied"])
     checkpoint = open_checkpoint(tmp_path / "model")
-    coded, embedding = CODEC.quantize(checkpoint.head()), checkpoint.embedding()
+    coded, embedding = affine.quantize(checkpoint.head(), CODEC.scheme), checkpoint.embedding()
     states = start(checkpoint.config, embedding, IDS, Shelf(), compensate=True, coded=coded)
     stored = coded.dequantize()
     for streams, ids in ((states.held_back, IDS[:1]), (states.seen, IDS[1:])):

@@ -1,11 +1,12 @@
-"""Affine integer codec: codes with a scale and a zero point per group of weights.
+"""Affine integer codec: codes with a scale and a zero point, or an offset, per group of weights.
 
 Scales are rounded to FP16 *before* codes are chosen, so that the codes are nearest for the scales
 that readers will see.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -16,8 +17,12 @@ from phi3quant.quant.codecs import affine_compensation, affine_rounding, affine_
 from phi3quant.quant.codecs.compensation import DAMPING, Strip, Walk, compensated_codes, corrected
 from phi3quant.quant.codecs.lanes import LANES
 from phi3quant.quant.gram import Gram
+from phi3quant.quant.offset_tensor import OffsetTensor, offsets_of, with_offsets
 from phi3quant.quant.scheme import QuantScheme
 from phi3quant.quant.tensor import QuantizedTensor
+
+AffineTensor: TypeAlias = QuantizedTensor | OffsetTensor
+"""A matrix with zero points, or with real offsets."""
 
 _ZERO_GROUP_SCALE = float(affine_search.ZERO_GROUP_SCALE)
 # FP16's smallest subnormal number: used for scales that would round to zero.
@@ -32,10 +37,23 @@ SHRINKS: Sequence[float] = tuple(1.15 - 0.05 * step for step in range(13))
 Multiples above 1 pay in symmetric groups, where the plain scale reaches only 7/8 as far on one side
 as on the other (4 bits)."""
 
+_MODERATE = (1.05, 0.97, 0.89, 0.8)
+_FINE = (1.0, 0.99, 0.98, 0.96)
+CLIPS: Mapping[int, Sequence[float]] = {
+    2: (1.0, 0.85, 0.7, 0.55),
+    **dict.fromkeys((3, 4, 5), _MODERATE),
+    **dict.fromkeys((6, 8), _FINE),
+}
+"""Parts of the range below and above zero that the search tries in all pairs, for groups with real
+offsets, by bits. The more codes there are, the less of the range is worth giving up."""
+
 
 @dataclass(frozen=True)
 class Grid:
-    """Scales and zero points as readers will see them, FP32 [rows, groups] each."""
+    """Scales and zero points as readers will see them, FP32 [rows, groups] each.
+
+    Zero points are whole numbers, except of grids with offsets.
+    """
 
     scales: torch.Tensor
     zeros: torch.Tensor
@@ -43,31 +61,50 @@ class Grid:
 
 @dataclass(frozen=True)
 class AffineCodec:
-    """Codec for a scheme; implements codecs.Codec."""
+    """Codec for a scheme; implements codecs.Codec.
+
+    Attributes:
+        scheme: bits, group size, symmetry.
+        real_offsets: whether groups have FP16 offsets instead of zero points, for formats that
+            store those; only with an asymmetric scheme. They lose less than zero points, which are
+            whole multiples of the scale.
+    """
 
     scheme: QuantScheme
+    real_offsets: bool = False
 
     def group_width(self, columns: int) -> int:
         """See Codec."""
         return self.scheme.group_width(columns)
 
-    def quantize(self, weight: torch.Tensor) -> QuantizedTensor:
+    def quantize(self, weight: torch.Tensor) -> AffineTensor:
         """See Codec."""
-        return quantize(weight, self.scheme)
+        coded = quantize(weight, self.scheme)
+        return with_offsets(coded) if self.real_offsets else coded
 
-    def quantize_fitted(self, weight: torch.Tensor, gram: Gram) -> QuantizedTensor:
+    def quantize_fitted(self, weight: torch.Tensor, gram: Gram) -> AffineTensor:
         """See Codec."""
-        return quantize_clipped(weight, self.scheme, gram)
+        return quantize_clipped(weight, self.scheme, gram, real_offsets=self.real_offsets)
 
     def quantize_compensated(
         self, weight: torch.Tensor, gram: Gram, shortfall: torch.Tensor | None = None
-    ) -> QuantizedTensor:
+    ) -> AffineTensor:
         """See Codec."""
-        return quantize_compensated(weight, self.scheme, gram, shortfall)
+        return quantize_compensated(
+            weight, self.scheme, gram, shortfall, real_offsets=self.real_offsets
+        )
 
     def round_trip(self, weight: torch.Tensor) -> torch.Tensor:
-        """See Codec."""
+        """See Codec; with zero points."""
         return round_trip(weight, self.scheme)
+
+
+def search_of(scheme: QuantScheme, *, real_offsets: bool) -> tuple[Sequence[float], int, int]:
+    """What is searched: the parts of affine_search.Search."""
+    if real_offsets:
+        return CLIPS[scheme.bits], scheme.max_code, affine_search.REAL
+    kind = affine_search.MIDDLE if scheme.symmetric else affine_search.WHOLE
+    return SHRINKS, scheme.max_code, kind
 
 
 def quantize(weight: torch.Tensor, scheme: QuantScheme) -> QuantizedTensor:
@@ -124,19 +161,21 @@ def quantize_clipped(
     weight: torch.Tensor,
     scheme: QuantScheme,
     gram: Gram,
-    shrinks: Sequence[float] = SHRINKS,
-) -> QuantizedTensor:
+    *,
+    real_offsets: bool = False,
+) -> AffineTensor:
     """Round to nearest with the scale of each group that loses least output.
 
-    For each group, the plain scale times each of ``shrinks`` is tried. The one with the smallest
-    error E G E^T is kept, where G is the group's block of the Gram matrix: AWQ's clipping search,
-    without running the layer. Then the scale is fitted to the codes by least squares.
+    For each group, the plain scale times each of SHRINKS is tried or, for real offsets, the range
+    cut by each pair of CLIPS. The grid with the smallest error E G E^T is kept, where G is the
+    group's block of the Gram matrix: AWQ's clipping search, without running the layer. Then the
+    scale, and a real offset with it, is fitted to the codes by least squares.
 
     Args:
         weight: FP32 [rows, columns].
         scheme: bits, group size, symmetry.
         gram: statistics of the input.
-        shrinks: multiples of the plain scale to try.
+        real_offsets: see AffineCodec.
 
     Raises:
         SchemeError: as quantize.
@@ -144,7 +183,7 @@ def quantize_clipped(
     rows, columns = weight.shape
     metrics = gram.blocks(scheme.group_width(columns)).numpy()
     grids = _empty_grids(rows, len(metrics))
-    search = (np.array(shrinks, np.float32), scheme.max_code, scheme.symmetric)
+    search = _compiled(*search_of(scheme, real_offsets=real_offsets))
     flat = weight.contiguous().numpy()
 
     def fit(part: slice) -> None:
@@ -159,7 +198,7 @@ def quantize_clipped(
         part = slice(start, start + step)
         grid_part = Grid(grid.scales[part], grid.zeros[part])
         parts.append((nearest_codes(groups[part], grid_part, scheme), grid_part))
-    return assembled(weight, scheme, parts)
+    return assembled(weight, scheme, parts, real_offsets=real_offsets)
 
 
 def quantize_compensated(
@@ -168,7 +207,9 @@ def quantize_compensated(
     gram: Gram,
     shortfall: torch.Tensor | None = None,
     damping: float = DAMPING,
-) -> QuantizedTensor:
+    *,
+    real_offsets: bool = False,
+) -> AffineTensor:
     """Choose codes so that later ones of a row compensate the errors of earlier ones (GPTQ).
 
     See compensation.compensated_codes. The scale of a group is searched just before its codes are
@@ -180,13 +221,14 @@ def quantize_compensated(
         gram: statistics of the input.
         shortfall: FP32 [rows, columns], see Codec.
         damping: added to the diagonal of ``gram``, relative to its mean.
+        real_offsets: see AffineCodec.
 
     Raises:
         SchemeError: as quantize.
     """
     rows, columns = weight.shape
     width = scheme.group_width(columns)
-    search = (np.array(SHRINKS, np.float32), scheme.max_code, scheme.symmetric)
+    search = _compiled(*search_of(scheme, real_offsets=real_offsets))
     scales, zeros = _empty_grids(rows, columns // width)
 
     def choose(strip: Strip) -> None:
@@ -199,7 +241,13 @@ def quantize_compensated(
     if shortfall is not None:
         weight = corrected(weight, gram, shortfall)
     codes = compensated_codes(weight, Walk.of(gram, width, damping), choose)
-    return assembled(weight, scheme, [(codes, checked_grid(*_tensors((scales, zeros))))])
+    grid = checked_grid(*_tensors((scales, zeros)))
+    return assembled(weight, scheme, [(codes, grid)], real_offsets=real_offsets)
+
+
+def _compiled(shares: Sequence[float], max_code: int, zeros: int) -> affine_search.Search:
+    """Search for the kernels."""
+    return np.array(shares, np.float32), max_code, zeros
 
 
 def _empty_grids(rows: int, groups: int) -> affine_search.Grids:
@@ -274,9 +322,26 @@ def nearest_codes(groups: torch.Tensor, grid: Grid, scheme: QuantScheme) -> torc
 
 
 def assembled(
+    weight: torch.Tensor,
+    scheme: QuantScheme,
+    parts: Sequence[tuple[torch.Tensor, Grid]],
+    *,
+    real_offsets: bool,
+) -> AffineTensor:
+    """Quantized matrix of the shape of ``weight`` from the codes and grids of parts of its rows."""
+    if not real_offsets:
+        return with_zero_points(weight, scheme, parts)
+    codes = torch.cat([codes for codes, _ in parts]).view(weight.shape)
+    scales, zeros = (
+        torch.cat([getattr(grid, name) for _, grid in parts]) for name in ("scales", "zeros")
+    )
+    return OffsetTensor(scheme, codes, scales.half(), offsets_of(scales, zeros))
+
+
+def with_zero_points(
     weight: torch.Tensor, scheme: QuantScheme, parts: Sequence[tuple[torch.Tensor, Grid]]
 ) -> QuantizedTensor:
-    """Quantized matrix of the shape of ``weight`` from the codes and grids of parts of its rows."""
+    """``assembled`` without real offsets."""
     codes = torch.cat([codes for codes, _ in parts]).view(weight.shape)
     scales = torch.cat([grid.scales for _, grid in parts]).half()
     zeros = None

@@ -11,13 +11,20 @@ from phi3quant.quant.codecs.lanes import F32, LANES, gather_rows, half_bits, hal
 ZERO_GROUP_SCALE = F32(2.0**-14)
 # FP16's smallest subnormal number: used for scales that would round to zero.
 _SMALLEST_SCALE = F32(2.0**-24)
+# FP16's largest number.
+_LARGEST = F32(65504)
+# Least share of a determinant in its terms; codes that are all alike determine only their sum.
+_DETERMINED = F32(1e-5)
 
-Search = tuple[np.ndarray, int, bool]
-"""Multiples of the plain scale to try, FP32 [tries]; the largest code; whether the scheme is
-symmetric."""
+MIDDLE, WHOLE, REAL = 0, 1, 2
+"""Kinds of zero points: the middle of the codes, a whole number among them, or any real number for
+which the offset, ``-scale * zero_point``, is an FP16 number."""
+
+Search = tuple[np.ndarray, int, int]
+"""Parts of the plain range to try, FP32 [shares]; the largest code; the kind of zero points."""
 
 Grids = tuple[np.ndarray, np.ndarray]
-"""Scales (FP16 numbers) and zero points (whole numbers) of groups, FP32 [rows, groups] each."""
+"""Scales (FP16 numbers) and zero points of groups, FP32 [rows, groups] each."""
 
 # Rounds, after the search, of fitting the scales to the codes and the codes to the scales.
 _REFINEMENTS = 3
@@ -47,8 +54,11 @@ def fit(weights: np.ndarray, metrics: np.ndarray, search: Search, grids: Grids) 
 def best_grid(tile: np.ndarray, metric: np.ndarray, search: Search, best: np.ndarray) -> None:
     """Search the best grid of one group in each lane.
 
-    Tries the plain scale times each multiple. Then, a few times, it fits the scale to the codes by
-    least squares and, in asymmetric schemes, tries the neighbouring zero points.
+    Tries the plain scale times each share. Then, a few times, it fits the scale to the codes by
+    least squares and, if zero points are whole, tries their neighbours.
+
+    Real zero points are fitted along with the scale, after each try too. The two ends of the range
+    are cut independently, in all pairs of shares.
 
     Args:
         tile: weights FP32 [width, LANES].
@@ -56,7 +66,7 @@ def best_grid(tile: np.ndarray, metric: np.ndarray, search: Search, best: np.nda
         search: scales to try.
         best: output, scales and zero points FP32 [2, LANES].
     """
-    shrinks, max_code, symmetric = search
+    shares, max_code, zeros = search
     plain, tried, lowest = (
         np.empty((2, LANES), F32),
         np.empty((2, LANES), F32),
@@ -68,17 +78,28 @@ def best_grid(tile: np.ndarray, metric: np.ndarray, search: Search, best: np.nda
         lowest[lane] = F32(np.inf)
         best[0, lane] = ZERO_GROUP_SCALE
         best[1, lane] = F32(0)
-    _extent(tile, symmetric, plain)
-    for attempt in range(len(shrinks)):
-        _shrunk(plain, shrinks[attempt], max_code, symmetric, tried)
+    _extent(tile, zeros == MIDDLE, plain)
+    for attempt in range(len(shares) ** 2 if zeros == REAL else len(shares)):
+        above, below = divmod(attempt, len(shares))
+        if zeros == REAL:
+            _cut(plain, shares[below], shares[above], max_code, tried)
+        else:
+            _shrunk(plain, shares[attempt], max_code, zeros == MIDDLE, tried)
         _measure(tile, metric, tried, max_code, levels, off, error)
         _keep_better(tried, error, best, lowest)
+        if zeros == REAL:
+            _refit_both(metric, tried, levels, off, tried)
+            _measure(tile, metric, tried, max_code, levels, off, error)
+            _keep_better(tried, error, best, lowest)
     for _ in range(_REFINEMENTS):
         _measure(tile, metric, best, max_code, levels, off, error)
-        _refit(metric, best, levels, off, tried)
+        if zeros == REAL:
+            _refit_both(metric, best, levels, off, tried)
+        else:
+            _refit(metric, best, levels, off, tried)
         _measure(tile, metric, tried, max_code, levels, off, error)
         _keep_better(tried, error, best, lowest)
-        if not symmetric:
+        if zeros == WHOLE:
             for shift in (F32(-1), F32(1)):
                 for lane in range(LANES):
                     tried[0, lane] = best[0, lane]
@@ -138,6 +159,17 @@ def _shrunk(
 
 
 @kernel
+def _cut(
+    plain: np.ndarray, below: np.float32, above: np.float32, max_code: int, grid: np.ndarray
+) -> None:
+    """Grid [2, LANES] of a range of which parts are kept on both sides of zero."""
+    for lane in range(LANES):
+        low, high = plain[0, lane] * below, plain[1, lane] * above
+        grid[0, lane] = as_scale((high - low) / F32(max_code))
+        grid[1, lane] = _zero_point(low, grid[0, lane])
+
+
+@kernel
 def as_scale(value: np.float32) -> np.float32:
     """Round a scale to FP16, as readers will see it, but never to zero."""
     if value == 0:
@@ -146,6 +178,13 @@ def as_scale(value: np.float32) -> np.float32:
     if rounded == 0:
         return _SMALLEST_SCALE if value > 0 else -_SMALLEST_SCALE
     return rounded
+
+
+@kernel
+def _zero_point(offset: np.float32, scale: np.float32) -> np.float32:
+    """Zero point of an offset after rounding it to FP16, as readers will see it."""
+    limited = min(max(offset, -_LARGEST), _LARGEST)
+    return -half_value(half_bits(limited)) / scale
 
 
 @kernel
@@ -217,6 +256,55 @@ def _refit(
             scale = as_scale(better) if better != 0 else scale
         fitted[0, lane] = scale
         fitted[1, lane] = grid[1, lane]
+
+
+@kernel
+def _refit_both(
+    metric: np.ndarray,
+    grid: np.ndarray,
+    levels: np.ndarray,
+    off: np.ndarray,
+    fitted: np.ndarray,
+) -> None:
+    """Least-squares scales and offsets; ``fitted`` may be ``grid``.
+
+    With the errors e = s q - w of codes minus zero points q, and 1 for a vector of ones, the scale
+    changes by -a and the offset by -b, where
+
+        a (q M q) + b (q M 1) = q M e
+        a (q M 1) + b (1 M 1) = 1 M e
+    """
+    width = levels.shape[0]
+    inner, q_q, q_e = np.empty(LANES, F32), np.zeros(LANES, F32), np.zeros(LANES, F32)
+    q_one, one_e, one_one = np.zeros(LANES, F32), np.zeros(LANES, F32), F32(0)
+    for row in range(width):
+        total = F32(0)
+        for lane in range(LANES):
+            inner[lane] = F32(0)
+        for column in range(width):
+            share = metric[row, column]
+            total += share
+            for lane in range(LANES):
+                inner[lane] += share * levels[column, lane]
+        one_one += total
+        for lane in range(LANES):
+            q_q[lane] += inner[lane] * levels[row, lane]
+            q_e[lane] += inner[lane] * off[row, lane]
+            q_one[lane] += inner[lane]
+            one_e[lane] += total * off[row, lane]
+    for lane in range(LANES):
+        scale, zero = grid[0, lane], grid[1, lane]
+        product = q_q[lane] * one_one
+        determinant = product - q_one[lane] * q_one[lane]
+        fitted[0, lane], fitted[1, lane] = scale, zero
+        if determinant > _DETERMINED * product:
+            a = (q_e[lane] * one_one - one_e[lane] * q_one[lane]) / determinant
+            b = (one_e[lane] * q_q[lane] - q_e[lane] * q_one[lane]) / determinant
+            better = as_scale(scale - a)
+            if scale != a and abs(better) <= _LARGEST:
+                fitted[0, lane] = better
+                # A weight is (code - zero) * (scale - a) - b.
+                fitted[1, lane] = _zero_point(-zero * better - b, better)
 
 
 @kernel

@@ -42,7 +42,7 @@ def start() -> None:
 
 def compile_all() -> None:
     """Call the kernels with the types that phi3quant.quant.codecs.affine gives them."""
-    search = (np.ones(1, F32), 15, True)
+    search = (np.ones(1, F32), 15, affine_search.MIDDLE)
     grids = np.ones((LANES, 1), F32), np.ones((LANES, 1), F32)
     weights, errors = np.zeros((LANES, _WIDTH), F32), np.empty((LANES, _WIDTH), F32)
     metrics, factor = np.ones((1, _WIDTH, _WIDTH), F32), np.eye(_WIDTH, dtype=F32)

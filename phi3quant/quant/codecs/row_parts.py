@@ -14,6 +14,7 @@ from phi3quant.model.wide_products import wide_products
 from phi3quant.quant.codecs import Codec
 from phi3quant.quant.codecs.ggml_blocks import BlockTensor
 from phi3quant.quant.gram import Gram
+from phi3quant.quant.offset_tensor import OffsetTensor
 from phi3quant.quant.tensor import Quantized, QuantizedTensor
 from phi3quant.team import Team, part_of, rows_of
 
@@ -84,6 +85,15 @@ def _joined(parts: Sequence[Quantized]) -> Quantized:
         rows = sum(part.shape[0] for part in blocks)
         data = np.concatenate([part.data for part in blocks])
         return BlockTensor(blocks[0].kind, data, (rows, blocks[0].shape[1]))
+    if isinstance(parts[0], OffsetTensor):
+        with_offsets = cast("Sequence[OffsetTensor]", parts)
+        return OffsetTensor(
+            with_offsets[0].scheme,
+            *(
+                torch.cat([getattr(part, name) for part in with_offsets])
+                for name in ("codes", "scales", "offsets")
+            ),
+        )
     coded = cast("Sequence[QuantizedTensor]", parts)
     zeros = [part.zero_points for part in coded if part.zero_points is not None]
     return QuantizedTensor(

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from typing import Any
 
 import gguf
@@ -11,7 +12,9 @@ from hypothesis import strategies as st
 
 from phi3quant.errors import CheckpointError, SchemeError
 from phi3quant.quant.codecs import affine
+from phi3quant.quant.codecs.ggml_blocks import TYPES, BlockCodec
 from phi3quant.quant.gram import Gram, output_error
+from phi3quant.quant.offset_tensor import OffsetTensor
 from phi3quant.quant.scheme import BITS, GROUP_SIZES, QuantScheme
 from phi3quant.quant.tensor import QuantizedTensor
 from tests.quant.group_errors import grouped_output_error
@@ -229,6 +232,91 @@ def test_searched_scales_pay_on_normal_weights() -> None:
     plain = (affine.quantize(weight, scheme).dequantize() - weight).square().sum()
     searched = (affine.quantize_clipped(weight, scheme, gram).dequantize() - weight).square().sum()
     assert searched < 0.9 * plain
+
+
+@settings(max_examples=60, deadline=None)
+@given(problems(), st.integers(0, 1000))
+def test_real_offsets_are_stored_as_computed(
+    problem: tuple[torch.Tensor, QuantScheme], seed: int
+) -> None:
+    weight, scheme = problem[0], replace(problem[1], symmetric=False)
+    gram = correlated(weight.shape[1], seed)
+    codec = affine.AffineCodec(scheme, real_offsets=True)
+    for tensor in (
+        codec.quantize(weight),
+        codec.quantize_fitted(weight, gram),
+        codec.quantize_compensated(weight, gram),
+    ):
+        assert isinstance(tensor, OffsetTensor)
+        assert tensor.scales.dtype == tensor.offsets.dtype == torch.float16
+        assert torch.isfinite(tensor.scales).all()
+        assert torch.isfinite(tensor.offsets).all()
+        assert (tensor.scales != 0).all()
+        assert int(tensor.codes.max()) <= scheme.max_code
+    largest = weight.abs().amax()
+    fitted = codec.quantize_fitted(weight, gram).dequantize()
+    assert (fitted - weight).abs().amax() <= 0.6 * largest + 1e-6
+
+
+@pytest.mark.parametrize("columns", [32, 64])
+def test_real_offsets_lose_less_than_zero_points(columns: int) -> None:
+    weight = torch.randn(128, 256, generator=torch.Generator().manual_seed(0))
+    gram = Gram.of(torch.randn(2048, 256, generator=torch.Generator().manual_seed(1)))
+    scheme = QuantScheme(4, columns, symmetric=False)
+    whole, real = (affine.AffineCodec(scheme, real_offsets=real) for real in (False, True))
+    for method in ("quantize_fitted", "quantize_compensated"):
+        losses = [
+            float(output_error(coded.dequantize() - weight, gram.captured).sum())
+            for coded in (getattr(codec, method)(weight, gram) for codec in (whole, real))
+        ]
+        assert losses[1] < 0.95 * losses[0]
+
+
+def test_scales_and_real_offsets_are_a_least_squares_fit_to_the_codes() -> None:
+    """Solved anew by numpy, for a group's block of the Gram matrix as its metric."""
+    weight = torch.randn(40, 32, generator=torch.Generator().manual_seed(5))
+    gram = correlated(32, seed=6)
+    tensor = affine.quantize_clipped(
+        weight, QuantScheme(4, 32, symmetric=False), gram, real_offsets=True
+    )
+    root = np.linalg.cholesky(gram.captured.double().numpy()).T
+    kept, best = 0.0, 0.0
+    for row, codes, stored in zip(
+        weight.numpy(), tensor.codes.numpy(), tensor.dequantize().numpy(), strict=True
+    ):
+        terms = np.stack([codes, np.ones(32)], axis=1)
+        fit = np.linalg.lstsq(root @ terms, root @ row, rcond=None)[0]
+        kept += np.square(root @ (stored - row)).sum()
+        best += np.square(root @ (terms @ fit - row)).sum()
+    assert best <= kept <= 1.01 * best
+
+
+def test_real_offsets_lose_less_than_llama_cpps_search() -> None:
+    weight = torch.randn(64, 256, generator=torch.Generator().manual_seed(7))
+    importance = torch.rand(256, generator=torch.Generator().manual_seed(8)) + 0.1
+    gram = Gram(torch.diag(importance), importance.sqrt(), 1)
+    scheme = QuantScheme(4, 32, symmetric=False)
+    ours, theirs = (
+        float(
+            output_error(
+                codec.quantize_fitted(weight, gram).dequantize() - weight, gram.captured
+            ).sum()
+        )
+        for codec in (affine.AffineCodec(scheme, real_offsets=True), BlockCodec(TYPES["Q4_1"]))
+    )
+    assert ours < theirs
+
+
+def test_offsets_past_fp16_are_cut_off() -> None:
+    weight = torch.full((1, 32), -1e5)
+    weight[0, ::2] = 0
+    gram = Gram.of(torch.eye(32))
+    codec = affine.AffineCodec(QuantScheme(4, 32, symmetric=False), real_offsets=True)
+    tensor = codec.quantize_fitted(weight, gram)
+    assert isinstance(tensor, OffsetTensor)
+    assert float(tensor.offsets.min()) == -65504
+    with pytest.raises(CheckpointError, match="doesn't fit FP16"):
+        codec.quantize(weight)
 
 
 def test_a_group_of_zeros_stays_zero_and_its_scale_is_not_subnormal() -> None:

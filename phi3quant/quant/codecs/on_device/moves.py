@@ -14,10 +14,11 @@ from phi3quant.quant.codecs.ggml_blocks import BlockCodec
 from phi3quant.quant.codecs.on_device.affine import AffineDeviceCodec
 from phi3quant.quant.codecs.on_device.block_tensor import BlocksOnDevice
 from phi3quant.quant.codecs.on_device.blocks import DeviceBlockCodec
+from phi3quant.quant.offset_tensor import OffsetTensor
 from phi3quant.quant.tensor import Quantized, QuantizedTensor
 
 _CODECS: Mapping[type, Callable[[Any], Codec]] = {
-    AffineCodec: lambda codec: AffineDeviceCodec(codec.scheme),
+    AffineCodec: lambda codec: AffineDeviceCodec(codec.scheme, codec.real_offsets),
     BlockCodec: lambda codec: DeviceBlockCodec(codec.kind),
 }
 
@@ -52,4 +53,4 @@ def on_cpu(linear: Quantized) -> Quantized:
     """A matrix as writers and records take it; the same one if it is on the CPU already."""
     if isinstance(linear, BlocksOnDevice):
         return linear.stored()
-    return linear.to(CPU) if isinstance(linear, QuantizedTensor) else linear
+    return linear.to(CPU) if isinstance(linear, QuantizedTensor | OffsetTensor) else linear
