@@ -123,7 +123,9 @@ def test_a_result_belongs_to_its_settings_and_texts(
     key = result.key_of(entry, subject)
     assert key == result.key_of(replace(entry), replace(subject))
     assert key != result.key_of(replace(entry, settings={"group_size": 128}), subject)
-    assert key != result.key_of(entry, replace(subject, texts=(EvaluationText("general"),)))
+    other = replace(subject, texts=(EvaluationText("general"),))
+    assert key == result.key_of(entry, other)
+    assert subject.text_hashes != other.text_hashes
     assert key != result.key_of(entry, replace(subject, samples=1))
 
 
@@ -138,7 +140,8 @@ def test_a_report_marks_an_older_source_and_leaves_out_other_settings(
         entry for entry in ENTRIES if entry.tool == "HQQ" or entry is ENTRIES[0]
     )
     score = {"ratio": 1.05, "ratio_95": [1.04, 1.06], "kl_mean": 0.1}
-    measured = result.Result("", "", None, 4.5, 9.0, 1.0, 1, 1, {}, [score])
+    scores = {subject.text_hashes[0]: score}
+    measured = result.Result("", "", None, 4.5, 9.0, 1.0, 1, 1, {}, scores)
     for entry, source in ((current, source_of(current.tool)), (older, "before")):
         made = replace(measured, key=result.key_of(entry, subject), source=source)
         result.save_result(entry, subject, made)
@@ -273,10 +276,9 @@ def test_a_report_marks_what_an_older_source_made(tmp_path: Path) -> None:
 def test_a_plot_is_the_same_bytes_for_the_same_results(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")  # of the extra bench
     plot = importlib.import_module("benchmarks.quality.plot")
-    measured = result.Result("", "", None, 4.5, 9.0, 1.0, 1, 1, {}, [{"ratio": 1.05}])
-    rows = dict.fromkeys(ENTRIES, measured)
+    points = dict.fromkeys(ENTRIES, (4.5, 5.0))
     for name in ("one", "two"):
-        plot.write_plot("real", rows, tmp_path / f"{name}.svg")
+        plot.write_plot("real", points, tmp_path / f"{name}.svg")
     text = (tmp_path / "one.svg").read_text("utf-8")
     assert text == (tmp_path / "two.svg").read_text("utf-8")
     steps = {entry.name for entry in ENTRIES if entry.name.endswith((", rtn", " alone"))}

@@ -84,7 +84,11 @@ def main(
         for subject in subjects:
             known = load_result(entry, subject)
             due = (key_of(entry, subject), source_of(entry.tool))
-            if known is not None and (known.key, known.source) == due:
+            if (
+                known is not None
+                and (known.key, known.source) == due
+                and (known.refused or known.scores.keys() >= {*subject.text_hashes})
+            ):
                 continue
             click.echo(f"{subject.name}: {entry.title}")
             result = measure(entry, subject, threads, keep=keep)
@@ -92,7 +96,7 @@ def main(
             if result.refused is not None:
                 click.echo(f"  refused: {result.refused}")
                 continue
-            increases = " ".join(f"{result.increase(n):+.2%}" for n in range(len(result.scores)))
+            increases = " ".join(f"{result.increase(text):+.2%}" for text in subject.text_hashes)
             click.echo(f"  {result.linear_bits:.3f} bits a weight, perplexity {increases}")
     write_report(subjects, docs)
 

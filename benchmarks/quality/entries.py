@@ -55,6 +55,10 @@ ENTRIES: Sequence[Entry] = (
     _own("IQ4_XS", "awq --export gguf --gguf-type iq4_xs"),
     _own("Q3_K_M", "awq --export gguf --gguf-type q3_k_m"),
     _own("profile adreno", "awq --profile adreno"),
+    _own("iphone (MLX)", "awq --preset iphone"),
+    # Tuned on the windows that every tool gets.
+    _own("best (Q4_0)", "awq --preset best --export gguf --tune-windows 64"),
+    _own("phone-quality, tuned", "awq --preset phone-quality --tune --tune-windows 64"),
     _own("4.8 bits", "awq --export gguf --target-bpw 4.8"),
     _own("5.2 bits", "awq --export gguf --target-bpw 5.2"),
     _own("5.6 bits", "awq --export gguf --target-bpw 5.6"),

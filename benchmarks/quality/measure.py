@@ -55,7 +55,7 @@ def measure(entry: Entry, subject: Subject, threads: int, *, keep: bool) -> Resu
         peak_bytes=0,
         threads=threads,
         versions=versions_of(tool.name),
-        scores=(),
+        scores={},
     )
     try:
         spent = perform(tool, job, entry.settings)
@@ -63,7 +63,9 @@ def measure(entry: Entry, subject: Subject, threads: int, *, keep: bool) -> Resu
         return replace(made, refused=str(error))
     linear, whole = _bits(tool, job, subject)
     model = open_weights(tool.result(job))
-    compared = [subject.compare(model, number) for number in range(len(subject.texts))]
+    compared = {
+        text: subject.compare(model, number) for number, text in enumerate(subject.text_hashes)
+    }
     if not keep:
         shutil.rmtree(folder)
     return replace(
@@ -72,7 +74,7 @@ def measure(entry: Entry, subject: Subject, threads: int, *, keep: bool) -> Resu
         file_bits=whole,
         seconds=spent.seconds,
         peak_bytes=spent.peak_bytes,
-        scores=[figures(comparison, reference=False) for comparison in compared],
+        scores={text: figures(each, reference=False) for text, each in compared.items()},
     )
 
 

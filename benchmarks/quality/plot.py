@@ -10,11 +10,10 @@ from matplotlib.transforms import Bbox
 
 from benchmarks.peers.tools import OURS, TOOLS
 from benchmarks.quality.entries import Entry
-from benchmarks.quality.result import Result
 from benchmarks.svg import saved
 
-_LEAST = 1e-4
-"""Smallest increase that is drawn, as a share; a logarithmic axis has no zero."""
+_LEAST = 0.01
+"""Smallest increase that is drawn, in percent; a logarithmic axis has no zero."""
 
 _STEPS = (", rtn", " alone")
 """Endings of the rows that run a part of our method; only the table has them."""
@@ -44,19 +43,26 @@ _LETTER = 5.4
 _GAP = 6.0
 _SHIFTS = sorted((step * _LINE / 2 for step in range(-120, 121)), key=abs)
 
+Point = tuple[float, float]
+"""Bits per weight, and the increase of perplexity in percent."""
+
 Box = tuple[float, float, float, float]
 """Left, bottom, right and top, in points from the panel's corner."""
 
 
-def write_plot(title: str, results: Mapping[Entry, Result], path: Path) -> None:
+def write_plot(title: str, points: Mapping[Entry, Point], path: Path) -> None:
     """Write the plot as SVG.
 
     Args:
         title: heading of the plot.
-        results: the results of one model.
+        points: the results of one model on one text.
         path: the file to write.
     """
-    drawn = {entry: each for entry, each in results.items() if not entry.name.endswith(_STEPS)}
+    drawn = {
+        entry: (bits, max(percent, _LEAST))
+        for entry, (bits, percent) in points.items()
+        if not entry.name.endswith(_STEPS)
+    }
     with saved(path, width=9, height=6.2) as figure:
         axes = figure.add_subplot()
         axes.set_title(title, fontsize=_FONT + 1)
@@ -74,27 +80,22 @@ def write_plot(title: str, results: Mapping[Entry, Result], path: Path) -> None:
         _draw_labels(axes, drawn, _in_points(axes, legend.get_window_extent()))
 
 
-def _draw_points(axes: Axes, results: Mapping[Entry, Result]) -> Legend:
+def _draw_points(axes: Axes, points: Mapping[Entry, Point]) -> Legend:
     for tool, (marker, color) in _STYLES.items():
-        points = [_point(result) for entry, result in results.items() if entry.tool == tool]
-        if points:
-            x, y = zip(*points, strict=True)
+        own = [point for entry, point in points.items() if entry.tool == tool]
+        if own:
+            x, y = zip(*own, strict=True)
             axes.plot(x, y, marker, color=color, label=tool, markersize=8 if tool == OURS else 6)
     return axes.legend(loc="upper right", fontsize=_FONT)
 
 
-def _point(result: Result) -> tuple[float, float]:
-    """Bits per weight, and the increase in percent."""
-    return result.linear_bits, 100 * max(result.increase(0), _LEAST)
-
-
-def _draw_labels(axes: Axes, results: Mapping[Entry, Result], legend: Box) -> None:
+def _draw_labels(axes: Axes, points: Mapping[Entry, Point], legend: Box) -> None:
     """Write each entry's name next to its point, in the nearest place that is free."""
     panel = _in_points(axes, axes.bbox)
-    places = {entry: _place(axes, result) for entry, result in results.items()}
+    places = {entry: _place(axes, point) for entry, point in points.items()}
     taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in places.values()]
     taken.append(legend)
-    for entry in sorted(results, key=lambda each: places[each]):
+    for entry in sorted(points, key=lambda each: places[each]):
         x, y = places[entry]
         candidates = list(_candidates(x, y, len(entry.name) * _LETTER))
         free = (each for each in candidates if _inside(each[0], panel))
@@ -107,7 +108,7 @@ def _draw_labels(axes: Axes, results: Mapping[Entry, Result], legend: Box) -> No
         leader = {"arrowstyle": "-", "color": color, "alpha": 0.4, "linewidth": 0.7}
         axes.annotate(
             entry.name,
-            _point(results[entry]),
+            points[entry],
             ((right if on_left else left) - x, shift),
             textcoords="offset points",
             fontsize=_FONT,
@@ -118,9 +119,9 @@ def _draw_labels(axes: Axes, results: Mapping[Entry, Result], legend: Box) -> No
         ).set_in_layout(False)
 
 
-def _place(axes: Axes, result: Result) -> tuple[float, float]:
-    """A result's point on the drawing, in points from the panel's corner."""
-    x, y = axes.transData.transform(_point(result))
+def _place(axes: Axes, point: Point) -> tuple[float, float]:
+    """A result's place on the drawing, in points from the panel's corner."""
+    x, y = axes.transData.transform(point)
     scale = 72 / axes.figure.dpi
     return (x - axes.bbox.x0) * scale, (y - axes.bbox.y0) * scale
 

@@ -1,5 +1,6 @@
 """Tables and plot of the results, written into docs/."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from benchmarks.quality.entries import ENTRIES, Entry
 from benchmarks.quality.plot import write_plot
 from benchmarks.quality.result import Result, key_of, load_result
 from benchmarks.quality.subject import Subject
+from phi3quant.units import size
 
 Rows = Mapping[Entry, Result]
 """Entries with their results."""
@@ -30,8 +32,14 @@ def write_report(subjects: Sequence[Subject], docs: Path) -> None:
     docs.mkdir(parents=True, exist_ok=True)
     replace_between(docs / "quality.md", "bench-quality", "\n\n".join(tables))
     first = subjects[0].name
-    if measured := _made(found[first]):
-        write_plot(plot_title(first), measured, docs / "quality.svg")
+    text = subjects[0].text_hashes[0]
+    points = {
+        entry: (result.linear_bits, 100 * result.increase(text))
+        for entry, result in _made(found[first], text).items()
+        if text in result.scores
+    }
+    if points:
+        write_plot(plot_title(first), points, docs / "quality.svg")
 
 
 def plot_title(subject: str) -> str:
@@ -49,32 +57,35 @@ def _current(subject: Subject) -> dict[Entry, Result]:
     return current
 
 
-def _made(rows: Rows) -> dict[Entry, Result]:
-    """Results of tools that didn't refuse, by bits and then by perplexity."""
+def _made(rows: Rows, text: str) -> dict[Entry, Result]:
+    """Results of tools that didn't refuse, by bits and then by perplexity on a text."""
     made = {entry: result for entry, result in rows.items() if result.refused is None}
-    # Rounded, since names and shapes add a thousandth of a bit, which must not affect the order.
-    order = sorted(made, key=lambda entry: (round(made[entry].linear_bits, 1), _first(made[entry])))
-    return {entry: made[entry] for entry in order}
 
+    def place(entry: Entry) -> tuple[float, float]:
+        result = made[entry]
+        increase = result.increase(text) if text in result.scores else math.inf
+        # Rounded, since names and shapes add a thousandth of a bit, which must not affect the order.
+        return round(result.linear_bits, 1), increase
 
-def _first(result: Result) -> float:
-    return result.increase(0)
+    return {entry: made[entry] for entry in sorted(made, key=place)}
 
 
 def _section(subject: Subject, rows: Rows) -> str:
     """Table of one model, with refusals, texts and versions."""
     texts = [description for _, description in subject.scored]
     names = [_named(description["text"]) for description in texts]
+    hashes = subject.text_hashes
     older = any(result.source != source_now(entry.tool) for entry, result in rows.items())
     headings = ["bits a weight", "of the file"]
     headings += [heading for n in names for heading in (f"{n}, 95 % interval", "mean KL")]
+    headings += ["time", "memory"]
     refused = {entry: result.refused for entry, result in rows.items() if result.refused}
     lines = [
         f"### {subject.name}",
         "",
         "| | " + " | ".join(headings) + " |",
         "|---|" + "---|" * len(headings),
-        *(_line(entry, result, len(names)) for entry, result in _made(rows).items()),
+        *(_line(entry, result, hashes) for entry, result in _made(rows, hashes[0]).items()),
         *(["", f"{OLDER} measured with an older version of the source"] if older else []),
         *(["", "Refused:", ""] if refused else []),
         *(f"- {entry.title}: `{reason}`" for entry, reason in refused.items()),
@@ -84,7 +95,11 @@ def _section(subject: Subject, rows: Rows) -> str:
         for description, name in zip(texts, names, strict=True)
     )
     calibration = f"{len(subject.calibration)} windows of {subject.seq_len} tokens"
-    used = f"Calibrated on {calibration} of {_named(subject.calib)}; scored on {scored}."
+    threads = " or ".join(str(number) for number in sorted({row.threads for row in rows.values()}))
+    used = (
+        f"Calibrated on {calibration} of {_named(subject.calib)}; scored on {scored}. "
+        f"Threads of each tool: {threads}."
+    )
     return "\n".join([*lines, "", used, "", f"Versions: {_versions(rows)}."])
 
 
@@ -93,14 +108,21 @@ def _named(text: str) -> str:
     return Path(text).name if Path(text).is_absolute() else text
 
 
-def _line(entry: Entry, result: Result, texts: int) -> str:
+def _line(entry: Entry, result: Result, texts: Sequence[str]) -> str:
     title = f"**{entry.title}**" if entry.tool == OURS else entry.title
     title += f" {OLDER}" if result.source != source_now(entry.tool) else ""
     cells = [f"{result.linear_bits:.3f}", f"{result.file_bits:.2f}"]
-    for number in range(texts):
-        low, high = (float(end) - 1 for end in result.scores[number]["ratio_95"])
-        cells.append(f"{result.increase(number):+.2%} ({low:+.2%} to {high:+.2%})")
-        cells.append(f"{result.scores[number]['kl_mean']:.4f}")
+    for text in texts:
+        score = result.scores.get(text)
+        if score is None:
+            cells += ["not scored", ""]
+            continue
+        low, high = (float(end) - 1 for end in score["ratio_95"])
+        cells.append(f"{result.increase(text):+.2%} ({low:+.2%} to {high:+.2%})")
+        cells.append(f"{score['kl_mean']:.4f}")
+    # Some peers do all their work while their result is read.
+    known = result.seconds > 0
+    cells += [f"{result.seconds:.0f} s", size(result.peak_bytes)] if known else ["", ""]
     return f"| {title} | " + " | ".join(cells) + " |"
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ class Result:
         seconds, peak_bytes: time and memory of the tool's own work.
         threads: number of threads for the tool.
         versions: versions of the tool's packages, by name.
-        scores: phi3quant.evaluation.metrics.figures of each text.
+        scores: phi3quant.evaluation.metrics.figures by the hash of each text, from
+            ``Subject.text_hashes``. A text that was added later is missing.
     """
 
     key: str
@@ -37,15 +38,15 @@ class Result:
     peak_bytes: int
     threads: int
     versions: Mapping[str, str]
-    scores: Sequence[Mapping[str, Any]]
+    scores: Mapping[str, Mapping[str, Any]]
 
-    def increase(self, text: int) -> float:
-        """Relative increase of perplexity on a text."""
+    def increase(self, text: str) -> float:
+        """Relative increase of perplexity on a text that was scored."""
         return float(self.scores[text]["ratio"]) - 1
 
 
 def key_of(entry: Entry, subject: Subject) -> str:
-    """Hash of the model, calibration, texts, settings and pinned versions of an entry."""
+    """Hash of the model, calibration, settings and pinned versions of an entry."""
     home = repr(TOOLS[entry.tool].home)
     wanted = {"entry": asdict(entry), "subject": subject.identity, "home": home}
     return hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()

@@ -87,12 +87,16 @@ class Subject:
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """Hashes of the inputs that all rows share: weights, calibration and texts."""
+        """Hashes of the inputs that all rows share: weights and calibration."""
         return {
             "weights": [sha256(file) for file in self.opened.files],
             "calibration": windows.digest(self.calibration),
-            "texts": [description["tokens_sha256"] for _, description in self.scored],
         }
+
+    @cached_property
+    def text_hashes(self) -> tuple[str, ...]:
+        """Hash of the tokens of each text."""
+        return tuple(description["tokens_sha256"] for _, description in self.scored)
 
     def write_calibration(self) -> tuple[Path, Path]:
         """Write the calibration windows for the peers.

@@ -62,8 +62,9 @@ def interrupted_after(
     [
         ("--export", "compressed-tensors,awq-gemm,gguf,onnx"),
         ("--export", "compressed-tensors", "--asym", "--group-size", "16", "--bits", "8"),
+        ("--export", "mlx,gguf", "--asym"),
     ],
-    ids=["all formats", "zero points"],
+    ids=["all formats", "zero points", "real offsets"],
 )
 def test_a_killed_run_goes_on_to_the_same_bytes(
     output: tuple[str, ...], line: tuple[str, ...], tmp_path: Path

