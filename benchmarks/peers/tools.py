@@ -75,6 +75,13 @@ _GENAI = Environment(
     ),
 )
 _LLM_COMPRESSOR = Environment("llm-compressor", ("torch==2.13.0", "llmcompressor==0.14.0.1"))
+_MLX = Environment(
+    "mlx-lm",
+    (
+        *("torch==2.13.0", "transformers==5.23.0"),
+        *("mlx==0.32.4", "mlx-cpu==0.32.4", "mlx-lm==0.32.2"),
+    ),
+)
 
 # Parts of phi3quant that affect neither weights nor scores.
 _TELLING = (
@@ -99,6 +106,7 @@ TOOLS: Mapping[str, Tool] = {
     "onnxruntime-genai": Tool("onnxruntime-genai", genai.plan(_GENAI.python), _GENAI),
     "AutoAWQ": _driven(_AUTOAWQ, "autoawq_driver", "quantize"),
     "llm-compressor": _driven(_LLM_COMPRESSOR, "llmcompressor_driver", "quantize"),
+    "mlx-lm": _driven(_MLX, "mlx_driver", "quantize"),
     "AutoRound": _driven(_AUTOROUND, "autoround_driver", "quantize"),
 }
 """All tools by name."""

@@ -82,6 +82,8 @@ def main(
         subjects.append(Subject(model.name, folder, used, scored, samples, seq_len))
     for entry in chosen(only) if not report else ():
         for subject in subjects:
+            if entry.small and subject.name != BUNDLED:
+                continue
             known = load_result(entry, subject)
             due = (key_of(entry, subject), source_of(entry.tool))
             if (

@@ -16,11 +16,13 @@ class Entry:
         name: unique name for tables.
         tool: key of benchmarks.peers.tools.TOOLS.
         settings: settings of that tool.
+        small: whether it takes too long for any model but phi3-tiny.
     """
 
     name: str
     tool: str
     settings: Settings
+    small: bool = False
 
     @property
     def title(self) -> str:
@@ -83,6 +85,8 @@ ENTRIES: Sequence[Entry] = (
     _peer("llama.cpp", "Q4_0 pure imatrix", type="Q4_0", imatrix=True, pure=True),
     _peer("llama.cpp", "IQ4_XS imatrix", type="IQ4_XS", imatrix=True),
     _peer("llama.cpp", "Q3_K_M imatrix", type="Q3_K_M", imatrix=True),
+    _peer("mlx-lm", "asym g64", group_size=64, learning_rate=0),
+    Entry("DWQ asym g64", "mlx-lm", {"group_size": 64, "learning_rate": 1e-5}, small=True),
     _peer("AutoAWQ", "asym g64, repaired, 32 windows", group_size=64, samples=32),
     _peer("AutoRound", "sym g32, 200 iterations", iterations=200, group_size=32, symmetric=True),
 )

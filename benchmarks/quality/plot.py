@@ -18,7 +18,7 @@ _LEAST = 0.01
 _STEPS = (", rtn", " alone")
 """Endings of the rows that run a part of our method; only the table has them."""
 
-_MARKERS = "osD^vPX<>"
+_MARKERS = "osD^vPX<>p"
 _COLORS = (
     "crimson",
     "tab:blue",
@@ -29,6 +29,7 @@ _COLORS = (
     "tab:brown",
     "c",
     "m",
+    "tab:olive",
 )
 _STYLES = dict(zip(TOOLS, zip(_MARKERS, _COLORS, strict=True), strict=True))
 """Marker and colour of each tool; ours stands out."""

@@ -64,7 +64,7 @@ def _made(rows: Rows, text: str) -> dict[Entry, Result]:
     def place(entry: Entry) -> tuple[float, float]:
         result = made[entry]
         increase = result.increase(text) if text in result.scores else math.inf
-        # Rounded, since names and shapes add a thousandth of a bit, which must not affect the order.
+        # Rounded, since names and shapes add a thousandth of a bit that mustn't affect the order.
         return round(result.linear_bits, 1), increase
 
     return {entry: made[entry] for entry in sorted(made, key=place)}

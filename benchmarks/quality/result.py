@@ -48,7 +48,8 @@ class Result:
 def key_of(entry: Entry, subject: Subject) -> str:
     """Hash of the model, calibration, settings and pinned versions of an entry."""
     home = repr(TOOLS[entry.tool].home)
-    wanted = {"entry": asdict(entry), "subject": subject.identity, "home": home}
+    described = {"name": entry.name, "tool": entry.tool, "settings": entry.settings}
+    wanted = {"entry": described, "subject": subject.identity, "home": home}
     return hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()
 
 
