@@ -82,6 +82,7 @@ _MLX = Environment(
         *("mlx==0.32.4", "mlx-cpu==0.32.4", "mlx-lm==0.32.2"),
     ),
 )
+_NNCF = Environment("NNCF", ("torch==2.13.0", "transformers==5.23.0", "nncf==3.4.0"))
 
 # Parts of phi3quant that affect neither weights nor scores.
 _TELLING = (
@@ -106,6 +107,7 @@ TOOLS: Mapping[str, Tool] = {
     "onnxruntime-genai": Tool("onnxruntime-genai", genai.plan(_GENAI.python), _GENAI),
     "AutoAWQ": _driven(_AUTOAWQ, "autoawq_driver", "quantize"),
     "llm-compressor": _driven(_LLM_COMPRESSOR, "llmcompressor_driver", "quantize"),
+    "NNCF": _driven(_NNCF, "nncf_driver", "quantize", "read"),
     "mlx-lm": _driven(_MLX, "mlx_driver", "quantize"),
     "AutoRound": _driven(_AUTOROUND, "autoround_driver", "quantize"),
 }

@@ -85,6 +85,7 @@ ENTRIES: Sequence[Entry] = (
     _peer("llama.cpp", "Q4_0 pure imatrix", type="Q4_0", imatrix=True, pure=True),
     _peer("llama.cpp", "IQ4_XS imatrix", type="IQ4_XS", imatrix=True),
     _peer("llama.cpp", "Q3_K_M imatrix", type="Q3_K_M", imatrix=True),
+    _peer("NNCF", "scale estimation, sym g32", group_size=32),
     _peer("mlx-lm", "asym g64", group_size=64, learning_rate=0),
     Entry("DWQ asym g64", "mlx-lm", {"group_size": 64, "learning_rate": 1e-5}, small=True),
     _peer("AutoAWQ", "asym g64, repaired, 32 windows", group_size=64, samples=32),

@@ -18,7 +18,7 @@ _LEAST = 0.01
 _STEPS = (", rtn", " alone")
 """Endings of the rows that run a part of our method; only the table has them."""
 
-_MARKERS = "osD^vPX<>p"
+_MARKERS = "osD^vPX<>ph"
 _COLORS = (
     "crimson",
     "tab:blue",
@@ -30,6 +30,7 @@ _COLORS = (
     "c",
     "m",
     "tab:olive",
+    "tab:pink",
 )
 _STYLES = dict(zip(TOOLS, zip(_MARKERS, _COLORS, strict=True), strict=True))
 """Marker and colour of each tool; ours stands out."""
