@@ -100,7 +100,7 @@ class AffineCodec:
 
 
 def search_of(scheme: QuantScheme, *, real_offsets: bool) -> tuple[Sequence[float], int, int]:
-    """What is searched: the parts of affine_search.Search."""
+    """The parts of affine_search.Search for a scheme."""
     if real_offsets:
         return CLIPS[scheme.bits], scheme.max_code, affine_search.REAL
     kind = affine_search.MIDDLE if scheme.symmetric else affine_search.WHOLE

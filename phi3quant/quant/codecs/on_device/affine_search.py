@@ -15,7 +15,7 @@ Grid = tuple[torch.Tensor, torch.Tensor]
 
 
 class Search(NamedTuple):
-    """What is searched; see phi3quant.quant.codecs.affine_search.
+    """The parts of a search; see phi3quant.quant.codecs.affine_search.
 
     Attributes:
         shares: parts of the plain range to try.
