@@ -156,7 +156,8 @@ def test_a_report_marks_an_older_source_and_leaves_out_other_settings(
     assert f"| {older.title} † |" in text
     assert other.title not in text
     assert "| +5.00% (+4.00% to +6.00%) | 0.1000 | 1 s | 1 byte |" in text
-    more = replace(subject, texts=(*subject.texts, EvaluationText("general", length=64, max_tokens=640)))
+    added = EvaluationText("general", length=64, max_tokens=640)
+    more = replace(subject, texts=(*subject.texts, added))
     report.write_report([more], docs)
     assert "| 0.1000 | not scored |  | 1 s |" in (docs / "quality.md").read_text("utf-8")
 
