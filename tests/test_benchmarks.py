@@ -142,7 +142,7 @@ def test_a_report_marks_an_older_source_and_leaves_out_other_settings(
     score = {"ratio": 1.05, "ratio_95": [1.04, 1.06], "kl_mean": 0.1}
     scores = {subject.text_hashes[0]: score}
     measured = result.Result("", "", None, 4.5, 9.0, 1.0, 1, 1, {}, scores)
-    for entry, source in ((current, source_of(current.tool)), (older, "before")):
+    for entry, source in ((current, source_of(current.tool, current.settings)), (older, "before")):
         made = replace(measured, key=result.key_of(entry, subject), source=source)
         result.save_result(entry, subject, made)
     result.save_result(other, subject, replace(measured, key="of other settings"))
@@ -199,13 +199,15 @@ def test_only_what_computes_counts_as_source(
 ) -> None:
     monkeypatch.setattr(tools, "ROOT", tmp_path)
     monkeypatch.setattr(tools, "_TELLING", ("told", "pace.py"))
-    (tmp_path / "phi3quant" / "told").mkdir(parents=True)
-    before = source_of("phi3quant")
+    monkeypatch.setattr(tools, "_ON_REQUEST", {"phi3quant/tuned": ("--tune", "best")})
+    for folder in ("told", "tuned"):
+        (tmp_path / "phi3quant" / folder).mkdir(parents=True)
+    before = source_of("phi3quant", {"arguments": ["rtn"]})
 
     def changed(name: str, text: str) -> bool:
         nonlocal before
         (tmp_path / "phi3quant" / name).write_text(text, "utf-8")
-        earlier, before = before, source_of("phi3quant")
+        earlier, before = before, source_of("phi3quant", {"arguments": ["rtn"]})
         return earlier != before
 
     assert changed("codes.py", "def code() -> int:\n    return 1\n")
@@ -213,6 +215,10 @@ def test_only_what_computes_counts_as_source(
     assert changed("codes.py", "def code() -> int:\n    return 2\n")
     assert not changed("told/page.py", "PAGE = 1\n")
     assert not changed("pace.py", "PACE = 1\n")
+    tuning = {"arguments": ["awq", "--preset", "best"]}
+    tuned = source_of("phi3quant", tuning)
+    assert not changed("tuned/rate.py", "RATE = 1\n")
+    assert source_of("phi3quant", tuning) != tuned
 
 
 def _timed(source: str, machine: str = "here") -> Sample:
@@ -266,7 +272,7 @@ def test_a_report_marks_what_an_older_source_made(tmp_path: Path) -> None:
     report = importlib.import_module("benchmarks.speed.report")
     turn = Turn("Some", Size("mini-4k", 1, 1, 1), ("rtn", "llama.cpp llama-quantize Q4_0"), 1)
     samples = open_samples(tmp_path / "samples.json")
-    sources = (source_of("phi3quant"), "before")
+    sources = (source_of("phi3quant", TASKS["rtn"].settings), "before")
     for name, source, seconds in zip(turn.tasks, sources, (2.0, 3.0), strict=True):
         samples.add(key_of(TASKS[name], turn.size, 0), replace(_timed(source), seconds=seconds))
     replace_between(tmp_path / "performance.md", "bench-speed", "")

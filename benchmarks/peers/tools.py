@@ -87,8 +87,16 @@ _NNCF = Environment("NNCF", ("torch==2.13.0", "transformers==5.23.0", "nncf==3.4
 # Parts of phi3quant that affect neither weights nor scores.
 _TELLING = (
     *("auditing", "cluster", "estimating", "gating", "reporting", "sweep", "progress.py"),
-    *("run/time_estimate.py", "run/preflight.py"),
+    *("run/time_estimate.py", "run/preflight.py", "run/tuning_cost.py"),
 )
+# Parts that affect only commands with one of these arguments.
+_ON_REQUEST: Mapping[str, Sequence[str]] = {
+    "phi3quant/tuning": ("--tune", "best"),
+    "phi3quant/run/mixed_types.py": ("--target-bpw",),
+    "phi3quant/run/mixed_widths.py": ("--target-bpw",),
+    "phi3quant/run/bit_allocation.py": ("--target-bpw",),
+    "calib/sensitivity.py": ("--target-bpw",),
+}
 
 TOOLS: Mapping[str, Tool] = {
     OURS: Tool(OURS, own.plan),
@@ -123,37 +131,36 @@ def versions_of(name: str) -> dict[str, str]:
     return used | {"python": platform.python_version()}
 
 
-def source_of(name: str) -> str:
-    """Hash of the code that affects a tool's results: phi3quant itself, or the driver of a peer.
+def source_of(name: str, settings: Settings) -> str:
+    """Hash of the code that affects a row: phi3quant itself, or the driver of a peer.
 
     Comments, formatting and docstrings don't count, and neither do parts of phi3quant that affect
-    no results.
+    no results, or none with these settings.
     """
+    tool = TOOLS[name]
+    if tool.name != OURS:
+        return _hash_of(tuple(ROOT / "benchmarks" / source for source in tool.sources))
+    arguments = {*settings["arguments"]}
+    idle = {ROOT / "phi3quant" / part for part in _TELLING}
+    idle |= {ROOT / part for part, words in _ON_REQUEST.items() if arguments.isdisjoint(words)}
+    packages = ("phi3quant", "converters", "calib")
+    files = sorted(file for package in packages for file in (ROOT / package).rglob("*.py"))
+    return _hash_of(tuple(file for file in files if idle.isdisjoint((file, *file.parents))))
+
+
+def _hash_of(files: Sequence[Path]) -> str:
     digest = hashlib.sha256()
-    for file in _sources(TOOLS[name]):
-        digest.update(_parsed(file.read_bytes()).encode())
+    for file in files:
+        digest.update(_parsed(file.read_bytes()))
     return digest.hexdigest()
 
 
-source_now = cache(source_of)
-"""``source_of``, computed once per tool, for reports with many rows."""
-
-
-def _sources(tool: Tool) -> list[Path]:
-    """Files whose code affects a tool's results."""
-    if tool.name != OURS:
-        return [ROOT / "benchmarks" / name for name in tool.sources]
-    packages = ("phi3quant", "converters", "calib")
-    files = sorted(file for package in packages for file in (ROOT / package).rglob("*.py"))
-    telling = [ROOT / "phi3quant" / name for name in _TELLING]
-    return [file for file in files if not {file, *file.parents} & set(telling)]
-
-
-def _parsed(source: bytes) -> str:
+@cache
+def _parsed(source: bytes) -> bytes:
     """Syntax tree of a module without docstrings, as text."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
         documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
         if isinstance(node, documented) and ast.get_docstring(node) is not None:
             node.body = node.body[1:]
-    return ast.dump(tree)
+    return ast.dump(tree).encode()

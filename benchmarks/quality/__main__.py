@@ -85,7 +85,7 @@ def main(
             if entry.small and subject.name != BUNDLED:
                 continue
             known = load_result(entry, subject)
-            due = (key_of(entry, subject), source_of(entry.tool))
+            due = (key_of(entry, subject), source_of(entry.tool, entry.settings))
             if (
                 known is not None
                 and (known.key, known.source) == due

@@ -47,7 +47,7 @@ def measure(entry: Entry, subject: Subject, threads: int, *, keep: bool) -> Resu
     )
     made = Result(
         key=key_of(entry, subject),
-        source=source_of(entry.tool),
+        source=source_of(entry.tool, entry.settings),
         refused=None,
         linear_bits=0.0,
         file_bits=0.0,

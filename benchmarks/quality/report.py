@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from benchmarks.markers import replace_between
-from benchmarks.peers.tools import OLDER, OURS, source_now
+from benchmarks.peers.tools import OLDER, OURS, source_of
 from benchmarks.quality.entries import ENTRIES, Entry
 from benchmarks.quality.plot import write_plot
 from benchmarks.quality.result import Result, key_of, load_result
@@ -75,7 +75,7 @@ def _section(subject: Subject, rows: Rows) -> str:
     texts = [description for _, description in subject.scored]
     names = [_named(description["text"]) for description in texts]
     hashes = subject.text_hashes
-    older = any(result.source != source_now(entry.tool) for entry, result in rows.items())
+    older = any(_is_older(entry, result) for entry, result in rows.items())
     headings = ["bits a weight", "of the file"]
     headings += [heading for n in names for heading in (f"{n}, 95 % interval", "mean KL")]
     headings += ["time", "memory"]
@@ -108,9 +108,13 @@ def _named(text: str) -> str:
     return Path(text).name if Path(text).is_absolute() else text
 
 
+def _is_older(entry: Entry, result: Result) -> bool:
+    return result.source != source_of(entry.tool, entry.settings)
+
+
 def _line(entry: Entry, result: Result, texts: Sequence[str]) -> str:
     title = f"**{entry.title}**" if entry.tool == OURS else entry.title
-    title += f" {OLDER}" if result.source != source_now(entry.tool) else ""
+    title += f" {OLDER}" if _is_older(entry, result) else ""
     cells = [f"{result.linear_bits:.3f}", f"{result.file_bits:.2f}"]
     for text in texts:
         score = result.scores.get(text)

@@ -58,7 +58,8 @@ def measure(turn: Turn, samples: Samples, *, renew: bool) -> None:
 
 
 def _outdated(sample: Sample, task: Task, *, renew: bool) -> bool:
-    return sample.machine != described() or (renew and sample.source != source_of(task.tool))
+    older = sample.source != source_of(task.tool, task.settings)
+    return sample.machine != described() or (renew and older)
 
 
 @cache
@@ -75,7 +76,7 @@ def _sample(task: Task, size: Size) -> Sample:
     made = partial(
         Sample,
         machine=described(),
-        source=source_of(tool.name),
+        source=source_of(tool.name, task.settings),
         versions=versions_of(tool.name),
     )
     model = WORK / "models" / size.model

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.markers import replace_between
-from benchmarks.peers.tools import OLDER, source_now
+from benchmarks.peers.tools import OLDER, source_of
 from benchmarks.speed.plan import TASKS, Size, Task, Turn
 from benchmarks.speed.plot import write_plot
 from benchmarks.speed.sample import Sample, Samples, key_of
@@ -85,7 +85,7 @@ def _line(task: Task, runs: Sequence[Sample], turn: Turn, samples: Samples) -> s
     seconds = [run.seconds for run in runs]
     peak = max(run.peak_bytes for run in runs) / 1e9
     title = f"**{task.title}**" if task.beside is None else task.title
-    title += f" {OLDER}" if _is_older(task.tool, runs) else ""
+    title += f" {OLDER}" if _is_older(task, runs) else ""
     spread = f"{min(seconds):.1f}-{max(seconds):.1f} s"
     cells = [title, f"{statistics.median(seconds):.1f} s", spread, f"{peak:.2f} GB"]
     ours = _runs(TASKS[task.beside], turn, samples) if task.beside else []
@@ -158,35 +158,35 @@ def scaled(found: Grown, layers: int) -> str:
     return "\n".join([heading, "", *lines])
 
 
-Used = Mapping[str, Sequence[Sample]]
-"""Samples in the report, by name of the tool."""
+Used = Mapping[Task, Sequence[Sample]]
+"""Samples in the report."""
 
 
 def _used(turns: Sequence[Turn], samples: Samples) -> Used:
-    found: dict[str, list[Sample]] = {}
+    found: dict[Task, list[Sample]] = {}
     for turn in turns:
-        for name in turn.tasks:
-            task = TASKS[name]
-            found.setdefault(task.tool, []).extend(_runs(task, turn, samples))
-    return {tool: runs for tool, runs in found.items() if runs}
+        for task in map(TASKS.__getitem__, turn.tasks):
+            found.setdefault(task, []).extend(_runs(task, turn, samples))
+    return {task: runs for task, runs in found.items() if runs}
 
 
 def _machines(used: Used) -> str:
     """Line with the machines on which the samples were measured."""
     names = dict.fromkeys(run.machine for runs in used.values() for run in runs)
-    older = any(_is_older(tool, runs) for tool, runs in used.items())
+    older = any(_is_older(task, runs) for task, runs in used.items())
     note = f" {OLDER}: measured with an older version of the source." if older else ""
     return f"Measured on: {'; '.join(names)}.{note}"
 
 
-def _is_older(tool: str, runs: Sequence[Sample]) -> bool:
-    return any(run.source != source_now(tool) for run in runs)
+def _is_older(task: Task, runs: Sequence[Sample]) -> bool:
+    source = source_of(task.tool, task.settings)
+    return any(run.source != source for run in runs)
 
 
 def _versions(used: Used) -> str:
+    newest = {task.tool: runs[-1].versions for task, runs in used.items()}
     listed = [
-        f"{tool} with "
-        + ", ".join(f"{name} {version}" for name, version in runs[-1].versions.items())
-        for tool, runs in used.items()
+        f"{tool} with " + ", ".join(f"{name} {version}" for name, version in versions.items())
+        for tool, versions in newest.items()
     ]
     return f"Versions: {'; '.join(listed)}."

@@ -97,7 +97,7 @@ def seconds(config: Phi3Config, run: Calibrated, pace: Pace) -> float:
     passes = passing + searched * (1 - shapes[-1][0] * shapes[-1][1] / weights)
     fast = 2.0 * weights * passes + 2.0 * _SEARCHED_ROWS * squares
     double, roundings = 0.0, _ROUNDINGS
-    full = float(tiles * searched) + 4.0 * run.length * config.query_rows * passes
+    full = float(tiles * searched)
     if run.compensate:
         products = sum(rows * columns**2 for rows, columns in shapes)
         residuals = config.hidden_size * (config.query_rows + config.intermediate_size)
@@ -109,10 +109,24 @@ def seconds(config: Phi3Config, run: Calibrated, pace: Pace) -> float:
         full += _TRIANGULAR * 2 * cubes
         double = _TRIANGULAR * cubes
         roundings += _COMPENSATING
-    numbers = _PASSED[0] * config.hidden_size + _PASSED[1] * config.intermediate_size
-    copied = numbers * passes + roundings * _COPIES * weights
-    block = fast / pace.fast + full / pace.full + double / pace.double + copied / pace.copied
+    block = fast / pace.fast + full / pace.full + double / pace.double
+    block += roundings * _COPIES * weights / pace.copied
+    block += beside_linears(config, run.length, passes, pace)
     return config.num_hidden_layers * block
+
+
+def beside_linears(config: Phi3Config, length: int, tokens: float, pace: Pace) -> float:
+    """Seconds of a block's work besides its linears: attention, norms and activations.
+
+    Args:
+        config: configuration of the model.
+        length: tokens in a window.
+        tokens: tokens that pass the block, each as often as it does.
+        pace: pace of the machine.
+    """
+    attention = 4.0 * length * config.query_rows
+    numbers = _PASSED[0] * config.hidden_size + _PASSED[1] * config.intermediate_size
+    return tokens * (attention / pace.full + numbers / pace.copied)
 
 
 def times_a_second(work: Callable[[], object], clock: Callable[[], float]) -> float:

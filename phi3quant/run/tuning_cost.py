@@ -30,9 +30,12 @@ _TABLES, _LOGITS, _TERM_BYTES = 5, 6, 2
 # Measured resident bytes over the sum of the tensors, because of mapped files and the allocator:
 # 3.8 GB in one run of a model of 135 million weights.
 _MARGIN = 1.5
-# Operations for a weight and token: of the original's pass, and of a step: forward, forward again,
-# and two products backward.
-_ONCE, _STEP = 2, 8
+# Passes of a token in a step: forward, forward again, and backward, which takes two.
+_PASSES = 4
+# Times that a logit is read and written in a step or when judged, and a block's weight in a step.
+_LOGIT_COPIES, _WEIGHT_COPIES = 11, 8
+# How often held-back windows are judged: before, at each look, and at each strength.
+_JUDGED = 8
 _LIBRARIES = 500_000_000
 # Seconds above which a CPU is not the place for it.
 _LONG = 2 * 3600
@@ -61,17 +64,33 @@ def memory_bytes(config: Phi3Config, length: int, settings: TuningSettings) -> i
     return _LIBRARIES + int(_MARGIN * (held + states + activations + factors + ends))
 
 
-def operations(config: Phi3Config, windows: Windows, settings: TuningSettings) -> float:
-    """Multiplications and additions of all passes."""
-    weights = config.num_hidden_layers * _block_weights(config)
-    weights += config.vocab_size * config.hidden_size
-    trained = windows.train.numel()
-    judged = sum(each.numel() for each in windows.held_back.values())
-    # The state before, at each look and at each strength.
-    looks = 8
-    return float(weights) * (
-        _ONCE * (trained + judged * (1 + looks)) + _STEP * settings.passes * trained
-    )
+def seconds(
+    config: Phi3Config, windows: Windows, settings: TuningSettings, pace: time_estimate.Pace
+) -> float:
+    """Estimated seconds of tuning on a CPU.
+
+    Args:
+        config: configuration of the model.
+        windows: windows to tune on.
+        settings: passes and windows per step.
+        pace: pace of the machine.
+    """
+    number, length = windows.train.shape
+    layers, block = config.num_hidden_layers, _block_weights(config)
+    stepped = settings.passes * number * length
+    held_back = sum(each.numel() for each in windows.held_back.values())
+    judged = _JUDGED * held_back
+    # The original passes once.
+    passes = number * length + held_back + judged + _PASSES * stepped
+    # Original and quantized model have logits; in a step, there is one product backward.
+    heads = 2 * judged + 3 * stepped
+    rate = pace.full if product_dtype() == torch.float32 else pace.fast
+    products = 2.0 * (layers * block * passes + config.vocab_size * config.hidden_size * heads)
+    steps = settings.passes * math.ceil(number / settings.batch)
+    copied = _LOGIT_COPIES * config.vocab_size * (judged + stepped)
+    copied += _WEIGHT_COPIES * layers * block * steps
+    blocks = layers * time_estimate.beside_linears(config, length, passes, pace)
+    return products / rate + copied / pace.copied + blocks
 
 
 def shelf_for(
@@ -101,16 +120,14 @@ def shelf_for(
     states = 4 * windows.train.numel() * config.hidden_size
     in_memory = need + states <= room
     if device.type == "cpu":
-        pace = time_estimate.measured()
-        rate = pace.full if product_dtype() == torch.float32 else pace.fast
-        seconds = operations(config, windows, settings) / rate
-        if seconds > _LONG:
+        estimate = seconds(config, windows, settings, time_estimate.measured())
+        if estimate > _LONG:
             conduct.say(
-                f"tuning will take about {math.ceil(seconds / 3600)} h on this CPU; pass --device "
+                f"tuning will take about {math.ceil(estimate / 3600)} h on this CPU; pass --device "
                 "cuda if there is a GPU, or a smaller --tune-windows"
             )
-        elif seconds > 60:
-            conduct.say(f"tuning will take about {math.ceil(seconds / 60)} min")
+        elif estimate > 60:
+            conduct.say(f"tuning will take about {math.ceil(estimate / 60)} min")
 
     def shelf(folder: Path) -> Shelf:
         if in_memory:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from calib.sensitivity import Costs, measure
+from calib.sensitivity import Candidates, Costs, measure
 from converters.gguf.reader import open_gguf
 from converters.gguf.type_policy import fitting_type
 from phi3quant.cli.main import main
@@ -233,6 +233,27 @@ def test_types_without_a_fast_path_are_chosen_only_where_they_lose_less(
     assert {kind.rpartition("=")[2] for kind in types} == {expected}
     types = mixed_types(model, ids, 3.9, silent, compensate=False)
     assert "Q3_K" in {kind.rpartition("=")[2] for kind in types}
+
+
+def test_rows_that_are_no_superblocks_may_get_a_minimum(
+    checkpoint_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights with a mean, in matrices that matter equally."""
+    model = open_checkpoint(checkpoint_folder("gqa"))
+    shapes = tensor_shapes(model.config)
+
+    def measured(_model: object, _ids: object, errors: Candidates, _step: object) -> Costs:
+        costs = {}
+        for name, shape in shapes.items():
+            weight = 1 + torch.rand(shape, generator=torch.Generator().manual_seed(1))
+            if weight.dim() > 1:
+                costs[name] = {kind: float(e.square().sum()) for kind, e in errors(weight, None)}
+        return costs
+
+    monkeypatch.setattr("phi3quant.run.mixed_types.measure", measured)
+    types = mixed_types(model, torch.zeros(1, 8).long(), 5.1, silent, compensate=False)
+    kinds = [kind.rpartition("=")[2] for kind in types]
+    assert kinds.count("Q4_1") > len(kinds) / 2, kinds
 
 
 def test_embedding_and_head_get_more_where_the_blocks_are_compensated() -> None:
