@@ -199,7 +199,7 @@ def test_only_what_computes_counts_as_source(
 ) -> None:
     monkeypatch.setattr(tools, "ROOT", tmp_path)
     monkeypatch.setattr(tools, "_TELLING", ("told", "pace.py"))
-    monkeypatch.setattr(tools, "_ON_REQUEST", {"phi3quant/tuned": ("--tune", "best")})
+    monkeypatch.setattr(tools, "_ON_REQUEST", {("--tune", "best"): ("phi3quant/tuned",)})
     for folder in ("told", "tuned"):
         (tmp_path / "phi3quant" / folder).mkdir(parents=True)
     before = source_of("phi3quant", {"arguments": ["rtn"]})

@@ -90,12 +90,12 @@ _TELLING = (
     *("run/time_estimate.py", "run/preflight.py", "run/tuning_cost.py"),
 )
 # Parts that affect only commands with one of these arguments.
-_ON_REQUEST: Mapping[str, Sequence[str]] = {
-    "phi3quant/tuning": ("--tune", "best"),
-    "phi3quant/run/mixed_types.py": ("--target-bpw",),
-    "phi3quant/run/mixed_widths.py": ("--target-bpw",),
-    "phi3quant/run/bit_allocation.py": ("--target-bpw",),
-    "calib/sensitivity.py": ("--target-bpw",),
+_ON_REQUEST: Mapping[Sequence[str], Sequence[str]] = {
+    ("--tune", "best"): ("phi3quant/tuning",),
+    ("--target-bpw",): (
+        *("phi3quant/run/mixed_types.py", "phi3quant/run/mixed_widths.py"),
+        *("phi3quant/run/bit_allocation.py", "calib/sensitivity.py"),
+    ),
 }
 
 TOOLS: Mapping[str, Tool] = {
@@ -142,7 +142,8 @@ def source_of(name: str, settings: Settings) -> str:
         return _hash_of(tuple(ROOT / "benchmarks" / source for source in tool.sources))
     arguments = {*settings["arguments"]}
     idle = {ROOT / "phi3quant" / part for part in _TELLING}
-    idle |= {ROOT / part for part, words in _ON_REQUEST.items() if arguments.isdisjoint(words)}
+    for words, parts in _ON_REQUEST.items():
+        idle |= {ROOT / part for part in parts if arguments.isdisjoint(words)}
     packages = ("phi3quant", "converters", "calib")
     files = sorted(file for package in packages for file in (ROOT / package).rglob("*.py"))
     return _hash_of(tuple(file for file in files if idle.isdisjoint((file, *file.parents))))

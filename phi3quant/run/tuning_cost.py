@@ -34,8 +34,8 @@ _MARGIN = 1.5
 _PASSES = 4
 # Times that a logit is read and written in a step or when judged, and a block's weight in a step.
 _LOGIT_COPIES, _WEIGHT_COPIES = 11, 8
-# How often held-back windows are judged: before, at each look, and at each strength.
-_JUDGED = 8
+# How often held-back windows are judged: before, at four looks, and at two strengths.
+_JUDGED = 7
 _LIBRARIES = 500_000_000
 # Seconds above which a CPU is not the place for it.
 _LONG = 2 * 3600
@@ -76,21 +76,22 @@ def seconds(
         pace: pace of the machine.
     """
     number, length = windows.train.shape
-    layers, block = config.num_hidden_layers, _block_weights(config)
+    layers = config.num_hidden_layers
     stepped = settings.passes * number * length
     held_back = sum(each.numel() for each in windows.held_back.values())
     judged = _JUDGED * held_back
-    # The original passes once.
-    passes = number * length + held_back + judged + _PASSES * stepped
-    # Original and quantized model have logits; in a step, there is one product backward.
-    heads = 2 * judged + 3 * stepped
+    # The original passes once. Both models have logits; in a step, there is one product backward.
+    blocks, head = layers * _block_weights(config), config.vocab_size * config.hidden_size
+    training = number * length + _PASSES * stepped
+    products = 2.0 * (blocks * training + head * 3 * stepped)
+    judging = held_back + judged
+    full = 2.0 * (blocks * judging + head * 2 * judged)
     rate = pace.full if product_dtype() == torch.float32 else pace.fast
-    products = 2.0 * (layers * block * passes + config.vocab_size * config.hidden_size * heads)
     steps = settings.passes * math.ceil(number / settings.batch)
     copied = _LOGIT_COPIES * config.vocab_size * (judged + stepped)
-    copied += _WEIGHT_COPIES * layers * block * steps
-    blocks = layers * time_estimate.beside_linears(config, length, passes, pace)
-    return products / rate + copied / pace.copied + blocks
+    copied += _WEIGHT_COPIES * blocks * steps
+    beside = layers * time_estimate.beside_linears(config, length, training + judging, pace)
+    return products / rate + full / pace.full + copied / pace.copied + beside
 
 
 def shelf_for(
