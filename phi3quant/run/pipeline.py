@@ -22,13 +22,14 @@ from phi3quant.run.blocks import Work, quantize_blocks
 from phi3quant.run.calibration_windows import CalibrationWindows
 from phi3quant.run.conduct import Conduct
 from phi3quant.run.draft import Draft, draft_of, publish
+from phi3quant.run.ends import Ends
 from phi3quant.run.journal import Journal, open_journal, prepare
 from phi3quant.run.quantize_plan import Plan, planned
 from phi3quant.run.recipe import Recipe
+from phi3quant.run.resumable_tuning import tuned
 from phi3quant.run.target_size import with_types
 from phi3quant.run.teams import quantize_in_teams
-from phi3quant.run.tuned_blocks import Ends, tuned_blocks
-from phi3quant.run.tuning_cost import shelf_for
+from phi3quant.run.tuning_cost import room_for
 from phi3quant.run.tuning_windows import TuningWindows, tuning_windows
 from phi3quant.source.locate import Model, locate
 
@@ -167,10 +168,7 @@ def _run(
             )
             for entry in plan.formats
         }
-        with (
-            computing_on(plan.device, plan.conduct.max_memory),
-            freed_memory.kept(keep=plan.room.keeps_freed),
-        ):
+        with computing_on(plan.device, plan.conduct.max_memory):
             blocks, tuning = _blocks(plan, work, list(writers.values()), tuned_on, journal)
     hashed = {name: writer.hashed for name, writer in writers.items()}
     return _Outcome(draft, recipe, blocks, tuning, hashed)
@@ -198,24 +196,31 @@ def _blocks(
     """
     checkpoint, settings, progress = plan.source.model, plan.recipe.tuning, plan.progress
     config = checkpoint.config
-    kept = journal if plan.method.calibrated else None
-    if plan.conduct.teams is not None and work.ids is not None:
-        assignment = Assignment(plan.source.located, plan.recipe, work.ids)
-        teams, say = plan.conduct.teams, plan.conduct.say
-        return quantize_in_teams(
-            teams, assignment, checkpoint, work, writers, progress, journal, say
-        ), None
     if settings is None or tuned_on is None:
-        return quantize_blocks(checkpoint, work, writers, progress, kept), None
+        return _quantize_all(plan, work, writers, journal), None
     # Refuses too little memory before the blocks are quantized.
-    shelf = shelf_for(config, tuned_on.windows, settings, plan.device, plan.conduct)
+    room = room_for(config, tuned_on.windows, settings, plan.device, plan.conduct)
     ends = Ends()
-    blocks = quantize_blocks(checkpoint, work, [ends], progress, kept)
+    blocks = _quantize_all(plan, work, [ends], journal)
     parts = ends.parts(journal, config, work.codecs)
-    states = shelf(journal.folder)
-    tuned = tuned_blocks(checkpoint, parts, tuned_on, settings, states, journal, progress)
-    ends.write(config, tuned.parts(parts), writers, progress)
-    return blocks, {**tuned_on.description, **tuned.as_json()}
+    result = tuned(checkpoint, parts, tuned_on, settings, room, journal, progress)
+    ends.write(config, result.parts(parts), writers, progress)
+    return blocks, {**tuned_on.description, **result.as_json()}
+
+
+def _quantize_all(
+    plan: Plan, work: Work, writers: Sequence[ModelWriter], journal: Journal
+) -> list[dict[str, Any]]:
+    """Quantize all blocks, here or in teams; returns the report of each."""
+    model, conduct, progress = plan.source.model, plan.conduct, plan.progress
+    with freed_memory.kept(keep=plan.room.keeps_freed):
+        if conduct.teams is not None and work.ids is not None:
+            assignment = Assignment(plan.source.located, plan.recipe, work.ids)
+            return quantize_in_teams(
+                conduct.teams, assignment, model, work, writers, progress, journal, conduct.say
+            )
+        kept = journal if plan.method.calibrated else None
+        return quantize_blocks(model, work, writers, progress, kept)
 
 
 def _with_types(plan: Plan, text: CalibrationWindows | None) -> Plan:

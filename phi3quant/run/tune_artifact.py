@@ -4,28 +4,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from phi3quant.disk.workspace import TUNING
 from phi3quant.errors import NotComparableError
 from phi3quant.model.device import computing_on, device_name, find_device
 from phi3quant.progress import Progress, bars
 from phi3quant.provenance import manifest
-from phi3quant.run import tuning_cost
 from phi3quant.run.artifacts import Artifacts
 from phi3quant.run.calibration import Calibration
 from phi3quant.run.conduct import Conduct
 from phi3quant.run.export_run import check_export, publish_export
 from phi3quant.run.export_source import ExportSource, open_source
 from phi3quant.run.journal import open_journal, prepare
+from phi3quant.run.resumable_tuning import tuned
 from phi3quant.run.same_format import as_stored, same_format
 from phi3quant.run.shared_work import files_of
+from phi3quant.run.tuning_cost import room_for
 from phi3quant.run.tuning_windows import TuningWindows, tuning_windows
 from phi3quant.run.written_windows import Writing
 from phi3quant.source.checkpoint import Checkpoint
 from phi3quant.source.locate import Model, locate
 from phi3quant.source.opened_model import OpenedModel
-from phi3quant.tuning.resume_point import ResumePoint
 from phi3quant.tuning.settings import TuningSettings
-from phi3quant.tuning.tune import tune
 
 # Sizes in the configuration that decide the shapes of a model's tensors and heads.
 _SIZES = (
@@ -77,27 +75,18 @@ def tune_artifact(
     stamps = check_export(source, target, output, conduct.judge, overwrite=overwrite)
     writing = Writing(device, conduct.max_memory, progress)
     text = tuning_windows(original, calibration, None, settings.windows, writing)
-    shelf = tuning_cost.shelf_for(original.config, text.windows, settings, device, conduct)
+    room = room_for(original.config, text.windows, settings, device, conduct)
     with open_journal(output, overwrite=overwrite) as (workspace, journal):
         if not (conduct.resume or overwrite):
             journal.refuse_to_forget()
         identity = _identity(source, original, text, settings)
         prepare(journal, conduct, identity, device)
         with computing_on(device, conduct.max_memory):
-            tuned = tune(
-                original.model,
-                source.parts,
-                original.config,
-                text.windows,
-                settings,
-                shelf(journal.folder),
-                progress,
-                ResumePoint(journal.folder / TUNING),
-            )
+            changed = tuned(original.model, source.parts, text, settings, room, journal, progress)
         named = {} if device.type == "cpu" else {"device": device_name(device)}
-        result = {**text.description, **tuned.as_json(), **named}
+        result = {**text.description, **changed.as_json(), **named}
         artifacts = publish_export(
-            replace(source, parts=tuned.parts(source.parts)),
+            replace(source, parts=changed.parts(source.parts)),
             replace(target, recipe={"tuning": {**settings.as_json(), **result}}),
             workspace,
             progress,

@@ -15,8 +15,8 @@ from phi3quant.tuning.student import Student, named
 
 _WARM_UP = 5
 _BETAS = (0.9, 0.95)
-# How often held-back windows are scored in between.
-_LOOKS = 4
+LOOKS = 4
+"""How often held-back windows are scored in between."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Training:
                 loss = self._step(self.batches[order[number]])
                 optimizer.param_groups[0]["lr"] = self.settings.rate * _warmth(number, len(order))
                 optimizer.step()
-                if (number + 1) % max(1, len(order) // _LOOKS) == 0:
+                if (number + 1) % max(1, len(order) // LOOKS) == 0:
                     judged = look()
                 step(1, f"KL {loss:.4f}, held back {judged:.4f} (was {before:.4f})")
                 if self.point:

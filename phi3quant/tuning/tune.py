@@ -29,8 +29,8 @@ from phi3quant.tuning.settings import TuningSettings
 from phi3quant.tuning.student import Student, neutral_blocks
 from phi3quant.tuning.training import Training
 
-# Powers of the trained factors among which the held-back windows choose; 0 is the model as it was.
-_STRENGTHS = (1.0, 0.5, 0.0)
+STRENGTHS = (1.0, 0.5, 0.0)
+"""Powers of the trained factors among which held-back windows choose; 0 is the model as it was."""
 KEPT_BYTES = 2_000_000_000
 """Limit on the bytes of blocks that are kept ready in a CPU's memory."""
 # Share of a GPU's free memory for blocks kept ready.
@@ -211,7 +211,7 @@ def _chosen(
 ) -> Tuned:
     """The strength with the least mean KL, among those that lose on no text."""
     best, least = (0.0, before), _mean(before)
-    for strength in _STRENGTHS:
+    for strength in STRENGTHS:
         after = before if strength == 0 else judge(tuned(strength))
         gains = all(after[name] <= before[name] for name in before)
         if gains and _mean(after) < least:

@@ -1,4 +1,4 @@
-"""Forecast of the time that tuning takes."""
+"""Forecast of the time and memory that tuning takes."""
 
 from dataclasses import replace
 from typing import Any
@@ -6,8 +6,11 @@ from typing import Any
 import pytest
 import torch
 
+from phi3quant.errors import MemoryLimitError
 from phi3quant.model.config_file import read_config
+from phi3quant.model.device import CPU
 from phi3quant.run import tuning_cost
+from phi3quant.run.conduct import Conduct
 from phi3quant.run.time_estimate import Pace
 from phi3quant.source.locate import bundled_folder
 from phi3quant.tuning.settings import TuningSettings
@@ -50,3 +53,24 @@ def test_time_grows_with_passes_and_falls_with_a_faster_machine() -> None:
     assert tuning_cost.seconds(CONFIG, windows, TuningSettings(passes=1), slow) == pytest.approx(
         2 * once
     )
+
+
+@pytest.mark.parametrize(
+    ("available", "limit", "keeps"), [(3.0, None, True), (1.5, None, False), (3.0, 2.5, False)]
+)
+def test_freed_memory_is_kept_where_there_is_plenty(
+    available: float, limit: float | None, *, keeps: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    windows, settings = _windows(64, 8), TuningSettings()
+    need = tuning_cost.memory_bytes(CONFIG, 512, settings)
+    monkeypatch.setattr(tuning_cost, "available_memory", lambda: int(available * need))
+    conduct = Conduct(max_memory=None if limit is None else int(limit * need))
+    room = tuning_cost.room_for(CONFIG, windows, settings, CPU, conduct)
+    assert room.keeps_freed == keeps
+
+
+def test_too_little_memory_is_refused() -> None:
+    with pytest.raises(MemoryLimitError, match=r"tuning needs about .* of memory, and there are"):
+        tuning_cost.room_for(
+            CONFIG, _windows(64, 8), TuningSettings(), CPU, Conduct(max_memory=300_000_000)
+        )

@@ -1,4 +1,4 @@
-"""Tuning of the blocks that a run has quantized, before any format is written."""
+"""Ends of a model whose blocks are in the journal until they are tuned."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,23 +6,16 @@ from typing import Any
 
 import torch
 
-from calib.activations import Shelf
 from converters.format import ModelWriter
 from converters.parts import Parts, StoredBlock
-from phi3quant.disk.workspace import TUNING
 from phi3quant.errors import ResumeError
 from phi3quant.model.architecture import LINEARS
 from phi3quant.model.config import Phi3Config
-from phi3quant.model.weights import ModelWeights
 from phi3quant.progress import Progress
 from phi3quant.quant.block import QuantizedBlock
 from phi3quant.quant.codecs import Codecs
 from phi3quant.quant.tensor import Quantized
 from phi3quant.run.journal import Journal
-from phi3quant.run.tuning_windows import TuningWindows
-from phi3quant.tuning.resume_point import ResumePoint
-from phi3quant.tuning.settings import TuningSettings
-from phi3quant.tuning.tune import Tuned, tune
 
 
 @dataclass
@@ -92,38 +85,6 @@ class Ends:
                 step()
             for writer in writers:
                 writer.final(parts.final_norm(), self.output)
-
-
-def tuned_blocks(
-    original: ModelWeights,
-    parts: Parts,
-    text: TuningWindows,
-    settings: TuningSettings,
-    shelf: Shelf,
-    journal: Journal,
-    progress: Progress,
-) -> Tuned:
-    """Tune the blocks of a journal; the state is kept next to them.
-
-    Args:
-        original: the original model.
-        parts: parts of the quantized model; see Ends.
-        text: windows to tune on.
-        settings: passes, batch and rate.
-        shelf: storage of the original's states; its device computes.
-        journal: finished blocks of the run.
-        progress: display of the stages.
-    """
-    return tune(
-        original,
-        parts,
-        original.config,
-        text.windows,
-        settings,
-        shelf,
-        progress,
-        ResumePoint(journal.folder / TUNING),
-    )
 
 
 def _floats(tensor: torch.Tensor | Quantized) -> torch.Tensor:
