@@ -16,7 +16,7 @@ from phi3quant.tuning.student import Student, named
 _WARM_UP = 5
 _BETAS = (0.9, 0.95)
 LOOKS = 4
-"""How often held-back windows are scored in between."""
+"""Times that held-back windows are scored in between."""
 
 
 @dataclass(frozen=True)
