@@ -165,7 +165,8 @@ Used = Mapping[Task, Sequence[Sample]]
 def _used(turns: Sequence[Turn], samples: Samples) -> Used:
     found: dict[Task, list[Sample]] = {}
     for turn in turns:
-        for task in map(TASKS.__getitem__, turn.tasks):
+        for name in turn.tasks:
+            task = TASKS[name]
             found.setdefault(task, []).extend(_runs(task, turn, samples))
     return {task: runs for task, runs in found.items() if runs}
 

@@ -126,15 +126,16 @@ def room_for(
     """
     need = memory_bytes(config, windows.train.shape[1], settings)
     free = free_memory(device)
-    room = available_memory() if free is None else free
-    room = room if conduct.max_memory is None else min(room, conduct.max_memory)
-    if need > room:
+    limit = conduct.max_memory
+    usable = available_memory() if free is None else free
+    usable = usable if limit is None else min(usable, limit)
+    if need > usable:
         raise MemoryLimitError(
-            f"tuning needs about {units.size(need)} of memory, and there are {units.size(room)}; "
+            f"tuning needs about {units.size(need)} of memory, and there are {units.size(usable)}; "
             "allow more, or use shorter windows (--seq-len)"
         )
     states = 4 * windows.train.numel() * config.hidden_size
-    in_memory = need + states <= room
+    in_memory = need + states <= usable
     if device.type == "cpu":
         estimate = seconds(config, windows, settings, time_estimate.measured())
         if estimate > _LONG:
@@ -151,8 +152,8 @@ def room_for(
         on_host = device.type != "cpu" and states + _LIBRARIES <= available_memory()
         return Shelf(None if on_host else folder, device, on_host=on_host)
 
-    modest = conduct.max_memory is None and need + states <= _MODEST * room
-    return Room(shelf, device.type == "cpu" and modest)
+    modest = limit is None and need + states <= _MODEST * usable
+    return Room(shelf, keeps_freed=device.type == "cpu" and modest)
 
 
 def _block_weights(config: Phi3Config) -> int:
